@@ -1,0 +1,35 @@
+#include "moe/base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace conclave {
+namespace {
+
+TEST(ThreadPoolTest, CoversEveryIndexExactlyOnce) {
+  for (int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    for (int64_t count : {0, 1, 7, 1000}) {
+      for (int64_t grain : {0, 1, 3, 2000}) {
+        std::vector<int> hits(count, 0);
+        pool.ParallelFor(count, grain, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) ++hits[i];
+        });
+        EXPECT_EQ(hits, std::vector<int>(count, 1)) << threads << " threads, grain " << grain;
+      }
+    }
+  }
+}
+
+TEST(ThreadPoolTest, RunsManyShortLoopsInARow) {
+  ThreadPool pool(3);
+  std::atomic<int64_t> sum{0};
+  for (int loop = 0; loop < 5000; ++loop) {
+    pool.ParallelFor(8, 1, [&](int64_t begin, int64_t end) { sum += end - begin; });
+  }
+  EXPECT_EQ(sum, 5000 * 8);
+}
+
+}  // namespace
+}  // namespace conclave

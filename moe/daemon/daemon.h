@@ -1,0 +1,50 @@
+// What every service process shares: signals, the gRPC server with health and reflection, the metrics port, the
+// address file, and a graceful end.
+#ifndef CONCLAVE_MOE_DAEMON_DAEMON_H_
+#define CONCLAVE_MOE_DAEMON_DAEMON_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "moe/daemon/flags.h"
+#include "moe/metrics/metrics.h"
+
+namespace grpc {
+class Service;
+}
+
+namespace conclave {
+
+struct DaemonOptions {
+  std::string name;                              // "router", "expert-2": stands in logs and in the address file
+  std::string grpc_address = "127.0.0.1:0";      // host:port, port 0 picks a free one
+  std::string metrics_address = "127.0.0.1:0";   // host:port; empty: no metrics port
+  std::string address_file;                      // written atomically when listening: {"name","pid","grpc","metrics"}
+  absl::Duration drain_timeout = absl::Seconds(20);
+  void AddTo(Flags& flags);                      // --name, --grpc-address, --metrics-address, --address-file, …
+};
+
+// Life: Create (binds both ports; health NOT_SERVING) → SetServing(true) when weights are usable → Run → exit code.
+class Daemon {
+ public:
+  // Blocks SIGTERM and SIGINT for the process: call before other threads start. `services` must outlive it.
+  // UNAVAILABLE names a port in use.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Create(const DaemonOptions& options,
+                                                        const std::vector<grpc::Service*>& services, Metrics& metrics);
+  virtual ~Daemon() = default;
+  virtual void SetServing(bool serving) = 0;  // gRPC health of "" and of every service
+  virtual std::string grpc_address() const = 0;
+  virtual std::string metrics_address() const = 0;
+  // Waits for SIGTERM or SIGINT (or RequestStop), turns health to NOT_SERVING, calls `drain` with a deadline, stops
+  // the servers. OK: a clean end. A second signal ends the process at once.
+  virtual absl::Status Run(std::function<void(absl::Time deadline)> drain) = 0;
+  virtual void RequestStop() = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_DAEMON_DAEMON_H_

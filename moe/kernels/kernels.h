@@ -1,0 +1,82 @@
+// The table of kernels: what the model computes with. One table is chosen once per process; which one, is part of
+// the numeric profile.
+//
+// The rule behind every entry (docs/architecture.md, "The same bits"): the result of a row depends on that row and
+// the weights alone. One dot instruction, one order of accumulation along K, whatever the number of rows, the
+// neighbours, or how a caller splits rows and columns over threads.
+#ifndef CONCLAVE_MOE_KERNELS_KERNELS_H_
+#define CONCLAVE_MOE_KERNELS_KERNELS_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "moe/tensor/mat_view.h"
+#include "moe/tensor/weight_view.h"
+
+namespace conclave {
+
+// What products are computed in. kF32: float32 over the stored weights, the oracle. kBF16: inputs of matrix
+// products rounded to bfloat16, products of bfloat16 pairs accumulated in float32.
+enum class Compute : uint8_t { kF32 = 1, kBF16 = 2 };
+absl::string_view Name(Compute compute);
+
+// One row of scores over a paged latent KV cache. All pointers are to float32 but `pages`.
+struct MlaAttentionArgs {
+  const float* query;         // [heads, latent + rope]: the absorbed query, then its rotated part
+  int64_t query_stride;       // floats between heads, >= latent + rope
+  const void* const* pages;   // page p holds tokens [p * page_tokens, (p + 1) * page_tokens), rows of latent + rope
+  DType cache_dtype;          // F32 or BF16
+  int page_tokens;
+  int64_t tokens;             // positions [0, tokens) are attended to
+  int heads;
+  int latent;
+  int rope;
+  float scale;                // softmax scale, YaRN's mscale² in it
+  float* out;                 // [heads, latent]: softmax-weighted sum of the latents
+  int64_t out_stride;         // floats between heads, >= latent
+  float* scratch;             // kMlaScratchFloats(...) floats, owned by the calling thread
+};
+// KV ranges are walked in chunks of this many tokens that start at position zero and merge in ascending order.
+inline constexpr int kAttentionChunkTokens = 64;
+// Floats that one thread needs in MlaAttentionArgs::scratch.
+int64_t MlaScratchFloats(int heads, int latent, int rope);
+
+// Pure functions; thread-safe; no allocation. All activations are float32 unless a view says otherwise.
+struct Kernels {
+  absl::string_view isa;  // "reference", "scalar", "avx2", "avx512", "avx512-bf16"
+  Compute compute;
+
+  // y[m, n] = Σ_k x[m, k] · W[n, k] for output columns [n_begin, n_end). x: [M, K] F32 or BF16; y: [M, N] F32.
+  // In kBF16, x is rounded to BF16 element by element first (done once per call, see `round_scratch`).
+  // REQUIRES: x.cols == w.cols(), y.cols == w.rows(), and for block-quantised W any n_begin.
+  void (*linear)(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y);
+  // y[m, k] = Σ_n x[m, n] · W[n, k] for columns [k_begin, k_end): W used the other way round, n ascending.
+  // x: [M, N] F32, y: [M, K] F32. MLA's absorbed query needs it (W_UK).
+  void (*linear_transposed)(ConstMatView x, const WeightView& w, int64_t k_begin, int64_t k_end, MatView y);
+  // out[i] = x[i] · weight[i] / sqrt(mean(x²) + eps), for each row. x, out: [M, N] F32, may be the same view.
+  void (*rms_norm)(ConstMatView x, absl::Span<const float> weight, float eps, MatView out);
+  // out = silu(gate) ⊙ up, each [M, N] F32; `out` may be `gate`.
+  void (*silu_mul)(ConstMatView gate, ConstMatView up, MatView out);
+  // Rounds x [M, N] F32 to the dtype of out (F32 copies, BF16 to nearest even) or widens BF16 x to F32 out.
+  void (*convert)(ConstMatView x, MatView out);
+  // acc[j] += weight · row[j]. row is F32 or BF16; acc float32 [n]. One multiply-add per element.
+  void (*axpy)(float weight, const void* row, DType row_dtype, int64_t n, float* acc);
+  // One query row (all heads) of MLA in absorbed form.
+  void (*mla_attention)(const MlaAttentionArgs& args);
+};
+
+// The plain loops: the oracle of every other table.
+const Kernels& ReferenceKernels(Compute compute);
+
+// The fastest table that this CPU runs. `forced_isa` names one ("scalar", "avx2", "avx512", "avx512-bf16"; empty:
+// choose); FAILED_PRECONDITION where this CPU cannot run it, INVALID_ARGUMENT for an unknown name.
+// kBF16 without bfloat16 dot instructions emulates them in float32 with the same roundings of the inputs.
+absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view forced_isa);
+// Whether this CPU has bfloat16 dot products: `--compute auto` means bf16 there and f32 elsewhere.
+bool CpuHasBf16();
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_KERNELS_H_

@@ -1,0 +1,59 @@
+// The SwiGLU feed-forward network of one expert, and the grouped form that runs many experts over many rows.
+// Local pools and remote shards run this very code, which is why their results are equal bit for bit.
+#ifndef CONCLAVE_MOE_MODEL_EXPERT_FFN_H_
+#define CONCLAVE_MOE_MODEL_EXPERT_FFN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "moe/base/ids.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/tensor/buffer.h"
+#include "moe/tensor/weight_view.h"
+
+namespace conclave {
+
+// y = down · (silu(gate · x) ⊙ (up · x)). Views into a checkpoint.
+struct FfnWeights {
+  WeightView gate;  // [intermediate, hidden]
+  WeightView up;    // [intermediate, hidden]
+  WeightView down;  // [hidden, intermediate]
+};
+
+// "model.layers.3.mlp.experts.7"
+std::string ExpertPrefix(LayerId layer, ExpertId expert);
+// The matrices `prefix`.gate_proj, .up_proj and .down_proj. Errors as Checkpoint::Weight.
+absl::StatusOr<FfnWeights> LoadFfn(const Checkpoint& checkpoint, absl::string_view prefix, int hidden, int intermediate);
+
+// Owns scratch for up to `pairs_max` (row, expert) pairs; used by one thread, which may fan out over `threads`.
+class GroupedExperts {
+ public:
+  GroupedExperts(const Kernels& kernels, ThreadPool& threads, int hidden, int intermediate, int pairs_max);
+
+  // out[p] = round(FFN_{experts[p]}(rows[i])) for every pair p of row i, row_offsets[i] <= p < row_offsets[i + 1].
+  // rows: [rows, hidden], out: [pairs, hidden]; both of the row dtype (F32 with Compute::kF32, else BF16).
+  // `weights` maps an expert id to its matrices. REQUIRES: pairs <= pairs_max; ids valid (the caller has checked).
+  void Run(ConstMatView rows, absl::Span<const uint32_t> row_offsets, absl::Span<const int32_t> experts,
+           absl::FunctionRef<const FfnWeights&(ExpertId)> weights, MatView out);
+
+ private:
+  const Kernels& kernels_;
+  ThreadPool& threads_;
+  int pairs_max_;
+  MatBuffer gathered_;  // [pairs_max, hidden] F32 or BF16: rows sorted by expert
+  MatBuffer gate_;      // [pairs_max, intermediate] F32
+  MatBuffer up_;        // [pairs_max, intermediate] F32
+  MatBuffer down_;      // [pairs_max, hidden] F32
+  std::vector<int32_t> order_;  // pairs sorted by expert
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_EXPERT_FFN_H_

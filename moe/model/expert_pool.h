@@ -1,0 +1,45 @@
+// The seam between the model and wherever its experts live. The model never knows the network.
+#ifndef CONCLAVE_MOE_MODEL_EXPERT_POOL_H_
+#define CONCLAVE_MOE_MODEL_EXPERT_POOL_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "moe/base/ids.h"
+#include "moe/tensor/mat_view.h"
+
+namespace conclave {
+
+// Which experts each row goes to. Non-owning; must outlive Finish.
+struct Routing {
+  int top_k = 0;
+  absl::Span<const int32_t> experts;  // [rows * top_k], ascending within a row, no duplicates
+  absl::Span<const float> weights;    // [rows * top_k], routed scaling factor included; pools ignore them
+};
+
+// An outstanding Start. Move-only by convention: every ticket is given to Finish exactly once.
+struct ExpertTicket {
+  uint64_t id = 0;
+};
+
+// out[i * top_k + k] = round(FFN_{experts[i, k]}(round(x[i]))), where round is to row_dtype(): local and remote
+// pools obey the same sentence, so that where an expert runs never shows in the result.
+// Used by one thread, the engine's. At least two tickets may be in flight.
+class ExpertPool {
+ public:
+  virtual ~ExpertPool() = default;
+  // The dtype in which rows travel and are returned: F32 with Compute::kF32, BF16 with Compute::kBF16.
+  virtual DType row_dtype() const = 0;
+  // Begins work on x [rows, hidden] F32, which must stay unchanged until Finish.
+  // RESOURCE_EXHAUSTED: more rows than the pool was sized for.
+  virtual absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) = 0;
+  // Waits for the ticket and fills out [rows * top_k, hidden] of row_dtype().
+  // UNAVAILABLE names layer and expert where no holder answered; out is then unspecified and must not be used.
+  virtual absl::Status Finish(ExpertTicket ticket, MatView out) = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_EXPERT_POOL_H_

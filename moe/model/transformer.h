@@ -1,0 +1,59 @@
+// A DeepSeek-family decoder: everything but the routed experts, which it reaches through ExpertPool.
+#ifndef CONCLAVE_MOE_MODEL_TRANSFORMER_H_
+#define CONCLAVE_MOE_MODEL_TRANSFORMER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/model/expert_pool.h"
+#include "moe/model/kv_storage.h"
+
+namespace conclave {
+
+// Some rows of one sequence in a step: positions [first_position, first_position + token_ids.size()).
+struct SequenceSlice {
+  absl::Span<const int32_t> token_ids;  // [n], each in [0, vocab)
+  int32_t first_position = 0;           // positions before it are in the cache already
+  absl::Span<const int32_t> blocks;     // block ids of the whole sequence so far, these rows included
+  int32_t logit_rows = 0;               // logits are wanted for this many of the last rows: 0, 1 or all
+};
+
+// Sees what passes by. Called on the engine's thread.
+class ForwardObserver {
+ public:
+  virtual ~ForwardObserver() = default;
+  // The gate's choice for the rows of the step, in the order of the slices.
+  virtual void OnRouting(LayerId layer, const Routing& routing) = 0;
+};
+
+struct TransformerOptions {
+  int rows_max = 512;        // rows of one Forward, over all slices
+  int logit_rows_max = 512;  // of them, rows whose logits are wanted
+  int context_max = 0;       // positions of one sequence; 0: the model's own limit
+};
+
+// Used by one thread. Sized at creation; Forward allocates nothing per row.
+class Transformer {
+ public:
+  // Resolves and checks every tensor but the routed experts'. All arguments must outlive the transformer.
+  // NOT_FOUND / DATA_LOSS as Checkpoint::Weight.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(const Checkpoint& checkpoint, const Kernels& kernels,
+                                                             ThreadPool& threads, const TransformerOptions& options);
+  virtual ~Transformer() = default;
+
+  // Runs all slices' rows through the model, writes their latents into `kv`, and fills `logits`
+  // [sum of logit_rows, vocab] F32 in the order of the slices. A row's logits depend on its own sequence alone.
+  // REQUIRES: the sum of rows is in [1, rows_max]. Errors are the expert pool's; the cache rows of the step's
+  // positions are then unspecified, and the step may be run again.
+  virtual absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts,
+                               MatView logits, ForwardObserver* observer) = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_TRANSFORMER_H_

@@ -1,0 +1,44 @@
+// Renders a conversation with the model's own chat template (Jinja, from tokenizer_config.json or chat_template.jinja).
+#ifndef CONCLAVE_MOE_TOKENIZER_CHAT_TEMPLATE_H_
+#define CONCLAVE_MOE_TOKENIZER_CHAT_TEMPLATE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "moe/tokenizer/tokenizer.h"
+
+namespace conclave {
+
+struct ChatTurn {
+  std::string role;     // "system", "user" or "assistant"
+  std::string content;  // UTF-8
+};
+
+// A stretch of the rendered prompt. Special tokens count in text of the template, never in a user's words.
+struct PromptPiece {
+  std::string text;
+  bool from_template = true;
+};
+
+// Immutable after Load, so thread-safe.
+class ChatTemplate {
+ public:
+  // NOT_FOUND: the model has no chat template. INVALID_ARGUMENT: the template uses something that we cannot run; the
+  // message names it and its line.
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Load(const std::string& directory);
+  virtual ~ChatTemplate() = default;
+  // INVALID_ARGUMENT: no messages, an unknown role, or the template's own raise_exception.
+  virtual absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns,
+                                                          bool add_generation_prompt) const = 0;
+};
+
+// The ids of a rendered conversation: pieces of the template with special tokens, the others as plain text. Adjacent
+// pieces are tokenised together where no special token stands between them, as one string would be.
+std::vector<int32_t> EncodePieces(const Tokenizer& tokenizer, absl::Span<const PromptPiece> pieces);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TOKENIZER_CHAT_TEMPLATE_H_

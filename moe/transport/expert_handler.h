@@ -1,0 +1,42 @@
+// The shard's side of a call, whatever carried it: transports decode a message into an ExpertCall and hand it here.
+#ifndef CONCLAVE_MOE_TRANSPORT_EXPERT_HANDLER_H_
+#define CONCLAVE_MOE_TRANSPORT_EXPERT_HANDLER_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "moe/base/ids.h"
+#include "moe/transport/transport.h"
+
+namespace conclave {
+
+// What a shard says of itself before the first call.
+struct ShardDescription {
+  std::string name;
+  std::string model_fingerprint;  // Checkpoint::fingerprint
+  std::string numeric_profile;    // see moe/model/numeric_profile.h; a router refuses a pool of mixed profiles
+  uint64_t placement_epoch = 0;
+  int hidden = 0;
+  DType row_dtype = DType::kF32;
+  struct Holding {
+    LayerId layer;
+    std::vector<ExpertId> experts;  // ascending
+  };
+  std::vector<Holding> holdings;  // ascending by layer
+  uint64_t expert_bytes = 0;      // stored bytes of all held experts
+};
+
+// Thread-safe: transports may call from several threads.
+class ExpertHandler {
+ public:
+  virtual ~ExpertHandler() = default;
+  virtual ShardDescription Describe() const = 0;
+  // Validates every length and index, then computes out [pairs, hidden] of the rows' dtype.
+  // INVALID_ARGUMENT names the field that is out of range; FAILED_PRECONDITION an expert that is not held here.
+  virtual absl::Status Run(const ExpertCall& call, MatView out) = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_EXPERT_HANDLER_H_

@@ -1,0 +1,49 @@
+// How activations reach expert shards. Transports know bytes, rows and shards, and nothing of gates.
+#ifndef CONCLAVE_MOE_TRANSPORT_TRANSPORT_H_
+#define CONCLAVE_MOE_TRANSPORT_TRANSPORT_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "moe/base/ids.h"
+#include "moe/tensor/mat_view.h"
+
+namespace conclave {
+
+// Rows of one layer for one shard: one message each way. Row i goes to experts[row_offsets[i] .. row_offsets[i + 1]).
+// Non-owning; everything must stay valid until the call is done.
+struct ExpertCall {
+  uint64_t call_id = 0;          // unique per caller; echoed in the reply
+  uint64_t placement_epoch = 0;
+  LayerId layer{0};
+  ConstMatView rows;                       // [rows, hidden] of F32 or BF16
+  absl::Span<const uint32_t> row_offsets;  // [rows + 1], ascending, row_offsets[0] == 0
+  absl::Span<const int32_t> experts;       // [pairs], ascending within a row
+  absl::Time deadline = absl::InfiniteFuture();
+  int64_t pairs() const { return static_cast<int64_t>(experts.size()); }
+};
+
+// Runs exactly once per Call, on the thread that calls Progress.
+// OK: out is filled. UNAVAILABLE: the shard is gone. DEADLINE_EXCEEDED. FAILED_PRECONDITION: the shard does not hold
+// an expert, or another epoch. INVALID_ARGUMENT: the shard refused the message. DATA_LOSS: the reply was damaged.
+using ExpertCallDone = std::function<void(const absl::Status&)>;
+
+// Used by one thread, the caller's. A call whose Done has run never touches `out` again, however late its reply.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  // Announces memory that calls will point into (pinned or RDMA memory; a no-op where that means nothing).
+  virtual absl::Status Register(MatView region) = 0;
+  // Sends `call` to `shard`; the reply fills out [pairs, hidden] of the rows' dtype, in the order of call.experts.
+  virtual void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) = 0;
+  // Runs the Done of calls that have ended, waiting up to `wait` for the first. Returns how many ran.
+  virtual int Progress(absl::Duration wait) = 0;
+  virtual int shards() const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_TRANSPORT_H_

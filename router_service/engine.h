@@ -1,0 +1,97 @@
+// The step loop of an attention service: Next → Forward → Sample → Commit → stream.
+#ifndef CONCLAVE_ROUTER_SERVICE_ENGINE_H_
+#define CONCLAVE_ROUTER_SERVICE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "moe/base/ids.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/model/expert_pool.h"
+#include "moe/tensor/mat_view.h"
+#include "router_service/sampler.h"
+
+namespace conclave {
+
+struct EngineOptions {
+  int batch_tokens_max = 512;         // rows of one step
+  int prefill_chunk_tokens_max = 256; // prompt rows of one sequence in one step
+  int sequences_running_max = 64;
+  int sequences_queued_max = 256;
+  int64_t kv_bytes = int64_t{1} << 30;
+  int context_max = 0;                // 0: the model's own limit
+  absl::Status Validate() const;      // INVALID_ARGUMENT names the field
+};
+
+enum class FinishReason { kNone, kStop, kLength };
+
+// What happened to a sequence in one step. `status` is not OK when the sequence failed; it then ends.
+struct TokenEvent {
+  SequenceId sequence{0};
+  int32_t token = -1;                 // -1: none (a failure)
+  FinishReason finish = FinishReason::kNone;
+  uint64_t logits_hash = 0;           // XXH64 over all steps' float32 logits so far, where asked
+  std::vector<std::vector<uint32_t>> expert_use;  // [layers][experts], at the end where asked; dense layers empty
+  absl::Status status;
+  bool ended() const { return finish != FinishReason::kNone || !status.ok(); }
+};
+
+// Copies of what passed through the model, for `conclave logits` and tests. Called on the engine's thread.
+class SequenceObserver {
+ public:
+  virtual ~SequenceObserver() = default;
+  // Logits of the prompt's rows [first_position, first_position + rows.rows), [rows, vocab] F32.
+  virtual void OnPromptLogits(int32_t first_position, ConstMatView rows) = 0;
+  // The gate's choice for the prompt's rows: experts and weights [rows * top_k].
+  virtual void OnPromptRouting(LayerId layer, int32_t first_position, const Routing& routing) = 0;
+};
+
+struct EngineRequest {
+  std::vector<int32_t> prompt_ids;    // not empty, each in [0, vocab)
+  SamplingParams sampling;
+  int max_tokens = 128;               // >= 1
+  bool ignore_eos = false;
+  bool hash_logits = false;
+  bool report_expert_use = false;
+  SequenceObserver* observer = nullptr;  // must outlive the sequence
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct EngineStats {
+  int64_t queued = 0, running = 0, kv_blocks_used = 0, kv_blocks_total = 0;
+};
+
+// Runs on each event of a sequence, on the engine's thread, in order; must not block. The last one has ended().
+using TokenCallback = std::function<void(const TokenEvent&)>;
+
+// Owns the engine thread, scheduler, KV cache and transformer. Submit, Cancel and stats are thread-safe.
+class Engine {
+ public:
+  // `experts` is used by the engine's thread alone; all references must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Checkpoint& checkpoint, const Kernels& kernels,
+                                                        ThreadPool& threads, ExpertPool& experts,
+                                                        const EngineOptions& options);
+  virtual ~Engine() = default;  // cancels what still runs, and joins the thread
+
+  // INVALID_ARGUMENT names the field; RESOURCE_EXHAUSTED: queue full, or the KV cache could never hold the request;
+  // UNAVAILABLE: draining.
+  virtual absl::StatusOr<SequenceId> Submit(EngineRequest request, TokenCallback on_event) = 0;
+  // Ends the sequence with CANCELLED within one step; unknown or ended ids are ignored.
+  virtual void Cancel(SequenceId sequence) = 0;
+  // Refuses new requests and returns when all running ones have ended, or at the deadline with DEADLINE_EXCEEDED.
+  virtual absl::Status Drain(absl::Time deadline) = 0;
+  virtual EngineStats stats() const = 0;
+  // Tokens by [layer][expert] since start; dense layers are empty.
+  virtual std::vector<std::vector<uint64_t>> ExpertTokens() const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_ENGINE_H_

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that Conclave builds with, and prints nothing where all are there already.
+#   tools/install_dependencies.sh [build] [test]     (default: build)
+set -euo pipefail
+
+build=(bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib g++ python3
+  libgrpc-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
+  prometheus-cpp-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev libxxhash-dev libpcre2-dev)
+test=(libgtest-dev libgmock-dev clang libclang-rt-14-dev python3-numpy)
+
+wanted=()
+for group in "${@:-build}"; do
+  case "$group" in
+    build) wanted+=("${build[@]}") ;;
+    test) wanted+=("${test[@]}") ;;
+    *) echo "install_dependencies: unknown group '$group'; known: build test" >&2; exit 2 ;;
+  esac
+done
+
+missing=()
+for package in "${wanted[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "install_dependencies: run as root, or install sudo, to get: ${missing[*]}" >&2; exit 1; }
+  as_root=(sudo)
+fi
+echo "Installing ${#missing[@]} Debian packages: ${missing[*]}"
+log=$(mktemp)
+if ! { "${as_root[@]}" apt-get update -qq &&
+       "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  echo "install_dependencies: apt-get failed; Debian 12 (bookworm) is what Conclave is built on" >&2
+  exit 1
+fi
+rm -f "$log"
