@@ -1,0 +1,62 @@
+// Grouped FP8 expert feed-forward on Hopper: the host's view, free of CUDA headers.
+//
+// Rows are sorted by expert; how many each expert has, stays on the device. Both products run with the weights as the
+// wgmma's first operand and the rows as its second, whatever the number of rows, so that one row and a thousand share one
+// dot instruction and one order of accumulation: per block of 128 along K the tensor core sums in float32, then
+// acc += partial * (weight_scale * activation_scale), blocks ascending (DeepSeek-V3, section 3.3.2).
+#ifndef CONCLAVE_MOE_KERNELS_CUDA_GROUPED_FFN_H_
+#define CONCLAVE_MOE_KERNELS_CUDA_GROUPED_FFN_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+namespace conclave::cuda {
+
+// The scale blocks of DeepSeek's format, along K and along N.
+inline constexpr int kScaleBlock = 128;
+// An expert's rows begin at a multiple of this (the copy engine reads their scales 16 bytes at a time); the rows between
+// segments are read and ignored.
+inline constexpr int kRowAlignment = 4;
+
+// Rows on the device, sorted by expert, as e4m3 with one float32 scale per row and block of 128 along K.
+struct Fp8Rows {
+  void* data = nullptr;        // [rows_capacity, cols] e4m3, 16-byte aligned
+  float* scales = nullptr;     // [cols / 128, rows_capacity]: the scales of one block are contiguous
+  int rows_capacity = 0;       // a multiple of 4
+  int cols = 0;                // a multiple of 128
+};
+
+// One matrix per expert, as e4m3 with one float32 scale per block of 128 x 128.
+struct Fp8Experts {
+  const void* data = nullptr;     // [experts, rows, cols] e4m3, 16-byte aligned
+  const float* scales = nullptr;  // [experts, rows / 128, cols / 128]
+  int experts = 0;
+  int rows = 0;                   // output features, a multiple of 256
+  int cols = 0;                   // K, a multiple of 128
+};
+
+// What one launch computes. All pointers are device pointers.
+struct GroupedGemm {
+  Fp8Rows x;
+  Fp8Experts w;
+  const int32_t* row_begins = nullptr;   // [experts]: expert e has the rows from row_begins[e], a multiple of 4 …
+  const int32_t* row_counts = nullptr;   // [experts]: … to row_begins[e] + row_counts[e]; 0: none
+  int rows_per_expert = 0;               // what to expect, chooses the tile only; any actual counts are right
+};
+
+// out[r, n] = Σ_k x[r, k] · W_e[n, k] in bfloat16, [rows_capacity, w.rows]; rows of no expert stay untouched.
+// `stream` is a cudaStream_t. INVALID_ARGUMENT names the field; INTERNAL carries CUDA's error.
+absl::Status LaunchGroupedGemm(const GroupedGemm& problem, void* out, void* stream);
+
+// w holds gate over up: [experts, 2 · intermediate, hidden]. out = quantise(silu(gate · x) ⊙ up · x) with a scale per
+// row and block of 128 along the intermediate size; neither product is rounded before. out.cols is w.rows / 2.
+absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out, void* stream);
+
+// The plain loops on the device, one thread an output in the same order of blocks: the oracle on the GPU's side.
+// `out` is float32 [rows_capacity, w.rows].
+absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* stream);
+
+}  // namespace conclave::cuda
+
+#endif  // CONCLAVE_MOE_KERNELS_CUDA_GROUPED_FFN_H_

@@ -1,0 +1,277 @@
+// Checks the grouped kernels against the plain loops on fresh random inputs, then times them beside the copy bandwidth
+// measured in the same run:  grouped_ffn_bench [seed]     Exit 1 where a check fails.
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "moe/kernels/cuda/grouped_ffn.h"
+
+namespace conclave::cuda {
+namespace {
+
+void Must(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) {
+    std::printf("FAILED: %s: %s\n", what, cudaGetErrorString(error));
+    std::exit(1);
+  }
+}
+void Must(const absl::Status& status, const char* what) {
+  if (!status.ok()) {
+    std::printf("FAILED: %s: %s\n", what, std::string(status.message()).c_str());
+    std::exit(1);
+  }
+}
+
+template <typename T>
+T* Allocate(int64_t count) {
+  T* pointer = nullptr;
+  Must(cudaMalloc(&pointer, count * sizeof(T)), "cudaMalloc");
+  return pointer;
+}
+
+__device__ uint32_t Mix(uint64_t x) {
+  x ^= x >> 33; x *= 0xff51afd7ed558ccdull; x ^= x >> 33; x *= 0xc4ceb9fe1a85ec53ull; x ^= x >> 33;
+  return static_cast<uint32_t>(x);
+}
+// e4m3 values that are roughly normal with deviation 64: sums of uniform bytes.
+__global__ void FillFp8(uint8_t* out, int64_t count, uint64_t seed) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+    const uint32_t r = Mix(seed * 0x9E3779B97F4A7C15ull + i);
+    const float sum = static_cast<float>((r & 255) + ((r >> 8) & 255) + ((r >> 16) & 255) + (r >> 24)) - 510.0f;
+    out[i] = __nv_cvt_float_to_fp8(sum * 0.43f, __NV_SATFINITE, __NV_E4M3);
+  }
+}
+__global__ void FillScales(float* out, int64_t count, float around, uint64_t seed) {
+  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (i < count) out[i] = around * (0.5f + Mix(seed * 0x9E3779B97F4A7C15ull + i) * 2.3283064e-10f);
+}
+
+struct Problem {
+  GroupedGemm gemm;
+  std::vector<int32_t> begins, counts;
+  int rows = 0;  // of all experts
+};
+
+Problem MakeProblem(const std::vector<int>& rows_of_expert, int features, int k, uint64_t seed) {
+  Problem p;
+  int capacity = 0;
+  for (int rows : rows_of_expert) {
+    p.begins.push_back(capacity);
+    p.counts.push_back(rows);
+    p.rows += rows;
+    capacity += (rows + kRowAlignment - 1) / kRowAlignment * kRowAlignment;
+  }
+  const int experts = static_cast<int>(rows_of_expert.size());
+  auto* x = Allocate<uint8_t>(int64_t{capacity} * k);
+  auto* w = Allocate<uint8_t>(int64_t{experts} * features * k);
+  auto* x_scales = Allocate<float>(int64_t{capacity} * (k / 128));
+  auto* w_scales = Allocate<float>(int64_t{experts} * (features / 128) * (k / 128));
+  auto* begins = Allocate<int32_t>(experts);
+  auto* counts = Allocate<int32_t>(experts);
+  FillFp8<<<1024, 256>>>(x, int64_t{capacity} * k, seed);
+  FillFp8<<<1024, 256>>>(w, int64_t{experts} * features * k, seed + 1);
+  const int64_t x_count = int64_t{capacity} * (k / 128), w_count = int64_t{experts} * (features / 128) * (k / 128);
+  FillScales<<<(x_count + 255) / 256, 256>>>(x_scales, x_count, 1.0f / 64, seed + 2);
+  FillScales<<<(w_count + 255) / 256, 256>>>(w_scales, w_count, 1.0f / 64 / std::sqrt(static_cast<float>(k)), seed + 3);
+  Must(cudaMemcpy(begins, p.begins.data(), experts * 4, cudaMemcpyHostToDevice), "copy");
+  Must(cudaMemcpy(counts, p.counts.data(), experts * 4, cudaMemcpyHostToDevice), "copy");
+  p.gemm.x = {x, x_scales, capacity, k};
+  p.gemm.w = {w, w_scales, experts, features, k};
+  p.gemm.row_begins = begins;
+  p.gemm.row_counts = counts;
+  p.gemm.rows_per_expert = *std::max_element(rows_of_expert.begin(), rows_of_expert.end());
+  return p;
+}
+
+void Free(const Problem& p) {
+  for (const void* pointer : {static_cast<const void*>(p.gemm.x.data), static_cast<const void*>(p.gemm.x.scales), p.gemm.w.data,
+                              static_cast<const void*>(p.gemm.w.scales), static_cast<const void*>(p.gemm.row_begins),
+                              static_cast<const void*>(p.gemm.row_counts)}) {
+    cudaFree(const_cast<void*>(pointer));
+  }
+}
+
+// Calls body(row) for every row that belongs to an expert; the others must stay poisoned.
+void ForEachRow(const Problem& p, const std::function<void(int64_t)>& body) {
+  for (size_t e = 0; e < p.begins.size(); ++e) {
+    for (int i = 0; i < p.counts[e]; ++i) body(p.begins[e] + i);
+  }
+}
+
+int g_failures = 0;
+void Report(bool ok, const std::string& text) {
+  std::printf("%s %s\n", ok ? "ok    " : "FAILED", text.c_str());
+  g_failures += !ok;
+}
+
+template <typename T>
+std::vector<T> ToHost(const void* device, int64_t count) {
+  std::vector<T> host(count);
+  Must(cudaMemcpy(host.data(), device, count * sizeof(T), cudaMemcpyDeviceToHost), "copy back");
+  return host;
+}
+
+float Bf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+const int kWidths[] = {4, 16, 32, 64, 128, 512};
+
+void CheckGemm(const std::vector<int>& rows, int features, int k, uint64_t seed) {
+  Problem p = MakeProblem(rows, features, k, seed);
+  const int64_t count = int64_t{p.gemm.x.rows_capacity} * features;
+  auto* out = Allocate<uint16_t>(int64_t{p.gemm.x.rows_capacity} * features);
+  auto* reference = Allocate<float>(int64_t{p.gemm.x.rows_capacity} * features);
+  Must(LaunchReferenceGemm(p.gemm, reference, nullptr), "reference");
+  const auto want = ToHost<float>(reference, count);
+  std::vector<uint16_t> first;
+  for (int width : kWidths) {
+    Must(cudaMemset(out, 0xff, int64_t{p.gemm.x.rows_capacity} * features * 2), "poison");
+    p.gemm.rows_per_expert = width;
+    Must(LaunchGroupedGemm(p.gemm, out, nullptr), "grouped gemm");
+    Must(cudaDeviceSynchronize(), "grouped gemm");
+    const auto got = ToHost<uint16_t>(out, count);
+    double error = 0, norm = 0;
+    ForEachRow(p, [&](int64_t row) {
+      for (int64_t i = row * features; i < (row + 1) * features; ++i) {
+        error += std::pow(double{Bf16(got[i])} - want[i], 2);
+        norm += double{want[i]} * want[i];
+      }
+    });
+    const double relative = std::sqrt(error / norm);
+    char text[160];
+    std::snprintf(text, sizeof text, "gemm %dx%d, %d experts, %d rows, tile %d: relative error %.2e%s", features, k,
+                  p.gemm.w.experts, p.rows, width, relative, first.empty() || first == got ? "" : ", BITS DIFFER");
+    Report(relative < 3e-3 && (first.empty() || first == got), text);  // bf16 alone rounds to 1.7e-3
+    if (first.empty()) first = got;
+  }
+  cudaFree(out);
+  cudaFree(reference);
+  Free(p);
+}
+
+void CheckGateUp(const std::vector<int>& rows, int intermediate, int k, uint64_t seed) {
+  Problem p = MakeProblem(rows, 2 * intermediate, k, seed);
+  const int capacity = p.gemm.x.rows_capacity;
+  auto* reference = Allocate<float>(int64_t{capacity} * 2 * intermediate);
+  Must(LaunchReferenceGemm(p.gemm, reference, nullptr), "reference");
+  const auto want = ToHost<float>(reference, int64_t{capacity} * 2 * intermediate);
+  Fp8Rows out{Allocate<uint8_t>(int64_t{capacity} * intermediate), Allocate<float>(int64_t{capacity} * (intermediate / 128)), capacity,
+              intermediate};
+  std::vector<uint8_t> first;
+  for (int width : kWidths) {
+    Must(cudaMemset(out.data, 0xff, int64_t{capacity} * intermediate), "poison");
+    Must(cudaMemset(out.scales, 0xff, int64_t{capacity} * (intermediate / 128) * 4), "poison");
+    p.gemm.rows_per_expert = width;
+    Must(LaunchGroupedGateUp(p.gemm, out, nullptr), "gate+up");
+    Must(cudaDeviceSynchronize(), "gate+up");
+    const auto got = ToHost<uint8_t>(out.data, int64_t{capacity} * intermediate);
+    const auto scales = ToHost<float>(out.scales, int64_t{capacity} * (intermediate / 128));
+    double error = 0, norm = 0;
+    ForEachRow(p, [&](int64_t row) {
+      for (int i = 0; i < intermediate; ++i) {
+        const double gate = want[int64_t{row} * 2 * intermediate + i], up = want[int64_t{row} * 2 * intermediate + intermediate + i];
+        const double expected = gate / (1 + std::exp(-gate)) * up;
+        __nv_fp8_e4m3 value;
+        std::memcpy(&value, &got[int64_t{row} * intermediate + i], 1);
+        const double actual = static_cast<double>(static_cast<float>(value)) * scales[int64_t{i / 128} * capacity + row];
+        error += (actual - expected) * (actual - expected);
+        norm += expected * expected;
+      }
+    });
+    const double relative = std::sqrt(error / norm);
+    char text[160];
+    std::snprintf(text, sizeof text, "gate+up %dx%d, %d experts, %d rows, tile %d: relative error %.2e%s", 2 * intermediate, k,
+                  p.gemm.w.experts, p.rows, width, relative, first.empty() || first == got ? "" : ", BITS DIFFER");
+    Report(relative < 3e-2 && (first.empty() || first == got), text);  // e4m3 alone rounds to about 2.6e-2
+    if (first.empty()) first = got;
+  }
+  for (const void* pointer : {out.data, static_cast<void*>(out.scales), static_cast<void*>(reference)}) cudaFree(const_cast<void*>(pointer));
+  Free(p);
+}
+
+// Median microseconds of `launch` over `runs`.
+double Median(int runs, const std::function<void()>& launch) {
+  std::vector<cudaEvent_t> events(runs + 1);
+  for (auto& event : events) Must(cudaEventCreate(&event), "event");
+  for (int i = 0; i < 3; ++i) launch();
+  Must(cudaEventRecord(events[0]), "event");
+  for (int i = 0; i < runs; ++i) {
+    launch();
+    Must(cudaEventRecord(events[i + 1]), "event");
+  }
+  Must(cudaDeviceSynchronize(), "timing");
+  std::vector<float> times(runs);
+  for (int i = 0; i < runs; ++i) Must(cudaEventElapsedTime(&times[i], events[i], events[i + 1]), "event");
+  for (auto& event : events) cudaEventDestroy(event);
+  std::sort(times.begin(), times.end());
+  return times[runs / 2] * 1e3;
+}
+
+double CopyBandwidth() {
+  const int64_t bytes = int64_t{4} << 30;
+  auto* from = Allocate<uint8_t>(bytes);
+  auto* to = Allocate<uint8_t>(bytes);
+  FillFp8<<<1024, 256>>>(from, bytes, 7);
+  const double us = Median(10, [&] { cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice); });
+  cudaFree(from);
+  cudaFree(to);
+  return 2.0 * bytes / us * 1e-6;
+}
+
+void Bench(int experts, int rows, double ceiling) {
+  constexpr int kHidden = 7168, kIntermediate = 2048;
+  const std::vector<int> counts(experts, rows);
+  Problem up = MakeProblem(counts, 2 * kIntermediate, kHidden, 11);
+  Problem down = MakeProblem(counts, kHidden, kIntermediate, 13);
+  auto* out = Allocate<uint16_t>(int64_t{up.gemm.x.rows_capacity} * kHidden);
+  const double plain_us = Median(20, [&] { Must(LaunchGroupedGemm(up.gemm, out, nullptr), "gemm"); });
+  const double up_us = Median(20, [&] { Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up"); });
+  const double down_us = Median(20, [&] { Must(LaunchGroupedGemm(down.gemm, out, nullptr), "down"); });
+  const double flops = 2.0 * experts * rows * kHidden * kIntermediate;
+  const double up_bytes = 1.0 * experts * (2.0 * kIntermediate * kHidden + rows * (kHidden + kIntermediate));
+  const double down_bytes = 1.0 * experts * (1.0 * kIntermediate * kHidden + rows * (kIntermediate + 2.0 * kHidden));
+  std::printf("%4d %5d | %8.1f | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s\n", experts, rows, plain_us,
+              up_us, up_bytes / up_us * 1e-6, 100 * up_bytes / up_us * 1e-6 / ceiling, 2 * flops / up_us * 1e-6, down_us,
+              down_bytes / down_us * 1e-6, 100 * down_bytes / down_us * 1e-6 / ceiling, flops / down_us * 1e-6);
+  std::fflush(stdout);
+  cudaFree(out);
+  Free(up);
+  Free(down);
+}
+
+}  // namespace
+}  // namespace conclave::cuda
+
+int main(int argc, char** argv) {
+  using namespace conclave::cuda;
+  const bool check_only = argc > 2 && std::string(argv[2]) == "check";
+  const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
+  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+  CheckGemm({3, 0, 17, 1, 130}, 512, 384, seed);
+  CheckGemm({1}, 256, 128, seed + 10);
+  CheckGateUp({5, 64, 0, 129, 2}, 256, 512, seed + 20);
+  if (!check_only) {
+    CheckGemm({9, 200}, 7168, 2048, seed + 30);
+    CheckGateUp({140, 7}, 2048, 7168, seed + 40);
+    const double ceiling = CopyBandwidth();
+    std::printf("copy bandwidth %.2f TB/s\nexperts rows | gate+up plain us | gate+up fused us | down us\n", ceiling);
+    const int shapes[][2] = {{32, 4}, {32, 8}, {32, 16}, {32, 32}, {32, 64}, {32, 128}, {32, 256}, {8, 128}, {8, 1024}, {256, 8}};
+    for (const auto& shape : shapes) Bench(shape[0], shape[1], ceiling);
+  }
+  std::printf("%d failures\n", g_failures);
+  return g_failures != 0;
+}

@@ -1,0 +1,181 @@
+// Three floors: check the problem, configure the tile, launch.
+#include "moe/kernels/cuda/sm90_fp8_grouped_ffn.cuh"
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "moe/kernels/cuda/grouped_ffn.h"
+
+namespace conclave::cuda {
+namespace {
+
+using sm90::Epilogue;
+using sm90::KernelArguments;
+
+absl::Status CudaError(const char* what, cudaError_t error) {
+  return absl::InternalError(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+absl::Status Check(const GroupedGemm& problem, int features_multiple) {
+  const auto invalid = [](const std::string& text) { return absl::InvalidArgumentError("grouped GEMM: " + text); };
+  if (problem.w.experts < 1) return invalid("w.experts must be at least 1");
+  if (problem.w.rows < 1 || problem.w.rows % features_multiple != 0) {
+    return invalid("w.rows = " + std::to_string(problem.w.rows) + " must be a multiple of " + std::to_string(features_multiple));
+  }
+  if (problem.w.cols < kScaleBlock || problem.w.cols % kScaleBlock != 0) {
+    return invalid("w.cols = " + std::to_string(problem.w.cols) + " must be a multiple of 128");
+  }
+  if (problem.x.cols != problem.w.cols) return invalid("x.cols and w.cols differ");
+  if (problem.x.rows_capacity < 4 || problem.x.rows_capacity % 4 != 0) return invalid("x.rows_capacity must be a multiple of 4");
+  if (!problem.x.data || !problem.x.scales || !problem.w.data || !problem.w.scales || !problem.row_begins || !problem.row_counts) {
+    return invalid("a pointer is null");
+  }
+  if ((reinterpret_cast<uintptr_t>(problem.x.data) | reinterpret_cast<uintptr_t>(problem.w.data) |
+       reinterpret_cast<uintptr_t>(problem.x.scales)) % 16 != 0) {
+    return invalid("data must be 16-byte aligned");
+  }
+  return absl::OkStatus();
+}
+
+// The encoder lives in the driver; the run-time library finds it, so that nothing links to libcuda.
+using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
+                                 const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+absl::Status MakeMap(CUtensorMap* map, const void* data, CUtensorMapDataType type, int element_bytes, int64_t rows,
+                     int64_t cols, int box_rows, int box_cols, CUtensorMapSwizzle swizzle) {
+  static const EncodeTiled encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    return reinterpret_cast<EncodeTiled>(function);
+  }();
+  if (encode == nullptr) return absl::FailedPreconditionError("the CUDA driver is older than 12.0: update it");
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(cols) * element_bytes};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult result = encode(map, type, 2, const_cast<void*>(data), sizes, strides, box, steps,
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result == CUDA_SUCCESS) return absl::OkStatus();
+  return absl::InternalError("cuTensorMapEncodeTiled failed with " + std::to_string(static_cast<int>(result)));
+}
+
+struct DeviceLimits {
+  int multiprocessors = 0;
+};
+
+absl::StatusOr<DeviceLimits> Limits() {
+  int device = 0, major = 0;
+  DeviceLimits limits;
+  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return CudaError("cudaGetDevice", error);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (major != 9) return absl::FailedPreconditionError("this kernel is for compute capability 9.0 (Hopper)");
+  return limits;
+}
+
+template <int kTokens, Epilogue kEpilogue>
+absl::Status Launch(const GroupedGemm& problem, KernelArguments arguments, cudaStream_t stream) {
+  CUtensorMap weights, rows, scales;
+  const int k = problem.w.cols;
+  auto status = MakeMap(&weights, problem.w.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
+                        static_cast<int64_t>(problem.w.experts) * problem.w.rows, k, sm90::kHalfFeatures, sm90::kBlockK,
+                        CU_TENSOR_MAP_SWIZZLE_128B);
+  if (!status.ok()) return status;
+  status = MakeMap(&rows, problem.x.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.x.rows_capacity, k, kTokens, sm90::kBlockK,
+                   CU_TENSOR_MAP_SWIZZLE_128B);
+  if (!status.ok()) return status;
+  status = MakeMap(&scales, problem.x.scales, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, k / kScaleBlock, problem.x.rows_capacity, 1,
+                   kTokens, CU_TENSOR_MAP_SWIZZLE_NONE);
+  if (!status.ok()) return status;
+  const auto limits = Limits();
+  if (!limits.ok()) return limits.status();
+  const auto kernel = sm90::GroupedKernel<kTokens, kEpilogue>;
+  static const cudaError_t raised =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
+  if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
+  kernel<<<limits->multiprocessors, sm90::kThreads, sm90::kSharedBytesMax, stream>>>(weights, rows, scales, arguments);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? absl::OkStatus() : CudaError("grouped GEMM launch", error);
+}
+
+// The narrowest tile that takes an expert's rows at once, so that weights stream through each block once. Every width
+// gives the same bits (sm90_fp8_mainloop.cuh), which is why a guess is enough here.
+template <Epilogue kEpilogue>
+absl::Status Configure(const GroupedGemm& problem, const KernelArguments& arguments, void* stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  if (problem.rows_per_expert <= 8) return Launch<8, kEpilogue>(problem, arguments, cuda_stream);
+  if (problem.rows_per_expert <= 16) return Launch<16, kEpilogue>(problem, arguments, cuda_stream);
+  if (problem.rows_per_expert <= 32) return Launch<32, kEpilogue>(problem, arguments, cuda_stream);
+  if (problem.rows_per_expert <= 64) return Launch<64, kEpilogue>(problem, arguments, cuda_stream);
+  return Launch<sm90::kWideTokens, kEpilogue>(problem, arguments, cuda_stream);
+}
+
+KernelArguments Arguments(const GroupedGemm& problem, int tile_features) {
+  KernelArguments arguments{};
+  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, problem.w.rows / tile_features, problem.w.cols / kScaleBlock};
+  arguments.weight_scales = problem.w.scales;
+  arguments.features = problem.w.rows;
+  return arguments;
+}
+
+__global__ void ReferenceKernel(GroupedGemm problem, float* out) {
+  const int feature = blockIdx.x * blockDim.x + threadIdx.x;
+  const int row = blockIdx.y;
+  int expert = 0;
+  while (expert < problem.w.experts &&
+         (row < problem.row_begins[expert] || row >= problem.row_begins[expert] + problem.row_counts[expert])) {
+    ++expert;
+  }
+  if (expert == problem.w.experts || feature >= problem.w.rows) return;
+  const int k_blocks = problem.w.cols / kScaleBlock;
+  const auto* x = static_cast<const __nv_fp8_e4m3*>(problem.x.data) + static_cast<int64_t>(row) * problem.w.cols;
+  const auto* w = static_cast<const __nv_fp8_e4m3*>(problem.w.data) +
+                  (static_cast<int64_t>(expert) * problem.w.rows + feature) * problem.w.cols;
+  const float* w_scales = problem.w.scales + (static_cast<int64_t>(expert) * (problem.w.rows / 128) + feature / 128) * k_blocks;
+  double sum = 0;
+  for (int block = 0; block < k_blocks; ++block) {
+    float partial = 0;
+    for (int i = 0; i < kScaleBlock; ++i) {
+      partial += static_cast<float>(x[block * kScaleBlock + i]) * static_cast<float>(w[block * kScaleBlock + i]);
+    }
+    sum += static_cast<double>(partial) * problem.x.scales[static_cast<int64_t>(block) * problem.x.rows_capacity + row] * w_scales[block];
+  }
+  out[static_cast<int64_t>(row) * problem.w.rows + feature] = static_cast<float>(sum);
+}
+
+}  // namespace
+
+absl::Status LaunchGroupedGemm(const GroupedGemm& problem, void* out, void* stream) {
+  if (absl::Status status = Check(problem, 256); !status.ok()) return status;
+  if (out == nullptr) return absl::InvalidArgumentError("grouped GEMM: out is null");
+  KernelArguments arguments = Arguments(problem, 256);
+  arguments.out = out;
+  return Configure<Epilogue::kBf16>(problem, arguments, stream);
+}
+
+absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out, void* stream) {
+  if (absl::Status status = Check(problem, 256); !status.ok()) return status;
+  if (out.cols * 2 != problem.w.rows || out.data == nullptr || out.scales == nullptr) {
+    return absl::InvalidArgumentError("grouped gate+up: out.cols must be w.rows / 2, its pointers set");
+  }
+  KernelArguments arguments = Arguments(problem, 256);
+  arguments.out = out.data;
+  arguments.out_scales = out.scales;
+  arguments.out_scale_stride = out.rows_capacity;
+  return Configure<Epilogue::kSwiGluQuantise>(problem, arguments, stream);
+}
+
+absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* stream) {
+  if (absl::Status status = Check(problem, 1); !status.ok()) return status;
+  const dim3 grid((problem.w.rows + 127) / 128, problem.x.rows_capacity);
+  ReferenceKernel<<<grid, 128, 0, static_cast<cudaStream_t>(stream)>>>(problem, out);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? absl::OkStatus() : CudaError("reference GEMM launch", error);
+}
+
+}  // namespace conclave::cuda

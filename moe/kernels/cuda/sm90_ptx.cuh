@@ -1,0 +1,105 @@
+// Hopper's asynchronous machinery in one place: mbarriers, tensor copies, wgmma ordering, register budgets.
+// Names follow the PTX ISA; every function is one instruction, or a spin around one.
+#ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_PTX_CUH_
+#define CONCLAVE_MOE_KERNELS_CUDA_SM90_PTX_CUH_
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace conclave::sm90 {
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals));
+}
+
+// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void FenceBarrierInit() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+__device__ __forceinline__ void BarrierArrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+__device__ __forceinline__ void BarrierArriveExpect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
+               : "memory");
+}
+
+__device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t phase) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "WAIT:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\nbra WAIT;\nDONE:\n}\n" ::"r"(SharedAddress(barrier)),
+      "r"(phase)
+      : "memory");
+}
+
+// A box of a two-dimensional tensor to shared memory; completes on `barrier`.
+__device__ __forceinline__ void CopyTensor2d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y,
+                                             uint64_t cache_hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "l"(cache_hint)
+      : "memory");
+}
+// Cache policies of createpolicy, as the copy engine takes them.
+inline constexpr uint64_t kEvictFirst = 0x12F0000000000000ull;
+inline constexpr uint64_t kEvictNormal = 0x1000000000000000ull;
+inline constexpr uint64_t kEvictLast = 0x14F0000000000000ull;
+
+__device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+__device__ __forceinline__ void WgmmaFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void WgmmaCommit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most `kPending` groups of this warpgroup are in flight.
+template <int kPending>
+__device__ __forceinline__ void WgmmaWait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+// Keeps the compiler from moving accesses to an accumulator across the asynchronous instructions.
+__device__ __forceinline__ void WgmmaTouch(float& value) { asm volatile("" : "+f"(value)::"memory"); }
+
+// The descriptor of a K-contiguous operand whose rows are 128 bytes, 128-byte swizzle, eight rows an atom of 1024 bytes.
+// REQUIRES: `tile` is 1024-byte aligned. Adding 2 to the result steps 32 bytes along K.
+__device__ __forceinline__ uint64_t OperandDescriptor(const void* tile) {
+  const uint64_t address = (SharedAddress(tile) & 0x3FFFF) >> 4;
+  return address | (uint64_t{1} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
+}
+
+template <int kRegisters>
+__device__ __forceinline__ void RegistersUp() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void RegistersDown() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// A barrier among `threads` threads of the block, by number (0 is __syncthreads).
+__device__ __forceinline__ void NamedBarrier(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// Counts this warp in at a barrier without waiting there.
+__device__ __forceinline__ void NamedBarrierArrive(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// Transposes an 8x8 matrix of 16-bit elements over a warp: lane l gives row l / 4, columns 2 (l % 4) and the next, and
+// gets the same of the transpose.
+__device__ __forceinline__ uint32_t Transpose8x8(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+  return transposed;
+}
+
+}  // namespace conclave::sm90
+
+#endif  // CONCLAVE_MOE_KERNELS_CUDA_SM90_PTX_CUH_

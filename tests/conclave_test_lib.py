@@ -1,0 +1,190 @@
+"""What the end-to-end tests share: running the `conclave` command, clusters, and safetensors files.
+
+Python's standard library alone. CONCLAVE names the command under test; tests/run_python_test.sh sets it.
+"""
+import glob
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+
+CONCLAVE = os.environ.get("CONCLAVE", "bazel-bin/cli/conclave")
+DEMO_MODEL = os.environ.get("CONCLAVE_DEMO_MODEL", "models/demo")
+FULL = os.environ.get("CONCLAVE_TEST_FULL") == "1"
+START_SECONDS_MAX = 120
+
+
+def clean_environment(**extra):
+    """This process's environment without flags of the command under test."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CONCLAVE")}
+    return {**kept, **extra}
+
+
+def run(*arguments, timeout=300, environment=None):
+    """Runs the command to its end; the result has returncode, stdout and stderr as text."""
+    return subprocess.run([CONCLAVE, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+                          env=environment or clean_environment())
+
+
+def generate(*arguments, timeout=300):
+    """`conclave generate … -o json`, which must succeed: the object that it prints."""
+    result = run("generate", "-o", "json", *arguments, timeout=timeout)
+    assert result.returncode == 0, f"{arguments}: exit {result.returncode}: {result.stderr}"
+    assert result.stdout.count("\n") == 1, result.stdout
+    return json.loads(result.stdout)
+
+
+def is_alive(pid):
+    """Whether the process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children_of(pid):
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            with open(path) as children:
+                found += map(int, children.read().split())
+        except OSError:
+            pass
+    return found
+
+
+def command_line_of(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().decode().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def eventually(condition, seconds=30.0):
+    """Polls until `condition()` is true and returns what it returned; the last value where time runs out."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.02)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Cluster:
+    """A cluster under `conclave up`, stopped at the end of a `with` block."""
+
+    def __init__(self, *arguments, wait=True, conclave=CONCLAVE):
+        self.run_dir = tempfile.mkdtemp(prefix="conclave-test-")
+        self.output = open(os.path.join(self.run_dir, "up.out"), "w+")
+        self.errors = open(os.path.join(self.run_dir, "up.err"), "w+")
+        self.process = subprocess.Popen([conclave, "up", "--run-dir", self.run_dir, *map(str, arguments)],
+                                        stdout=self.output, stderr=self.errors, env=clean_environment())
+        if wait:
+            self.wait_until_ready()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                self.process.wait(timeout=60)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self.output.close()
+            self.errors.close()
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def text(self, file):
+        with open(file.name) as copy:
+            return copy.read()
+
+    def ready_line(self):
+        lines = [line for line in self.text(self.output).splitlines() if line.startswith("ready: ")]
+        return lines[0] if lines else ""
+
+    def wait_until_ready(self):
+        eventually(lambda: self.ready_line() or self.process.poll() is not None, START_SECONDS_MAX)
+        assert self.ready_line(), f"not ready; exit {self.process.poll()}: {self.text(self.errors)}"
+
+    def processes(self, role=None):
+        with open(os.path.join(self.run_dir, "cluster.json")) as file:
+            return [p for p in json.load(file) if role in (None, p["role"])]
+
+    def gateway(self):
+        return self.processes("gateway")[0]["grpc"]
+
+    def stop(self, number=signal.SIGTERM):
+        """Sends the signal and returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def end(self, seconds=60):
+        """Waits for the command to end on its own; its exit code and error text."""
+        code = self.process.wait(timeout=seconds)
+        return code, self.text(self.errors)
+
+
+DTYPE_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I32": 4, "I64": 8, "F64": 8, "U8": 1}
+
+
+def read_header(path):
+    """Name → {dtype, shape, data_offsets} of a safetensors file, and where its data starts."""
+    with open(path, "rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
+def read_tensor(path, name):
+    """One tensor as a flat tuple of numbers (F32, I32, I64 and F64 only)."""
+    header, start = read_header(path)
+    entry = header[name]
+    begin, end = entry["data_offsets"]
+    with open(path, "rb") as file:
+        file.seek(start + begin)
+        data = file.read(end - begin)
+    letter = {"F32": "f", "I32": "i", "I64": "q", "F64": "d"}[entry["dtype"]]
+    return struct.unpack(f"<{len(data) // DTYPE_SIZES[entry['dtype']]}{letter}", data)
+
+
+def copy_model_without(source, target, dropped):
+    """Copies a model of one safetensors file, leaving out the tensors for which dropped(name) holds."""
+    os.makedirs(target)
+    for path in glob.glob(os.path.join(source, "*.json")):
+        shutil.copy(path, target)
+    path = os.path.join(source, "model.safetensors")
+    header, start = read_header(path)
+    kept, chunks, offset = {}, [], 0
+    with open(path, "rb") as file:
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
+            file.seek(start + begin)
+            if dropped(name):
+                continue
+            kept[name] = {**entry, "data_offsets": [offset, offset + end - begin]}
+            chunks.append(file.read(end - begin))
+            offset += end - begin
+    text = json.dumps(kept).encode()
+    text += b" " * (-len(text) % 8)
+    with open(os.path.join(target, "model.safetensors"), "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for chunk in chunks:
+            out.write(chunk)

@@ -1,0 +1,186 @@
+// Promise 1 at the engine: ids and logits of an answer depend on model, prompt, sampling parameters and seed alone.
+// Each request is first answered alone, prefilled at once, on one thread, with its experts in this process. Then the
+// same requests run in every other way, and must give the same ids and the same hash over all float32 logits.
+// tests/same_bits_test.py says the same of whole processes.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <ostream>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/model/expert_pool.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/local_experts.h"
+#include "moe/model/numeric_profile.h"
+#include "router_service/engine.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kContext = 128;
+constexpr int kContextBlocks = kContext / kKvBlockTokens;
+constexpr int kRowsMax = 256;
+
+// What must not be seen in an answer.
+struct Way {
+  int threads = 1;
+  int chunk = kRowsMax;  // prompt rows of one sequence in one step
+  int batch = kRowsMax;  // rows of one step
+  int kv_blocks = 8 * kContextBlocks;
+  bool together = true;  // all requests at once, or one after the other
+};
+
+std::ostream& operator<<(std::ostream& out, const Way& way) {
+  return out << way.threads << " threads, chunk " << way.chunk << ", batch " << way.batch << ", " << way.kv_blocks
+             << " KV blocks, " << (way.together ? "together" : "alone");
+}
+
+struct Bits {
+  std::vector<int32_t> ids;
+  uint64_t logits_hash = 0;
+  std::vector<std::vector<uint32_t>> expert_use;
+};
+
+const Checkpoint& Demo() {
+  static const std::unique_ptr<Checkpoint>& checkpoint = *[] {
+    auto opened = Checkpoint::Open("models/demo");
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    return new std::unique_ptr<Checkpoint>(*std::move(opened));
+  }();
+  return *checkpoint;
+}
+
+// Prompts of 1 … 78 tokens; every other request is sampled.
+std::vector<EngineRequest> Requests() {
+  std::mt19937_64 random(2026);
+  std::vector<EngineRequest> requests(8);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt_ids.resize(1 + 11 * i);
+    for (int32_t& id : requests[i].prompt_ids) id = static_cast<int32_t>(random() % Demo().spec().vocab);
+    requests[i].max_tokens = 32;
+    requests[i].ignore_eos = true;
+    requests[i].hash_logits = true;
+    requests[i].report_expert_use = true;
+    if (i % 2 == 1) requests[i].sampling = {.temperature = 0.8f, .top_p = 0.95f, .seed = 100 + i};
+  }
+  return requests;
+}
+
+// Collects one answer.
+struct Collector {
+  Bits bits;
+  absl::Status status;
+  absl::Notification ended;
+  void Take(const TokenEvent& event) {
+    if (event.token >= 0) bits.ids.push_back(event.token);
+    if (!event.ended()) return;
+    bits.logits_hash = event.logits_hash;
+    bits.expert_use = event.expert_use;
+    status = event.status;
+    ended.Notify();
+  }
+};
+
+struct Outcome {
+  std::vector<Bits> answers;
+  int64_t preemptions = 0;
+};
+
+Outcome Answer(const std::vector<EngineRequest>& requests, const Kernels& kernels, const Way& way, ThreadPool& threads,
+               ExpertPool& experts) {
+  EngineOptions options;
+  options.batch_tokens_max = way.batch;
+  options.prefill_chunk_tokens_max = way.chunk;
+  options.sequences_running_max = 8;
+  options.context_max = kContext;
+  options.kv_bytes = way.kv_blocks * KvBlockBytes(Demo().spec(), CacheDType(kernels.compute));
+  auto engine = Engine::Create(Demo(), kernels, threads, experts, options);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  std::vector<Collector> collectors(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto id = (*engine)->Submit(requests[i], [&, i](const TokenEvent& event) { collectors[i].Take(event); });
+    EXPECT_TRUE(id.ok()) << id.status();
+    if (!way.together) collectors[i].ended.WaitForNotification();
+  }
+  Outcome run;
+  for (Collector& collector : collectors) {
+    collector.ended.WaitForNotification();
+    EXPECT_TRUE(collector.status.ok()) << collector.status;
+    run.answers.push_back(std::move(collector.bits));
+  }
+  run.preemptions = (*engine)->stats().preemptions;
+  EXPECT_EQ((*engine)->stats().kv_blocks_used, 0);
+  return run;
+}
+
+Outcome AnswerHere(const std::vector<EngineRequest>& requests, const Kernels& kernels, const Way& way) {
+  ThreadPool threads(way.threads);
+  auto experts = LocalExperts::Create(Demo(), kernels, threads, kRowsMax);
+  EXPECT_TRUE(experts.ok()) << experts.status();
+  return Answer(requests, kernels, way, threads, **experts);
+}
+
+class SameBitsTest : public testing::TestWithParam<Compute> {
+ protected:
+  void SetUp() override {
+    const auto kernels = CpuKernels(GetParam(), "");
+    ASSERT_TRUE(kernels.ok()) << kernels.status();
+    kernels_ = *kernels;
+    expected_ = AnswerHere(requests_, *kernels_, Way{.together = false}).answers;
+  }
+
+  void ExpectTheSame(const Outcome& run) {
+    ASSERT_EQ(run.answers.size(), expected_.size());
+    for (size_t i = 0; i < expected_.size(); ++i) {
+      EXPECT_EQ(run.answers[i].ids, expected_[i].ids) << "request " << i;
+      EXPECT_EQ(run.answers[i].logits_hash, expected_[i].logits_hash) << "request " << i;
+      EXPECT_EQ(run.answers[i].expert_use, expected_[i].expert_use) << "request " << i;
+    }
+  }
+
+  const std::vector<EngineRequest> requests_ = Requests();
+  const Kernels* kernels_ = nullptr;
+  std::vector<Bits> expected_;
+};
+
+TEST_P(SameBitsTest, DoNotDependOnOtherRequestsChunksOrThreads) {
+  for (const Way& way : {Way{}, Way{.chunk = 64}, Way{.threads = 2, .chunk = 16}, Way{.chunk = 3, .together = false},
+                         Way{.threads = 2, .chunk = 1, .batch = 9}, Way{.chunk = 7, .batch = 20}}) {
+    SCOPED_TRACE(testing::Message() << way);
+    ExpectTheSame(AnswerHere(requests_, *kernels_, way));
+  }
+}
+
+TEST_P(SameBitsTest, DoNotDependOnPreemption) {
+  for (const Way& way : {Way{.kv_blocks = kContextBlocks}, Way{.threads = 2, .chunk = 16, .kv_blocks = 12}}) {
+    SCOPED_TRACE(testing::Message() << way);
+    const Outcome run = AnswerHere(requests_, *kernels_, way);
+    EXPECT_GT(run.preemptions, 0);
+    ExpectTheSame(run);
+  }
+}
+
+TEST_P(SameBitsTest, DependOnTheSeedAndThePrompt) {
+  std::vector<EngineRequest> changed = requests_;
+  for (EngineRequest& request : changed) {
+    request.sampling.seed += 1;
+    if (request.sampling.temperature == 0) request.prompt_ids.back() ^= 1;
+  }
+  const Outcome run = AnswerHere(changed, *kernels_, Way{});
+  for (size_t i = 0; i < expected_.size(); ++i) {
+    EXPECT_NE(run.answers[i].logits_hash, expected_[i].logits_hash) << "the hash of request " << i << " sees nothing";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Computes, SameBitsTest, testing::Values(Compute::kF32, Compute::kBF16),
+                         [](const auto& info) { return info.param == Compute::kF32 ? "F32" : "BF16"; });
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Holds the habits of CONTRIBUTING.md: tests/tidy_test.py ROOT. First shows that every rule can fail."""
+import os
+import re
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+import tidy_rules  # noqa: E402
+
+ROOT = sys.argv.pop(1) if len(sys.argv) > 1 else os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+SKIPPED_FOLDERS = {".git", "third_party", "models", "demo-model-training", "build", "testdata", "data"}
+SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".inl", ".py", ".bzl", ".proto", ".sh", ".bazelrc", "BUILD")
+
+BROKEN = {
+    "include_arrows": ("moe/tensor/a.cc", '#include "moe/model/gate.h"\n'),
+    "file_size": ("moe/base/a.h", "//\n" * 151),
+    "function_size": ("moe/base/a.cc", "void F() {\n" + "  G();\n" * 70 + "}\n"),
+    "leftovers": ("moe/base/a.cc", "// TO" + "DO: later\n"),
+    "include_guard": ("moe/base/a.h", "#ifndef A_H\n#define A_H\n"),
+    "header_documentation": ("moe/base/a.h", "// A.\n\nclass Undocumented {\n"),
+    "forbidden_words": ("moe/base/a.cc", "void F() { throw 1; }\n"),
+    "proto_habits": ("protos/a.proto", "enum E {\n  E_ONE = 0;\n}\n"),
+}
+
+
+def sources():
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and not f.startswith("bazel-")]
+        for name in files:
+            if name.endswith(SUFFIXES):
+                path = os.path.relpath(os.path.join(folder, name), ROOT)
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    yield path, file.read()
+
+
+class TidyTest(unittest.TestCase):
+    def test_every_rule_can_fail(self):
+        for rule in tidy_rules.RULES:
+            path, text = BROKEN[rule.__name__]
+            self.assertTrue(list(rule(path, text)), f"{rule.__name__} accepts {text!r}")
+
+    def test_sources_are_tidy(self):
+        complaints = []
+        files = list(sources())
+        self.assertGreater(len(files), 50, f"found no sources below {ROOT}")
+        for path, text in files:
+            own = path in ("tests/tidy_rules.py", "tests/tidy_test.py")
+            for rule in tidy_rules.RULES:
+                if not (own and rule in (tidy_rules.leftovers, tidy_rules.forbidden_words)):
+                    complaints += rule(path, text)
+        self.assertEqual(complaints, [], "\n" + "\n".join(complaints))
+
+    def test_every_source_is_in_a_build_file(self):
+        orphans = []
+        for path, _ in sources():
+            if path.endswith((".cc", ".h", ".cu", ".inl")):
+                folder = os.path.dirname(path)
+                while folder and not os.path.exists(os.path.join(ROOT, folder, "BUILD")):
+                    folder = os.path.dirname(folder)
+                with open(os.path.join(ROOT, folder, "BUILD"), encoding="utf-8") as file:
+                    build = file.read()
+                relative = os.path.relpath(path, folder)
+                if f'"{relative}"' not in build and "glob(" not in build:
+                    orphans.append(path)
+        self.assertEqual(orphans, [])
+
+    def test_documents_name_files_that_exist(self):
+        missing = []
+        documents = [os.path.join(ROOT, "README.md"), os.path.join(ROOT, "CONTRIBUTING.md")]
+        documents += [os.path.join(ROOT, "docs", f) for f in os.listdir(os.path.join(ROOT, "docs")) if f.endswith(".md")]
+        for document in documents:
+            with open(document, encoding="utf-8") as file:
+                text = file.read()
+            folder = os.path.dirname(document)
+            for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+                if not os.path.exists(os.path.join(folder, link)):
+                    missing.append(f"{document}: {link}")
+        self.assertEqual(missing, [])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Runs tidy_test.py over the checkout that this test was built from: the WORKSPACE that Bazel links to lies in it.
+set -euo pipefail
+root=$(dirname "$(readlink -f WORKSPACE)")
+exec python3 "$root/tests/tidy_test.py" "$root"

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Writes seeds for one fuzz target:  tools/fuzz_corpus.sh TARGET FOLDER
+# Seeds are real files, whole and cut short, so that the fuzzer starts behind the first check.
+set -euo pipefail
+target=$1 folder=$2
+root=$(cd "$(dirname "$0")/.." && pwd)
+demo=$root/models/demo
+
+case "$target" in
+  safetensors_fuzz)
+    python3 - "$demo/model.safetensors" "$folder" <<'PY'
+import struct, sys
+with open(sys.argv[1], "rb") as file:
+    size = struct.unpack("<Q", file.read(8))[0]
+    header = file.read(size)
+small = b'{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]}}'
+for name, text in (("header", header), ("cut", header[:997]), ("small", small)):
+    open(f"{sys.argv[2]}/{name}", "wb").write(text)
+    open(f"{sys.argv[2]}/{name}-file", "wb").write(struct.pack("<Q", len(text)) + text + b"\0" * 22)
+PY
+    ;;
+  model_config_fuzz)
+    cp "$demo/config.json" "$folder/demo"
+    for config in "$root"/../shared/reference/*/config.json; do
+      [ -f "$config" ] && cp "$config" "$folder/$(basename "$(dirname "$config")")"
+    done
+    ;;
+  tokenizer_fuzz)
+    for file in "$root"/moe/tokenizer/testdata/*.json; do [ -f "$file" ] && cp "$file" "$folder/"; done
+    head -c 4000 "$demo/tokenizer.json" >"$folder/cut"
+    ;;
+  activation_fuzz)
+    # call_id 1, epoch 1, layer 1, rows {F32, [1, 4], 16 bytes}, experts_per_row [1], experts [0].
+    printf '\x08\x01\x10\x01\x18\x01\x22\x18\x08\x01\x12\x02\x01\x04\x1a\x10AAAABBBBCCCCDDDD\x2a\x01\x01\x32\x01\x00' >"$folder/one-row"
+    ;;
+  *) echo "fuzz_corpus: unknown target '$target'" >&2; exit 2 ;;
+esac
