@@ -11,6 +11,7 @@
 
 namespace conclave {
 
+// The published families; R1, V3.1 and Moonlight are of V3's.
 enum class ModelFamily { kDeepSeekV2, kDeepSeekV3, kKimiK2 };
 
 // How router logits become scores (DeepSeek-V2, section 2.1.2; DeepSeek-V3, section 2.1.2).
@@ -27,8 +28,10 @@ struct YarnSpec {
   double beta_slow = 1;
   double mscale = 1.0;
   double mscale_all_dim = 0.0;
+  bool operator==(const YarnSpec&) const = default;
 };
 
+// How a MoE layer chooses experts (moe/model's gate applies it).
 struct GateSpec {
   ScoreFunction score_function = ScoreFunction::kSigmoid;
   TopKMethod method = TopKMethod::kNoAuxTc;
@@ -39,11 +42,13 @@ struct GateSpec {
   bool normalise_top_k = true;
   float routed_scaling_factor = 1.0f;
   bool has_selection_bias = false;  // mlp.gate.e_score_correction_bias, only ever used to select
+  bool operator==(const GateSpec&) const = default;
 };
 
+// Multi-head latent attention (DeepSeek-V2, section 2.1) and its RoPE. Sizes are in elements.
 struct AttentionSpec {
   int heads = 0;
-  int q_lora_rank = 0;   // 0: q_proj maps hidden to queries directly
+  int q_lora_rank = 0;  // 0: q_proj maps hidden to queries directly
   int kv_lora_rank = 0;
   int qk_nope_head_dim = 0;
   int qk_rope_head_dim = 0;
@@ -55,15 +60,19 @@ struct AttentionSpec {
   // One cached row per token and layer: the normalised latent, then the rotated shared key.
   int cache_width() const { return kv_lora_rank + qk_rope_head_dim; }
   int qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+  bool operator==(const AttentionSpec&) const = default;
 };
 
 // Weights stored as e4m3 with one scale per block of rows x cols ("weight_scale_inv"); 0 x 0: not quantised.
 struct BlockQuantSpec {
   int block_rows = 0;
   int block_cols = 0;
+  bool ue8m0_scales = false;  // scale_fmt: scales are powers of two, stored as F32 or as F8_E8M0 (or U8) exponents
   bool present() const { return block_rows > 0; }
+  bool operator==(const BlockQuantSpec&) const = default;
 };
 
+// The whole model. Sizes are in elements, counts as named.
 struct ModelSpec {
   ModelFamily family = ModelFamily::kDeepSeekV3;
   std::string model_type;  // as config.json spells it
@@ -72,11 +81,11 @@ struct ModelSpec {
   int layers = 0;              // decoder layers; the MTP layers behind them are not counted
   int dense_layers_first = 0;  // first_k_dense_replace
   int moe_layer_freq = 1;
-  int mtp_layers = 0;          // num_nextn_predict_layers, recognised and kept aside
+  int mtp_layers = 0;  // num_nextn_predict_layers, recognised and kept aside
   int dense_intermediate = 0;
   int moe_intermediate = 0;
-  int shared_experts = 0;      // stored as one FFN of moe_intermediate * shared_experts
-  int context_max = 0;         // max_position_embeddings
+  int shared_experts = 0;  // stored as one FFN of moe_intermediate * shared_experts
+  int context_max = 0;     // max_position_embeddings
   float rms_norm_eps = 1e-6f;
   bool tie_word_embeddings = false;
   AttentionSpec attention;
@@ -94,6 +103,7 @@ struct ModelSpec {
     for (int layer = 0; layer < layers; ++layer) count += IsMoe(LayerId{layer});
     return count;
   }
+  bool operator==(const ModelSpec&) const = default;
 };
 
 }  // namespace conclave

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MOE_METRICS_METRICS_H_
 #define CONCLAVE_MOE_METRICS_METRICS_H_
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,10 +32,18 @@ class Histogram {
   virtual void Observe(double value) = 0;
 };
 
+// Ends a refresh hook when destroyed; waits for a run of it that is under way.
+class RefreshHook {
+ public:
+  virtual ~RefreshHook() = default;
+};
+
 // Bucket bounds for latencies in seconds, 100 µs to 60 s.
 std::vector<double> LatencyBuckets();
 
 // Names by Prometheus' rules: conclave_<what>_<base unit>, counters end in _total. One instance per process.
+// Thread-safe. A name or label that breaks the rules, or one name for two kinds of metric, is our own mistake (CHECK).
+// The same name and labels again give a handle to the same value.
 class Metrics {
  public:
   static std::unique_ptr<Metrics> Create();
@@ -43,7 +52,11 @@ class Metrics {
   virtual Gauge* AddGauge(absl::string_view name, absl::string_view help, const MetricLabels& labels) = 0;
   virtual Histogram* AddHistogram(absl::string_view name, absl::string_view help, const MetricLabels& labels,
                                   const std::vector<double>& bounds) = 0;
-  // Serves /metrics on host:port (port 0 picks one); returns the bound address. UNAVAILABLE: the port is in use.
+  // `refresh` runs before each scrape and each Text(), for values that are cheap to read and dear to push. It runs on
+  // a scrape's thread, one at a time, and must not call OnScrape. Metrics must outlive the hook.
+  virtual std::unique_ptr<RefreshHook> OnScrape(std::function<void()> refresh) = 0;
+  // Serves /metrics on host:port (port 0 picks one); returns the bound address. Called once, before
+  // other threads use this. UNAVAILABLE: the port is in use.
   virtual absl::StatusOr<std::string> Expose(const std::string& address) = 0;
   // The text that /metrics serves.
   virtual std::string Text() const = 0;
