@@ -16,29 +16,32 @@
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/mat_view.h"
+#include "router_service/finish_reason.h"
 #include "router_service/sampler.h"
 
 namespace conclave {
 
+// Limits, fixed at creation.
 struct EngineOptions {
-  int batch_tokens_max = 512;         // rows of one step
-  int prefill_chunk_tokens_max = 256; // prompt rows of one sequence in one step
+  int batch_tokens_max = 512;          // rows of one step
+  int prefill_chunk_tokens_max = 256;  // prompt rows of one sequence in one step
   int sequences_running_max = 64;
   int sequences_queued_max = 256;
   int64_t kv_bytes = int64_t{1} << 30;
-  int context_max = 0;                // 0: the model's own limit
-  absl::Status Validate() const;      // INVALID_ARGUMENT names the field
+  int context_max = 0;            // 0: the model's own limit
+  absl::Status Validate() const;  // INVALID_ARGUMENT names the field
 };
 
-enum class FinishReason { kNone, kStop, kLength };
-
-// What happened to a sequence in one step. `status` is not OK when the sequence failed; it then ends.
+// What happened to a sequence in one step. `status` is not OK when the sequence failed; it then ends: CANCELLED,
+// DEADLINE_EXCEEDED, INTERNAL (a logit that is not a number), or what the expert pool said of the step.
 struct TokenEvent {
   SequenceId sequence{0};
-  int32_t token = -1;                 // -1: none (a failure)
+  int32_t token = -1;  // -1: none (a failure)
   FinishReason finish = FinishReason::kNone;
-  uint64_t logits_hash = 0;           // XXH64 over all steps' float32 logits so far, where asked
-  std::vector<std::vector<uint32_t>> expert_use;  // [layers][experts], at the end where asked; dense layers empty
+  uint64_t logits_hash = 0;  // where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]
+  // Where asked, at the end: rows that went to each expert, [layers][experts], dense layers empty. Rows that were
+  // computed again after a preemption count once.
+  std::vector<std::vector<uint32_t>> expert_use;
   absl::Status status;
   bool ended() const { return finish != FinishReason::kNone || !status.ok(); }
 };
@@ -53,10 +56,11 @@ class SequenceObserver {
   virtual void OnPromptRouting(LayerId layer, int32_t first_position, const Routing& routing) = 0;
 };
 
+// What to answer, and what to tell beside the answer.
 struct EngineRequest {
-  std::vector<int32_t> prompt_ids;    // not empty, each in [0, vocab)
+  std::vector<int32_t> prompt_ids;  // not empty, each in [0, vocab)
   SamplingParams sampling;
-  int max_tokens = 128;               // >= 1
+  int max_tokens = 128;  // >= 1
   bool ignore_eos = false;
   bool hash_logits = false;
   bool report_expert_use = false;
@@ -64,8 +68,10 @@ struct EngineRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+// How an engine stands after its last step.
 struct EngineStats {
   int64_t queued = 0, running = 0, kv_blocks_used = 0, kv_blocks_total = 0;
+  int64_t preemptions = 0;  // since start: sequences that gave their blocks back to be recomputed later
 };
 
 // Runs on each event of a sequence, on the engine's thread, in order; must not block. The last one has ended().
@@ -74,21 +80,23 @@ using TokenCallback = std::function<void(const TokenEvent&)>;
 // Owns the engine thread, scheduler, KV cache and transformer. Submit, Cancel and stats are thread-safe.
 class Engine {
  public:
-  // `experts` is used by the engine's thread alone; all references must outlive the engine.
+  // `experts` is used by the engine's thread alone; all references must outlive the engine. INVALID_ARGUMENT: an
+  // option is out of range, or kv_bytes do not hold one sequence of context_max tokens. Else as Transformer::Create.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                         ThreadPool& threads, ExpertPool& experts,
                                                         const EngineOptions& options);
-  virtual ~Engine() = default;  // cancels what still runs, and joins the thread
+  virtual ~Engine() = default;  // ends what still runs with CANCELLED, and joins the thread
 
   // INVALID_ARGUMENT names the field; RESOURCE_EXHAUSTED: queue full, or the KV cache could never hold the request;
-  // UNAVAILABLE: draining.
+  // UNAVAILABLE: draining. Events may come before Submit has returned. An answer ends with kLength where prompt and
+  // answer together fill the context.
   virtual absl::StatusOr<SequenceId> Submit(EngineRequest request, TokenCallback on_event) = 0;
   // Ends the sequence with CANCELLED within one step; unknown or ended ids are ignored.
   virtual void Cancel(SequenceId sequence) = 0;
   // Refuses new requests and returns when all running ones have ended, or at the deadline with DEADLINE_EXCEEDED.
   virtual absl::Status Drain(absl::Time deadline) = 0;
   virtual EngineStats stats() const = 0;
-  // Tokens by [layer][expert] since start; dense layers are empty.
+  // Rows by [layer][expert] since start, recomputed ones included; dense layers are empty.
   virtual std::vector<std::vector<uint64_t>> ExpertTokens() const = 0;
 };
 

@@ -10,6 +10,8 @@ SERVICES = {"expert_service", "router_service", "placement_service", "gateway"}
 
 LINES_MAX = {".h": 150, ".cc": 500, ".cu": 500, ".cuh": 300, ".inl": 300, ".py": 500, ".bzl": 150}
 FUNCTION_LINES_MAX = 70
+# Headers of one implementation, which nobody else includes: what they are stands at their top, names say the rest.
+INTERNAL_HEADERS = ("moe/kernels/cpu/", "moe/kernels/kernels_testing.h")
 LEFTOVERS = re.compile(r"\b(FIXME|TODO|XXX|HACK)\b")
 
 
@@ -79,11 +81,17 @@ def header_documentation(path, text):
         return
     if not text.startswith("// "):
         yield f"{path}: the first line should be a comment that says what this is"
+    if path.startswith(INTERNAL_HEADERS):
+        return
     lines = text.splitlines()
+    first = True  # the header's own comment speaks for what it declares first
     for number, line in enumerate(lines):
         declaration = re.match(r"(?:template.*|(?:class|struct|enum class|union) (?:\w+ )?\w+.*\{.*"
                                r"|(?!using|namespace|extern|return|static_assert|typedef)[A-Za-z_][\w:<>,*& ]* [*&]*\w+\(.*)$", line)
         if not declaration:
+            continue
+        if first:
+            first = False
             continue
         above = lines[number - 1].strip() if number else ""
         documented = above.startswith("//") or "//" in line or above.startswith("template")
@@ -104,9 +112,9 @@ def forbidden_words(path, text):
     if path.endswith((".cc", ".h", ".cu")):
         code = "\n".join(line.split("//")[0] for line in text.splitlines())
         code = re.sub(r'"(?:[^"\\\n]|\\.)*"', '""', code)
-        if re.search(r"\bthrow\b", code):
+        if re.search(r"\bthrow\b", code) and not re.search(r"\bcatch\b", code):  # inside a library's callback it may
             yield f"{path}: exceptions do not cross our functions: return absl::Status"
-        if re.search(r"\bgetenv\b", code) and not path.endswith("main.cc") and path != "moe/daemon/environment.cc":
+        if re.search(r"\bgetenv\b", code) and not path.endswith(("main.cc", "_test.cc")) and path != "moe/daemon/flags.cc":
             yield f"{path}: getenv below main: pass the value in"
         if path.endswith(".h") and re.search(r"^\s*using namespace", code, re.M):
             yield f"{path}: using namespace in a header"

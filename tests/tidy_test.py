@@ -18,7 +18,7 @@ BROKEN = {
     "function_size": ("moe/base/a.cc", "void F() {\n" + "  G();\n" * 70 + "}\n"),
     "leftovers": ("moe/base/a.cc", "// TO" + "DO: later\n"),
     "include_guard": ("moe/base/a.h", "#ifndef A_H\n#define A_H\n"),
-    "header_documentation": ("moe/base/a.h", "// A.\n\nclass Undocumented {\n"),
+    "header_documentation": ("moe/base/a.h", "// A.\n\nclass A {\n};\n\nclass Undocumented {\n"),
     "forbidden_words": ("moe/base/a.cc", "void F() { throw 1; }\n"),
     "proto_habits": ("protos/a.proto", "enum E {\n  E_ONE = 0;\n}\n"),
 }

@@ -21,6 +21,7 @@ PY
     ;;
   model_config_fuzz)
     cp "$demo/config.json" "$folder/demo"
+    cp "$root"/moe/checkpoint/fuzz_seeds/model_config/* "$folder/"
     for config in "$root"/../shared/reference/*/config.json; do
       [ -f "$config" ] && cp "$config" "$folder/$(basename "$(dirname "$config")")"
     done

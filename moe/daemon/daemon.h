@@ -22,25 +22,30 @@ namespace conclave {
 struct DaemonOptions {
   std::string name;                              // "router", "expert-2": stands in logs and in the address file
   std::string grpc_address = "127.0.0.1:0";      // host:port, port 0 picks a free one
-  std::string metrics_address = "127.0.0.1:0";   // host:port; empty: no metrics port
+  std::string metrics_address = "127.0.0.1:0";   // host:port, the host as an IP address; empty: no metrics port
   std::string address_file;                      // written atomically when listening: {"name","pid","grpc","metrics"}
   absl::Duration drain_timeout = absl::Seconds(20);
+  std::string log_level = "info";                // debug, info, warning or error
+  int message_bytes_max = 64 << 20;              // a larger gRPC message is refused with RESOURCE_EXHAUSTED; no flag
   void AddTo(Flags& flags);                      // --name, --grpc-address, --metrics-address, --address-file, …
 };
 
 // Life: Create (binds both ports; health NOT_SERVING) → SetServing(true) when weights are usable → Run → exit code.
+// A SIGTERM before the first SetServing(true) ends the process at once with exit code 0: nothing is in flight yet.
 class Daemon {
  public:
   // Blocks SIGTERM and SIGINT for the process: call before other threads start. `services` must outlive it.
-  // UNAVAILABLE names a port in use.
+  // Also names this process's log lines, sets the log level, and turns gRPC's own log lines into debug lines.
+  // INVALID_ARGUMENT names the flag. UNAVAILABLE names a port in use.
   static absl::StatusOr<std::unique_ptr<Daemon>> Create(const DaemonOptions& options,
                                                         const std::vector<grpc::Service*>& services, Metrics& metrics);
   virtual ~Daemon() = default;
   virtual void SetServing(bool serving) = 0;  // gRPC health of "" and of every service
   virtual std::string grpc_address() const = 0;
-  virtual std::string metrics_address() const = 0;
+  virtual std::string metrics_address() const = 0;  // empty: no metrics port
   // Waits for SIGTERM or SIGINT (or RequestStop), turns health to NOT_SERVING, calls `drain` with a deadline, stops
-  // the servers. OK: a clean end. A second signal ends the process at once.
+  // the servers. `drain` returns when no call worth waiting for is open; what is open then is cancelled. OK: a clean
+  // end; DEADLINE_EXCEEDED: `drain` took all its time. A second signal ends the process at once.
   virtual absl::Status Run(std::function<void(absl::Time deadline)> drain) = 0;
   virtual void RequestStop() = 0;
 };

@@ -30,11 +30,14 @@ struct FfnWeights {
 // "model.layers.3.mlp.experts.7"
 std::string ExpertPrefix(LayerId layer, ExpertId expert);
 // The matrices `prefix`.gate_proj, .up_proj and .down_proj. Errors as Checkpoint::Weight.
-absl::StatusOr<FfnWeights> LoadFfn(const Checkpoint& checkpoint, absl::string_view prefix, int hidden, int intermediate);
+absl::StatusOr<FfnWeights> LoadFfn(const Checkpoint& checkpoint, absl::string_view prefix, int hidden,
+                                   int intermediate);
 
-// Owns scratch for up to `pairs_max` (row, expert) pairs; used by one thread, which may fan out over `threads`.
+// Runs experts over the rows that chose them. Pairs are sorted by expert and worked off in waves of bounded size, so
+// that memory does not grow with top_k. Used by one thread at a time, which fans out over `threads`.
 class GroupedExperts {
  public:
+  // Sized for calls of up to `pairs_max` (row, expert) pairs.
   GroupedExperts(const Kernels& kernels, ThreadPool& threads, int hidden, int intermediate, int pairs_max);
 
   // out[p] = round(FFN_{experts[p]}(rows[i])) for every pair p of row i, row_offsets[i] <= p < row_offsets[i + 1].
@@ -44,14 +47,32 @@ class GroupedExperts {
            absl::FunctionRef<const FfnWeights&(ExpertId)> weights, MatView out);
 
  private:
+  // Sorted pairs [begin, begin + count) of one expert; their scratch rows start at `row`.
+  struct Group {
+    const FfnWeights* weights;
+    int64_t begin;
+    int64_t count;
+    int64_t row;
+  };
+  void SortPairs(absl::Span<const uint32_t> row_offsets, absl::Span<const int32_t> experts);
+  void Gather(ConstMatView rows, int64_t begin, int64_t count);
+  void RunWave(MatView out);
+
   const Kernels& kernels_;
   ThreadPool& threads_;
+  int hidden_;
+  int intermediate_;
   int pairs_max_;
-  MatBuffer gathered_;  // [pairs_max, hidden] F32 or BF16: rows sorted by expert
-  MatBuffer gate_;      // [pairs_max, intermediate] F32
-  MatBuffer up_;        // [pairs_max, intermediate] F32
-  MatBuffer down_;      // [pairs_max, hidden] F32
-  std::vector<int32_t> order_;  // pairs sorted by expert
+  int wave_pairs_;
+  MatBuffer gathered_;    // [wave_pairs, hidden] row dtype: rows sorted by expert
+  MatBuffer gate_;        // [wave_pairs, intermediate] F32
+  MatBuffer up_;          // [wave_pairs, intermediate] F32
+  MatBuffer activation_;  // [wave_pairs, intermediate] row dtype
+  MatBuffer down_;        // [wave_pairs, hidden] F32
+  std::vector<int32_t> order_;      // [pairs_max] pairs sorted by expert, then by pair
+  std::vector<int32_t> pair_row_;   // [pairs_max] the row of each pair
+  std::vector<int32_t> first_;      // [limits::kExpertsPerLayerMax + 1] for the counting sort
+  std::vector<Group> groups_;       // of the current wave
 };
 
 }  // namespace conclave

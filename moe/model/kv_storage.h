@@ -28,8 +28,8 @@ class KvStorage {
   MatView Block(LayerId layer, int32_t block);
 
  private:
+  int layers_;
   int32_t blocks_;
-  int width_;
   DType dtype_;
   MatBuffer memory_;  // [layers * blocks * kKvBlockTokens, width]
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "moe/tokenizer/tokenizer.h"
 
@@ -29,6 +30,8 @@ class ChatTemplate {
   // NOT_FOUND: the model has no chat template. INVALID_ARGUMENT: the template uses something that we cannot run; the
   // message names it and its line.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Load(const std::string& directory);
+  // The same from the contents of a tokenizer_config.json.
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadFromJson(absl::string_view tokenizer_config_json);
   virtual ~ChatTemplate() = default;
   // INVALID_ARGUMENT: no messages, an unknown role, or the template's own raise_exception.
   virtual absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns,

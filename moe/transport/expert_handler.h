@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "moe/base/ids.h"
+#include "moe/placement/placement.h"
 #include "moe/transport/transport.h"
 
 namespace conclave {
@@ -19,10 +19,7 @@ struct ShardDescription {
   uint64_t placement_epoch = 0;
   int hidden = 0;
   DType row_dtype = DType::kF32;
-  struct Holding {
-    LayerId layer;
-    std::vector<ExpertId> experts;  // ascending
-  };
+  using Holding = LayerHolding;
   std::vector<Holding> holdings;  // ascending by layer
   uint64_t expert_bytes = 0;      // stored bytes of all held experts
 };

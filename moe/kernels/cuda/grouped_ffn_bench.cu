@@ -1,5 +1,6 @@
 // Checks the grouped kernels against the plain loops on fresh random inputs, then times them beside the copy bandwidth
-// measured in the same run:  grouped_ffn_bench [seed]     Exit 1 where a check fails.
+// measured in the same run:  grouped_ffn_bench [seed [check | EXPERTS ROWS]]     Exit 1 where a check fails.
+// With `check` it does not time; with EXPERTS and ROWS it times that shape alone, for a profiler.
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
@@ -260,6 +261,10 @@ int main(int argc, char** argv) {
   using namespace conclave::cuda;
   const bool check_only = argc > 2 && std::string(argv[2]) == "check";
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
+  if (argc > 3) {
+    Bench(std::atoi(argv[2]), std::atoi(argv[3]), 1.0);
+    return 0;
+  }
   std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   CheckGemm({3, 0, 17, 1, 130}, 512, 384, seed);
   CheckGemm({1}, 256, 128, seed + 10);

@@ -1,0 +1,166 @@
+#include "cli/local_cluster.h"
+
+#include <algorithm>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "expert_service/expert_shard.h"
+#include "moe/base/limits.h"
+#include "moe/base/status_macros.h"
+#include "moe/base/thread_pool.h"
+#include "moe/model/expert_pool.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/local_experts.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/transport/grpc/expert_grpc_service.h"
+#include "moe/transport/grpc/grpc_transport.h"
+#include "moe/transport/inproc/inproc_transport.h"
+#include "moe/transport/transport.h"
+#include "router_service/remote_experts.h"
+
+namespace conclave {
+namespace {
+
+// The engine's options for this model: a context that the KV cache can hold, chunks as asked for.
+EngineOptions FitOptions(const LocalClusterFlags& flags, const ModelSpec& spec, const Kernels& kernels,
+                         EngineOptions options) {
+  if (flags.prefill_chunk > 0) options.prefill_chunk_tokens_max = flags.prefill_chunk;
+  const int64_t blocks = options.kv_bytes / KvBlockBytes(spec, CacheDType(kernels.compute));
+  const int64_t tokens = blocks * kKvBlockTokens;
+  if (options.context_max == 0) options.context_max = static_cast<int>(std::min<int64_t>(spec.context_max, tokens));
+  return options;
+}
+
+class LocalClusterImpl final : public LocalCluster {
+ public:
+  // Members are filled in by Create below and die in reverse order: the engine first, the checkpoint last.
+  const Checkpoint& checkpoint() const override { return *checkpoint_; }
+  Engine& engine() override { return *engine_; }
+
+  std::vector<ShardHoldings> Holdings() const override {
+    std::vector<ShardHoldings> holdings;
+    for (const auto& shard : shards_) {
+      const ShardDescription description = shard->Describe();
+      holdings.push_back({description.name, description.holdings});
+    }
+    if (!holdings.empty()) return holdings;
+    ShardHoldings here{"this process", {}};
+    const ModelSpec& spec = checkpoint_->spec();
+    for (int layer = 0; layer < spec.layers; ++layer) {
+      if (!spec.IsMoe(LayerId{layer})) continue;
+      here.holdings.push_back({LayerId{layer}, ExpertsOfShard(spec.gate.experts, 0, 1)});
+    }
+    return {here};
+  }
+
+  absl::Status Start(const LocalClusterFlags& flags, const HubEnvironment& hub, const EngineOptions& options) {
+    ASSIGN_OR_RETURN(kernels_, ChooseKernels(flags.compute, flags.isa));
+    ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(flags.model, hub));
+    ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(directory));
+    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    const int threads = flags.threads > 0 ? flags.threads : cores;
+    threads_.emplace(threads);
+    const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, options);
+    if (flags.shards == 0) {
+      ASSIGN_OR_RETURN(experts_, LocalExperts::Create(*checkpoint_, *kernels_, *threads_, fitted.batch_tokens_max));
+    } else {
+      RETURN_IF_ERROR(StartShards(flags.shards, std::max(1, threads / flags.shards)));
+      RETURN_IF_ERROR(ConnectShards(flags.transport, fitted.batch_tokens_max));
+    }
+    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *kernels_, *threads_, *experts_, fitted));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status StartShards(int count, int threads_each) {
+    for (int index = 0; index < count; ++index) {
+      ExpertShardOptions options;
+      options.name = absl::StrCat("expert-", index);
+      options.shard_index = index;
+      options.shard_count = count;
+      options.kernels = kernels_;
+      options.threads = threads_each;
+      ASSIGN_OR_RETURN(shards_.emplace_back(), ExpertShard::Create(options, *checkpoint_));
+    }
+    return absl::OkStatus();
+  }
+
+  // The pool over a transport to the shards of this process.
+  absl::Status ConnectShards(const std::string& transport, int rows_max) {
+    if (transport == "grpc") {
+      std::vector<std::string> addresses;
+      for (const auto& shard : shards_) {
+        ASSIGN_OR_RETURN(servers_.emplace_back(), GrpcExpertServer::Start("127.0.0.1:0", *shard));
+        addresses.push_back(servers_.back()->address());
+      }
+      GrpcTransportOptions options;
+      options.model_fingerprint = checkpoint_->fingerprint();
+      options.numeric_profile = NumericProfile(*kernels_);
+      transport_ = NewGrpcTransport(addresses, options);
+    } else {
+      std::vector<ExpertHandler*> handlers;
+      for (const auto& shard : shards_) handlers.push_back(shard.get());
+      transport_ = std::make_unique<InprocTransport>(std::move(handlers));
+    }
+    std::vector<ShardDescription> descriptions;
+    for (const auto& shard : shards_) descriptions.push_back(shard->Describe());
+    RemoteExpertsOptions pool_options;
+    pool_options.rows_max = rows_max;
+    pool_options.model_fingerprint = checkpoint_->fingerprint();
+    ASSIGN_OR_RETURN(experts_, RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions,
+                                                     pool_options));
+    return absl::OkStatus();
+  }
+
+  const Kernels* kernels_ = nullptr;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::optional<ThreadPool> threads_;
+  std::vector<std::unique_ptr<ExpertShard>> shards_;
+  std::vector<std::unique_ptr<GrpcExpertServer>> servers_;
+  std::unique_ptr<ExpertPool> experts_;
+  std::unique_ptr<Transport> transport_;  // dies before the pool, which its calls would report to
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace
+
+void LocalClusterFlags::Declare(CommandFlags& flags) {
+  flags.Add("model", &model, "DIR", "load a model here: a directory, or org/name[@revision] in the Hugging Face cache");
+  CommandFlag& shard_count = flags.Add("shards", &shards, "N", "run the experts on N shards in this process; 0: without shards");
+  shard_count.minimum = 0;
+  shard_count.maximum = 256;
+  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc"};
+  flags.Add("compute", &compute, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32").choices = {
+      "auto", "f32", "bf16", "fp8"};
+  CommandFlag& thread_count = flags.Add("threads", &threads, "N", "cores to use; 0: all");
+  thread_count.minimum = 0;
+  thread_count.maximum = 1024;
+  CommandFlag& chunk = flags.Add("prefill-chunk", &prefill_chunk, "N", "prompt rows in one step; 0: the engine's default");
+  chunk.minimum = 0;
+  chunk.maximum = limits::kCallRowsMax;
+  chunk.hidden = true;
+  flags.Add("isa", &isa, "NAME", "force a kernel set: scalar, avx2, avx512, avx512-bf16").hidden = true;
+}
+
+absl::Status LocalClusterFlags::Validate() const {
+  if (model.empty()) return UsageError("--model is missing: name the model's directory, such as --model models/demo");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const Kernels*> ChooseKernels(absl::string_view compute, absl::string_view isa) {
+  if (compute == "fp8") return UsageError("--compute fp8 needs a GPU; on this machine's CPU use auto, f32 or bf16");
+  const bool bf16 = compute == "bf16" || (compute == "auto" && CpuHasBf16());
+  return CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, isa);
+}
+
+absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(const LocalClusterFlags& flags,
+                                                                   const HubEnvironment& hub, EngineOptions options) {
+  auto cluster = std::make_unique<LocalClusterImpl>();
+  RETURN_IF_ERROR(cluster->Start(flags, hub, options));
+  return cluster;
+}
+
+}  // namespace conclave

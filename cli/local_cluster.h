@@ -1,0 +1,56 @@
+// A serving engine inside this process, with its experts beside it or behind a transport: what `conclave generate
+// --model` and `conclave logits` run on. It is the services' own code; only the processes are missing.
+#ifndef CONCLAVE_CLI_LOCAL_CLUSTER_H_
+#define CONCLAVE_CLI_LOCAL_CLUSTER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "cli/command.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/checkpoint/model_dir.h"
+#include "moe/kernels/kernels.h"
+#include "moe/placement/placement.h"
+#include "router_service/engine.h"
+
+namespace conclave {
+
+// The flags that say which model runs, where, and in what numbers; the same for every verb that runs one.
+struct LocalClusterFlags {
+  std::string model;               // a directory or org/name[@revision]
+  int shards = 0;                  // 0: experts run in the engine itself, without a transport
+  std::string transport = "inproc";
+  std::string compute = "auto";
+  std::string isa;                 // forces a kernel set; empty: the best of this CPU
+  int threads = 0;                 // 0: one per core
+  int prefill_chunk = 0;           // prompt rows of one sequence in one step; 0: the engine's default
+
+  void Declare(CommandFlags& flags);
+  // UsageError: no model, or flags that contradict each other.
+  absl::Status Validate() const;
+};
+
+// The kernels for "auto", "f32" or "bf16". A usage error for "fp8", which needs a GPU.
+absl::StatusOr<const Kernels*> ChooseKernels(absl::string_view compute, absl::string_view isa);
+
+// Owns the engine and all that it stands on.
+class LocalCluster {
+ public:
+  // Opens the model, starts `flags.shards` shards and the engine. `options` are the engine's, as far as flags do not
+  // set them. Errors are those of Checkpoint::Open, Engine::Create and the shards.
+  static absl::StatusOr<std::unique_ptr<LocalCluster>> Create(const LocalClusterFlags& flags,
+                                                              const HubEnvironment& hub,
+                                                              EngineOptions options);
+  virtual ~LocalCluster() = default;
+  virtual const Checkpoint& checkpoint() const = 0;
+  virtual Engine& engine() = 0;
+  // Who holds which experts.
+  virtual std::vector<ShardHoldings> Holdings() const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_CLI_LOCAL_CLUSTER_H_

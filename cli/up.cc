@@ -1,0 +1,193 @@
+// `conclave up`: a whole cluster on this machine, in the foreground.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "cli/cluster_file.h"
+#include "cli/cluster_runner.h"
+#include "cli/command.h"
+#include "cli/listen_check.h"
+#include "cli/local_cluster.h"
+#include "cli/process_group.h"
+#include "cli/service_binaries.h"
+#include "moe/base/limits.h"
+#include "moe/base/status_macros.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/checkpoint/model_dir.h"
+#include "moe/daemon/listen_address.h"
+#include "moe/kernels/kernels.h"
+
+namespace conclave {
+namespace {
+
+// Shows how loading goes on standard error: one line that is rewritten on a terminal, a line for each news elsewhere.
+class ProgressLine {
+ public:
+  ~ProgressLine() { Clear(); }
+
+  void Show(absl::string_view text) {
+    if (!terminal_) {
+      std::cerr << text << std::endl;
+      return;
+    }
+    std::cerr << "\r\033[K" << text.substr(0, kColumnsMax) << std::flush;
+    shown_ = true;
+  }
+
+  void Clear() {
+    if (std::exchange(shown_, false)) std::cerr << "\r\033[K" << std::flush;
+  }
+
+ private:
+  static constexpr size_t kColumnsMax = 150;
+  const bool terminal_ = isatty(STDERR_FILENO) == 1;
+  bool shown_ = false;
+};
+
+// A run directory that belongs to a running cluster is refused: its files would be overwritten.
+absl::Status CheckNotInUse(const std::string& run_directory) {
+  const absl::StatusOr<std::vector<ClusterProcess>> processes = ReadClusterFile(ClusterFilePath(run_directory));
+  if (!processes.ok()) return absl::OkStatus();
+  for (const ClusterProcess& process : *processes) {
+    if (process.pid > 0 && kill(static_cast<pid_t>(process.pid), 0) == 0) {
+      return absl::FailedPreconditionError(absl::StrCat("a cluster runs in --run-dir ", run_directory, " already (",
+                                                        process.name, ", process ", process.pid,
+                                                        "); stop it, or choose another directory"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::string ReadyLine(const std::vector<ClusterProcess>& processes, const std::string& run_directory) {
+  std::vector<std::string> parts;
+  for (const char* role : {"gateway", "router", "expert"}) {
+    for (const ClusterProcess& process : processes) {
+      if (process.role == role) parts.push_back(absl::StrCat(process.name, " ", process.grpc));
+      if (process.role == role && process.role == "gateway" && !process.metrics.empty()) {
+        absl::StrAppend(&parts.back(), " (metrics http://", process.metrics, "/metrics)");
+      }
+    }
+  }
+  return absl::StrCat("ready: ", absl::StrJoin(parts, ", "), "; run directory ", run_directory);
+}
+
+class UpCommand final : public Command {
+ public:
+  std::string name() const override { return "up"; }
+  std::string summary() const override { return "run a cluster on this machine until Ctrl-C"; }
+
+  void Declare(CommandFlags& flags) override {
+    flags.Add("model", &plan_.model, "DIR", "the model: a directory, or org/name[@revision] in the Hugging Face cache");
+    CommandFlag& shards = flags.Add("shards", &plan_.shards, "N", "expert processes");
+    shards.minimum = 1;
+    shards.maximum = limits::kShardsMax;
+    flags.Add("transport", &transport_, "NAME", "grpc: experts in processes of their own; inproc: in the attention service")
+        .choices = {"inproc", "grpc"};
+    flags.Add("compute", &compute_, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32").choices = {
+        "auto", "f32", "bf16", "fp8"};
+    flags.Add("http-port", &http_port_, "PORT", "the gateway's HTTP port (not built yet)");
+    for (auto [flag, port, help] : {std::tuple("grpc-port", &plan_.grpc_port, "the gateway's gRPC port; 0: a free one"),
+                                    std::tuple("metrics-port", &plan_.metrics_port,
+                                               "the gateway's metrics port; 0: a free one")}) {
+      CommandFlag& declared = flags.Add(flag, port, "PORT", help);
+      declared.minimum = 0;
+      declared.maximum = 65535;
+    }
+    flags.Add("run-dir", &plan_.run_directory, "DIR", "for logs, addresses and cluster.json; a new one in /tmp where absent");
+    CommandFlag& threads = flags.Add("threads", &plan_.threads, "N", "cores to share out among the processes; 0: all");
+    threads.minimum = 0;
+    threads.maximum = 1024;
+    flags.Add("isa", &plan_.isa, "NAME", "force a kernel set").hidden = true;
+    plan_.threads = 0;
+  }
+
+  absl::Status Run(const CommandContext& context) override {
+    BlockSignals();
+    RETURN_IF_ERROR(Check(context));
+    RETURN_IF_ERROR(PrepareDirectory(context));
+    ProgressLine line;
+    ClusterRunner runner(plan_, [&line](absl::string_view text) { line.Show(text); });
+    absl::Status status = runner.Start();
+    line.Clear();
+    if (status.ok()) status = runner.Publish();
+    if (status.ok()) {
+      std::cout << ReadyLine(runner.processes(), plan_.run_directory) << std::endl;
+      status = runner.WaitForEnd([](absl::string_view text) {
+        std::cerr << "conclave up: the cluster goes on without a shard: " << text << std::endl;
+      });
+    }
+    const absl::Status stopped = runner.Stop();
+    if (absl::IsCancelled(status)) status = absl::OkStatus();
+    if (status.ok()) status = stopped;
+    if (status.ok() && temporary_directory_) {
+      std::error_code ignored;
+      std::filesystem::remove_all(plan_.run_directory, ignored);
+    }
+    return status;
+  }
+
+ private:
+  // Everything that can be wrong before a process is started.
+  absl::Status Check(const CommandContext& context) {
+    if (plan_.model.empty()) return UsageError("--model is missing: name the model's directory, such as --model models/demo");
+    if (http_port_ >= 0) return UsageError("--http-port: HTTP is not built yet; use gRPC (--grpc-port)");
+    ASSIGN_OR_RETURN(const Kernels* kernels, ChooseKernels(compute_, plan_.isa));
+    plan_.compute = std::string(Name(kernels->compute));
+    ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(plan_.model, context.hub));
+    RETURN_IF_ERROR(Checkpoint::Open(directory).status());
+    for (const auto& [flag, port] : {std::pair("grpc-port", plan_.grpc_port), std::pair("metrics-port", plan_.metrics_port)}) {
+      if (!CanListenOnLoopback(port)) return ExplainListenFailure(JoinHostPort("127.0.0.1", port), flag);
+    }
+    ASSIGN_OR_RETURN(plan_.gateway_binary, FindServiceBinary(context.binary_directory, "gateway"));
+    ASSIGN_OR_RETURN(plan_.router_binary, FindServiceBinary(context.binary_directory, "router_service"));
+    ASSIGN_OR_RETURN(plan_.expert_binary, FindServiceBinary(context.binary_directory, "expert_service"));
+    if (transport_ == "inproc") plan_.shards = 0;
+    if (plan_.threads == 0) plan_.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareDirectory(const CommandContext& context) {
+    if (plan_.run_directory.empty()) {
+      std::string pattern = absl::StrCat(context.temporary_directory, "/conclave-XXXXXX");
+      if (mkdtemp(pattern.data()) == nullptr) {
+        return absl::InternalError(absl::StrCat("cannot create a directory in ", context.temporary_directory, ": ",
+                                                strerror(errno), "; choose one with --run-dir"));
+      }
+      plan_.run_directory = pattern;
+      temporary_directory_ = true;
+      return absl::OkStatus();
+    }
+    std::error_code error;
+    std::filesystem::create_directories(plan_.run_directory, error);
+    if (error) {
+      return absl::InternalError(absl::StrCat("cannot create --run-dir ", plan_.run_directory, ": ", error.message()));
+    }
+    return CheckNotInUse(plan_.run_directory);
+  }
+
+  ClusterPlan plan_;
+  std::string transport_ = "grpc", compute_ = "auto";
+  int http_port_ = -1;
+  bool temporary_directory_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> NewUpCommand() { return std::make_unique<UpCommand>(); }
+
+}  // namespace conclave

@@ -1,0 +1,109 @@
+#include "expert_service/expert_service.h"
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "expert_service/expert_shard.h"
+#include "expert_service/shard_metrics.h"
+#include "moe/base/limits.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/metrics/metrics.h"
+#include "moe/transport/grpc/expert_codec.h"
+#include "moe/transport/grpc/expert_grpc_service.h"
+
+namespace conclave {
+namespace {
+
+constexpr absl::Duration kProgressPause = absl::Milliseconds(500);
+
+absl::StatusOr<const Kernels*> ChooseKernels(const ExpertServiceOptions& options) {
+  const bool bf16 = options.compute == "bf16" || (options.compute == "auto" && CpuHasBf16());
+  return CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, options.isa);
+}
+
+// Shows how far loading is: to scrapers, to routers that ask already, and in the log.
+ExpertStore::Progress ShowProgress(Metrics& metrics, ExpertGrpcService& service) {
+  return [gauge = LoadGauge(metrics), &service, last = absl::InfinitePast()](int64_t loaded, int64_t total) mutable {
+    gauge(loaded, total);
+    if (loaded < total && absl::Now() - last < kProgressPause) return;
+    last = absl::Now();
+    const std::string text = absl::StrCat("loading: ", loaded, " of ", total, " experts");
+    service.SetNotReady(text);
+    LogInfo(text);
+  };
+}
+
+}  // namespace
+
+void ExpertServiceOptions::AddTo(Flags& flags) {
+  flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache");
+  flags.Add("shard-index", &shard_index, "which shard this is, from 0");
+  flags.Add("shard-count", &shard_count, "how many shards share the experts of every layer");
+  flags.Add("compute", &compute, "auto, f32 or bf16; the same on the router and on all shards");
+  flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
+  flags.Add("threads", &threads, "threads that compute; 0: one per core");
+  flags.Add("load", &load, "bring all weights into memory before saying ready");
+  daemon.AddTo(flags);
+}
+
+absl::Status ExpertServiceOptions::Validate() const {
+  if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
+  if (shard_count < 1 || shard_count > limits::kShardsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--shard-count: ", shard_count, " is not in [1, ", limits::kShardsMax, "]"));
+  }
+  if (shard_index < 0 || shard_index >= shard_count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--shard-index: ", shard_index, " is not in [0, ", shard_count - 1, "]"));
+  }
+  if (compute != "auto" && compute != "f32" && compute != "bf16") {
+    return absl::InvalidArgumentError(absl::StrCat("--compute: expected auto, f32 or bf16, got '",
+                                                   compute.substr(0, 60), "'",
+                                                   compute == "fp8" ? "; fp8 needs a GPU" : ""));
+  }
+  if (threads < 0 || threads > 1024) {
+    return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunExpertService(const ExpertServiceOptions& options) {
+  RETURN_IF_ERROR(options.Validate());
+  DaemonOptions daemon_options = options.daemon;
+  if (daemon_options.name.empty()) daemon_options.name = absl::StrCat("expert-", options.shard_index);
+  daemon_options.message_bytes_max = kExpertMessageBytesMax;
+  const std::unique_ptr<Metrics> metrics = Metrics::Create();
+  const std::unique_ptr<ExpertGrpcService> service = ExpertGrpcService::Create();
+  ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(daemon_options, {service->service()}, *metrics));
+
+  const absl::Time begin = absl::Now();
+  ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
+  ExpertShardOptions shard_options;
+  shard_options.name = daemon_options.name;
+  shard_options.shard_index = options.shard_index;
+  shard_options.shard_count = options.shard_count;
+  ASSIGN_OR_RETURN(shard_options.kernels, ChooseKernels(options));
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  shard_options.threads = options.threads > 0 ? options.threads : std::max(cores, 1);
+  shard_options.load = options.load;
+  shard_options.progress = ShowProgress(*metrics, *service);
+  shard_options.metrics = metrics.get();
+  ASSIGN_OR_RETURN(const auto shard, ExpertShard::Create(shard_options, *checkpoint));
+  const ShardDescription description = shard->Describe();
+  LogInfo(absl::StrCat("ready: ", shard->store().experts(), " experts, ", description.expert_bytes >> 20, " MiB, ",
+                       description.numeric_profile, ", in ", absl::FormatDuration(absl::Now() - begin)));
+  service->SetHandler(shard.get());
+  daemon->SetServing(true);
+  // The shard must outlive the server's threads, which Run has ended when it returns.
+  return daemon->Run([&](absl::Time deadline) { service->Drain(deadline); });
+}
+
+}  // namespace conclave

@@ -1,0 +1,37 @@
+// The expert shard as a process: options, and the life from start to a graceful end.
+#ifndef CONCLAVE_EXPERT_SERVICE_EXPERT_SERVICE_H_
+#define CONCLAVE_EXPERT_SERVICE_EXPERT_SERVICE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "moe/checkpoint/model_dir.h"
+#include "moe/daemon/daemon.h"
+#include "moe/daemon/flags.h"
+
+namespace conclave {
+
+// Filled from flags by main.
+struct ExpertServiceOptions {
+  DaemonOptions daemon;  // its name is "expert-<shard-index>" where none is given
+  std::string model;     // a directory or org/name[@revision]
+  int shard_index = 0;
+  int shard_count = 1;
+  std::string compute = "auto";  // auto, f32 or bf16
+  std::string isa;               // empty: the best of this CPU
+  int threads = 0;               // 0: one per core
+  bool load = true;              // bring all weights into memory before saying ready
+  HubEnvironment hub;            // read by main
+
+  void AddTo(Flags& flags);
+  // INVALID_ARGUMENT names the flag.
+  absl::Status Validate() const;
+};
+
+// Listens, loads, says ready, serves until SIGTERM, finishes what runs. Errors name what could not be opened or
+// listened on. Must be called before other threads start.
+absl::Status RunExpertService(const ExpertServiceOptions& options);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_EXPERT_SERVICE_EXPERT_SERVICE_H_

@@ -1,0 +1,108 @@
+#include "expert_service/expert_shard.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "moe/base/check.h"
+#include "moe/base/limits.h"
+#include "moe/base/status_macros.h"
+#include "moe/model/numeric_profile.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kThreadsMax = 1024;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ExpertShard>> ExpertShard::Create(const ExpertShardOptions& options,
+                                                                 const Checkpoint& checkpoint) {
+  CONCLAVE_CHECK(options.kernels != nullptr);
+  if (options.threads < 1 || options.threads > kThreadsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("threads: ", options.threads, " is not in [1, ", kThreadsMax, "]"));
+  }
+  ASSIGN_OR_RETURN(auto store, ExpertStore::Create(checkpoint, options.shard_index, options.shard_count));
+  if (options.load) RETURN_IF_ERROR(store->LoadAll(options.progress));
+  return absl::WrapUnique(new ExpertShard(options, checkpoint, std::move(store)));
+}
+
+ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& checkpoint,
+                         std::unique_ptr<ExpertStore> store)
+    : checkpoint_(checkpoint),
+      store_(std::move(store)),
+      pairs_max_(limits::kCallRowsMax * checkpoint.spec().gate.top_k),
+      metrics_(options.metrics, *store_, checkpoint.spec().gate.experts),
+      threads_(options.threads),
+      grouped_(*options.kernels, threads_, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate, pairs_max_) {
+  limits_.hidden = checkpoint.spec().hidden;
+  description_.name = options.name;
+  description_.model_fingerprint = checkpoint.fingerprint();
+  description_.numeric_profile = NumericProfile(*options.kernels);
+  description_.placement_epoch = kStaticPlacementEpoch;
+  description_.hidden = limits_.hidden;
+  description_.row_dtype = RowDType(options.kernels->compute);
+  description_.holdings = store_->holdings();
+  description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
+}
+
+absl::Status ExpertShard::Check(const ExpertCall& call, const MatView& out) const {
+  RETURN_IF_ERROR(ValidateExpertCall(call, limits_));
+  RETURN_IF_ERROR(ValidateReplyView(call, out));
+  if (call.rows.dtype != description_.row_dtype) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rows.dtype: ", Name(call.rows.dtype), " where this shard takes ", Name(description_.row_dtype)));
+  }
+  if (call.pairs() > pairs_max_) {
+    return absl::InvalidArgumentError(absl::StrCat("experts: ", call.pairs(), " ids, at most ", pairs_max_));
+  }
+  if (call.placement_epoch != description_.placement_epoch) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("placement_epoch: ", call.placement_epoch, ", here it is ", description_.placement_epoch));
+  }
+  const ModelSpec& spec = checkpoint_.spec();
+  if (Value(call.layer) >= spec.layers || !spec.IsMoe(call.layer)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer: ", Value(call.layer), " has no routed experts in this model of ", spec.layers, " layers"));
+  }
+  for (size_t i = 0; i < call.experts.size(); ++i) {
+    const int32_t expert = call.experts[i];
+    if (store_->Find(call.layer, ExpertId{expert}) != nullptr) continue;
+    if (expert >= spec.gate.experts) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("experts[", i, "]: ", expert, " of a model with ", spec.gate.experts, " experts a layer"));
+    }
+    return absl::FailedPreconditionError(absl::StrCat("experts[", i, "]: layer ", Value(call.layer), " expert ", expert,
+                                                      " is not held here; held of ", store_->Summary(call.layer)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Time arrival) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const absl::Time begin = absl::Now();
+  if (begin >= call.deadline) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the call's turn came after its deadline; it waited ", absl::FormatDuration(begin - arrival)));
+  }
+  grouped_.Run(
+      call.rows, call.row_offsets, call.experts,
+      [&](ExpertId expert) -> const FfnWeights& { return *store_->Find(call.layer, expert); }, out);
+  // A page that has gone from its file reads as zeros: nothing computed with it may leave the process.
+  RETURN_IF_ERROR(checkpoint_.CheckStillWhole());
+  metrics_.CountRun(call, begin - arrival, absl::Now() - begin);
+  return absl::OkStatus();
+}
+
+absl::Status ExpertShard::Run(const ExpertCall& call, MatView out) {
+  const absl::Time arrival = absl::Now();
+  absl::Status status = Check(call, out);
+  if (status.ok()) status = Compute(call, out, arrival);
+  metrics_.CountEnd(status.code());
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));
+}
+
+}  // namespace conclave

@@ -1,0 +1,68 @@
+// An expert shard without its process: runs rows through the experts it holds, whoever asks.
+#ifndef CONCLAVE_EXPERT_SERVICE_EXPERT_SHARD_H_
+#define CONCLAVE_EXPERT_SERVICE_EXPERT_SHARD_H_
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "expert_service/expert_store.h"
+#include "expert_service/shard_metrics.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/metrics/metrics.h"
+#include "moe/model/expert_ffn.h"
+#include "moe/transport/expert_handler.h"
+#include "moe/transport/validate_call.h"
+
+namespace conclave {
+
+// What a shard is made of; the checkpoint comes separately, since shards of one process share it.
+struct ExpertShardOptions {
+  std::string name = "expert-0";  // stands in messages and in the description
+  int shard_index = 0;
+  int shard_count = 1;
+  const Kernels* kernels = nullptr;  // required; what it computes in decides the row dtype
+  int threads = 1;                   // that one call may use, the caller's included
+  bool load = false;                 // bring all weights into memory before Create returns
+  ExpertStore::Progress progress;    // of that; may be empty
+  Metrics* metrics = nullptr;        // null: none; otherwise must outlive the shard
+};
+
+// Thread-safe: calls of several routers queue for the one set of scratch buffers and threads.
+class ExpertShard final : public ExpertHandler {
+ public:
+  // Errors are those of ExpertStore, and INVALID_ARGUMENT for a number of threads out of range.
+  // `checkpoint` and the kernels must outlive the shard.
+  static absl::StatusOr<std::unique_ptr<ExpertShard>> Create(const ExpertShardOptions& options,
+                                                             const Checkpoint& checkpoint);
+
+  ShardDescription Describe() const override { return description_; }
+  // Also FAILED_PRECONDITION for another placement epoch, DEADLINE_EXCEEDED where the call's turn came too late (it is
+  // then not run), DATA_LOSS where a file of the checkpoint was cut short under us.
+  absl::Status Run(const ExpertCall& call, MatView out) override;
+  const ExpertStore& store() const { return *store_; }
+
+ private:
+  ExpertShard(const ExpertShardOptions& options, const Checkpoint& checkpoint, std::unique_ptr<ExpertStore> store);
+  absl::Status Check(const ExpertCall& call, const MatView& out) const;
+  absl::Status Compute(const ExpertCall& call, MatView out, absl::Time arrival);
+
+  const Checkpoint& checkpoint_;
+  const std::unique_ptr<ExpertStore> store_;
+  const int pairs_max_;
+  CallLimits limits_;
+  ShardDescription description_;
+  ShardMetrics metrics_;
+  std::mutex mutex_;
+  ThreadPool threads_;      // guarded by mutex_
+  GroupedExperts grouped_;  // guarded by mutex_
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_EXPERT_SERVICE_EXPERT_SHARD_H_

@@ -1,0 +1,55 @@
+// The experts that one shard holds: their weights as views into the checkpoint, resolved at start and touched on
+// demand. Nothing of any other expert is mapped.
+#ifndef CONCLAVE_EXPERT_SERVICE_EXPERT_STORE_H_
+#define CONCLAVE_EXPERT_SERVICE_EXPERT_STORE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "moe/base/ids.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/model/expert_weights.h"
+#include "moe/placement/placement.h"
+
+namespace conclave {
+
+// Immutable after Create, so thread-safe.
+class ExpertStore {
+ public:
+  // Told how many of the shard's experts are in memory.
+  using Progress = std::function<void(int64_t experts_loaded, int64_t experts_total)>;
+
+  // Resolves shard `shard_index` of `shard_count` by ExpertsOfShard: maps its tensors, and touches no page of them.
+  // `checkpoint` must outlive the store. INVALID_ARGUMENT: no such shard, or a model without routed experts.
+  // NOT_FOUND / DATA_LOSS as Checkpoint::Weight, naming the tensor.
+  static absl::StatusOr<std::unique_ptr<ExpertStore>> Create(const Checkpoint& checkpoint, int shard_index,
+                                                             int shard_count);
+
+  // Brings all weights into memory, so that the first token does not wait for the disk. DATA_LOSS: a file was cut.
+  absl::Status LoadAll(const Progress& progress) const;
+
+  // Null where the expert is not held here, or does not exist.
+  const FfnWeights* Find(LayerId layer, ExpertId expert) const { return weights_.Find(layer, expert); }
+  // Ascending by layer; every MoE layer is there, also where this shard holds none of its experts.
+  const std::vector<LayerHolding>& holdings() const { return holdings_; }
+  int64_t experts() const { return experts_; }
+  int64_t stored_bytes() const { return weights_.stored_bytes(); }
+  // "layer 3: 8-15" for messages; says so where the layer routes to no experts.
+  std::string Summary(LayerId layer) const;
+
+ private:
+  explicit ExpertStore(const Checkpoint& checkpoint) : checkpoint_(checkpoint), weights_(checkpoint) {}
+
+  const Checkpoint& checkpoint_;
+  ExpertWeightTable weights_;
+  std::vector<LayerHolding> holdings_;
+  int64_t experts_ = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_EXPERT_SERVICE_EXPERT_STORE_H_

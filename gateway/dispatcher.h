@@ -1,0 +1,71 @@
+// What every front of the gateway calls: checks a request, turns its prompt into ids, has them decoded by an attention
+// service, and hands back text. Fronts speak protocols and know nothing of tokens; the dispatcher knows no protocol.
+#ifndef CONCLAVE_GATEWAY_DISPATCHER_H_
+#define CONCLAVE_GATEWAY_DISPATCHER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "conclave/v1/inference.pb.h"
+#include "gateway/gateway_metrics.h"
+#include "gateway/router_client.h"
+#include "gateway/served_model.h"
+#include "moe/daemon/open_calls.h"
+#include "moe/metrics/metrics.h"
+
+namespace conclave {
+
+// Receives one answer. Called by threads of the dispatcher's, one call at a time, in order; must not block.
+class AnswerSink {
+ public:
+  virtual ~AnswerSink() = default;
+  // The first chunk carries prompt_ids and request_id, the last one before a good end finish_reason and usage.
+  virtual void OnChunk(const v1::GenerateResponse& chunk) = 0;
+  // The last call. OK only after a chunk with a finish_reason.
+  virtual void OnEnd(const absl::Status& status) = 0;
+};
+
+// An answer under way. Thread-safe.
+class AnswerHandle {
+ public:
+  virtual ~AnswerHandle() = default;
+  // Nobody wants the answer any more: the router is told, and the sink soon gets CANCELLED. Harmless after the end.
+  virtual void Cancel() = 0;
+};
+
+// Thread-safe.
+class Dispatcher {
+ public:
+  // All must outlive it.
+  Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics);
+  // Waits for the last answer: whoever still has one must have cancelled it.
+  ~Dispatcher() { calls_.Drain(absl::InfiniteFuture()); }
+
+  // Starts an answer. `sink` is kept until its OnEnd has returned; it may be called before Generate has returned.
+  // INVALID_ARGUMENT names the field; NOT_FOUND: another model; UNAVAILABLE: draining. After an error the sink is
+  // never called. Errors of the router come through the sink.
+  absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const v1::GenerateRequest& request, absl::Time deadline,
+                                                         std::shared_ptr<AnswerSink> sink);
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
+  v1::ListModelsResponse ListModels();
+
+  // Refuses new answers and waits until the last has ended. False: the deadline came first.
+  bool Drain(absl::Time deadline) { return calls_.Drain(deadline); }
+
+ private:
+  absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const v1::GenerateRequest& request,
+                                                      const std::string& request_id, absl::Time deadline,
+                                                      std::shared_ptr<AnswerSink> sink);
+
+  const ServedModel& model_;
+  RouterClient& router_;
+  OpenCalls calls_;
+  GatewayMetrics metrics_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_GATEWAY_DISPATCHER_H_

@@ -1,0 +1,87 @@
+#include "gateway/gateway.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "conclave/v1/control.pb.h"
+#include "gateway/dispatcher.h"
+#include "gateway/inference_service.h"
+#include "gateway/router_client.h"
+#include "gateway/served_model.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/daemon/listen_address.h"
+#include "moe/daemon/model_name.h"
+#include "moe/metrics/metrics.h"
+
+namespace conclave {
+namespace {
+
+constexpr absl::Duration kStatusTimeout = absl::Seconds(10);
+
+// A gateway knows the vocabulary from its own files; a router with another model would get nonsense.
+absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOptions& options, ServedModel& model) {
+  if (status.model().family() != model.family || status.model().vocab_size() != model.vocab) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the attention service at ", options.router, " serves ", status.model_id(), " (", status.model().family(), ", ",
+        status.model().vocab_size(), " ids), but --model ", options.model, " is ", model.family, " with ", model.vocab,
+        " ids: give both the same model"));
+  }
+  model.context_max = std::min(model.context_max, status.model().context_tokens_max());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void GatewayOptions::AddTo(Flags& flags) {
+  flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache; no weights are read");
+  flags.Add("served-model-name", &served_model_name, "what clients call the model; empty: the directory's name");
+  flags.Add("router", &router, "host:port of the attention service");
+  flags.Add("router-wait", &router_wait, "how long the attention service may take to load");
+  daemon.AddTo(flags);
+}
+
+absl::Status GatewayOptions::Validate() const {
+  if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
+  if (router.empty()) return absl::InvalidArgumentError("--router: missing; give host:port of the attention service");
+  const absl::StatusOr<HostPort> address = ParseHostPort(router);
+  if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--router: ", address.status().message()));
+  return absl::OkStatus();
+}
+
+absl::Status RunGateway(const GatewayOptions& options) {
+  RETURN_IF_ERROR(options.Validate());
+  // What calls use outlives the server, and exists before it, though still empty: the ports open first.
+  std::unique_ptr<ServedModel> model;
+  std::unique_ptr<RouterClient> router;
+  const auto metrics = Metrics::Create();
+  std::unique_ptr<Dispatcher> dispatcher;
+  const auto service = InferenceGrpcService::Create();
+  ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {service->service()}, *metrics));
+
+  ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
+  const bool named = !options.served_model_name.empty();
+  ASSIGN_OR_RETURN(model, LoadServedModel(directory, named ? options.served_model_name
+                                                           : ModelName(options.model, directory)));
+  LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
+                       model->chat_template != nullptr ? "ready" : model->chat_status.message()));
+  router = RouterClient::Create(options.router);
+  RETURN_IF_ERROR(router->WaitUntilServing(absl::Now() + options.router_wait));
+  ASSIGN_OR_RETURN(const v1::GetStatusResponse status, router->GetStatus(kStatusTimeout));
+  RETURN_IF_ERROR(CheckSameModel(status, options, *model));
+  LogInfo(absl::StrCat("attention service at ", options.router, ": ", status.model_id(), ", ", status.numeric_profile()));
+
+  dispatcher = std::make_unique<Dispatcher>(*model, *router, *metrics);
+  service->SetDispatcher(dispatcher.get());
+  daemon->SetServing(true);
+  LogInfo(absl::StrCat("serving ", model->name, " at ", daemon->grpc_address()));
+  return daemon->Run([&](absl::Time deadline) {
+    dispatcher->Drain(deadline);
+    service->Drain(deadline);
+  });
+}
+
+}  // namespace conclave

@@ -1,0 +1,35 @@
+// The gateway as a process: options, and the life from start to a graceful end.
+#ifndef CONCLAVE_GATEWAY_GATEWAY_H_
+#define CONCLAVE_GATEWAY_GATEWAY_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "moe/checkpoint/model_dir.h"
+#include "moe/daemon/daemon.h"
+#include "moe/daemon/flags.h"
+
+namespace conclave {
+
+struct GatewayOptions {
+  DaemonOptions daemon;
+  std::string model;              // a directory or org/name[@revision]
+  std::string served_model_name;  // empty: the model's own name
+  std::string router;             // host:port
+  absl::Duration router_wait = absl::Minutes(30);
+  HubEnvironment hub;             // read by main
+
+  GatewayOptions() { daemon.name = "gateway"; }
+  void AddTo(Flags& flags);
+  // INVALID_ARGUMENT names the flag.
+  absl::Status Validate() const;
+};
+
+// Listens, loads the tokenizer, waits for the attention service, says ready, serves until SIGTERM, finishes what runs.
+// FAILED_PRECONDITION: the attention service serves another model. Must be called before other threads start.
+absl::Status RunGateway(const GatewayOptions& options);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_GATEWAY_GATEWAY_H_

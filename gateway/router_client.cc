@@ -1,0 +1,118 @@
+#include "gateway/router_client.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "conclave/v1/control.grpc.pb.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/client_context.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/client_callback.h"
+#include "moe/daemon/health_client.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kMessageBytesMax = 64 << 20;
+
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(kMessageBytesMax);
+  // A router that restarts is found again soon; one that vanished without a word is noticed.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+absl::Status FromRouter(const std::string& address, const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  // gRPC's own texts, when there is no connection or it broke, do not say who.
+  if (code == absl::StatusCode::kUnavailable && !absl::StrContains(status.error_message(), "attention service")) {
+    return absl::UnavailableError(
+        absl::StrCat("the attention service at ", address, " failed: ", status.error_message()));
+  }
+  return absl::Status(code, status.error_message());
+}
+
+// Owned by gRPC until OnDone, and by whoever may cancel it.
+class Call final : public DecodeCall, public grpc::ClientReadReactor<v1::DecodeResponse> {
+ public:
+  Call(std::string address, v1::DecodeRequest request, absl::Time deadline, std::shared_ptr<DecodeListener> listener)
+      : address_(std::move(address)), request_(std::move(request)), listener_(std::move(listener)) {
+    if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
+  }
+
+  void Start(v1::RouterService::Stub& stub, std::shared_ptr<Call> self) {
+    self_ = std::move(self);
+    stub.async()->Decode(&context_, &request_, this);
+    StartRead(&response_);
+    StartCall();
+  }
+
+  void Cancel() override { context_.TryCancel(); }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    listener_->OnResponse(response_);
+    StartRead(&response_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    listener_->OnEnd(FromRouter(address_, status));
+    listener_.reset();
+    self_.reset();
+  }
+
+  const std::string address_;
+  const v1::DecodeRequest request_;
+  std::shared_ptr<DecodeListener> listener_;
+  grpc::ClientContext context_;
+  v1::DecodeResponse response_;
+  std::shared_ptr<Call> self_;
+};
+
+class GrpcRouterClient final : public RouterClient {
+ public:
+  explicit GrpcRouterClient(const std::string& address)
+      : address_(address), stub_(v1::RouterService::NewStub(NewChannel(address))) {}
+
+  absl::Status WaitUntilServing(absl::Time deadline) override {
+    return conclave::WaitUntilServing({address_}, v1::RouterService::service_full_name(), deadline);
+  }
+
+  absl::StatusOr<v1::GetStatusResponse> GetStatus(absl::Duration timeout) override {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    v1::GetStatusResponse response;
+    const absl::Status status = FromRouter(address_, stub_->GetStatus(&context, v1::GetStatusRequest(), &response));
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  std::shared_ptr<DecodeCall> Decode(v1::DecodeRequest request, absl::Time deadline,
+                                     std::shared_ptr<DecodeListener> listener) override {
+    auto call = std::make_shared<Call>(address_, std::move(request), deadline, std::move(listener));
+    call->Start(*stub_, call);
+    return call;
+  }
+
+ private:
+  const std::string address_;
+  const std::unique_ptr<v1::RouterService::Stub> stub_;
+};
+
+}  // namespace
+
+std::unique_ptr<RouterClient> RouterClient::Create(const std::string& address) {
+  return std::make_unique<GrpcRouterClient>(address);
+}
+
+}  // namespace conclave

@@ -1,0 +1,37 @@
+// What a gateway knows of the model that it serves: its tokenizer, chat template and configuration. No weights.
+#ifndef CONCLAVE_GATEWAY_SERVED_MODEL_H_
+#define CONCLAVE_GATEWAY_SERVED_MODEL_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "moe/tokenizer/chat_template.h"
+#include "moe/tokenizer/tokenizer.h"
+
+namespace conclave {
+
+// Immutable once served, so thread-safe.
+struct ServedModel {
+  std::string name;    // what clients call it
+  std::string family;  // ModelSpec::model_type
+  int vocab = 0;       // of the model; the tokenizer's may be smaller
+  int context_max = 0;
+  std::vector<int32_t> eos_ids;  // ascending
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null: chat is refused with chat_status
+  absl::Status chat_status;                     // why there is no chat template
+
+  bool IsEos(int32_t id) const;
+};
+
+// Reads config.json, generation_config.json where present, the tokenizer's files and the chat template. Errors are
+// those of ParseModelConfig and Tokenizer::Load; a template that is missing or cannot be run is no error here.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_GATEWAY_SERVED_MODEL_H_

@@ -1,0 +1,31 @@
+// Splits a command line into flags and their texts; knows nothing of types. Below flags.h.
+#ifndef CONCLAVE_MOE_DAEMON_COMMAND_LINE_H_
+#define CONCLAVE_MOE_DAEMON_COMMAND_LINE_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace conclave {
+
+struct CommandLineFlag {
+  std::string name;        // without dashes
+  char letter = '\0';      // '\0': no short form
+  bool is_switch = false;  // takes a value only as --name=value
+};
+
+struct CommandLine {
+  std::map<std::string, std::vector<std::string>> values;  // by name, in order of occurrence; a bare switch is "true"
+  std::vector<std::string> positionals;
+};
+
+// argv[0] is skipped. INVALID_ARGUMENT names the argument: an unknown flag (with the nearest known one), a flag
+// without its value, more than `positionals_max` arguments without a name.
+absl::StatusOr<CommandLine> SplitCommandLine(int argc, const char* const* argv,
+                                             const std::vector<CommandLineFlag>& flags, int positionals_max);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_DAEMON_COMMAND_LINE_H_

@@ -1,0 +1,247 @@
+#include "moe/daemon/daemon.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
+#include "grpcpp/impl/server_initializer.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/daemon/address_file.h"
+#include "moe/daemon/library_logs.h"
+#include "moe/daemon/listen_address.h"
+#include "moe/daemon/stop_signals.h"
+
+namespace conclave {
+namespace {
+
+// Limits of a server that strangers may reach: metadata of a call, calls at once on one connection.
+constexpr int kMetadataBytesMax = 16 << 10;
+constexpr int kConnectionStreamsMax = 8192;
+// How long calls that nobody drains (health watches, reflection) hold up the end.
+constexpr absl::Duration kShutdownGrace = absl::Milliseconds(200);
+
+// Takes down the names of the registered services: gRPC's health service wants to be told each.
+class ServiceNames final : public grpc::ServerBuilderOption {
+ public:
+  explicit ServiceNames(std::vector<std::string>* names) : names_(names) {}
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->push_back(std::make_unique<Plugin>(names_));
+  }
+
+ private:
+  class Plugin final : public grpc::ServerBuilderPlugin {
+   public:
+    explicit Plugin(std::vector<std::string>* names) : names_(names) {}
+    std::string name() override { return "service_names"; }
+    void InitServer(grpc::ServerInitializer*) override {}
+    void Finish(grpc::ServerInitializer* initializer) override { *names_ = *initializer->GetServiceList(); }
+    void ChangeArguments(const std::string&, void*) override {}
+
+   private:
+    std::vector<std::string>* names_;
+  };
+  std::vector<std::string>* names_;
+};
+
+absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text) {
+  if (text == "debug") return LogLevel::kDebug;
+  if (text == "info") return LogLevel::kInfo;
+  if (text == "warning") return LogLevel::kWarning;
+  if (text == "error") return LogLevel::kError;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--log-level: expected debug, info, warning or error, got '", text.substr(0, 60), "'"));
+}
+
+// The name stands in log lines and in JSON without escapes.
+absl::Status CheckName(absl::string_view name) {
+  for (const char c : name) {
+    if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && !absl::StrContains("._-", c)) {
+      return absl::InvalidArgumentError("--name: expected letters, digits, dots, dashes and underscores only");
+    }
+  }
+  return name.empty() || name.size() > 100 ? absl::InvalidArgumentError("--name: expected 1 to 100 characters")
+                                           : absl::OkStatus();
+}
+
+absl::Status CheckAddress(absl::string_view flag, absl::string_view address) {
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  if (parsed.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", parsed.status().message()));
+}
+
+std::unique_ptr<grpc::Server> BuildServer(const DaemonOptions& options, const std::vector<grpc::Service*>& services,
+                                          int* port, std::vector<std::string>* names) {
+  static std::once_flag plugins_once;  // Both are lists of the whole process.
+  std::call_once(plugins_once, [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  });
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(options.message_bytes_max);
+  builder.SetMaxSendMessageSize(options.message_bytes_max);
+  // Two processes on one port would each get some of the calls; we want an error.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kConnectionStreamsMax);
+  // Pings find peers that vanished without closing their connection; peers may ping us as well.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.SetOption(std::make_unique<ServiceNames>(names));
+  builder.AddListeningPort(options.grpc_address, grpc::InsecureServerCredentials(), port);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  return builder.BuildAndStart();
+}
+
+class DaemonImpl final : public Daemon {
+ public:
+  explicit DaemonImpl(const DaemonOptions& options)
+      : options_(options), signals_([this](int signal) { OnSignal(signal); }) {}
+
+  ~DaemonImpl() override {
+    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+    RemoveAddressFile();
+  }
+
+  absl::Status Start(const std::vector<grpc::Service*>& services, Metrics& metrics) {
+    int port = 0;
+    server_ = BuildServer(options_, services, &port, &service_names_);
+    if (server_ == nullptr || port == 0) return ExplainListenFailure(options_.grpc_address, "grpc-address");
+    SetServing(false);
+    grpc_address_ = JoinHostPort(ParseHostPort(options_.grpc_address)->host, port);
+    if (!options_.metrics_address.empty()) {
+      absl::StatusOr<std::string> exposed = metrics.Expose(options_.metrics_address);
+      if (!exposed.ok()) return ExplainListenFailure(options_.metrics_address, "metrics-address");
+      metrics_address_ = *std::move(exposed);
+    }
+    if (!options_.address_file.empty()) {
+      RETURN_IF_ERROR(WriteAddressFile(options_.address_file,
+                                       {options_.name, static_cast<int>(getpid()), grpc_address_, metrics_address_}));
+      absl::MutexLock lock(&mutex_);
+      address_file_written_ = true;
+    }
+    LogInfo(absl::StrCat("listening: grpc ", grpc_address_, metrics_address_.empty() ? "" : ", metrics ", metrics_address_));
+    return absl::OkStatus();
+  }
+
+  void SetServing(bool serving) override {
+    absl::MutexLock lock(&mutex_);
+    if (serving && stopping_) return;
+    started_ = started_ || serving;
+    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+    health->SetServingStatus("", serving);
+    for (const std::string& name : service_names_) health->SetServingStatus(name, serving);
+  }
+
+  std::string grpc_address() const override { return grpc_address_; }
+  std::string metrics_address() const override { return metrics_address_; }
+
+  absl::Status Run(std::function<void(absl::Time deadline)> drain) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      started_ = true;
+      mutex_.Await(absl::Condition(&stopping_));
+    }
+    LogInfo(absl::StrCat("stopping: finishing what runs, for at most ", absl::FormatDuration(options_.drain_timeout)));
+    SetServing(false);
+    const absl::Time deadline = absl::Now() + options_.drain_timeout;
+    drain(deadline);
+    const bool in_time = absl::Now() < deadline;
+    server_->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
+    RemoveAddressFile();
+    if (!in_time) return absl::DeadlineExceededError("requests were cut off: they did not end within --drain-timeout");
+    LogInfo("stopped");
+    return absl::OkStatus();
+  }
+
+  void RequestStop() override {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+
+ private:
+  void OnSignal(int signal) {
+    bool at_once = false;
+    int code = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      ++signals_seen_;
+      stopping_ = true;
+      at_once = !started_ || signals_seen_ > 1;
+      code = signals_seen_ > 1 ? 128 + signal : 0;
+    }
+    if (!at_once) return;
+    LogInfo(code == 0 ? "stopped before serving" : "stopped at once by a second signal");
+    RemoveAddressFile();
+    // Destructors would wait for work that nobody wants any more.
+    std::_Exit(code);
+  }
+
+  void RemoveAddressFile() {
+    absl::MutexLock lock(&mutex_);
+    if (address_file_written_) std::remove(options_.address_file.c_str());
+    address_file_written_ = false;
+  }
+
+  const DaemonOptions options_;
+  absl::Mutex mutex_;
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;   // has served, or runs
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  int signals_seen_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool address_file_written_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::string> service_names_;
+  std::string grpc_address_, metrics_address_;
+  std::unique_ptr<grpc::Server> server_;
+  StopSignals signals_;  // last: its thread uses the others
+};
+
+}  // namespace
+
+void DaemonOptions::AddTo(Flags& flags) {
+  flags.Add("name", &name, "name of this process in logs and in the address file");
+  flags.Add("grpc-address", &grpc_address, "host:port of the gRPC server; port 0 picks a free one");
+  flags.Add("metrics-address", &metrics_address, "IP:port of Prometheus metrics; empty: none");
+  flags.Add("address-file", &address_file, "file to write the addresses to, as JSON, once they are listened on");
+  flags.Add("drain-timeout", &drain_timeout, "time that running requests get to finish after SIGTERM");
+  flags.Add("log-level", &log_level, "debug, info, warning or error");
+}
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonOptions& options,
+                                                       const std::vector<grpc::Service*>& services, Metrics& metrics) {
+  RETURN_IF_ERROR(CheckName(options.name));
+  RETURN_IF_ERROR(CheckAddress("grpc-address", options.grpc_address));
+  if (!options.metrics_address.empty()) RETURN_IF_ERROR(CheckAddress("metrics-address", options.metrics_address));
+  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(options.log_level));
+  SetLogLevel(level);
+  SetLogName(options.name);
+  RouteLibraryLogs();
+  // A peer that goes away while we write is an error of that write, not the end of the process.
+  std::signal(SIGPIPE, SIG_IGN);
+  auto daemon = std::make_unique<DaemonImpl>(options);
+  RETURN_IF_ERROR(daemon->Start(services, metrics));
+  return daemon;
+}
+
+}  // namespace conclave

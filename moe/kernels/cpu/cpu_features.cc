@@ -1,0 +1,56 @@
+#include "moe/kernels/cpu/cpu_features.h"
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace conclave::cpu {
+
+#if defined(__x86_64__)
+namespace {
+
+struct Registers {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+};
+
+Registers CpuId(uint32_t leaf, uint32_t subleaf) {
+  Registers r;
+  if (__get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d) == 0) return Registers{};
+  return r;
+}
+
+// XCR0: which register states the operating system saves and restores.
+uint64_t SavedStates() {
+  uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+bool Has(uint32_t value, int bit) { return (value >> bit & 1u) != 0; }
+
+}  // namespace
+
+// Bits as in Intel's SDM, volume 2, CPUID.
+CpuFeatures DetectCpuFeatures() {
+  CpuFeatures features;
+  const Registers basic = CpuId(1, 0);
+  constexpr int kOsXsave = 27, kAvx = 28, kFma = 12, kF16c = 29;
+  if (!Has(basic.c, kOsXsave) || !Has(basic.c, kAvx)) return features;
+  const uint64_t saved = SavedStates();
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;
+  const Registers extended = CpuId(7, 0);
+  constexpr int kAvx2 = 5, kF = 16, kDq = 17, kBw = 30, kVl = 31, kVbmi = 1, kBf16 = 5;
+  features.avx2 =
+      (saved & kYmm) == kYmm && Has(extended.b, kAvx2) && Has(basic.c, kFma) && Has(basic.c, kF16c);
+  features.avx512 = features.avx2 && (saved & kZmm) == kZmm && Has(extended.b, kF) && Has(extended.b, kDq) &&
+                    Has(extended.b, kBw) && Has(extended.b, kVl);
+  features.avx512_bf16 = features.avx512 && Has(extended.c, kVbmi) && Has(CpuId(7, 1).a, kBf16);
+  return features;
+}
+#else
+CpuFeatures DetectCpuFeatures() { return CpuFeatures{}; }
+#endif
+
+}  // namespace conclave::cpu

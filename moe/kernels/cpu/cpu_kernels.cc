@@ -1,0 +1,175 @@
+// Checks and unpacks views for the raw tables, and chooses among them.
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "moe/base/check.h"
+#include "moe/kernels/cpu/cpu_features.h"
+#include "moe/kernels/cpu/raw_kernels.h"
+#include "moe/kernels/kernels.h"
+
+namespace conclave {
+namespace {
+
+cpu::Element ElementOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return cpu::Element::kF32;
+    case DType::kBF16: return cpu::Element::kBf16;
+    case DType::kF16: return cpu::Element::kF16;
+    case DType::kF8E4M3: return cpu::Element::kF8E4M3;
+    default: break;
+  }
+  CONCLAVE_CHECK(false) << "no kernel reads weights of " << Name(dtype);
+  __builtin_unreachable();
+}
+
+void CheckIsF32(const ConstMatView& view, const char* name) {
+  CONCLAVE_CHECK(view.dtype == DType::kF32 && view.device == Device::kCpu) << name << " is " << Name(view.dtype);
+}
+
+cpu::RawWeight Unpack(const WeightView& w) {
+  CONCLAVE_CHECK(w.matrix.device == Device::kCpu) << "weights are not in this process";
+  cpu::RawWeight raw = {};
+  raw.data = static_cast<const uint8_t*>(w.matrix.data);
+  raw.element = ElementOf(w.matrix.dtype);
+  raw.row_bytes = w.matrix.stride * SizeOf(w.matrix.dtype);
+  // One block as large as the matrix where there are no scales.
+  raw.scales = cpu::RawScales{nullptr, false, 0, w.rows() + 1, w.cols() + 1};
+  if (!w.has_scales()) return raw;
+  CONCLAVE_CHECK(w.matrix.dtype == DType::kF8E4M3) << "block scales on " << Name(w.matrix.dtype);
+  CONCLAVE_CHECK(w.scales.dtype == DType::kF32 || w.scales.dtype == DType::kF8E8M0) << Name(w.scales.dtype);
+  CONCLAVE_CHECK(w.block_rows > 0 && w.block_cols > 0) << w.block_rows << "x" << w.block_cols;
+  CONCLAVE_CHECK(w.scales.rows == (w.rows() + w.block_rows - 1) / w.block_rows &&
+                 w.scales.cols == (w.cols() + w.block_cols - 1) / w.block_cols)
+      << "scales " << w.scales.rows << "x" << w.scales.cols << " of " << w.rows() << "x" << w.cols();
+  raw.scales = cpu::RawScales{w.scales.data, w.scales.dtype == DType::kF8E8M0, w.scales.stride, w.block_rows,
+                              w.block_cols};
+  return raw;
+}
+
+// The functions of `Kernels` over one raw table.
+template <const cpu::RawKernels& kRaw>
+struct Adapter {
+  static void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    CheckIsF32(y, "y");
+    CONCLAVE_CHECK(x.dtype == DType::kF32 || x.dtype == DType::kBF16) << "x is " << Name(x.dtype);
+    CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows)
+        << x.rows << "x" << x.cols << " by " << w.rows() << "x" << w.cols() << " into " << y.rows << "x" << y.cols;
+    CONCLAVE_CHECK(n_begin >= 0 && n_begin <= n_end && n_end <= w.rows()) << n_begin << ".." << n_end;
+    kRaw.linear({x.data, x.dtype == DType::kBF16, x.stride, x.rows, x.cols, Unpack(w), n_begin, n_end,
+                 static_cast<float*>(y.data), y.stride});
+  }
+
+  static void LinearTransposed(ConstMatView x, const WeightView& w, int64_t k_begin, int64_t k_end, MatView y) {
+    CheckIsF32(x, "x");
+    CheckIsF32(y, "y");
+    CONCLAVE_CHECK(x.cols == w.rows() && y.cols == w.cols() && x.rows == y.rows)
+        << x.rows << "x" << x.cols << " by " << w.rows() << "x" << w.cols() << " into " << y.rows << "x" << y.cols;
+    CONCLAVE_CHECK(k_begin >= 0 && k_begin <= k_end && k_end <= w.cols()) << k_begin << ".." << k_end;
+    kRaw.linear_transposed({static_cast<const float*>(x.data), x.stride, x.rows, x.cols, Unpack(w), k_begin, k_end,
+                            static_cast<float*>(y.data), y.stride});
+  }
+
+  static void RmsNorm(ConstMatView x, absl::Span<const float> weight, float eps, MatView out) {
+    CheckIsF32(x, "x");
+    CheckIsF32(out, "out");
+    CONCLAVE_CHECK(x.rows == out.rows && x.cols == out.cols && static_cast<int64_t>(weight.size()) == x.cols)
+        << x.rows << "x" << x.cols << " with " << weight.size() << " weights";
+    for (int64_t m = 0; m < x.rows; ++m) {
+      kRaw.rms_norm(x.Row<float>(m), weight.data(), eps, x.cols, out.Row<float>(m));
+    }
+  }
+
+  static void SiluMul(ConstMatView gate, ConstMatView up, MatView out) {
+    CheckIsF32(gate, "gate");
+    CheckIsF32(up, "up");
+    CheckIsF32(out, "out");
+    CONCLAVE_CHECK(gate.rows == out.rows && gate.cols == out.cols && up.rows == out.rows && up.cols == out.cols)
+        << gate.rows << "x" << gate.cols << ", " << up.rows << "x" << up.cols;
+    for (int64_t m = 0; m < out.rows; ++m) {
+      kRaw.silu_mul(gate.Row<float>(m), up.Row<float>(m), out.cols, out.Row<float>(m));
+    }
+  }
+
+  static void Convert(ConstMatView x, MatView out) {
+    CONCLAVE_CHECK(x.rows == out.rows && x.cols == out.cols) << x.rows << "x" << x.cols;
+    for (int64_t m = 0; m < x.rows; ++m) {
+      if (x.dtype == out.dtype) {
+        std::memmove(out.RowBytes(m), x.RowBytes(m), x.cols * SizeOf(x.dtype));
+      } else if (x.dtype == DType::kF32 && out.dtype == DType::kBF16) {
+        kRaw.to_bf16(x.Row<float>(m), x.cols, out.Row<uint16_t>(m));
+      } else {
+        CONCLAVE_CHECK(x.dtype == DType::kBF16 && out.dtype == DType::kF32)
+            << Name(x.dtype) << " to " << Name(out.dtype);
+        kRaw.from_bf16(x.Row<uint16_t>(m), x.cols, out.Row<float>(m));
+      }
+    }
+  }
+
+  static void Axpy(float weight, const void* row, DType row_dtype, int64_t n, float* acc) {
+    CONCLAVE_CHECK(row_dtype == DType::kF32 || row_dtype == DType::kBF16) << Name(row_dtype);
+    if (row_dtype == DType::kF32) return kRaw.axpy_f32(weight, static_cast<const float*>(row), n, acc);
+    kRaw.axpy_bf16(weight, static_cast<const uint16_t*>(row), n, acc);
+  }
+
+  static void MlaAttention(const MlaAttentionArgs& args) {
+    CONCLAVE_CHECK(args.cache_dtype == DType::kF32 || args.cache_dtype == DType::kBF16) << Name(args.cache_dtype);
+    CONCLAVE_CHECK(args.tokens > 0 && args.page_tokens > 0 && args.heads > 0) << args.tokens << " tokens";
+    kRaw.mla_attention({args.query, args.query_stride, args.pages, args.cache_dtype == DType::kBF16, args.page_tokens,
+                        args.tokens, args.heads, args.latent, args.rope, args.scale, args.out, args.out_stride,
+                        args.scratch});
+  }
+
+  static constexpr Kernels Table(absl::string_view isa, Compute compute) {
+    return Kernels{isa, compute, &Linear, &LinearTransposed, &RmsNorm, &SiluMul, &Convert, &Axpy, &MlaAttention};
+  }
+};
+
+constexpr Kernels kTables[] = {
+    // Fastest first.
+    Adapter<cpu::kAvx512DotBf16>::Table("avx512-bf16", Compute::kBF16),
+    Adapter<cpu::kAvx512F32>::Table("avx512", Compute::kF32),
+    Adapter<cpu::kAvx512Bf16>::Table("avx512", Compute::kBF16),
+    Adapter<cpu::kAvx2F32>::Table("avx2", Compute::kF32),
+    Adapter<cpu::kAvx2Bf16>::Table("avx2", Compute::kBF16),
+    Adapter<cpu::kScalarF32>::Table("scalar", Compute::kF32),
+    Adapter<cpu::kScalarBf16>::Table("scalar", Compute::kBF16),
+};
+
+bool Runs(absl::string_view isa) {
+  static const cpu::CpuFeatures features = cpu::DetectCpuFeatures();
+  if (isa == "avx512-bf16") return features.avx512_bf16;
+  if (isa == "avx512") return features.avx512;
+  if (isa == "avx2") return features.avx2;
+  return true;
+}
+
+}  // namespace
+
+absl::string_view Name(Compute compute) { return compute == Compute::kF32 ? "f32" : "bf16"; }
+
+absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view forced_isa) {
+  bool known = false;
+  for (const Kernels& table : kTables) {
+    if (!forced_isa.empty() && table.isa != forced_isa) continue;
+    known = true;
+    if (table.compute != compute) continue;
+    if (Runs(table.isa)) return &table;
+    if (forced_isa.empty()) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "this CPU (or its operating system) does not run the instruction set \"", forced_isa,
+        "\"; leave the choice empty to take the fastest that it runs, or ask for \"scalar\", which runs everywhere"));
+  }
+  if (known) {
+    return absl::InvalidArgumentError(absl::StrCat("the instruction set \"", forced_isa, "\" has no kernels for compute ",
+                                                   Name(compute), "; use \"avx512\", or compute bf16"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("unknown instruction set \"", forced_isa,
+                                                 "\"; known are scalar, avx2, avx512 and avx512-bf16"));
+}
+
+bool CpuHasBf16() { return Runs("avx512-bf16"); }
+
+int64_t MlaScratchFloats(int heads, int latent, int rope) { return cpu::MlaScratch(heads, latent, rope); }
+
+}  // namespace conclave

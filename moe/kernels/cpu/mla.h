@@ -1,0 +1,142 @@
+// Latent attention of one query row in absorbed form (DeepSeek-V2, section 2.1): scores are dot products with cached
+// rows, the result is the softmax-weighted sum of their latents. Chunks of 64 tokens from position zero merge in
+// ascending order with a running maximum m and sum l (Milakov and Gimelshein 2018):
+//   m' = max(m, chunk); a = exp(m - m'); p = exp(s - m'); l = l * a + sum p; out = out * a + sum p * latent.
+#ifndef CONCLAVE_MOE_KERNELS_CPU_MLA_H_
+#define CONCLAVE_MOE_KERNELS_CPU_MLA_H_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "moe/kernels/cpu/elementwise.h"
+#include "moe/kernels/cpu/outer.h"
+#include "moe/kernels/cpu/raw_kernels.h"
+#include "moe/kernels/cpu/tile.h"
+
+namespace conclave::CONCLAVE_ISA {
+
+inline constexpr int64_t kChunk = 64;
+
+template <class Dot, class Source>
+class MlaRun {
+ public:
+  MlaRun(const cpu::RawMla& args, bool round_query) : args_(args), width_(args.latent + args.rope) {
+    maximum_ = args.scratch;
+    sum_ = maximum_ + args.heads;
+    carry_ = sum_ + args.heads;
+    scores_ = carry_ + args.heads;
+    queries_ = reinterpret_cast<X*>(scores_ + args.heads * kChunk);
+    for (int64_t head = 0; head < args.heads; ++head) {
+      const float* query = args.query + head * args.query_stride;
+      if constexpr (std::is_same_v<X, float>) {
+        ForLanes(width_, [&](int64_t i, int count) {
+          const V v = LoadSome(query + i, count);
+          StoreSome(queries_ + head * width_ + i, round_query ? RoundToBf16(v) : v, count);
+        });
+      } else {
+        ToBf16(query, width_, queries_ + head * width_);
+      }
+    }
+  }
+
+  void Run() {
+    for (int64_t token = 0; token < args_.tokens; token += kChunk) {
+      tokens_ = MinOf(kChunk, args_.tokens - token);
+      for (int64_t t = 0; t < tokens_; ++t) {
+        const int64_t position = token + t;
+        rows_[t] = static_cast<const uint8_t*>(args_.pages[position / args_.page_tokens]) +
+                   position % args_.page_tokens * width_ * Source::kBytes;
+      }
+      Score();
+      for (int64_t head = 0; head < args_.heads; ++head) Merge(head, token == 0);
+      const OuterPass pass = {rows_, nullptr, tokens_, scores_, kChunk, token == 0 ? nullptr : carry_,
+                              args_.out, args_.out_stride};
+      RunOuter<Source>(pass, args_.heads, 0, args_.latent);
+    }
+    for (int64_t head = 0; head < args_.heads; ++head) {
+      float* out = args_.out + head * args_.out_stride;
+      const V sum = Set(sum_[head]);
+      ForLanes(args_.latent, [&](int64_t i, int count) { StoreSome(out + i, Div(LoadSome(out + i, count), sum), count); });
+    }
+  }
+
+ private:
+  using X = typename Dot::X;
+
+  void Score() {
+    for (int64_t t = 0; t < tokens_; t += kTileCols) {
+      const uint8_t* rows[kTileCols];
+      for (int j = 0; j < kTileCols; ++j) rows[j] = rows_[MinOf(t + j, tokens_ - 1)];
+      int64_t head = 0;
+      for (; args_.heads - head >= kTileRows; head += kTileRows) ScoreHeads<kTileRows>(head, t, rows);
+      if constexpr (kTileRows > 4) {
+        for (; args_.heads - head >= 4; head += 4) ScoreHeads<4>(head, t, rows);
+      }
+      if constexpr (kTileRows > 2) {
+        for (; args_.heads - head >= 2; head += 2) ScoreHeads<2>(head, t, rows);
+      }
+      for (; head < args_.heads; ++head) ScoreHeads<1>(head, t, rows);
+    }
+  }
+
+  // Scores of past-the-end tokens of a tile are copies that nothing reads.
+  template <int kRows>
+  void ScoreHeads(int64_t head, int64_t t, const uint8_t* const (&rows)[kTileCols]) {
+    const X* queries[kRows];
+    for (int i = 0; i < kRows; ++i) queries[i] = queries_ + (head + i) * width_;
+    float sums[kRows * kTileCols];
+    const Panel panel = {0, width_, kTileCols * width_ * Source::kBytes, nullptr, {}};
+    RunTile<Dot, kRows, false>(queries, rows, panel, Carry{nullptr, true, true, sums});
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kTileCols; ++j) scores_[(head + i) * kChunk + t + j] = sums[i * kTileCols + j] * args_.scale;
+    }
+  }
+
+  // Turns a head's scores of the chunk into weights, and its running maximum and sum into the next.
+  void Merge(int64_t head, bool first) {
+    float* scores = scores_ + head * kChunk;
+    float maximum = first ? scores[0] : maximum_[head];
+    for (int64_t t = 0; t < tokens_; ++t) maximum = scores[t] > maximum ? scores[t] : maximum;
+    V sums = Zero();
+    ForLanes(tokens_, [&](int64_t t, int count) {
+      const V weights = Exp(Sub(LoadSome(scores + t, count), Set(maximum)));
+      StoreSome(scores + t, weights, count);
+      sums = Add(sums, count == kLanes ? weights : LoadPartial(scores + t, count));
+    });
+    const float sum = SumOfLanes(sums);
+    if (first) {
+      carry_[head] = 0.0f;
+      sum_[head] = sum;
+    } else {
+      float factor[kLanes];
+      Store(factor, Exp(Set(maximum_[head] - maximum)));
+      carry_[head] = factor[0];
+      sum_[head] = sum_[head] * factor[0] + sum;
+    }
+    maximum_[head] = maximum;
+  }
+
+  const cpu::RawMla& args_;
+  const int64_t width_;
+  int64_t tokens_ = 0;  // of the current chunk
+  float* maximum_;      // [heads]
+  float* sum_;          // [heads]
+  float* carry_;        // [heads]: by what the chunk multiplies the sums before it
+  float* scores_;       // [heads, kChunk]
+  X* queries_;          // [heads, latent + rope]
+  const uint8_t* rows_[kChunk];
+};
+
+// A bfloat16 profile rounds the query; softmax weights stay float32, and so do the products with latents.
+template <bool kRounds>
+void MlaFloat(const cpu::RawMla& args) {
+  if (args.cache_is_bf16) {
+    MlaRun<FloatDot<SourceBf16>, SourceBf16>(args, kRounds).Run();
+  } else {
+    MlaRun<FloatDot<SourceF32>, SourceF32>(args, kRounds).Run();
+  }
+}
+
+}  // namespace conclave::CONCLAVE_ISA
+
+#endif  // CONCLAVE_MOE_KERNELS_CPU_MLA_H_

@@ -1,0 +1,157 @@
+// The register tile: kRows x kCols dot products that share their loads. Each of them is accumulated exactly as it
+// would be alone: tiles change which dots are computed together, never how one of them is.
+//
+// The order of one dot product over K, for every tile, panel and thread split:
+//   without scales: steps of the dot ascend; a step adds its elements to fixed lanes; lanes are reduced at the end.
+//   with scales: K is cut into the scales' blocks, and a block into segments of at most kSegment elements; the lanes
+//   of a segment start from zero, and its sums times the block's scale are added, lane by lane, segments ascending.
+#ifndef CONCLAVE_MOE_KERNELS_CPU_TILE_H_
+#define CONCLAVE_MOE_KERNELS_CPU_TILE_H_
+
+#include <cstdint>
+
+#include "moe/kernels/cpu/dot.h"
+
+namespace conclave::CONCLAVE_ISA {
+
+inline constexpr int kTileCols = 4;
+inline constexpr int64_t kSegment = 512;
+// Tiles of so few rows compute faster than memory delivers weights: they prefetch.
+inline constexpr int kRowsThatWaitForMemory = 4;
+
+#define CONCLAVE_ALWAYS_INLINE inline __attribute__((always_inline))
+
+// A range of K, and the scales of the tile's columns in it.
+struct Panel {
+  int64_t begin;                 // column of the first element; with scales, where a segment starts
+  int64_t length;
+  int64_t prefetch_bytes;        // how far ahead of a weight few rows ask memory for the next
+  const cpu::RawScales* scales;
+  int64_t scale_rows[kTileCols]; // row of scales of each column, times the stride
+};
+
+// Whole tiles ahead, and far enough for memory's latency.
+inline int64_t PrefetchBytes(int64_t tile_bytes) {
+  constexpr int64_t kAheadBytes = 16384;
+  return tile_bytes == 0 ? 0 : (kAheadBytes + tile_bytes - 1) / tile_bytes * tile_bytes;
+}
+
+// Adds elements [begin, end) of the panel to the lanes of `acc`.
+template <class Dot, int kRows>
+CONCLAVE_ALWAYS_INLINE void Accumulate(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols],
+                                       int64_t begin, int64_t end, int64_t prefetch_bytes,
+                                       V (&acc)[kRows][kTileCols]) {
+  constexpr int kStep = Dot::kParts * Dot::kPart;
+  typename Dot::Register weights[kTileCols][Dot::kParts];
+  int64_t k = begin;
+  for (; k + kStep <= end; k += kStep) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; ++j) {
+      Dot::ReadWeight(w[j] + k * Dot::kBytes, weights[j]);
+      if constexpr (kRows <= kRowsThatWaitForMemory) {
+#pragma GCC unroll 2
+        for (int line = 0; line < (kStep * Dot::kBytes + 63) / 64; ++line) {
+          Prefetch(w[j] + k * Dot::kBytes + prefetch_bytes + line * 64);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int part = 0; part < Dot::kParts; ++part) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const typename Dot::Register row = Dot::ReadX(x[i] + k + part * Dot::kPart);
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileCols; ++j) acc[i][j] = Dot::MultiplyAdd(acc[i][j], row, weights[j][part]);
+      }
+    }
+  }
+  if (k == end) return;
+  const int count = static_cast<int>(end - k);
+#pragma GCC unroll 4
+  for (int j = 0; j < kTileCols; ++j) Dot::ReadWeightPartial(w[j] + k * Dot::kBytes, count, weights[j]);
+#pragma GCC unroll 2
+  for (int part = 0; part < Dot::kParts; ++part) {
+    const int left = count - part * Dot::kPart;
+    if (left <= 0) break;
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const typename Dot::Register row =
+          Dot::ReadXPartial(x[i] + k + part * Dot::kPart, left < Dot::kPart ? left : Dot::kPart);
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; ++j) acc[i][j] = Dot::MultiplyAdd(acc[i][j], row, weights[j][part]);
+    }
+  }
+}
+
+// Adds the whole panel to `totals`.
+template <class Dot, int kRows, bool kScaled>
+CONCLAVE_ALWAYS_INLINE void AddPanel(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols],
+                                     const Panel& panel, V (&totals)[kRows][kTileCols]) {
+  if constexpr (!kScaled) {
+    Accumulate<Dot, kRows>(x, w, 0, panel.length, panel.prefetch_bytes, totals);
+  } else {
+    const int64_t block_cols = panel.scales->block_cols;
+    int64_t block = panel.begin / block_cols;
+    int64_t block_end = (block + 1) * block_cols - panel.begin;
+    for (int64_t k = 0; k < panel.length;) {
+      const int64_t end = MinOf(MinOf(k + kSegment, block_end), panel.length);
+      V sums[kRows][kTileCols];
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileCols; ++j) sums[i][j] = Zero();
+      }
+      Accumulate<Dot, kRows>(x, w, k, end, panel.prefetch_bytes, sums);
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; ++j) {
+        const V scale = Set(panel.scales->data ? ReadScale(*panel.scales, panel.scale_rows[j] + block) : 1.0f);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) totals[i][j] = Fma(sums[i][j], scale, totals[i][j]);
+      }
+      k = end;
+      if (end != block_end) continue;
+      ++block;
+      block_end += block_cols;
+    }
+  }
+}
+
+// How a tile begins and ends: sums of several panels are carried in memory, lane by lane, which changes no bit.
+struct Carry {
+  V* totals;        // [rows][kTileCols], where begins_at_zero or finishes is false
+  bool begins_at_zero;
+  bool finishes;    // the sums over lanes go to `sums`, else the totals to memory
+  float* sums;      // [rows][kTileCols]
+};
+
+template <class Dot, int kRows, bool kScaled>
+inline void RunTile(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols], const Panel& panel,
+                    const Carry& carry) {
+  V totals[kRows][kTileCols];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; ++j) totals[i][j] = Zero();
+  }
+  if (!carry.begins_at_zero) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; ++j) totals[i][j] = carry.totals[i * kTileCols + j];
+    }
+  }
+  AddPanel<Dot, kRows, kScaled>(x, w, panel, totals);
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+    if (carry.finishes) {
+      Reduce4(totals[i][0], totals[i][1], totals[i][2], totals[i][3], carry.sums + i * kTileCols);
+    } else {
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; ++j) carry.totals[i * kTileCols + j] = totals[i][j];
+    }
+  }
+}
+
+}  // namespace conclave::CONCLAVE_ISA
+
+#endif  // CONCLAVE_MOE_KERNELS_CPU_TILE_H_

@@ -1,0 +1,140 @@
+// The oracle: loops that read like the formulas, sums in double. Inputs are rounded as the profile says, nothing else.
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "moe/base/check.h"
+#include "moe/kernels/kernels.h"
+
+namespace conclave {
+namespace {
+
+template <bool kRounds>
+float Rounded(float value) {
+  return kRounds ? Bf16ToFloat(FloatToBf16(value)) : value;
+}
+
+// The value of element (n, k); float32 weights are rounded in a bfloat16 profile, the other dtypes are exact.
+template <bool kRounds>
+double WeightAt(const WeightView& w, int64_t n, int64_t k) {
+  const float stored = LoadAsFloat(w.matrix.RowBytes(n), w.matrix.dtype, k);
+  const double value = w.matrix.dtype == DType::kF32 ? Rounded<kRounds>(stored) : stored;
+  if (!w.has_scales()) return value;
+  return value * LoadAsFloat(w.scales.RowBytes(n / w.block_rows), w.scales.dtype, k / w.block_cols);
+}
+
+template <bool kRounds>
+void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+  CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows) << x.cols << " by " << w.cols();
+  std::vector<double> weights(w.cols());
+  for (int64_t n = n_begin; n < n_end; ++n) {
+    for (int64_t k = 0; k < w.cols(); ++k) weights[k] = WeightAt<kRounds>(w, n, k);
+    for (int64_t m = 0; m < x.rows; ++m) {
+      double sum = 0;
+      for (int64_t k = 0; k < w.cols(); ++k) sum += Rounded<kRounds>(LoadAsFloat(x.RowBytes(m), x.dtype, k)) * weights[k];
+      y.Row<float>(m)[n] = static_cast<float>(sum);
+    }
+  }
+}
+
+template <bool kRounds>
+void LinearTransposed(ConstMatView x, const WeightView& w, int64_t k_begin, int64_t k_end, MatView y) {
+  CONCLAVE_CHECK(x.cols == w.rows() && y.cols == w.cols() && x.rows == y.rows) << x.cols << " by " << w.rows();
+  std::vector<double> sums(x.rows * w.cols());
+  for (int64_t n = 0; n < w.rows(); ++n) {
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      const double weight = WeightAt<kRounds>(w, n, k);
+      for (int64_t m = 0; m < x.rows; ++m) sums[m * w.cols() + k] += Rounded<kRounds>(x.Row<float>(m)[n]) * weight;
+    }
+  }
+  for (int64_t m = 0; m < x.rows; ++m) {
+    for (int64_t k = k_begin; k < k_end; ++k) y.Row<float>(m)[k] = static_cast<float>(sums[m * w.cols() + k]);
+  }
+}
+
+void RmsNorm(ConstMatView x, absl::Span<const float> weight, float eps, MatView out) {
+  for (int64_t m = 0; m < x.rows; ++m) {
+    const float* row = x.Row<float>(m);
+    double squares = 0;
+    for (int64_t i = 0; i < x.cols; ++i) squares += static_cast<double>(row[i]) * row[i];
+    const double factor = 1.0 / std::sqrt(squares / static_cast<double>(x.cols) + eps);
+    for (int64_t i = 0; i < x.cols; ++i) out.Row<float>(m)[i] = static_cast<float>(row[i] * factor * weight[i]);
+  }
+}
+
+void SiluMul(ConstMatView gate, ConstMatView up, MatView out) {
+  for (int64_t m = 0; m < gate.rows; ++m) {
+    for (int64_t i = 0; i < gate.cols; ++i) {
+      const double g = gate.Row<float>(m)[i];
+      out.Row<float>(m)[i] = static_cast<float>(g / (1.0 + std::exp(-g)) * up.Row<float>(m)[i]);
+    }
+  }
+}
+
+void Convert(ConstMatView x, MatView out) {
+  for (int64_t m = 0; m < x.rows; ++m) {
+    if (x.dtype == out.dtype) {
+      std::memmove(out.RowBytes(m), x.RowBytes(m), x.cols * SizeOf(x.dtype));
+      continue;
+    }
+    CONCLAVE_CHECK(x.dtype == DType::kBF16 || out.dtype == DType::kBF16) << Name(x.dtype) << " to " << Name(out.dtype);
+    for (int64_t i = 0; i < x.cols; ++i) {
+      if (out.dtype == DType::kBF16) {
+        out.Row<uint16_t>(m)[i] = FloatToBf16(x.Row<float>(m)[i]);
+      } else {
+        out.Row<float>(m)[i] = Bf16ToFloat(x.Row<uint16_t>(m)[i]);
+      }
+    }
+  }
+}
+
+void Axpy(float weight, const void* row, DType row_dtype, int64_t n, float* acc) {
+  for (int64_t i = 0; i < n; ++i) acc[i] = std::fma(weight, LoadAsFloat(row, row_dtype, i), acc[i]);
+}
+
+// Softmax over all tokens at once, head by head.
+template <bool kRounds>
+void MlaAttention(const MlaAttentionArgs& args) {
+  const int width = args.latent + args.rope;
+  const auto cached = [&](int64_t token) {
+    return static_cast<const std::byte*>(args.pages[token / args.page_tokens]) +
+           token % args.page_tokens * width * SizeOf(args.cache_dtype);
+  };
+  std::vector<double> weights(args.tokens);
+  for (int head = 0; head < args.heads; ++head) {
+    const float* query = args.query + head * args.query_stride;
+    double maximum = -HUGE_VAL;
+    for (int64_t t = 0; t < args.tokens; ++t) {
+      double score = 0;
+      for (int i = 0; i < width; ++i) {
+        score += static_cast<double>(Rounded<kRounds>(query[i])) * LoadAsFloat(cached(t), args.cache_dtype, i);
+      }
+      weights[t] = score * args.scale;
+      maximum = std::fmax(maximum, weights[t]);
+    }
+    double sum = 0;
+    for (double& weight : weights) sum += weight = std::exp(weight - maximum);
+    for (int i = 0; i < args.latent; ++i) {
+      double value = 0;
+      for (int64_t t = 0; t < args.tokens; ++t) value += weights[t] * LoadAsFloat(cached(t), args.cache_dtype, i);
+      args.out[head * args.out_stride + i] = static_cast<float>(value / sum);
+    }
+  }
+}
+
+template <bool kRounds>
+constexpr Kernels Table() {
+  return Kernels{"reference",       kRounds ? Compute::kBF16 : Compute::kF32,
+                 &Linear<kRounds>,  &LinearTransposed<kRounds>,
+                 &RmsNorm,          &SiluMul,
+                 &Convert,          &Axpy,
+                 &MlaAttention<kRounds>};
+}
+constexpr Kernels kReferenceF32 = Table<false>();
+constexpr Kernels kReferenceBf16 = Table<true>();
+
+}  // namespace
+
+const Kernels& ReferenceKernels(Compute compute) { return compute == Compute::kF32 ? kReferenceF32 : kReferenceBf16; }
+
+}  // namespace conclave

@@ -1,0 +1,23 @@
+#include "moe/model/kv_storage.h"
+
+#include "moe/base/check.h"
+
+namespace conclave {
+
+int64_t KvBlockBytes(const ModelSpec& spec, DType cache_dtype) {
+  return int64_t{spec.layers} * kKvBlockTokens * spec.attention.cache_width() * SizeOf(cache_dtype);
+}
+
+KvStorage::KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks)
+    : layers_(spec.layers),
+      blocks_(blocks),
+      dtype_(cache_dtype),
+      memory_(cache_dtype, int64_t{spec.layers} * blocks * kKvBlockTokens, spec.attention.cache_width()) {}
+
+MatView KvStorage::Block(LayerId layer, int32_t block) {
+  CONCLAVE_CHECK(Value(layer) >= 0 && Value(layer) < layers_) << "layer " << Value(layer) << " of " << layers_;
+  CONCLAVE_CHECK(block >= 0 && block < blocks_) << "block " << block << " of " << blocks_;
+  return memory_.view().Rows((int64_t{Value(layer)} * blocks_ + block) * kKvBlockTokens, kKvBlockTokens);
+}
+
+}  // namespace conclave

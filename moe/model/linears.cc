@@ -1,0 +1,44 @@
+#include "moe/model/linears.h"
+
+#include <algorithm>
+
+#include "moe/kernels/parallel.h"
+
+namespace conclave {
+namespace {
+
+// About what a core does while it wakes another one.
+constexpr int64_t kMultiplyAddsMin = 128 << 10;
+constexpr int64_t kPiecesPerThread = 4;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+int64_t TaskGrain(int64_t count, int64_t multiply_adds, int threads) {
+  if (threads == 1) return std::max<int64_t>(count, 1);
+  const int64_t fair = CeilDiv(count, threads * kPiecesPerThread);
+  return std::max<int64_t>({fair, kMultiplyAddsMin / std::max<int64_t>(multiply_adds, 1), 1});
+}
+
+void RunLinears(const Kernels& kernels, ThreadPool& threads, std::initializer_list<LinearJob> jobs) {
+  const auto grain = [&](const LinearJob& job) { return LinearGrain(job.x.rows, *job.w, threads.threads()); };
+  int64_t tasks = 0;
+  for (const LinearJob& job : jobs) tasks += CeilDiv(job.w->rows(), grain(job));
+  // Jobs too small to be split are too small to wake a thread for.
+  const int64_t piece = tasks == static_cast<int64_t>(jobs.size()) ? tasks : 1;
+  threads.ParallelFor(tasks, piece, [&](int64_t begin, int64_t end) {
+    int64_t first = 0;  // the job's first task
+    for (const LinearJob& job : jobs) {
+      const int64_t columns = grain(job);
+      const int64_t job_tasks = CeilDiv(job.w->rows(), columns);
+      for (int64_t task = std::max(begin, first); task < std::min(end, first + job_tasks); ++task) {
+        const int64_t column = (task - first) * columns;
+        kernels.linear(job.x, *job.w, column, std::min(column + columns, job.w->rows()), job.y);
+      }
+      first += job_tasks;
+    }
+  });
+}
+
+}  // namespace conclave

@@ -1,0 +1,25 @@
+#include "moe/model/numeric_profile.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace conclave {
+
+std::string NumericProfile(const Kernels& kernels) {
+  return absl::AsciiStrToLower(absl::StrCat("r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute),
+                                            "/dense-f32/row-", Name(RowDType(kernels.compute)), "/kv-",
+                                            Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
+}
+
+absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels) {
+  if (kernels.compute == Compute::kF32) return &kernels;
+  if (kernels.isa == "reference") return &ReferenceKernels(Compute::kF32);
+  return CpuKernels(Compute::kF32, absl::StripSuffix(kernels.isa, "-bf16"));
+}
+
+DType RowDType(Compute compute) { return compute == Compute::kF32 ? DType::kF32 : DType::kBF16; }
+
+DType CacheDType(Compute) { return DType::kF32; }
+
+}  // namespace conclave

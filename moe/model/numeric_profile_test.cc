@@ -1,0 +1,29 @@
+#include "moe/model/numeric_profile.h"
+
+#include "gtest/gtest.h"
+
+namespace conclave {
+namespace {
+
+TEST(NumericProfileTest, NamesEverythingThatDecidesBits) {
+  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kF32)),
+            "r1/reference/f32/dense-f32/row-f32/kv-f32/mla-absorbed/tp1");
+  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kBF16)),
+            "r1/reference/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1");
+}
+
+TEST(NumericProfileTest, TheDenseTableIsFloat32OfTheSameInstructionSet) {
+  for (const char* isa : {"scalar", "avx2", "avx512", "avx512-bf16"}) {
+    const absl::StatusOr<const Kernels*> kernels = CpuKernels(Compute::kBF16, isa);
+    if (!kernels.ok()) continue;  // this CPU cannot run it
+    const absl::StatusOr<const Kernels*> dense = DenseKernels(**kernels);
+    ASSERT_TRUE(dense.ok()) << dense.status();
+    EXPECT_EQ((*dense)->compute, Compute::kF32);
+    EXPECT_EQ((*kernels)->isa.substr(0, (*dense)->isa.size()), (*dense)->isa);
+  }
+  EXPECT_EQ(*DenseKernels(ReferenceKernels(Compute::kBF16)), &ReferenceKernels(Compute::kF32));
+  EXPECT_EQ(*DenseKernels(ReferenceKernels(Compute::kF32)), &ReferenceKernels(Compute::kF32));
+}
+
+}  // namespace
+}  // namespace conclave

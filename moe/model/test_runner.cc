@@ -1,0 +1,80 @@
+#include "moe/model/test_runner.h"
+
+#include <algorithm>
+
+#include "absl/memory/memory.h"
+#include "moe/base/status_macros.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/tensor/buffer.h"
+
+namespace conclave {
+
+void RoutingLog::OnRouting(LayerId layer, const Routing& routing) {
+  std::vector<int32_t>& ids = experts[Value(layer)];
+  ids.insert(ids.end(), routing.experts.begin(), routing.experts.end());
+  std::vector<float>& values = weights[Value(layer)];
+  values.insert(values.end(), routing.weights.begin(), routing.weights.end());
+}
+
+absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string& directory, const Kernels& kernels,
+                                                               int threads, int rows_max, int context) {
+  auto runner = absl::WrapUnique(new TestRunner);
+  ASSIGN_OR_RETURN(runner->checkpoint_, Checkpoint::Open(directory));
+  runner->threads_ = std::make_unique<ThreadPool>(threads);
+  TransformerOptions options;
+  options.rows_max = rows_max;
+  options.logit_rows_max = rows_max;
+  ASSIGN_OR_RETURN(runner->transformer_,
+                   Transformer::Create(*runner->checkpoint_, kernels, *runner->threads_, options));
+  ASSIGN_OR_RETURN(runner->experts_,
+                   LocalExperts::Create(*runner->checkpoint_, kernels, *runner->threads_, rows_max));
+  const int blocks = (context + kKvBlockTokens - 1) / kKvBlockTokens;
+  runner->kv_ = std::make_unique<KvStorage>(runner->spec(), CacheDType(kernels.compute), blocks * kSequencesMax);
+  runner->positions_.resize(kSequencesMax);
+  runner->blocks_.resize(kSequencesMax);
+  for (int i = 0; i < blocks; ++i) {  // no two blocks of a sequence are neighbours
+    for (int sequence = 0; sequence < kSequencesMax; ++sequence) {
+      runner->blocks_[sequence].push_back((blocks - 1 - i) * kSequencesMax + sequence);
+    }
+  }
+  return runner;
+}
+
+absl::StatusOr<std::vector<std::vector<float>>> TestRunner::Step(const std::vector<TestSlice>& slices,
+                                                                 ForwardObserver* observer) {
+  std::vector<SequenceSlice> views;
+  int64_t rows = 0;
+  for (const TestSlice& slice : slices) {
+    SequenceSlice view;
+    view.token_ids = slice.ids;
+    view.first_position = positions_[slice.sequence];
+    view.logit_rows = static_cast<int32_t>(slice.ids.size());
+    const size_t tokens = view.first_position + slice.ids.size();
+    view.blocks = absl::MakeConstSpan(blocks_[slice.sequence])
+                      .first((tokens + kKvBlockTokens - 1) / kKvBlockTokens);
+    views.push_back(view);
+    rows += view.logit_rows;
+  }
+  MatBuffer logits(DType::kF32, rows, spec().vocab);
+  RETURN_IF_ERROR(transformer_->Forward(views, *kv_, *experts_, logits.view(), observer));
+  for (const TestSlice& slice : slices) positions_[slice.sequence] += static_cast<int32_t>(slice.ids.size());
+  std::vector<std::vector<float>> out;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* values = logits.view().Row<float>(row);
+    out.emplace_back(values, values + spec().vocab);
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<std::vector<float>>> TestRunner::Prefill(int sequence, absl::Span<const int32_t> ids,
+                                                                    int chunk, ForwardObserver* observer) {
+  std::vector<std::vector<float>> out;
+  for (size_t begin = 0; begin < ids.size(); begin += chunk) {
+    const absl::Span<const int32_t> piece = ids.subspan(begin, chunk);
+    ASSIGN_OR_RETURN(auto logits, Step({{sequence, {piece.begin(), piece.end()}}}, observer));
+    out.insert(out.end(), logits.begin(), logits.end());
+  }
+  return out;
+}
+
+}  // namespace conclave

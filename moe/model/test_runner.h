@@ -1,0 +1,69 @@
+// For tests: a transformer with local experts over a model directory, driven as an engine would drive it.
+#ifndef CONCLAVE_MOE_MODEL_TEST_RUNNER_H_
+#define CONCLAVE_MOE_MODEL_TEST_RUNNER_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/kernels.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/local_experts.h"
+#include "moe/model/transformer.h"
+
+namespace conclave {
+
+// Experts and weights of all rows seen so far, per layer, in the order of the rows.
+struct RoutingLog : ForwardObserver {
+  void OnRouting(LayerId layer, const Routing& routing) override;
+  std::map<int, std::vector<int32_t>> experts;
+  std::map<int, std::vector<float>> weights;
+};
+
+// One sequence's rows in a step.
+struct TestSlice {
+  int sequence = 0;          // its blocks are allocated by the runner, scattered over the storage
+  std::vector<int32_t> ids;  // the next tokens of the sequence
+};
+
+class TestRunner {
+ public:
+  static constexpr int kSequencesMax = 8;
+  // Every sequence has room for `context` tokens. rows_max bounds one Step.
+  static absl::StatusOr<std::unique_ptr<TestRunner>> Create(const std::string& directory, const Kernels& kernels,
+                                                            int threads, int rows_max = 256, int context = 256);
+
+  // Runs one forward pass and returns the logits of all its rows, in order: [rows, vocab].
+  absl::StatusOr<std::vector<std::vector<float>>> Step(const std::vector<TestSlice>& slices,
+                                                       ForwardObserver* observer = nullptr);
+  // The logits of all of `ids`, in pieces of `chunk` tokens, as sequence `sequence` from its position on.
+  absl::StatusOr<std::vector<std::vector<float>>> Prefill(int sequence, absl::Span<const int32_t> ids, int chunk,
+                                                          ForwardObserver* observer = nullptr);
+  // Forgets what a sequence has seen.
+  void Restart(int sequence) { positions_[sequence] = 0; }
+
+  const ModelSpec& spec() const { return checkpoint_->spec(); }
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
+  Transformer& transformer() { return *transformer_; }
+  KvStorage& kv() { return *kv_; }
+
+ private:
+  TestRunner() = default;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<ThreadPool> threads_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<LocalExperts> experts_;
+  std::unique_ptr<KvStorage> kv_;
+  std::vector<int32_t> positions_;
+  std::vector<std::vector<int32_t>> blocks_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_TEST_RUNNER_H_

@@ -1,0 +1,307 @@
+#include "moe/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/model/plain_model.h"
+#include "moe/model/test_models.h"
+#include "moe/model/test_runner.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+using Logits = std::vector<std::vector<float>>;
+
+struct Shape {
+  const char* name;
+  const char* dtype;
+  ConfigOverrides overrides;
+};
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.name; }
+
+// What the published models leave open: every branch that changes the arithmetic.
+const Shape kShapes[] = {
+    {"Plain", "bf16", {{"rope_scaling", "null"}}},
+    {"Float32WeightsAndOddSizes",
+     "f32",
+     {{"rope_scaling", "null"}, {"hidden_size", "52"}, {"intermediate_size", "75"}, {"moe_intermediate_size", "37"},
+      {"q_lora_rank", "29"}, {"kv_lora_rank", "23"}, {"qk_nope_head_dim", "11"}, {"qk_rope_head_dim", "6"},
+      {"v_head_dim", "13"}, {"num_attention_heads", "3"}, {"num_key_value_heads", "3"}, {"vocab_size", "277"}}},
+    {"BiasesHalvesTiedNoSharedNoQueryLatent",
+     "bf16",
+     {{"rope_scaling", "null"}, {"attention_bias", "true"}, {"rope_interleave", "false"}, {"n_shared_experts", "0"},
+      {"tie_word_embeddings", "true"}, {"q_lora_rank", "null"}, {"n_group", "1"}, {"topk_group", "1"}}},
+    {"QueryLatentBiasesManyShared",
+     "bf16",
+     {{"rope_scaling", "null"}, {"attention_bias", "true"}, {"n_shared_experts", "3"}, {"rms_norm_eps", "1e-3"}}},
+    {"Fp8HeadsAcrossScaleBlocks",
+     "fp8",
+     {{"rope_scaling", "null"}, {"hidden_size", "160"}, {"qk_nope_head_dim", "80"}, {"v_head_dim", "72"},
+      {"kv_lora_rank", "136"}}},
+    {"EveryOtherLayerRoutes", "bf16", {{"rope_scaling", "null"}, {"first_k_dense_replace", "0"}, {"moe_layer_freq", "2"}}},
+};
+
+std::vector<int32_t> Prompt(int length, int seed, int vocab) {
+  std::vector<int32_t> ids(length);
+  for (int i = 0; i < length; ++i) ids[i] = (i * i * 7 + i * 31 + seed * 17 + 3) % vocab;
+  return ids;
+}
+
+std::unique_ptr<TestRunner> Runner(const std::string& model, const Kernels& kernels, int threads) {
+  auto runner = TestRunner::Create(model, kernels, threads);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  return runner.ok() ? *std::move(runner) : nullptr;
+}
+
+const Kernels& Fastest(Compute compute) { return **CpuKernels(compute, ""); }
+
+// Bit for bit: -0 differs from 0, and NaN equals itself.
+void ExpectSameBits(const Logits& got, const Logits& want, const std::string& what) {
+  ASSERT_EQ(got.size(), want.size()) << what;
+  for (size_t row = 0; row < got.size(); ++row) {
+    ASSERT_EQ(got[row].size(), want[row].size());
+    EXPECT_EQ(std::memcmp(got[row].data(), want[row].data(), got[row].size() * sizeof(float)), 0)
+        << what << ", row " << row;
+  }
+}
+
+class TransformerShapeTest : public testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    auto model = MakeTestModel(GetParam().overrides, GetParam().dtype);
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *model;
+  }
+  std::string model_;
+};
+
+TEST_P(TransformerShapeTest, AgreesWithThePlainModel) {
+  for (const Kernels* kernels : {&ReferenceKernels(Compute::kF32), &Fastest(Compute::kF32)}) {
+    auto runner = Runner(model_, *kernels, 2);
+    ASSERT_NE(runner, nullptr);
+    const std::vector<int32_t> ids = Prompt(21, 0, runner->spec().vocab);
+    const auto got = runner->Prefill(0, ids, 256);
+    ASSERT_TRUE(got.ok()) << got.status();
+    const auto want = PlainLogits(runner->checkpoint(), ids);
+    for (size_t row = 0; row < ids.size(); ++row) {
+      for (int i = 0; i < runner->spec().vocab; ++i) ASSERT_NEAR((*got)[row][i], want[row][i], 1e-4) << row;
+    }
+  }
+}
+
+TEST_P(TransformerShapeTest, BitsDoNotDependOnChunksOfPrefill) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    auto runner = Runner(model_, Fastest(compute), 2);
+    ASSERT_NE(runner, nullptr);
+    const std::vector<int32_t> ids = Prompt(83, 1, runner->spec().vocab);
+    const auto whole = runner->Prefill(0, ids, 256);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    int sequence = 0;
+    for (const int chunk : {1, 2, 5, 16, 17}) {
+      const auto chunked = runner->Prefill(++sequence, ids, chunk);
+      ASSERT_TRUE(chunked.ok()) << chunked.status();
+      ExpectSameBits(*chunked, *whole, "chunks of " + std::to_string(chunk));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, TransformerShapeTest, testing::ValuesIn(kShapes),
+                         [](const auto& info) { return info.param.name; });
+
+class TransformerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto model = MakeTestModel({}, "bf16");
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *model;
+  }
+  std::string model_;
+};
+
+TEST_F(TransformerTest, BitsDoNotDependOnThreads) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    Logits want;
+    for (const int threads : {1, 2, 3}) {
+      auto runner = Runner(model_, Fastest(compute), threads);
+      ASSERT_NE(runner, nullptr);
+      const auto got = runner->Prefill(0, Prompt(200, 2, 300), 256);
+      ASSERT_TRUE(got.ok()) << got.status();
+      if (threads == 1) want = *got;
+      ExpectSameBits(*got, want, std::to_string(threads) + " threads");
+    }
+  }
+}
+
+TEST_F(TransformerTest, BitsDoNotDependOnBatchMates) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    auto runner = Runner(model_, Fastest(compute), 2);
+    ASSERT_NE(runner, nullptr);
+    const std::vector<int32_t> ids = Prompt(40, 3, 300);
+    const auto alone = runner->Prefill(0, ids, 256);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    // The same sequence again, while two others decode and prefill beside it, before and behind its rows.
+    Logits beside;
+    ASSERT_TRUE(runner->Prefill(2, Prompt(19, 4, 300), 19).ok());
+    for (size_t begin = 0; begin < ids.size(); begin += 8) {
+      const std::vector<int32_t> piece(ids.begin() + begin, ids.begin() + begin + 8);
+      const auto step = runner->Step({{2, {static_cast<int32_t>(begin)}}, {1, piece}, {3, Prompt(30, 5, 300)}});
+      ASSERT_TRUE(step.ok()) << step.status();
+      beside.insert(beside.end(), step->begin() + 1, step->begin() + 9);
+    }
+    ExpectSameBits(beside, *alone, "beside others");
+  }
+}
+
+TEST_F(TransformerTest, Bfloat16StaysNearFloat32) {
+  auto exact = Runner(model_, Fastest(Compute::kF32), 1), rounded = Runner(model_, Fastest(Compute::kBF16), 1);
+  ASSERT_TRUE(exact != nullptr && rounded != nullptr);
+  const auto want = exact->Prefill(0, Prompt(3, 6, 300), 3), got = rounded->Prefill(0, Prompt(3, 6, 300), 3);
+  ASSERT_TRUE(want.ok() && got.ok());
+  EXPECT_NE(*got, *want);
+  for (int row = 0; row < 3; ++row) {
+    double error = 0, norm = 0;
+    for (int i = 0; i < 300; ++i) {
+      error += std::pow((*got)[row][i] - (*want)[row][i], 2);
+      norm += std::pow((*want)[row][i], 2);
+    }
+    EXPECT_LT(std::sqrt(error / norm), 2e-2);
+  }
+}
+
+TEST_F(TransformerTest, ObserversSeeTheRoutingOfAllRowsOfEveryMoeLayer) {
+  auto runner = Runner(model_, Fastest(Compute::kF32), 1);
+  ASSERT_NE(runner, nullptr);
+  RoutingLog log;
+  ASSERT_TRUE(runner->Step({{0, {1, 2, 3}}, {1, {4, 5}}}, &log).ok());
+  ASSERT_EQ(log.experts.size(), 3u);
+  for (int layer = 1; layer <= 3; ++layer) {
+    ASSERT_EQ(log.experts[layer].size(), 5u * 4);
+    for (int row = 0; row < 5; ++row) {
+      const auto begin = log.experts[layer].begin() + row * 4;
+      EXPECT_TRUE(std::is_sorted(begin, begin + 4));
+      const auto weights = log.weights[layer].begin() + row * 4;
+      EXPECT_NEAR(weights[0] + weights[1] + weights[2] + weights[3], 2.5, 1e-5);  // normalised, then scaled
+    }
+  }
+}
+
+// Fails its n-th Finish once, then works.
+class FailingOnce final : public ExpertPool {
+ public:
+  FailingOnce(ExpertPool& pool, int calls) : pool_(pool), calls_(calls) {}
+  DType row_dtype() const override { return pool_.row_dtype(); }
+  absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override {
+    return pool_.Start(layer, x, routing);
+  }
+  absl::Status Finish(ExpertTicket ticket, MatView out) override {
+    const absl::Status status = pool_.Finish(ticket, out);
+    return --calls_ == 0 ? absl::UnavailableError("layer 2 expert 7: no holder") : status;
+  }
+
+ private:
+  ExpertPool& pool_;
+  int calls_;
+};
+
+class TransformerParts : public TransformerTest {
+ protected:
+  void SetUp() override {
+    TransformerTest::SetUp();
+    auto checkpoint = Checkpoint::Open(model_);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    checkpoint_ = *std::move(checkpoint);
+    kv_ = std::make_unique<KvStorage>(checkpoint_->spec(), CacheDType(Compute::kF32), 4);
+  }
+  std::unique_ptr<Transformer> MakeTransformer(Compute compute) {
+    TransformerOptions options;
+    options.rows_max = 16;
+    auto transformer = Transformer::Create(*checkpoint_, Fastest(compute), threads_, options);
+    EXPECT_TRUE(transformer.ok()) << transformer.status();
+    return *std::move(transformer);
+  }
+  std::unique_ptr<LocalExperts> MakeExperts(Compute compute) {
+    auto experts = LocalExperts::Create(*checkpoint_, Fastest(compute), threads_, 16);
+    EXPECT_TRUE(experts.ok()) << experts.status();
+    return *std::move(experts);
+  }
+  std::unique_ptr<Checkpoint> checkpoint_;
+  ThreadPool threads_{2};
+  std::unique_ptr<KvStorage> kv_;
+};
+
+TEST_F(TransformerParts, LogitRowsAreTheLastOnesOfEachSlice) {
+  const auto transformer = MakeTransformer(Compute::kF32);
+  const auto experts = MakeExperts(Compute::kF32);
+  const std::vector<int32_t> first = {5, 6, 7}, second = {8, 9}, third = {10, 11, 12, 13};
+  const std::vector<int32_t> blocks = {2, 0, 3};
+  const auto slice = [&](const std::vector<int32_t>& ids, int block, int rows) {
+    return SequenceSlice{ids, 0, absl::MakeConstSpan(&blocks[block], 1), rows};
+  };
+  MatBuffer all(DType::kF32, 9, 300), some(DType::kF32, 5, 300);
+  ASSERT_TRUE(transformer->Forward({slice(first, 0, 3), slice(second, 1, 2), slice(third, 2, 4)}, *kv_, *experts,
+                                   all.view(), nullptr).ok());
+  ASSERT_TRUE(transformer->Forward({slice(first, 0, 1), slice(second, 1, 0), slice(third, 2, 4)}, *kv_, *experts,
+                                   some.view(), nullptr).ok());
+  const int rows[] = {2, 5, 6, 7, 8};
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(std::memcmp(some.view().RowBytes(i), all.view().RowBytes(rows[i]), 300 * sizeof(float)), 0) << i;
+  }
+}
+
+TEST_F(TransformerParts, AStepThatFailedMayBeRunAgain) {
+  const auto transformer = MakeTransformer(Compute::kF32);
+  const auto experts = MakeExperts(Compute::kF32);
+  const std::vector<int32_t> ids = {3, 1, 4, 1, 5}, blocks = {1};
+  const SequenceSlice slice{ids, 0, blocks, 1};
+  MatBuffer want(DType::kF32, 1, 300), got(DType::kF32, 1, 300);
+  ASSERT_TRUE(transformer->Forward({slice}, *kv_, *experts, want.view(), nullptr).ok());
+  FailingOnce failing(*experts, 2);
+  const absl::Status status = transformer->Forward({slice}, *kv_, failing, got.view(), nullptr);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("layer 2 expert 7"));
+  ASSERT_TRUE(transformer->Forward({slice}, *kv_, failing, got.view(), nullptr).ok());
+  EXPECT_EQ(std::memcmp(got.view().data, want.view().data, want.bytes()), 0);
+}
+
+TEST_F(TransformerParts, APoolOfAnotherRowDtypeIsRefused) {
+  const auto transformer = MakeTransformer(Compute::kBF16);
+  const auto experts = MakeExperts(Compute::kF32);
+  const std::vector<int32_t> ids = {3}, blocks = {1};
+  MatBuffer logits(DType::kF32, 1, 300);
+  const absl::Status status = transformer->Forward({SequenceSlice{ids, 0, blocks, 1}}, *kv_, *experts, logits.view(),
+                                                   nullptr);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+}
+
+TEST_F(TransformerParts, AFileCutShortUnderTheModelIsDataLoss) {
+  const auto transformer = MakeTransformer(Compute::kF32);
+  const auto experts = MakeExperts(Compute::kF32);
+  std::filesystem::resize_file(model_ + "/model.safetensors", 4096);
+  const std::vector<int32_t> ids = {3}, blocks = {1};
+  MatBuffer logits(DType::kF32, 1, 300);
+  const absl::Status status = transformer->Forward({SequenceSlice{ids, 0, blocks, 1}}, *kv_, *experts, logits.view(),
+                                                   nullptr);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model.safetensors"));
+}
+
+TEST_F(TransformerTest, AMissingTensorIsNamedAtCreation) {
+  const std::string missing = "model.layers.3.self_attn.kv_b_proj.weight";
+  ASSERT_TRUE(RenameTensor(model_, missing, "model.layers.3.self_attn.kv_x_proj.weight").ok());
+  const auto runner = TestRunner::Create(model_, Fastest(Compute::kF32), 1);
+  ASSERT_FALSE(runner.ok());
+  EXPECT_EQ(runner.status().code(), absl::StatusCode::kNotFound) << runner.status();
+  EXPECT_THAT(std::string(runner.status().message()), HasSubstr(missing));
+}
+
+}  // namespace
+}  // namespace conclave

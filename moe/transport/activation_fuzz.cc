@@ -1,0 +1,32 @@
+// Any bytes as an activation message: parsed, decoded, and where accepted, run by a shard. Nothing may crash, and
+// what is accepted must survive a round trip.
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "conclave/v1/expert.pb.h"
+#include "moe/base/check.h"
+#include "moe/transport/fake_expert_handler.h"
+#include "moe/transport/grpc/expert_codec.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace conclave;
+  static auto* const handler = new FakeExpertHandler("fuzzed", /*hidden=*/0, /*experts=*/16);
+  static auto* const request = new v1::ExpertRequest;
+  static auto* const again = new v1::ExpertRequest;
+  static auto* const reply = new v1::ExpertReply;
+  static auto* const decoded = new DecodedCall;
+  if (size > (size_t{1} << 20) || !request->ParseFromArray(data, static_cast<int>(size))) return 0;
+  CallLimits limits;
+  limits.bytes_max = 16 << 20;
+  if (!DecodeExpertRequest(*request, limits, absl::UnixEpoch(), decoded).ok()) return 0;
+  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), again);
+  const MatView out = PrepareExpertReply(decoded->call, reply);
+  if (!handler->Run(decoded->call, out).ok()) return 0;
+  v1::ExpertReply copy = *reply;
+  CONCLAVE_CHECK_OK(DecodeExpertReply(copy, out));
+  DecodedCall second;
+  CONCLAVE_CHECK_OK(DecodeExpertRequest(*again, limits, absl::UnixEpoch(), &second));
+  CONCLAVE_CHECK(second.call.experts == decoded->call.experts);
+  return 0;
+}

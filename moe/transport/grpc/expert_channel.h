@@ -1,0 +1,20 @@
+// How channels to expert shards are opened; internal to this folder.
+#ifndef CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CHANNEL_H_
+#define CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CHANNEL_H_
+
+#include <memory>
+#include <string>
+
+namespace grpc {
+class Channel;
+}
+
+namespace conclave {
+
+// A channel with a connection of its own, which returns quickly to a shard that comes back.
+// address: host:port. message_bytes_max: of one message, either way.
+std::shared_ptr<grpc::Channel> NewExpertChannel(const std::string& address, int message_bytes_max);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CHANNEL_H_

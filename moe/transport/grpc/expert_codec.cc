@@ -1,0 +1,183 @@
+#include "moe/transport/grpc/expert_codec.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "conclave/v1/expert.pb.h"
+#include "moe/base/status_macros.h"
+#include "moe/transport/copy_rows.h"
+
+namespace conclave {
+namespace {
+
+absl::StatusOr<DType> FromProto(v1::DType dtype, absl::string_view field) {
+  switch (dtype) {
+    case v1::DTYPE_F32:
+      return DType::kF32;
+    case v1::DTYPE_BF16:
+      return DType::kBF16;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ": ", static_cast<int>(dtype), " is no dtype in which rows travel (F32 or BF16)"));
+  }
+}
+
+v1::DType ToProto(DType dtype) { return dtype == DType::kBF16 ? v1::DTYPE_BF16 : v1::DTYPE_F32; }
+
+void SetShape(int64_t rows, int64_t cols, DType dtype, v1::Tensor* tensor) {
+  tensor->set_dtype(ToProto(dtype));
+  tensor->mutable_shape()->Resize(2, 0);
+  tensor->set_shape(0, rows);
+  tensor->set_shape(1, cols);
+  tensor->mutable_data()->resize(rows * cols * SizeOf(dtype));
+}
+
+// A view of `tensor`'s own bytes. Sizes are compared by division, so that no product can wrap.
+absl::StatusOr<ConstMatView> RowsOf(const v1::Tensor& tensor) {
+  ConstMatView rows;
+  ASSIGN_OR_RETURN(rows.dtype, FromProto(tensor.dtype(), "rows.dtype"));
+  if (tensor.shape_size() != 2) {
+    return absl::InvalidArgumentError(absl::StrCat("rows.shape: ", tensor.shape_size(), " dimensions instead of 2"));
+  }
+  rows.rows = tensor.shape(0);
+  rows.cols = tensor.shape(1);
+  rows.stride = rows.cols;
+  rows.data = tensor.data().data();
+  if (rows.rows < 0 || rows.rows > limits::kCallBytesMax || rows.cols < 1 || rows.cols > limits::kHiddenMax) {
+    return absl::InvalidArgumentError(absl::StrCat("rows.shape: [", rows.rows, ", ", rows.cols, "] is out of range"));
+  }
+  const int64_t bytes = rows.rows * rows.cols * SizeOf(rows.dtype);
+  if (bytes != static_cast<int64_t>(tensor.data().size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rows.data: ", tensor.data().size(), " bytes where dtype and shape say ", bytes));
+  }
+  return rows;
+}
+
+}  // namespace
+
+absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
+                                 DecodedCall* decoded) {
+  ExpertCall& call = decoded->call;
+  call.call_id = proto.call_id();
+  call.placement_epoch = proto.placement_epoch();
+  call.layer = LayerId{proto.layer()};
+  ASSIGN_OR_RETURN(call.rows, RowsOf(proto.rows()));
+  if (proto.experts_per_row_size() != call.rows.rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("experts_per_row: ", proto.experts_per_row_size(), " entries for ", call.rows.rows, " rows"));
+  }
+  decoded->row_offsets.clear();
+  decoded->row_offsets.push_back(0);
+  for (int i = 0; i < proto.experts_per_row_size(); ++i) {
+    const uint32_t count = proto.experts_per_row(i);
+    const uint32_t left = static_cast<uint32_t>(proto.experts_size()) - decoded->row_offsets.back();
+    if (count > left) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("experts_per_row[", i, "]: ", count, " where experts has ", left, " ids left"));
+    }
+    decoded->row_offsets.push_back(decoded->row_offsets.back() + count);
+  }
+  call.row_offsets = decoded->row_offsets;
+  call.experts = absl::MakeConstSpan(proto.experts().data(), proto.experts_size());
+  const uint64_t timeout_us = std::min<uint64_t>(proto.timeout_us(), uint64_t{86400} * 1'000'000);
+  call.deadline = timeout_us == 0 ? absl::InfiniteFuture() : arrival + absl::Microseconds(timeout_us);
+  return ValidateExpertCall(call, limits);
+}
+
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, v1::ExpertRequest* proto) {
+  proto->set_call_id(call.call_id);
+  proto->set_placement_epoch(call.placement_epoch);
+  proto->set_layer(Value(call.layer));
+  SetShape(call.rows.rows, call.rows.cols, call.rows.dtype, proto->mutable_rows());
+  CopyRows(call.rows, MatView{proto->mutable_rows()->mutable_data()->data(), call.rows.dtype, Device::kCpu,
+                              call.rows.rows, call.rows.cols, call.rows.cols});
+  proto->mutable_experts_per_row()->Resize(static_cast<int>(call.rows.rows), 0);
+  for (int i = 0; i < static_cast<int>(call.rows.rows); ++i) {
+    proto->set_experts_per_row(i, call.row_offsets[i + 1] - call.row_offsets[i]);
+  }
+  proto->mutable_experts()->Resize(static_cast<int>(call.pairs()), 0);
+  std::copy(call.experts.begin(), call.experts.end(), proto->mutable_experts()->mutable_data());
+  const bool limited = call.deadline != absl::InfiniteFuture();
+  // A deadline that has passed already still needs a timeout: 0 would mean none.
+  proto->set_timeout_us(limited ? std::max<int64_t>(absl::ToInt64Microseconds(call.deadline - now), 1) : 0);
+}
+
+MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto) {
+  proto->set_call_id(call.call_id);
+  proto->set_status_code(0);
+  proto->clear_status_message();
+  const ConstMatView& rows = call.rows;
+  SetShape(call.pairs(), rows.cols, rows.dtype, proto->mutable_rows());
+  return MatView{
+      proto->mutable_rows()->mutable_data()->data(), rows.dtype, Device::kCpu, call.pairs(), rows.cols, rows.cols};
+}
+
+void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertReply* proto) {
+  proto->set_call_id(call_id);
+  proto->set_status_code(static_cast<int>(status.code()));
+  proto->set_status_message(std::string(status.message()));
+  proto->clear_rows();
+}
+
+absl::Status DecodeExpertReply(const v1::ExpertReply& proto, MatView out) {
+  if (proto.status_code() != 0) {
+    const bool known =
+        proto.status_code() > 0 && proto.status_code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
+    if (!known) return absl::DataLossError(absl::StrCat("reply: status_code ", proto.status_code(), " is unknown"));
+    return absl::Status(static_cast<absl::StatusCode>(proto.status_code()), proto.status_message());
+  }
+  const absl::StatusOr<ConstMatView> rows = RowsOf(proto.rows());
+  if (!rows.ok()) return absl::DataLossError(absl::StrCat("reply: ", std::string(rows.status().message())));
+  if (rows->rows != out.rows || rows->cols != out.cols || rows->dtype != out.dtype) {
+    return absl::DataLossError(absl::StrCat("reply: rows are [", rows->rows, ", ", rows->cols, "] instead of [",
+                                            out.rows, ", ", out.cols, "], or of another dtype"));
+  }
+  CopyRows(*rows, out);
+  return absl::OkStatus();
+}
+
+void EncodeDescription(const ShardDescription& description, v1::DescribeResponse* proto) {
+  proto->set_name(description.name);
+  proto->set_model_fingerprint(description.model_fingerprint);
+  proto->set_numeric_profile(description.numeric_profile);
+  proto->set_placement_epoch(description.placement_epoch);
+  proto->set_hidden_size(description.hidden);
+  proto->set_row_dtype(ToProto(description.row_dtype));
+  proto->set_expert_bytes(description.expert_bytes);
+  proto->clear_holdings();
+  for (const LayerHolding& holding : description.holdings) {
+    v1::LayerHolding* out = proto->add_holdings();
+    out->set_layer(Value(holding.layer));
+    for (const ExpertId expert : holding.experts) out->add_experts(Value(expert));
+  }
+}
+
+absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& proto) {
+  ShardDescription description;
+  description.name = proto.name();
+  description.model_fingerprint = proto.model_fingerprint();
+  description.numeric_profile = proto.numeric_profile();
+  description.placement_epoch = proto.placement_epoch();
+  description.hidden = proto.hidden_size();
+  description.expert_bytes = proto.expert_bytes();
+  ASSIGN_OR_RETURN(description.row_dtype, FromProto(proto.row_dtype(), "row_dtype"));
+  if (proto.hidden_size() < 1 || proto.hidden_size() > limits::kHiddenMax) {
+    return absl::InvalidArgumentError(absl::StrCat("hidden_size: ", proto.hidden_size(), " is out of range"));
+  }
+  if (proto.holdings_size() > limits::kLayersMax) {
+    return absl::InvalidArgumentError(absl::StrCat("holdings: ", proto.holdings_size(), " layers"));
+  }
+  for (const v1::LayerHolding& holding : proto.holdings()) {
+    LayerHolding out{LayerId{holding.layer()}, {}};
+    if (holding.experts_size() > limits::kExpertsPerLayerMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("holdings: ", holding.experts_size(), " experts in layer ", holding.layer()));
+    }
+    for (const int32_t expert : holding.experts()) out.experts.push_back(ExpertId{expert});
+    description.holdings.push_back(std::move(out));
+  }
+  return description;
+}
+
+}  // namespace conclave

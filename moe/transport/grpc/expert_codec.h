@@ -1,0 +1,64 @@
+// Between conclave.v1 messages and the types of the transport room. What arrives is checked before it is used: these
+// functions survive any message (activation_fuzz.cc).
+#ifndef CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CODEC_H_
+#define CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CODEC_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "moe/base/limits.h"
+#include "moe/tensor/mat_view.h"
+#include "moe/transport/expert_handler.h"
+#include "moe/transport/transport.h"
+#include "moe/transport/validate_call.h"
+
+namespace conclave::v1 {
+class DescribeResponse;
+class ExpertReply;
+class ExpertRequest;
+}  // namespace conclave::v1
+
+namespace conclave {
+
+// The largest message that client and server take: the rows, and room for ids and framing.
+inline constexpr int kExpertMessageBytesMax = static_cast<int>(limits::kCallBytesMax) + (16 << 20);
+
+// Stream metadata by which a router says what it expects; a shard refuses a stream that expects something else.
+// It is repeated with every stream, so that a shard which came back as another model is noticed.
+inline constexpr char kModelFingerprintKey[] = "conclave-model-fingerprint";
+inline constexpr char kNumericProfileKey[] = "conclave-numeric-profile";
+
+// A checked request. `call` points into the message and into row_offsets, so it lives no longer than either.
+struct DecodedCall {
+  ExpertCall call;
+  std::vector<uint32_t> row_offsets;
+};
+
+// Checks dtype, shape, lengths, offsets and ids, then fills `decoded`, whose memory is reused. The rows are not copied.
+// The deadline is `arrival` plus the request's timeout. INVALID_ARGUMENT names the field.
+absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
+                                 DecodedCall* decoded);
+// The reverse; `now` turns the deadline into a timeout. Reuses the message's memory.
+// REQUIRES: ValidateExpertCall accepts the call
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, v1::ExpertRequest* proto);
+
+// Prepares a successful reply to `call` and returns the view that its rows are to be written to:
+// [pairs, hidden] in the message's own memory. An error is set by EncodeExpertError instead.
+MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto);
+void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertReply* proto);
+// The shard's status, or OK with `out` filled. DATA_LOSS: the reply does not have the shape of `out`, which is then
+// untouched.
+absl::Status DecodeExpertReply(const v1::ExpertReply& proto, MatView out);
+
+// A shard's description as a message.
+void EncodeDescription(const ShardDescription& description, v1::DescribeResponse* proto);
+// The reverse. INVALID_ARGUMENT names the field that is out of range.
+absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& proto);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CODEC_H_

@@ -1,0 +1,211 @@
+#include "moe/transport/grpc/expert_grpc_service.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "conclave/v1/expert.grpc.pb.h"
+#include "conclave/v1/expert.pb.h"
+#include "moe/transport/grpc/expert_codec.h"
+
+namespace conclave {
+namespace {
+
+// A stream keeps the memory of its last messages up to this size for the next ones.
+constexpr size_t kKeptBytesMax = size_t{32} << 20;
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+}
+
+// FAILED_PRECONDITION where the caller expects another model or profile than `description` has; empty: anything.
+absl::Status CheckExpected(const ShardDescription& description, absl::string_view model, absl::string_view profile) {
+  if (!model.empty() && model != description.model_fingerprint) {
+    return absl::FailedPreconditionError(absl::StrCat(description.name, " serves the model ",
+                                                      description.model_fingerprint, ", the caller ", model,
+                                                      "; start both with the same --model"));
+  }
+  if (!profile.empty() && profile != description.numeric_profile) {
+    return absl::FailedPreconditionError(absl::StrCat(description.name, " computes with the numeric profile ",
+                                                      description.numeric_profile, ", the caller with ", profile,
+                                                      "; start both with the same --compute, or allow mixed numerics"));
+  }
+  return absl::OkStatus();
+}
+
+std::string Metadata(const grpc::ServerContext& context, const char* key) {
+  const auto found = context.client_metadata().find(key);
+  return found == context.client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
+}
+
+// Where the messages of one stream are decoded and answered.
+struct Conversation {
+  v1::ExpertRequest request;
+  v1::ExpertReply reply;
+  DecodedCall decoded;
+
+  void Answer(ExpertHandler& handler) {
+    const absl::Status refused = DecodeExpertRequest(request, CallLimits{}, absl::Now(), &decoded);
+    if (!refused.ok()) return EncodeExpertError(request.call_id(), refused, &reply);
+    const MatView out = PrepareExpertReply(decoded.call, &reply);
+    const absl::Status status = handler.Run(decoded.call, out);
+    if (!status.ok()) EncodeExpertError(request.call_id(), status, &reply);
+  }
+
+  void GiveBackMuchMemory() {
+    if (request.rows().data().size() > kKeptBytesMax) v1::ExpertRequest().Swap(&request);
+    if (reply.rows().data().size() > kKeptBytesMax) v1::ExpertReply().Swap(&reply);
+  }
+};
+
+class Service final : public v1::ExpertService::Service {
+ public:
+  grpc::Status Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
+                        v1::DescribeResponse* response) override {
+    const absl::StatusOr<ExpertHandler*> handler = Ready();
+    if (!handler.ok()) return ToGrpc(handler.status());
+    const ShardDescription description = (*handler)->Describe();
+    const absl::Status expected = CheckExpected(description, request->model_fingerprint(), "");
+    if (expected.ok()) EncodeDescription(description, response);
+    return ToGrpc(expected);
+  }
+
+  grpc::Status Exchange(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<v1::ExpertReply, v1::ExpertRequest>* stream) override {
+    const absl::StatusOr<ExpertHandler*> handler = Ready();
+    if (!handler.ok()) return ToGrpc(handler.status());
+    const absl::Status expected = CheckExpected((*handler)->Describe(), Metadata(*context, kModelFingerprintKey),
+                                                Metadata(*context, kNumericProfileKey));
+    if (!expected.ok()) return ToGrpc(expected);
+    Conversation conversation;
+    if (!Enter(context)) return ToGrpc(absl::UnavailableError("the shard is draining"));
+    while (stream->Read(&conversation.request)) {
+      if (!SetBusy(context, true)) break;
+      conversation.Answer(**handler);
+      const bool written = stream->Write(conversation.reply);
+      if (!SetBusy(context, false) || !written) break;
+      conversation.GiveBackMuchMemory();
+    }
+    return Leave(context) ? ToGrpc(absl::UnavailableError("the shard is draining")) : grpc::Status::OK;
+  }
+
+  void SetHandler(ExpertHandler* handler) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    handler_ = handler;
+  }
+
+  void SetNotReady(absl::string_view why) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    not_ready_ = std::string(why);
+  }
+
+  void Drain(absl::Time deadline) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    draining_ = true;
+    for (grpc::ServerContext* context : idle_) context->TryCancel();
+    gone_.wait_until(lock, absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(1))),
+                     [&] { return idle_.empty() && busy_.empty(); });
+  }
+
+ private:
+  absl::StatusOr<ExpertHandler*> Ready() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (draining_) return absl::UnavailableError("the shard is draining");
+    if (handler_ == nullptr) return absl::UnavailableError(absl::StrCat("the shard is not ready: ", not_ready_));
+    return handler_;
+  }
+
+  // A stream is idle (waiting for a message, so that Drain may cut it off) or busy. False: the shard is draining.
+  bool Enter(grpc::ServerContext* context) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!draining_) idle_.insert(context);
+    return !draining_;
+  }
+  bool SetBusy(grpc::ServerContext* context, bool busy) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    (busy ? idle_ : busy_).erase(context);
+    (busy ? busy_ : idle_).insert(context);
+    // A message that was read before the end came is still answered.
+    return busy ? !context->IsCancelled() : !draining_;
+  }
+  bool Leave(grpc::ServerContext* context) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    idle_.erase(context);
+    busy_.erase(context);
+    gone_.notify_all();
+    return draining_;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable gone_;
+  ExpertHandler* handler_ = nullptr;            // guarded by mutex_
+  std::string not_ready_ = "starting";          // guarded by mutex_
+  bool draining_ = false;                       // guarded by mutex_
+  std::set<grpc::ServerContext*> idle_, busy_;  // guarded by mutex_
+};
+
+class ExpertGrpcServiceImpl final : public ExpertGrpcService {
+ public:
+  grpc::Service* service() override { return &service_; }
+  void SetHandler(ExpertHandler* handler) override { service_.SetHandler(handler); }
+  void SetNotReady(absl::string_view why) override { service_.SetNotReady(why); }
+  void Drain(absl::Time deadline) override { service_.Drain(deadline); }
+
+ private:
+  Service service_;
+};
+
+class GrpcExpertServerImpl final : public GrpcExpertServer {
+ public:
+  explicit GrpcExpertServerImpl(ExpertHandler& handler) { service_.SetHandler(&handler); }
+  ~GrpcExpertServerImpl() override {
+    if (server_ == nullptr) return;
+    server_->Shutdown(std::chrono::system_clock::now());
+    server_->Wait();
+  }
+  const std::string& address() const override { return address_; }
+
+  absl::Status Listen(const std::string& address) {
+    const size_t colon = address.rfind(':');
+    if (colon == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("address: \"", address, "\" is not host:port"));
+    }
+    grpc::ServerBuilder builder;
+    int port = 0;
+    // Without it a second server on the same port would quietly share it.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.SetMaxReceiveMessageSize(kExpertMessageBytesMax);
+    builder.SetMaxSendMessageSize(kExpertMessageBytesMax);
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(service_.service());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port == 0) {
+      return absl::UnavailableError(absl::StrCat("cannot listen on ", address, "; is the port in use?"));
+    }
+    address_ = absl::StrCat(address.substr(0, colon), ":", port);
+    return absl::OkStatus();
+  }
+
+ private:
+  ExpertGrpcServiceImpl service_;
+  std::string address_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+std::unique_ptr<ExpertGrpcService> ExpertGrpcService::Create() { return std::make_unique<ExpertGrpcServiceImpl>(); }
+
+absl::StatusOr<std::unique_ptr<GrpcExpertServer>> GrpcExpertServer::Start(const std::string& address,
+                                                                          ExpertHandler& handler) {
+  auto server = std::make_unique<GrpcExpertServerImpl>(handler);
+  if (absl::Status status = server->Listen(address); !status.ok()) return status;
+  return std::unique_ptr<GrpcExpertServer>(std::move(server));
+}
+
+}  // namespace conclave

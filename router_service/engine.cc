@@ -1,0 +1,104 @@
+#include "router_service/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "moe/base/clock.h"
+#include "moe/base/limits.h"
+#include "moe/base/status_macros.h"
+#include "moe/checkpoint/model_spec.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/model/transformer.h"
+#include "router_service/engine_internal.h"
+#include "router_service/kv_cache.h"
+
+namespace conclave {
+namespace {
+
+// Logits of a step are kept in one buffer; it need not hold a row for every row of a large batch and vocabulary.
+constexpr int64_t kLogitBytesMax = int64_t{64} << 20;
+
+absl::Status InRange(absl::string_view field, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; it must be in [", least, ", ", most, "]"));
+}
+
+}  // namespace
+
+absl::Status EngineOptions::Validate() const {
+  constexpr int kSequencesMax = 1 << 16;
+  // One expert may get every row of a step, and shards refuse calls beyond kCallRowsMax.
+  RETURN_IF_ERROR(InRange("batch_tokens_max", batch_tokens_max, 1, limits::kCallRowsMax));
+  RETURN_IF_ERROR(InRange("prefill_chunk_tokens_max", prefill_chunk_tokens_max, 1, limits::kCallRowsMax));
+  RETURN_IF_ERROR(InRange("sequences_running_max", sequences_running_max, 1, kSequencesMax));
+  RETURN_IF_ERROR(InRange("sequences_queued_max", sequences_queued_max, 1, kSequencesMax));
+  RETURN_IF_ERROR(InRange("kv_bytes", kv_bytes, 1, int64_t{1} << 50));
+  RETURN_IF_ERROR(InRange("context_max", context_max, 0, limits::kContextMax));
+  return absl::OkStatus();
+}
+
+TransformerOptions EnginePlan::transformer() const {
+  return {.rows_max = batch_tokens_max, .logit_rows_max = logit_rows_max, .context_max = context_max};
+}
+
+absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, const EngineOptions& options) {
+  RETURN_IF_ERROR(options.Validate());
+  if (options.context_max > spec.context_max) {
+    return absl::InvalidArgumentError(absl::StrCat("context_max is ", options.context_max,
+                                                   ", more than the model's own limit of ", spec.context_max));
+  }
+  EnginePlan plan;
+  plan.batch_tokens_max = options.batch_tokens_max;
+  plan.context_max = options.context_max > 0 ? options.context_max : spec.context_max;
+
+  const int64_t row_bytes = int64_t{spec.vocab} * static_cast<int64_t>(sizeof(float));
+  const int64_t logit_rows = std::max<int64_t>(options.sequences_running_max, kLogitBytesMax / row_bytes);
+  plan.logit_rows_max = static_cast<int>(std::min<int64_t>(options.batch_tokens_max, logit_rows));
+
+  const int64_t block_bytes = KvBlockBytes(spec, cache_dtype);
+  const int64_t sequence_blocks = BlocksFor(plan.context_max, kKvBlockTokens);
+  const int64_t blocks = options.kv_bytes / block_bytes;
+  if (blocks < sequence_blocks) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_bytes is ", options.kv_bytes, ", room for ",
+                                                   blocks * kKvBlockTokens, " tokens; one sequence of context_max ",
+                                                   plan.context_max, " tokens needs ", sequence_blocks * block_bytes,
+                                                   ": raise kv_bytes or lower context_max"));
+  }
+  // More than all running sequences can ever fill would only cost memory.
+  const int64_t useful = std::min<int64_t>(sequence_blocks * options.sequences_running_max, int64_t{1} << 30);
+  plan.kv_blocks = static_cast<int32_t>(std::min(blocks, useful));
+  return plan;
+}
+
+absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max) {
+  if (request.prompt_ids.empty()) return absl::InvalidArgumentError("prompt_ids is empty; give at least one token");
+  const int64_t prompt = static_cast<int64_t>(request.prompt_ids.size());
+  if (prompt >= context_max) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt_ids has ", prompt, " tokens; the context holds ",
+                                                   context_max, ", at least one of them for the answer"));
+  }
+  for (int64_t i = 0; i < prompt; ++i) {
+    const int32_t id = request.prompt_ids[i];
+    if (id < 0 || id >= spec.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("prompt_ids[", i, "] is ", id, "; ids must be in [0, ", spec.vocab, ")"));
+    }
+  }
+  if (request.max_tokens < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", request.max_tokens, "; it must be at least 1"));
+  }
+  return request.sampling.Validate();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, const Kernels& kernels,
+                                                       ThreadPool& threads, ExpertPool& experts,
+                                                       const EngineOptions& options) {
+  const DType cache_dtype = CacheDType(kernels.compute);
+  ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
+  ASSIGN_OR_RETURN(auto transformer, Transformer::Create(checkpoint, kernels, threads, plan.transformer()));
+  return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, experts, options, Clock::Real());
+}
+
+}  // namespace conclave

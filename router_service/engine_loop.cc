@@ -1,0 +1,275 @@
+// The engine's thread: Next → Forward → Sample → Commit → stream. What other threads want comes through EngineInbox.
+#include <new>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "moe/base/check.h"
+#include "moe/base/status_macros.h"
+#include "moe/model/kv_storage.h"
+#include "moe/tensor/buffer.h"
+#include "router_service/engine_inbox.h"
+#include "router_service/engine_internal.h"
+#include "router_service/sampler.h"
+#include "router_service/scheduler.h"
+#include "router_service/step_routing.h"
+
+namespace conclave {
+namespace {
+
+struct PendingEvent {
+  TokenEvent event;
+  LiveSequence* sequence = nullptr;
+  std::unique_ptr<LiveSequence> ended;  // keeps an ended sequence until its callback has run
+};
+
+SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, const EngineOptions& options) {
+  SchedulerOptions limits;
+  limits.batch_tokens_max = options.batch_tokens_max;
+  limits.prefill_chunk_tokens_max = options.prefill_chunk_tokens_max;
+  limits.logit_rows_max = plan.logit_rows_max;
+  limits.sequences_running_max = options.sequences_running_max;
+  limits.sequences_queued_max = options.sequences_queued_max;
+  limits.context_max = plan.context_max;
+  limits.kv_blocks = plan.kv_blocks;
+  limits.kv_block_tokens = kKvBlockTokens;
+  limits.eos_ids = spec.eos_ids;
+  return limits;
+}
+
+class EngineLoop final : public Engine {
+ public:
+  EngineLoop(std::unique_ptr<Transformer> transformer, const ModelSpec& spec, DType cache_dtype, ExpertPool& experts,
+             const EnginePlan& plan, const EngineOptions& options, Clock* clock)
+      : spec_(spec),
+        context_max_(plan.context_max),
+        transformer_(std::move(transformer)),
+        experts_(experts),
+        clock_(clock),
+        scheduler_(SchedulerLimits(spec, plan, options)),
+        kv_(spec, cache_dtype, plan.kv_blocks),
+        logits_(DType::kF32, plan.logit_rows_max, spec.vocab),
+        sampler_(spec.vocab),
+        routing_(spec),
+        inbox_(scheduler_.live_max()) {
+    inbox_.BeginDelivery(Stats(), {});
+    inbox_.EndDelivery();
+    thread_ = std::thread([this] { Run(); });
+  }
+
+  ~EngineLoop() override {
+    inbox_.Stop();
+    thread_.join();
+  }
+
+  absl::StatusOr<SequenceId> Submit(EngineRequest request, TokenCallback on_event) override;
+  void Cancel(SequenceId sequence) override { inbox_.Cancel(sequence); }
+  absl::Status Drain(absl::Time deadline) override { return inbox_.Drain(deadline); }
+  EngineStats stats() const override { return inbox_.stats(); }
+  std::vector<std::vector<uint64_t>> ExpertTokens() const override { return routing_.totals(); }
+
+ private:
+  void Run();
+  void Accept(InboxItem& item);
+  void Expire();
+  void Step();
+  absl::Status Forward(const Batch& batch);
+  void ShowPromptLogits(const Batch& batch);
+  void Sample(const Batch& batch);
+  void Fail(SequenceId sequence, const absl::Status& status);
+  void Emit(SequenceId sequence, int32_t token, FinishReason finish, const absl::Status& status);
+  void Deliver();
+  EngineStats Stats() const;
+
+  const ModelSpec spec_;
+  const int context_max_;
+  std::unique_ptr<Transformer> transformer_;
+  ExpertPool& experts_;
+  Clock* const clock_;
+  Scheduler scheduler_;
+  KvStorage kv_;
+  MatBuffer logits_;  // [logit_rows_max, vocab] F32
+  Sampler sampler_;
+  StepRouting routing_;
+  absl::flat_hash_map<SequenceId, std::unique_ptr<LiveSequence>> sequences_;  // those that the scheduler has
+  std::vector<InboxItem> taken_;
+  std::vector<SequenceSlice> slices_;
+  std::vector<RoutedRows> routed_rows_;
+  std::vector<int32_t> sampled_;      // [slices]
+  std::vector<PendingEvent> events_;  // at most one of each sequence
+  std::vector<SequenceId> ended_;
+  EngineInbox inbox_;
+  std::thread thread_;
+};
+
+absl::StatusOr<SequenceId> EngineLoop::Submit(EngineRequest request, TokenCallback on_event) {
+  RETURN_IF_ERROR(ValidateRequest(request, spec_, context_max_));
+  auto sequence = std::make_unique<LiveSequence>();
+  sequence->scheduled.prompt_ids = std::move(request.prompt_ids);
+  sequence->scheduled.max_tokens = request.max_tokens;
+  sequence->scheduled.ignore_eos = request.ignore_eos;
+  sequence->scheduled.wants_prompt_logits = request.observer != nullptr;
+  sequence->scheduled.deadline = request.deadline;
+  sequence->sampling = request.sampling;
+  if (request.hash_logits) sequence->logits_hash = std::make_unique<LogitsHash>();
+  if (request.report_expert_use) sequence->expert_use = ZeroExpertCounts<uint32_t>(spec_);
+  sequence->observer = request.observer;
+  sequence->on_event = std::move(on_event);
+  return inbox_.Submit(std::move(sequence));
+}
+
+void EngineLoop::Run() {
+  bool go_on = true;
+  while (go_on) {
+    go_on = inbox_.Take(/*wait=*/sequences_.empty(), taken_);
+    for (InboxItem& item : taken_) Accept(item);
+    taken_.clear();
+    Expire();
+    if (!events_.empty()) Deliver();
+    if (!go_on) break;
+    Step();
+    Deliver();
+  }
+  std::vector<SequenceId> left;
+  for (const auto& [id, sequence] : sequences_) left.push_back(id);
+  for (SequenceId id : left) Fail(id, absl::CancelledError("the engine stopped"));
+  Deliver();
+}
+
+void EngineLoop::Accept(InboxItem& item) {
+  if (item.submission == nullptr) {
+    if (sequences_.contains(item.sequence)) Fail(item.sequence, absl::CancelledError("the request was cancelled"));
+    return;
+  }
+  ScheduledRequest scheduled = std::move(item.submission->scheduled);
+  sequences_.emplace(item.sequence, std::move(item.submission));
+  if (const absl::Status status = scheduler_.Add(std::move(scheduled)); !status.ok()) Fail(item.sequence, status);
+}
+
+void EngineLoop::Expire() {
+  for (SequenceId sequence : scheduler_.Expire(clock_->Now())) {
+    Fail(sequence, absl::DeadlineExceededError("the request's deadline passed before its answer was complete"));
+  }
+}
+
+void EngineLoop::Step() {
+  const Batch& batch = scheduler_.Next();
+  if (batch.slices.empty()) return;
+  if (const absl::Status status = Forward(batch); !status.ok()) {
+    for (const BatchSlice& slice : batch.slices) Fail(slice.sequence, status);
+    return;
+  }
+  ShowPromptLogits(batch);
+  Sample(batch);
+  for (const ScheduledToken& token : scheduler_.Commit(batch, sampled_)) {
+    Emit(token.sequence, token.token, token.finish, absl::OkStatus());
+  }
+}
+
+absl::Status EngineLoop::Forward(const Batch& batch) {
+  slices_.clear();
+  routed_rows_.clear();
+  for (const BatchSlice& slice : batch.slices) {
+    LiveSequence& sequence = *sequences_.at(slice.sequence);
+    slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows});
+    routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.replayed_rows,
+                            slice.prompt_rows, sequence.expert_use.empty() ? nullptr : &sequence.expert_use,
+                            sequence.observer});
+  }
+  routing_.BeginStep(routed_rows_);
+  return transformer_->Forward(slices_, kv_, experts_, logits_.first(batch.logit_rows), &routing_);
+}
+
+void EngineLoop::ShowPromptLogits(const Batch& batch) {
+  int row = 0;
+  for (const BatchSlice& slice : batch.slices) {
+    SequenceObserver* observer = sequences_.at(slice.sequence)->observer;
+    // Replayed rows were shown before; the scheduler asks for the logits of new prompt rows only.
+    if (observer != nullptr && slice.prompt_rows > slice.replayed_rows) {
+      CONCLAVE_CHECK(slice.logit_rows == slice.prompt_rows) << slice.logit_rows << " of " << slice.prompt_rows;
+      observer->OnPromptLogits(slice.first_position, logits_.view().Rows(row, slice.logit_rows));
+    }
+    row += slice.logit_rows;
+  }
+}
+
+void EngineLoop::Sample(const Batch& batch) {
+  sampled_.assign(batch.slices.size(), -1);
+  int row = 0;
+  for (size_t i = 0; i < batch.slices.size(); ++i) {
+    const BatchSlice& slice = batch.slices[i];
+    row += slice.logit_rows;
+    if (!slice.samples) continue;
+    LiveSequence& sequence = *sequences_.at(slice.sequence);
+    const absl::Span<const float> logits(logits_.view().Row<float>(row - 1), spec_.vocab);
+    const int64_t position = slice.first_position + static_cast<int64_t>(slice.token_ids.size());
+    const absl::StatusOr<int32_t> token = sampler_.Sample(logits, sequence.sampling, position);
+    if (!token.ok()) {
+      Fail(slice.sequence, token.status());
+      continue;
+    }
+    if (sequence.logits_hash != nullptr) sequence.logits_hash->Update(logits);
+    sampled_[i] = *token;
+  }
+}
+
+// Ends a sequence, whether the scheduler still has it or not.
+void EngineLoop::Fail(SequenceId sequence, const absl::Status& status) {
+  scheduler_.Cancel(sequence);
+  Emit(sequence, -1, FinishReason::kNone, status);
+}
+
+// Notes an event for Deliver; a sequence that it ends is forgotten here.
+void EngineLoop::Emit(SequenceId id, int32_t token, FinishReason finish, const absl::Status& status) {
+  const auto entry = sequences_.find(id);
+  CONCLAVE_CHECK(entry != sequences_.end()) << "sequence " << Value(id) << " does not live";
+  LiveSequence& sequence = *entry->second;
+  PendingEvent& pending = events_.emplace_back();
+  pending.sequence = &sequence;
+  pending.event.sequence = id;
+  pending.event.token = token;
+  pending.event.finish = finish;
+  pending.event.status = status;
+  if (sequence.logits_hash != nullptr) pending.event.logits_hash = sequence.logits_hash->Digest();
+  if (pending.event.ended()) {
+    pending.event.expert_use = std::move(sequence.expert_use);
+    pending.ended = std::move(entry->second);
+    sequences_.erase(entry);
+  }
+}
+
+void EngineLoop::Deliver() {
+  ended_.clear();
+  for (const PendingEvent& pending : events_) {
+    if (pending.ended != nullptr) ended_.push_back(pending.event.sequence);
+  }
+  inbox_.BeginDelivery(Stats(), ended_);
+  for (const PendingEvent& pending : events_) pending.sequence->on_event(pending.event);
+  events_.clear();
+  inbox_.EndDelivery();
+}
+
+EngineStats EngineLoop::Stats() const {
+  return {scheduler_.waiting(), scheduler_.running(), scheduler_.blocks().used(), scheduler_.blocks().total(),
+          scheduler_.preemptions()};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Transformer> transformer,
+                                                              const ModelSpec& spec, DType cache_dtype,
+                                                              ExpertPool& experts, const EngineOptions& options,
+                                                              Clock* clock) {
+  ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(spec, cache_dtype, options));
+  try {
+    return std::unique_ptr<Engine>(
+        std::make_unique<EngineLoop>(std::move(transformer), spec, cache_dtype, experts, plan, options, clock));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no memory for a KV cache of ", plan.kv_blocks * KvBlockBytes(spec, cache_dtype), " bytes: lower kv_bytes"));
+  }
+}
+
+}  // namespace conclave

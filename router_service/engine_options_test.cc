@@ -1,0 +1,106 @@
+// What an engine refuses before anything runs: options, sizes and requests.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "router_service/engine.h"
+#include "router_service/engine_internal.h"
+#include "router_service/fake_transformer.h"
+
+namespace conclave {
+namespace {
+
+EngineOptions Options() {
+  EngineOptions options;
+  options.kv_bytes = 1 << 20;
+  return options;
+}
+
+void ExpectInvalid(const absl::Status& status, const std::string& words) {
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << words;
+  EXPECT_NE(status.message().find(words), std::string::npos) << status;
+}
+
+TEST(EngineOptionsTest, NamesTheOptionThatIsOutOfRange) {
+  const auto expect = [](const std::string& field, const std::function<void(EngineOptions&)>& change) {
+    EngineOptions options = Options();
+    change(options);
+    ExpectInvalid(options.Validate(), field + " is ");
+    ExpectInvalid(PlanEngine(FakeSpec(), DType::kF32, options).status(), field + " is ");
+  };
+  expect("batch_tokens_max", [](EngineOptions& options) { options.batch_tokens_max = 0; });
+  expect("batch_tokens_max", [](EngineOptions& options) { options.batch_tokens_max = 1 << 20; });
+  expect("prefill_chunk_tokens_max", [](EngineOptions& options) { options.prefill_chunk_tokens_max = -1; });
+  expect("sequences_running_max", [](EngineOptions& options) { options.sequences_running_max = 0; });
+  expect("sequences_queued_max", [](EngineOptions& options) { options.sequences_queued_max = 0; });
+  expect("kv_bytes", [](EngineOptions& options) { options.kv_bytes = 0; });
+  expect("context_max", [](EngineOptions& options) { options.context_max = -1; });
+  EXPECT_TRUE(Options().Validate().ok());
+}
+
+TEST(EnginePlanTest, RefusesACacheThatCannotHoldOneContextAndSaysTheNumbers) {
+  EngineOptions options = Options();
+  // 96 tokens need 6 blocks of 512 bytes.
+  options.kv_bytes = 3071;
+  const absl::Status status = PlanEngine(FakeSpec(), DType::kF32, options).status();
+  ExpectInvalid(status, "kv_bytes is 3071, room for 80 tokens");
+  ExpectInvalid(status, "context_max 96 tokens needs 3072");
+  options.kv_bytes = 3072;
+  EXPECT_EQ(PlanEngine(FakeSpec(), DType::kF32, options)->kv_blocks, 6);
+  options.kv_bytes = 3071;
+  options.context_max = 80;
+  EXPECT_EQ(PlanEngine(FakeSpec(), DType::kF32, options)->kv_blocks, 5);
+  EXPECT_EQ(PlanEngine(FakeSpec(), DType::kBF16, options)->kv_blocks, 11) << "bfloat16 takes half the bytes";
+}
+
+TEST(EnginePlanTest, TakesTheModelsContextUnlessASmallerOneIsAsked) {
+  EngineOptions options = Options();
+  EXPECT_EQ(PlanEngine(FakeSpec(), DType::kF32, options)->context_max, 96);
+  options.context_max = 17;
+  EXPECT_EQ(PlanEngine(FakeSpec(), DType::kF32, options)->context_max, 17);
+  options.context_max = 97;
+  ExpectInvalid(PlanEngine(FakeSpec(), DType::kF32, options).status(), "context_max is 97, more than the model's own");
+}
+
+TEST(EnginePlanTest, KeepsNoMoreBlocksThanSequencesCanFillAndNoMoreLogitsThanFit) {
+  EngineOptions options = Options();
+  options.kv_bytes = int64_t{1} << 40;
+  options.sequences_running_max = 3;
+  EXPECT_EQ(PlanEngine(FakeSpec(), DType::kF32, options)->kv_blocks, 18);
+  ModelSpec large = FakeSpec();
+  large.vocab = 129280;
+  const auto plan = PlanEngine(large, DType::kF32, options);
+  EXPECT_EQ(plan->logit_rows_max, (64 << 20) / (4 * 129280));
+  EXPECT_EQ(plan->transformer().rows_max, 512);
+  options.sequences_running_max = 200;
+  EXPECT_EQ(PlanEngine(large, DType::kF32, options)->logit_rows_max, 200) << "each must get one row a step";
+}
+
+TEST(EngineRequestTest, NamesTheFieldThatIsOutOfRange) {
+  const auto expect = [](const std::string& words, const std::function<void(EngineRequest&)>& change) {
+    EngineRequest request;
+    request.prompt_ids = {1, 2, 3};
+    change(request);
+    ExpectInvalid(ValidateRequest(request, FakeSpec(), 96), words);
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  expect("prompt_ids is empty", [](EngineRequest& request) { request.prompt_ids.clear(); });
+  expect("prompt_ids[1] is 61; ids must be in [0, 61)", [](EngineRequest& request) { request.prompt_ids[1] = 61; });
+  expect("prompt_ids[2] is -1", [](EngineRequest& request) { request.prompt_ids[2] = -1; });
+  expect("prompt_ids has 96 tokens; the context holds 96",
+         [](EngineRequest& request) { request.prompt_ids.resize(96); });
+  expect("max_tokens is 0", [](EngineRequest& request) { request.max_tokens = 0; });
+  expect("max_tokens is -5", [](EngineRequest& request) { request.max_tokens = -5; });
+  expect("temperature is nan", [&](EngineRequest& request) { request.sampling.temperature = nan; });
+  expect("top_p is 0", [](EngineRequest& request) { request.sampling.top_p = 0; });
+  expect("top_k is -1", [](EngineRequest& request) { request.sampling.top_k = -1; });
+  EngineRequest largest;
+  largest.prompt_ids.assign(95, 60);
+  largest.max_tokens = std::numeric_limits<int>::max();
+  EXPECT_TRUE(ValidateRequest(largest, FakeSpec(), 96).ok());
+}
+
+}  // namespace
+}  // namespace conclave

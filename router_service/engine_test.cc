@@ -1,0 +1,461 @@
+#include "router_service/engine.h"
+
+#include <gtest/gtest.h>
+#include <xxhash.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "moe/base/clock.h"
+#include "router_service/engine_internal.h"
+#include "router_service/fake_transformer.h"
+#include "router_service/sampler.h"
+
+namespace conclave {
+namespace {
+
+// Bytes of one KV block of the fake model: 2 layers x 16 tokens x 4 values.
+constexpr int64_t kBlockBytes = 2 * 16 * 4 * 4;
+// One full context of 96 tokens.
+constexpr int64_t kLeastKvBytes = 6 * kBlockBytes;
+
+EngineOptions Options() {
+  EngineOptions options;
+  options.batch_tokens_max = 64;
+  options.prefill_chunk_tokens_max = 32;
+  options.sequences_running_max = 8;
+  options.sequences_queued_max = 16;
+  options.kv_bytes = 64 * kBlockBytes;
+  return options;
+}
+
+NoExperts& Experts() {
+  static NoExperts& experts = *new NoExperts;
+  return experts;
+}
+
+std::unique_ptr<Engine> MakeEngine(const EngineOptions& options = Options(), FakeTransformer::Before before = nullptr,
+                                   Clock* clock = Clock::Real()) {
+  const auto plan = PlanEngine(FakeSpec(), DType::kF32, options);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  auto transformer = std::make_unique<FakeTransformer>(plan->transformer(), std::move(before));
+  auto engine = CreateWithTransformer(std::move(transformer), FakeSpec(), DType::kF32, Experts(), options, clock);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return *std::move(engine);
+}
+
+std::vector<int32_t> Prompt(int tokens, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> ids(tokens);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % kPoisonToken);
+  return ids;
+}
+
+EngineRequest Request(int prompt, int max_tokens, uint64_t seed = 1) {
+  EngineRequest request;
+  request.prompt_ids = Prompt(prompt, seed);
+  request.max_tokens = max_tokens;
+  request.hash_logits = true;
+  request.report_expert_use = true;
+  request.ignore_eos = true;
+  return request;
+}
+
+// Collects the events of one sequence.
+class Answer {
+ public:
+  TokenCallback Callback() {
+    return [this](const TokenEvent& event) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      EXPECT_FALSE(ended_) << "an event after the last one";
+      if (event.token >= 0) ids_.push_back(event.token);
+      last_ = event;
+      ended_ = event.ended();
+      changed_.notify_all();
+    };
+  }
+  const TokenEvent& Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [this] { return ended_; })) << "no end";
+    return last_;
+  }
+  const std::vector<int32_t>& ids() const { return ids_; }  // after Wait
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<int32_t> ids_;
+  TokenEvent last_;
+  bool ended_ = false;
+};
+
+// Lets a test hold the engine in the middle of a step.
+class Gate {
+ public:
+  FakeTransformer::Before Hook() {
+    return [this](absl::Span<const SequenceSlice>) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      ++steps_;
+      changed_.notify_all();
+      changed_.wait(lock, [this] { return open_ || permits_ > 0; });
+      if (!open_) --permits_;
+      return absl::OkStatus();
+    };
+  }
+  void Step() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++permits_;
+    changed_.notify_all();
+  }
+  void Open() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+  void WaitForStep(int step) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return steps_ >= step; });
+  }
+  int steps() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return steps_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int steps_ = 0, permits_ = 0;
+  bool open_ = false;
+};
+
+// The answer by definition: one token after the other from the fake model's formula.
+struct Expected {
+  std::vector<int32_t> ids;
+  uint64_t logits_hash = 0;
+  std::vector<uint32_t> expert_use = std::vector<uint32_t>(5, 0);  // of the MoE layer
+};
+
+Expected Expect(const EngineRequest& request) {
+  Expected expected;
+  std::vector<int32_t> tokens = request.prompt_ids;
+  std::vector<float> all_logits;
+  Sampler sampler(FakeSpec().vocab);
+  while (static_cast<int>(expected.ids.size()) < request.max_tokens && tokens.size() < 96) {
+    const auto logits = FakeLogits(tokens);
+    all_logits.insert(all_logits.end(), logits.begin(), logits.end());
+    tokens.push_back(*sampler.Sample(logits, request.sampling, tokens.size()));
+    expected.ids.push_back(tokens.back());
+    if (tokens.back() == 60 && !request.ignore_eos) break;
+  }
+  expected.logits_hash = XXH64(all_logits.data(), all_logits.size() * sizeof(float), 0);
+  for (size_t i = 0; i + 1 < tokens.size(); ++i) {
+    for (int32_t expert : FakeExperts(tokens[i], static_cast<int32_t>(i))) ++expected.expert_use[expert];
+  }
+  return expected;
+}
+
+void ExpectAnswer(Answer& answer, const EngineRequest& request) {
+  const TokenEvent& last = answer.Wait();
+  const Expected expected = Expect(request);
+  ASSERT_TRUE(last.status.ok()) << last.status;
+  EXPECT_EQ(answer.ids(), expected.ids);
+  EXPECT_EQ(last.logits_hash, expected.logits_hash);
+  ASSERT_EQ(last.expert_use.size(), 2u);
+  EXPECT_TRUE(last.expert_use[0].empty()) << "the dense layer";
+  EXPECT_EQ(last.expert_use[1], expected.expert_use);
+}
+
+TEST(EngineTest, GivesTheSameAnswerAloneOrBesideOthersWholeOrInChunksAndThroughPreemption) {
+  for (int chunk : {1, 3, 16, 64}) {
+    for (int64_t kv_bytes : {kLeastKvBytes, 9 * kBlockBytes, 64 * kBlockBytes}) {
+      EngineOptions options = Options();
+      options.prefill_chunk_tokens_max = chunk;
+      options.kv_bytes = kv_bytes;
+      auto engine = MakeEngine(options);
+      std::vector<EngineRequest> requests;
+      for (int i = 0; i < 12; ++i) {
+        // Short prompts with long answers are admitted together and then outgrow a small cache.
+        requests.push_back(i % 2 == 0 ? Request(2 + i, 80, i) : Request(1 + (i * 17) % 70, 30, i));
+        requests.back().sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
+        requests.back().sampling.seed = i;
+        requests.back().ignore_eos = i % 3 != 0;
+      }
+      std::vector<Answer> answers(requests.size());
+      for (size_t i = 0; i < requests.size(); ++i) {
+        ASSERT_TRUE(engine->Submit(requests[i], answers[i].Callback()).ok());
+      }
+      for (size_t i = 0; i < requests.size(); ++i) {
+        SCOPED_TRACE(testing::Message() << "request " << i << ", chunk " << chunk << ", KV bytes " << kv_bytes);
+        ExpectAnswer(answers[i], requests[i]);
+      }
+      EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+      EXPECT_EQ(engine->stats().preemptions > 0, kv_bytes < 64 * kBlockBytes) << chunk << ", " << kv_bytes;
+    }
+  }
+}
+
+TEST(EngineTest, ReportsStopAtTheEosIdAndLengthAtTheLimits) {
+  auto engine = MakeEngine();
+  Answer stop, length, context;
+  EngineRequest endless = Request(5, 90, 3);
+  endless.ignore_eos = false;
+  endless.sampling.temperature = 5.0f;
+  while (Expect(endless).ids.back() != 60) ++endless.sampling.seed;
+  ASSERT_TRUE(engine->Submit(endless, stop.Callback()).ok());
+  ASSERT_TRUE(engine->Submit(Request(5, 7), length.Callback()).ok());
+  ASSERT_TRUE(engine->Submit(Request(90, 50), context.Callback()).ok());
+  EXPECT_EQ(stop.Wait().finish, FinishReason::kStop);
+  EXPECT_EQ(stop.ids(), Expect(endless).ids);
+  EXPECT_EQ(length.Wait().finish, FinishReason::kLength);
+  EXPECT_EQ(length.ids().size(), 7u);
+  EXPECT_EQ(context.Wait().finish, FinishReason::kLength);
+  EXPECT_EQ(context.ids().size(), 6u);
+}
+
+class Recorder final : public SequenceObserver {
+ public:
+  void OnPromptLogits(int32_t first_position, ConstMatView rows) override {
+    EXPECT_EQ(first_position, static_cast<int32_t>(logits.size()));
+    for (int64_t row = 0; row < rows.rows; ++row) {
+      logits.emplace_back(rows.Row<float>(row), rows.Row<float>(row) + rows.cols);
+    }
+  }
+  void OnPromptRouting(LayerId layer, int32_t first_position, const Routing& routing) override {
+    EXPECT_EQ(layer, LayerId{1});
+    EXPECT_EQ(first_position * routing.top_k, static_cast<int32_t>(experts.size()));
+    experts.insert(experts.end(), routing.experts.begin(), routing.experts.end());
+    weights.insert(weights.end(), routing.weights.begin(), routing.weights.end());
+  }
+  std::vector<std::vector<float>> logits;
+  std::vector<int32_t> experts;
+  std::vector<float> weights;
+};
+
+TEST(EngineTest, ShowsEveryPromptRowToTheObserverExactlyOnce) {
+  for (int chunk : {1, 5, 64}) {
+    for (int64_t kv_bytes : {kLeastKvBytes, 64 * kBlockBytes}) {
+      EngineOptions options = Options();
+      options.batch_tokens_max = 20;
+      options.prefill_chunk_tokens_max = chunk;
+      options.kv_bytes = kv_bytes;
+      auto engine = MakeEngine(options);
+      std::vector<Recorder> recorders(4);
+      std::vector<Answer> answers(4);
+      std::vector<EngineRequest> requests;
+      for (int i = 0; i < 4; ++i) {
+        requests.push_back(Request(4 + 13 * (i % 2), 70, 40 + i));
+        requests[i].observer = &recorders[i];
+        ASSERT_TRUE(engine->Submit(requests[i], answers[i].Callback()).ok());
+      }
+      for (int i = 0; i < 4; ++i) {
+        ExpectAnswer(answers[i], requests[i]);
+        const auto& prompt = requests[i].prompt_ids;
+        ASSERT_EQ(recorders[i].logits.size(), prompt.size());
+        ASSERT_EQ(recorders[i].experts.size(), 2 * prompt.size());
+        for (size_t row = 0; row < prompt.size(); ++row) {
+          EXPECT_EQ(recorders[i].logits[row], FakeLogits(absl::MakeConstSpan(prompt).first(row + 1)));
+          const auto experts = FakeExperts(prompt[row], static_cast<int32_t>(row));
+          EXPECT_EQ(recorders[i].experts[2 * row], experts[0]);
+          EXPECT_EQ(recorders[i].experts[2 * row + 1], experts[1]);
+          EXPECT_EQ(recorders[i].weights[2 * row + 1], row + 0.5f);
+        }
+      }
+      EXPECT_EQ(engine->stats().preemptions > 0, kv_bytes == kLeastKvBytes);
+    }
+  }
+}
+
+TEST(EngineTest, CountsTheRowsOfEveryExpert) {
+  auto engine = MakeEngine();
+  Answer first, second;
+  const EngineRequest request = Request(20, 10), other = Request(33, 5, 8);
+  ASSERT_TRUE(engine->Submit(request, first.Callback()).ok());
+  ASSERT_TRUE(engine->Submit(other, second.Callback()).ok());
+  first.Wait();
+  second.Wait();
+  const auto totals = engine->ExpertTokens();
+  ASSERT_EQ(totals.size(), 2u);
+  EXPECT_TRUE(totals[0].empty());
+  const auto expected = Expect(request).expert_use, beside = Expect(other).expert_use;
+  for (int expert = 0; expert < 5; ++expert) EXPECT_EQ(totals[1][expert], expected[expert] + beside[expert]);
+}
+
+TEST(EngineTest, AFailedStepEndsItsSequencesWithThatStatusAndTheEngineGoesOn) {
+  std::atomic<bool> fail{true};
+  auto engine = MakeEngine(Options(), [&](absl::Span<const SequenceSlice>) {
+    return fail ? absl::UnavailableError("layer 1: no shard holds expert 3") : absl::OkStatus();
+  });
+  Answer broken, good;
+  ASSERT_TRUE(engine->Submit(Request(20, 10), broken.Callback()).ok());
+  const TokenEvent& event = broken.Wait();
+  EXPECT_EQ(event.status, absl::UnavailableError("layer 1: no shard holds expert 3"));
+  EXPECT_EQ(event.token, -1);
+  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  EXPECT_EQ(engine->stats().running, 0);
+  fail = false;
+  const EngineRequest request = Request(20, 10);
+  ASSERT_TRUE(engine->Submit(request, good.Callback()).ok());
+  ExpectAnswer(good, request);
+}
+
+TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequence) {
+  Gate gate;
+  auto engine = MakeEngine(Options(), gate.Hook());
+  EngineRequest poisoned = Request(10, 10);
+  poisoned.prompt_ids.back() = kPoisonToken;
+  const EngineRequest healthy = Request(12, 20, 5);
+  Answer bad, good;
+  ASSERT_TRUE(engine->Submit(healthy, good.Callback()).ok());
+  gate.WaitForStep(1);
+  ASSERT_TRUE(engine->Submit(poisoned, bad.Callback()).ok());
+  gate.Open();
+  EXPECT_EQ(bad.Wait().status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(bad.Wait().status.message().find("token 7"), std::string::npos) << bad.Wait().status;
+  ExpectAnswer(good, healthy);
+  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+}
+
+TEST(EngineTest, CancelEndsASequenceWithinOneStep) {
+  Gate gate;
+  auto engine = MakeEngine(Options(), gate.Hook());
+  Answer running, queued;
+  const auto id = engine->Submit(Request(10, 80), running.Callback());
+  ASSERT_TRUE(id.ok());
+  gate.WaitForStep(1);
+  const auto late = engine->Submit(Request(10, 80), queued.Callback());
+  engine->Cancel(*id);
+  engine->Cancel(*id);
+  engine->Cancel(*late);
+  engine->Cancel(SequenceId{12345});
+  gate.Step();
+  EXPECT_EQ(running.Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(running.ids().size(), 1u) << "the step that was under way";
+  EXPECT_EQ(queued.Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(gate.steps(), 1);
+  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  engine->Cancel(*id);
+}
+
+TEST(EngineTest, EndsASequenceWhoseDeadlinePasses) {
+  Gate gate;
+  FakeClock clock;
+  auto engine = MakeEngine(Options(), gate.Hook(), &clock);
+  EngineRequest request = Request(10, 80);
+  request.deadline = clock.Now() + absl::Seconds(3);
+  Answer answer;
+  ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+  gate.Step();
+  gate.WaitForStep(2);
+  clock.Advance(absl::Seconds(3));
+  gate.Step();
+  EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(answer.ids().size(), 2u);
+  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  gate.Open();
+}
+
+TEST(EngineTest, RefusesWhatIsBeyondTheQueueAtOnce) {
+  Gate gate;
+  EngineOptions options = Options();
+  options.sequences_running_max = 2;
+  options.sequences_queued_max = 3;
+  auto engine = MakeEngine(options, gate.Hook());
+  std::vector<Answer> answers(5);
+  for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(Request(5, 3), answer.Callback()).ok());
+  EXPECT_EQ(engine->Submit(Request(5, 3), [](const TokenEvent&) {}).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  gate.WaitForStep(1);
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.queued + stats.running, 5);
+  EXPECT_EQ(stats.kv_blocks_total, 12) << "no more than two sequences can fill";
+  gate.Open();
+  for (Answer& answer : answers) EXPECT_TRUE(answer.Wait().status.ok());
+  Answer again;
+  EXPECT_TRUE(engine->Submit(Request(5, 3), again.Callback()).ok());
+  again.Wait();
+}
+
+TEST(EngineTest, DrainFinishesWhatRunsAndRefusesWhatComes) {
+  Gate gate;
+  auto engine = MakeEngine(Options(), gate.Hook());
+  Answer answer;
+  const EngineRequest request = Request(10, 20);
+  ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+  EXPECT_EQ(engine->Drain(absl::Now() + absl::Milliseconds(20)).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(engine->Submit(Request(3, 3), [](const TokenEvent&) {}).status().code(), absl::StatusCode::kUnavailable);
+  gate.Open();
+  EXPECT_TRUE(engine->Drain(absl::InfiniteFuture()).ok());
+  ExpectAnswer(answer, request);
+  EXPECT_TRUE(engine->Drain(absl::Now()).ok());
+}
+
+TEST(EngineTest, EndsEverySequenceWithCancelledWhenItDies) {
+  Gate gate;
+  std::vector<Answer> answers(12);
+  {
+    auto engine = MakeEngine(Options(), gate.Hook());
+    for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(Request(30, 60), answer.Callback()).ok());
+    gate.WaitForStep(1);
+    std::thread opener([&] {
+      absl::SleepFor(absl::Milliseconds(20));
+      gate.Open();
+    });
+    engine.reset();
+    opener.join();
+  }
+  for (Answer& answer : answers) EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST(EngineTest, ACallbackMaySubmitTheNextRequest) {
+  EngineOptions options = Options();
+  options.sequences_running_max = options.sequences_queued_max = 1;
+  auto engine = MakeEngine(options);
+  Answer next;
+  const EngineRequest request = Request(4, 4, 9);
+  const auto submit_next = [&](const TokenEvent& event) {
+    if (!event.ended()) return;
+    EXPECT_TRUE(engine->Submit(request, next.Callback()).ok());
+  };
+  ASSERT_TRUE(engine->Submit(Request(5, 2), submit_next).ok());
+  ExpectAnswer(next, request);
+  engine.reset();
+}
+
+TEST(EngineTest, SurvivesManyThreadsThatSubmitAndCancel) {
+  EngineOptions options = Options();
+  options.kv_bytes = 10 * kBlockBytes;
+  auto engine = MakeEngine(options);
+  std::atomic<int> ended{0}, accepted{0};
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937 random(thread);
+      for (int i = 0; i < 300; ++i) {
+        const auto id = engine->Submit(Request(1 + random() % 90, 1 + random() % 20, i),
+                                       [&](const TokenEvent& event) { ended += event.ended(); });
+        accepted += id.ok();
+        if (id.ok() && random() % 3 == 0) engine->Cancel(*id);
+        if (!id.ok()) {
+          EXPECT_EQ(id.status().code(), absl::StatusCode::kResourceExhausted);
+          std::this_thread::yield();
+        }
+        engine->stats();
+        engine->ExpertTokens();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ASSERT_TRUE(engine->Drain(absl::Now() + absl::Seconds(60)).ok());
+  EXPECT_EQ(ended, accepted);
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.queued + stats.running + stats.kv_blocks_used, 0);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,111 @@
+#include "router_service/fake_transformer.h"
+
+#include <bit>
+#include <limits>
+
+#include "moe/base/check.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kMoeLayer = 1;
+
+uint64_t Mix(uint64_t state, uint64_t value) {
+  state = (state ^ value) * 0x9E3779B97F4A7C15u;
+  return state ^ (state >> 29);
+}
+
+// What the cache holds for one row: a normal float, whose bits tell token and position.
+float Cached(int32_t token, int32_t position, int layer) {
+  return std::bit_cast<float>(0x3f800000u | static_cast<uint32_t>(token * 4096 + position * 2 + layer));
+}
+
+void LogitsOf(uint64_t state, absl::Span<float> logits) {
+  for (size_t id = 0; id < logits.size(); ++id) {
+    logits[id] = static_cast<float>(Mix(state, id + 1) >> 40) * 0x1p-22f - 2.0f;
+  }
+  logits[kPoisonToken] = -1e6f;  // never sampled: it comes in prompts only
+}
+
+uint64_t Extend(uint64_t state, float first, float second) {
+  return Mix(Mix(state, std::bit_cast<uint32_t>(first)), std::bit_cast<uint32_t>(second));
+}
+
+}  // namespace
+
+ModelSpec FakeSpec() {
+  ModelSpec spec;
+  spec.vocab = 61;
+  spec.hidden = 8;
+  spec.layers = 2;
+  spec.dense_layers_first = 1;
+  spec.context_max = 96;
+  spec.attention.kv_lora_rank = 2;
+  spec.attention.qk_rope_head_dim = 2;
+  spec.gate.experts = 5;
+  spec.gate.top_k = 2;
+  spec.eos_ids = {60};
+  return spec;
+}
+
+std::vector<float> FakeLogits(absl::Span<const int32_t> tokens) {
+  uint64_t state = 1;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    state = Extend(state, Cached(tokens[i], static_cast<int32_t>(i), 0), Cached(tokens[i], static_cast<int32_t>(i), 1));
+  }
+  std::vector<float> logits(FakeSpec().vocab);
+  LogitsOf(state, absl::MakeSpan(logits));
+  return logits;
+}
+
+std::array<int32_t, 2> FakeExperts(int32_t token, int32_t position) {
+  const int32_t first = (token + position) % 4;
+  return {first, first + 1 + token % (4 - first)};
+}
+
+absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool&,
+                                      MatView logits, ForwardObserver* observer) {
+  if (before_ != nullptr) {
+    if (const absl::Status status = before_(slices); !status.ok()) return status;
+  }
+  int rows = 0;
+  std::vector<int32_t> experts;
+  std::vector<float> weights;
+  for (const SequenceSlice& slice : slices) {
+    for (size_t i = 0; i < slice.token_ids.size(); ++i, ++rows) {
+      const int32_t position = slice.first_position + static_cast<int32_t>(i);
+      CONCLAVE_CHECK(position < limits_.context_max);
+      for (int layer = 0; layer < 2; ++layer) {
+        const MatView block = kv.Block(LayerId{layer}, slice.blocks[position / kKvBlockTokens]);
+        block.Row<float>(position % kKvBlockTokens)[3] = Cached(slice.token_ids[i], position, layer);
+      }
+      for (int32_t expert : FakeExperts(slice.token_ids[i], position)) experts.push_back(expert);
+      weights.insert(weights.end(), {position + 0.25f, position + 0.5f});
+    }
+  }
+  CONCLAVE_CHECK(rows >= 1 && rows <= limits_.rows_max && logits.rows <= limits_.logit_rows_max);
+  if (observer != nullptr) observer->OnRouting(LayerId{kMoeLayer}, {2, experts, weights});
+  int logit_row = 0;
+  for (const SequenceSlice& slice : slices) {
+    const int32_t count = static_cast<int32_t>(slice.token_ids.size());
+    CONCLAVE_CHECK(slice.logit_rows <= 1 || slice.logit_rows == count) << slice.logit_rows << " of " << count;
+    uint64_t state = 1;
+    for (int32_t position = 0; position < slice.first_position + count; ++position) {
+      const auto cached = [&](int layer) {
+        const MatView block = kv.Block(LayerId{layer}, slice.blocks[position / kKvBlockTokens]);
+        return block.Row<float>(position % kKvBlockTokens)[3];
+      };
+      state = Extend(state, cached(0), cached(1));
+      if (position < slice.first_position + count - slice.logit_rows) continue;
+      float* row = logits.Row<float>(logit_row++);
+      LogitsOf(state, absl::MakeSpan(row, logits.cols));
+      if (slice.token_ids[position - slice.first_position] == kPoisonToken) {
+        row[7] = std::numeric_limits<float>::quiet_NaN();
+      }
+    }
+  }
+  CONCLAVE_CHECK(logit_row == logits.rows) << logit_row << " of " << logits.rows;
+  return absl::OkStatus();
+}
+
+}  // namespace conclave

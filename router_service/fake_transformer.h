@@ -1,0 +1,60 @@
+// A transformer without weights, for tests of what is around it. Its logits are a hash of everything that the cache
+// holds for the sequence, so that one block in the wrong place, lost or overwritten, changes every later token.
+#ifndef CONCLAVE_ROUTER_SERVICE_FAKE_TRANSFORMER_H_
+#define CONCLAVE_ROUTER_SERVICE_FAKE_TRANSFORMER_H_
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "moe/base/ids.h"
+#include "moe/checkpoint/model_spec.h"
+#include "moe/model/expert_pool.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/transformer.h"
+#include "moe/tensor/mat_view.h"
+
+namespace conclave {
+
+// 2 layers (the second with 5 experts, top 2), vocab 61, context 96, EOS 60.
+ModelSpec FakeSpec();
+// The logits after `tokens`: [vocab].
+std::vector<float> FakeLogits(absl::Span<const int32_t> tokens);
+// Where the row of `token` at `position` goes: two experts, ascending. Weights are position + 0.25 and position + 0.5.
+std::array<int32_t, 2> FakeExperts(int32_t token, int32_t position);
+
+// Whoever has this token last gets logits that are not numbers.
+inline constexpr int32_t kPoisonToken = 59;
+
+// Checks the limits that it was promised. Used by one thread.
+class FakeTransformer final : public Transformer {
+ public:
+  // `before` runs at the start of each Forward, on the engine's thread; its error is Forward's.
+  using Before = std::function<absl::Status(absl::Span<const SequenceSlice>)>;
+  explicit FakeTransformer(TransformerOptions limits, Before before = nullptr)
+      : limits_(limits), before_(std::move(before)) {}
+
+  absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
+                       ForwardObserver* observer) override;
+
+ private:
+  TransformerOptions limits_;
+  Before before_;
+};
+
+// Refuses every call: the fake transformer has no need of experts.
+class NoExperts final : public ExpertPool {
+ public:
+  DType row_dtype() const override { return DType::kF32; }
+  absl::StatusOr<ExpertTicket> Start(LayerId, ConstMatView, const Routing&) override {
+    return absl::UnavailableError("no experts here");
+  }
+  absl::Status Finish(ExpertTicket, MatView) override { return absl::UnavailableError("no experts here"); }
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_FAKE_TRANSFORMER_H_

@@ -1,0 +1,309 @@
+#include "router_service/remote_experts.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/tensor/buffer.h"
+#include "moe/transport/fake_expert_handler.h"
+#include "moe/transport/faulty/faulty_transport.h"
+#include "moe/transport/inproc/inproc_transport.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kHidden = 8, kExperts = 16, kTopK = 4;
+
+ModelSpec Spec() {
+  ModelSpec spec;
+  spec.hidden = kHidden;
+  spec.layers = 3;
+  spec.dense_layers_first = 1;
+  spec.gate.experts = kExperts;
+  spec.gate.top_k = kTopK;
+  return spec;
+}
+
+// Rows of small whole numbers and a random routing, and what the fake experts make of them.
+struct Rows {
+  Rows(int rows, uint32_t seed) : x(DType::kF32, rows, kHidden) {
+    std::mt19937 random(seed);
+    for (int64_t i = 0; i < x.view().rows * kHidden; ++i) x.view().Row<float>(0)[i] = static_cast<float>(random() % 8);
+    for (int row = 0; row < rows; ++row) {
+      std::vector<int32_t> all(kExperts);
+      for (int i = 0; i < kExperts; ++i) all[i] = i;
+      std::shuffle(all.begin(), all.end(), random);
+      std::sort(all.begin(), all.begin() + kTopK);
+      experts.insert(experts.end(), all.begin(), all.begin() + kTopK);
+    }
+    routing.top_k = kTopK;
+    routing.experts = experts;
+  }
+  bool IsRight(const MatBuffer& out, LayerId layer) const {
+    for (size_t p = 0; p < experts.size(); ++p) {
+      for (int c = 0; c < kHidden; ++c) {
+        const float want = FakeExpertValue(x.view().Row<float>(p / kTopK)[c], layer, experts[p]);
+        if (LoadAsFloat(out.view().RowBytes(p), out.view().dtype, c) != want) return false;
+      }
+    }
+    return true;
+  }
+  MatBuffer x;
+  std::vector<int32_t> experts;
+  Routing routing;
+};
+
+class RemoteExpertsTest : public testing::Test {
+ protected:
+  // `copies` holders for each expert: shard i also holds what shards i + 1 … hold.
+  void Start(int shards, int copies = 1, Compute compute = Compute::kF32) {
+    const Kernels& kernels = ReferenceKernels(compute);
+    std::vector<ExpertHandler*> pointers;
+    for (int i = 0; i < shards; ++i) {
+      ShardDescription description;
+      description.name = absl::StrCat("expert-", i);
+      description.model_fingerprint = "model";
+      description.numeric_profile = NumericProfile(kernels);
+      description.placement_epoch = 5;
+      description.hidden = kHidden;
+      description.row_dtype = RowDType(compute);
+      for (const int layer : {1, 2}) {
+        std::vector<ExpertId> held;
+        for (int copy = 0; copy < copies; ++copy) {
+          for (const ExpertId expert : ExpertsOfShard(kExperts, (i + copy) % shards, shards)) held.push_back(expert);
+        }
+        std::sort(held.begin(), held.end());
+        description.holdings.push_back({LayerId{layer}, held});
+      }
+      descriptions_.push_back(description);
+      handlers_.push_back(std::make_unique<FakeExpertHandler>(description));
+      pointers.push_back(handlers_.back().get());
+    }
+    inproc_ = std::make_unique<InprocTransport>(pointers);
+    options_.model_fingerprint = "model";
+    kernels_ = &kernels;
+  }
+  void Connect() {
+    Transport& transport = faulty_ != nullptr ? static_cast<Transport&>(*faulty_) : *inproc_;
+    auto pool = RemoteExperts::Create(Spec(), *kernels_, transport, descriptions_, options_);
+    ASSERT_TRUE(pool.ok()) << pool.status();
+    pool_ = *std::move(pool);
+  }
+  absl::Status Refusal() {
+    return RemoteExperts::Create(Spec(), *kernels_, *inproc_, descriptions_, options_).status();
+  }
+  // Start and Finish of one layer; INTERNAL where the result is not what the experts make of the rows.
+  absl::Status RunOnce(const Rows& rows, LayerId layer = LayerId{1}) {
+    MatBuffer out(pool_->row_dtype(), static_cast<int64_t>(rows.experts.size()), kHidden);
+    const auto ticket = pool_->Start(layer, rows.x.view(), rows.routing);
+    if (!ticket.ok()) return ticket.status();
+    const absl::Status status = pool_->Finish(*ticket, out.view());
+    if (!status.ok()) return status;
+    return rows.IsRight(out, layer) ? absl::OkStatus() : absl::InternalError("wrong rows");
+  }
+  void TearDown() override {
+    for (auto& handler : handlers_) handler->Resume();
+    faulty_.reset();
+    inproc_.reset();
+    pool_.reset();
+  }
+
+  const Kernels* kernels_ = nullptr;
+  std::vector<ShardDescription> descriptions_;
+  std::vector<std::unique_ptr<FakeExpertHandler>> handlers_;
+  std::unique_ptr<InprocTransport> inproc_;
+  std::unique_ptr<FaultyTransport> faulty_;
+  RemoteExpertsOptions options_;
+  std::unique_ptr<RemoteExperts> pool_;
+};
+
+class OverShards : public RemoteExpertsTest, public testing::WithParamInterface<int> {};
+INSTANTIATE_TEST_SUITE_P(Counts, OverShards, testing::Values(1, 2, 3, 5, 8, 20));
+
+TEST_P(OverShards, EveryPairGetsItsOwnExpertsRow) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    TearDown();
+    descriptions_.clear();
+    handlers_.clear();
+    Start(GetParam(), 1, compute);
+    Connect();
+    for (const int rows : {1, 2, 33, 512}) {
+      EXPECT_EQ(RunOnce(Rows(rows, 7 + rows), LayerId{rows % 2 + 1}), absl::OkStatus()) << rows << " rows";
+    }
+  }
+}
+
+TEST_F(RemoteExpertsTest, TwoTicketsMayBeInFlightAndFinishInAnyOrder) {
+  Start(3);
+  Connect();
+  const Rows a(9, 1), b(5, 2);
+  MatBuffer out_a(DType::kF32, 9 * kTopK, kHidden), out_b(DType::kF32, 5 * kTopK, kHidden);
+  const auto first = pool_->Start(LayerId{1}, a.x.view(), a.routing);
+  const auto second = pool_->Start(LayerId{2}, b.x.view(), b.routing);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(pool_->Start(LayerId{1}, a.x.view(), a.routing).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(pool_->Finish(*second, out_b.view()).ok());
+  EXPECT_TRUE(pool_->Finish(*first, out_a.view()).ok());
+  EXPECT_TRUE(a.IsRight(out_a, LayerId{1}));
+  EXPECT_TRUE(b.IsRight(out_b, LayerId{2}));
+}
+
+TEST_F(RemoteExpertsTest, RefusesRowsLayersAndExpertsBeyondItsSize) {
+  Start(2);
+  options_.rows_max = 4;
+  Connect();
+  EXPECT_EQ(RunOnce(Rows(5, 1)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(RunOnce(Rows(1, 1), LayerId{0}).code(), absl::StatusCode::kInvalidArgument);
+  Rows rows(1, 1);
+  rows.experts[kTopK - 1] = kExperts;
+  EXPECT_EQ(RunOnce(rows).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(RunOnce(Rows(4, 1)), absl::OkStatus());
+}
+
+TEST_F(RemoteExpertsTest, NamesLayerAndExpertWhereNoHolderIsLeft) {
+  Start(2);
+  Connect();
+  inproc_->Disconnect(ShardId{1});  // the only holder of the experts 8-15
+  Rows rows(1, 1);
+  std::copy_n(std::vector<int32_t>{0, 1, 9, 11}.begin(), kTopK, rows.experts.begin());
+  const absl::Status status = RunOnce(rows);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("layer 1 expert 9: no shard answered"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("shard 1 is gone"));
+  inproc_->Connect(ShardId{1}, handlers_[1].get());
+  EXPECT_EQ(RunOnce(rows), absl::OkStatus()) << "it must serve on when the shard is back";
+}
+
+TEST_F(RemoteExpertsTest, AsksAnotherHolderWhenAShardIsGone) {
+  Start(4, /*copies=*/2);
+  Connect();
+  for (int gone = 0; gone < 4; ++gone) {
+    inproc_->Disconnect(ShardId{gone});
+    for (uint32_t seed = 0; seed < 10; ++seed) EXPECT_EQ(RunOnce(Rows(6, seed)), absl::OkStatus());
+    EXPECT_FALSE(pool_->shard_figures()[gone].healthy);
+    inproc_->Connect(ShardId{gone}, handlers_[gone].get());
+  }
+}
+
+TEST_F(RemoteExpertsTest, AsksAnotherHolderWhenAShardHangsAndThenAvoidsIt) {
+  Start(2, /*copies=*/2);
+  options_.attempt_timeout = absl::Milliseconds(100);
+  Connect();
+  handlers_[0]->Hang();
+  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  const int runs = handlers_[0]->runs();
+  for (uint32_t seed = 0; seed < 5; ++seed) EXPECT_EQ(RunOnce(Rows(6, seed)), absl::OkStatus());
+  EXPECT_EQ(handlers_[0]->runs(), runs);
+  EXPECT_EQ(pool_->shard_figures()[0].calls, 1u);
+}
+
+TEST_F(RemoteExpertsTest, EndsWithinItsTimeoutWhenEveryHolderHangs) {
+  Start(2, /*copies=*/2);
+  options_.attempt_timeout = absl::Milliseconds(50);
+  options_.timeout = absl::Milliseconds(80);
+  Connect();
+  handlers_[0]->Hang();
+  handlers_[1]->Hang();
+  const absl::Time begin = Clock::Real()->Now();
+  const absl::Status status = RunOnce(Rows(6, 1));
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_LT(Clock::Real()->Now() - begin, absl::Seconds(5));
+}
+
+TEST_F(RemoteExpertsTest, ARefusalThatNoOtherHolderCanHealIsAnInternalError) {
+  Start(2, /*copies=*/2);
+  Connect();
+  handlers_[0]->FailWith(absl::InvalidArgumentError("expert-0: rows.dtype"));
+  handlers_[1]->FailWith(absl::InvalidArgumentError("expert-1: rows.dtype"));
+  const absl::Status status = RunOnce(Rows(6, 1));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rows.dtype"));
+}
+
+TEST_F(RemoteExpertsTest, UnderFaultsRowsAreRightOrTheExpertIsNamed) {
+  int failed = 0;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    TearDown();
+    descriptions_.clear();
+    handlers_.clear();
+    Start(3, /*copies=*/2);
+    FaultyOptions faults;
+    faults.seed = seed;
+    faults.drop_request = faults.drop_reply = 0.03;
+    faults.delay = faults.duplicate = 0.2;
+    faults.corrupt_status = 0.1;
+    faulty_ = std::make_unique<FaultyTransport>(*inproc_, faults);
+    options_.attempt_timeout = absl::Milliseconds(30);
+    Connect();
+    for (uint32_t i = 0; i < 20; ++i) {
+      const absl::Status status = RunOnce(Rows(4, static_cast<uint32_t>(seed) * 100 + i));
+      failed += !status.ok();
+      EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kUnavailable) << status;
+    }
+  }
+  EXPECT_LT(failed, 60) << "of 1200: most faults must be healed";
+}
+
+TEST_F(RemoteExpertsTest, CountsWhatItsShardsDid) {
+  Start(2);
+  const auto metrics = Metrics::Create();
+  options_.metrics = metrics.get();
+  Connect();
+  ASSERT_EQ(RunOnce(Rows(64, 1)), absl::OkStatus());
+  const std::vector<ShardFigures> figures = pool_->shard_figures();
+  ASSERT_EQ(figures.size(), 2u);
+  EXPECT_EQ(figures[1].name, "expert-1");
+  EXPECT_EQ(figures[1].calls, 1u);
+  EXPECT_GT(figures[1].rows, 32u);
+  EXPECT_GT(figures[1].latency_recent, absl::ZeroDuration());
+  EXPECT_THAT(metrics->Text(), HasSubstr("conclave_router_shard_call_seconds_count{shard=\"expert-1\"} 1"));
+}
+
+TEST_F(RemoteExpertsTest, RefusesAPoolThatDoesNotFit) {
+  Start(2);
+  const std::vector<ShardDescription> good = descriptions_;
+  const auto refuses = [&](absl::StatusCode code, const std::string& names, auto change) {
+    descriptions_ = good;
+    change(descriptions_[1]);
+    const absl::Status status = Refusal();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(names));
+  };
+  constexpr auto kPrecondition = absl::StatusCode::kFailedPrecondition;
+  refuses(kPrecondition, "expert shard expert-1 serves the model other",
+          [](auto& d) { d.model_fingerprint = "other"; });
+  refuses(kPrecondition, "expert-1 has the hidden size 9, this router 8", [](auto& d) { d.hidden = 9; });
+  refuses(kPrecondition, "expert-1 takes rows of BF16, this router F32", [](auto& d) { d.row_dtype = DType::kBF16; });
+  refuses(kPrecondition, "numeric profile other", [](auto& d) { d.numeric_profile = "other"; });
+  refuses(kPrecondition, "placement epoch 6", [](auto& d) { d.placement_epoch = 6; });
+  refuses(absl::StatusCode::kUnavailable, "layer 1 expert 8", [](auto& d) { d.holdings.erase(d.holdings.begin()); });
+  options_.allow_mixed_numerics = true;
+  descriptions_ = good;
+  descriptions_[1].numeric_profile = "other";
+  EXPECT_TRUE(Refusal().ok()) << "mixed numerics were allowed";
+  descriptions_.pop_back();
+  EXPECT_EQ(Refusal().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RemoteExpertsTest, RefusesOptionsOutOfRange) {
+  Start(1);
+  options_.rows_max = 0;
+  EXPECT_THAT(std::string(Refusal().message()), HasSubstr("rows_max: 0"));
+  options_.rows_max = 1 << 20;
+  EXPECT_THAT(std::string(Refusal().message()), HasSubstr("rows_max"));
+  options_.rows_max = 1;
+  options_.timeout = absl::ZeroDuration();
+  EXPECT_THAT(std::string(Refusal().message()), HasSubstr("attempt_timeout"));
+}
+
+}  // namespace
+}  // namespace conclave

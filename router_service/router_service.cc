@@ -1,0 +1,141 @@
+#include "router_service/router_service.h"
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "moe/base/limits.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/checkpoint/model_file.h"
+#include "moe/daemon/listen_address.h"
+#include "moe/daemon/model_name.h"
+#include "moe/metrics/metrics.h"
+#include "router_service/service.h"
+#include "router_service/serving_stack.h"
+
+namespace conclave {
+namespace {
+
+constexpr int64_t kShardsFileBytesMax = 1 << 20;
+
+// Addresses from the flag or from the file; the order decides which shard is which.
+absl::StatusOr<std::vector<std::string>> ShardAddresses(const RouterServiceOptions& options) {
+  std::vector<std::string> shards = options.shards;
+  std::string source = "--shard";
+  if (!options.shards_file.empty()) {
+    source = options.shards_file;
+    ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.shards_file, kShardsFileBytesMax));
+    for (absl::string_view line : absl::StrSplit(text, '\n')) {
+      line = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
+      if (!line.empty()) shards.push_back(std::string(line));
+    }
+    if (shards.empty()) return absl::InvalidArgumentError(absl::StrCat(source, ": names no shard"));
+  }
+  if (shards.size() > static_cast<size_t>(limits::kShardsMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": ", shards.size(), " shards; at most ", limits::kShardsMax, " are taken"));
+  }
+  std::set<std::string> seen;
+  for (const std::string& shard : shards) {
+    const absl::StatusOr<HostPort> address = ParseHostPort(shard);
+    if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat(source, ": ", address.status().message()));
+    if (!seen.insert(shard).second) return absl::InvalidArgumentError(absl::StrCat(source, ": ", shard, " stands there twice"));
+  }
+  return shards;
+}
+
+// The engine's messages name its options' fields; users know the flags.
+absl::Status NameFlags(const absl::Status& status) {
+  if (!absl::IsInvalidArgument(status)) return status;
+  return absl::InvalidArgumentError(absl::StrReplaceAll(status.message(),
+                                                        {{"batch_tokens_max", "--max-batch-tokens"},
+                                                         {"prefill_chunk_tokens_max", "--prefill-chunk-tokens"},
+                                                         {"sequences_running_max", "--max-running"},
+                                                         {"sequences_queued_max", "--max-queued"},
+                                                         {"kv_bytes", "--kv-memory"},
+                                                         {"context_max", "--context-max"}}));
+}
+
+}  // namespace
+
+void RouterServiceOptions::AddTo(Flags& flags) {
+  flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache");
+  flags.Add("shard", &shards, "host:port of an expert shard; none: experts run in this process");
+  flags.Add("shards-file", &shards_file, "text file with one host:port of a shard a line, instead of --shard");
+  flags.Add("shard-wait", &shard_wait, "how long the shards may take to load");
+  flags.Add("allow-mixed-numerics", &allow_mixed_numerics, "accept shards that compute in another way than this process");
+  flags.Add("compute", &compute, "auto, f32 or bf16; the same here and on all shards");
+  flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
+  flags.Add("threads", &threads, "threads that compute; 0: one per core");
+  flags.Add("load", &load, "bring the weights into memory before saying ready");
+  flags.AddBytes("kv-memory", &engine.kv_bytes, "memory of the KV cache");
+  flags.Add("context-max", &engine.context_max, "tokens of a prompt and its answer; 0: the model's limit");
+  flags.Add("max-batch-tokens", &engine.batch_tokens_max, "rows of one step over all sequences");
+  flags.Add("prefill-chunk-tokens", &engine.prefill_chunk_tokens_max, "prompt rows of one sequence in one step");
+  flags.Add("max-running", &engine.sequences_running_max, "sequences that run at once");
+  flags.Add("max-queued", &engine.sequences_queued_max, "sequences that wait; beyond these requests are refused");
+  daemon.AddTo(flags);
+}
+
+absl::Status RouterServiceOptions::Validate() const {
+  if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
+  if (compute == "fp8") {
+    return absl::InvalidArgumentError("--compute: fp8 needs a GPU; on this machine's CPU use auto, f32 or bf16");
+  }
+  if (compute != "auto" && compute != "f32" && compute != "bf16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--compute: expected auto, f32 or bf16, got '", compute.substr(0, 60), "'"));
+  }
+  if (threads < 0 || threads > 1024) {
+    return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
+  }
+  if (!shards.empty() && !shards_file.empty()) {
+    return absl::InvalidArgumentError("--shard and --shards-file: give one of them");
+  }
+  RETURN_IF_ERROR(ShardAddresses(*this).status());
+  return NameFlags(engine.Validate());
+}
+
+absl::Status RunRouterService(const RouterServiceOptions& options) {
+  RETURN_IF_ERROR(options.Validate());
+  // The stack outlives the server, whose calls use it, though the server's ports open first.
+  const auto metrics = Metrics::Create();
+  std::unique_ptr<ServingStack> stack;
+  const auto service = RouterGrpcService::Create(*metrics);
+  ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {service->service()}, *metrics));
+
+  const absl::Time begin = absl::Now();
+  ServingStackOptions stack_options;
+  ASSIGN_OR_RETURN(stack_options.directory, ResolveModelDir(options.model, options.hub));
+  stack_options.model_id = ModelName(options.model, stack_options.directory);
+  ASSIGN_OR_RETURN(stack_options.shards, ShardAddresses(options));
+  stack_options.shard_wait = options.shard_wait;
+  stack_options.allow_mixed_numerics = options.allow_mixed_numerics;
+  stack_options.compute = options.compute;
+  stack_options.isa = options.isa;
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  stack_options.threads = options.threads > 0 ? options.threads : cores;
+  stack_options.load = options.load;
+  stack_options.engine = options.engine;
+  absl::StatusOr<std::unique_ptr<ServingStack>> created = ServingStack::Create(stack_options, *metrics);
+  if (!created.ok()) return NameFlags(created.status());
+  stack = *std::move(created);
+
+  service->SetEngine(&stack->engine(), stack->identity(), [&stack] { return stack->ExpertMap(); });
+  daemon->SetServing(true);
+  LogInfo(absl::StrCat("serving ", stack->identity().model_id, " at ", daemon->grpc_address(), " with ",
+                       stack_options.shards.empty() ? "local experts" : absl::StrCat(stack_options.shards.size(), " shards"),
+                       ", ", stack->identity().numeric_profile, ", ready in ", absl::FormatDuration(absl::Now() - begin)));
+  return daemon->Run([&service](absl::Time deadline) { service->Drain(deadline); });
+}
+
+}  // namespace conclave

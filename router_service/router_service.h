@@ -1,0 +1,43 @@
+// The attention service as a process: options, and the life from start to a graceful end.
+#ifndef CONCLAVE_ROUTER_SERVICE_ROUTER_SERVICE_H_
+#define CONCLAVE_ROUTER_SERVICE_ROUTER_SERVICE_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "moe/checkpoint/model_dir.h"
+#include "moe/daemon/daemon.h"
+#include "moe/daemon/flags.h"
+#include "router_service/engine.h"
+
+namespace conclave {
+
+struct RouterServiceOptions {
+  DaemonOptions daemon;
+  std::string model;                // a directory or org/name[@revision]
+  std::vector<std::string> shards;  // host:port of each expert shard
+  std::string shards_file;          // a text file with one host:port a line, instead of the list
+  absl::Duration shard_wait = absl::Minutes(30);
+  bool allow_mixed_numerics = false;
+  std::string compute = "auto";  // auto, f32 or bf16
+  std::string isa;               // empty: the best of this CPU
+  int threads = 0;               // 0: one per core
+  bool load = true;              // bring the weights into memory before saying ready
+  EngineOptions engine;
+  HubEnvironment hub;            // read by main
+
+  RouterServiceOptions() { daemon.name = "router"; }
+  void AddTo(Flags& flags);
+  // INVALID_ARGUMENT names the flag.
+  absl::Status Validate() const;
+};
+
+// Listens, loads, waits for the shards, says ready, serves until SIGTERM, finishes what runs. Errors name what could
+// not be opened, reached or listened on. Must be called before other threads start.
+absl::Status RunRouterService(const RouterServiceOptions& options);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_ROUTER_SERVICE_H_

@@ -1,0 +1,208 @@
+#include "router_service/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "router_service/philox.h"
+
+namespace conclave {
+namespace {
+
+// The published known answers (Random123, tests/kat_vectors, "philox4x32 10").
+TEST(PhiloxTest, GivesThePublishedKnownAnswers) {
+  using Words = std::array<uint32_t, 4>;
+  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  const uint32_t ones = 0xffffffff;
+  EXPECT_EQ(Philox4x32({ones, ones, ones, ones}, {ones, ones}),
+            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(UniformTest, IsTheTop24BitsOfThePublishedAnswer) {
+  EXPECT_EQ(UniformAt(0, 0, 0), static_cast<float>(0x6627e8d5 >> 8) / 16777216.0f);
+}
+
+TEST(UniformTest, ChangesWithEachOfSeedPositionAndChoiceAndStaysBelowOne) {
+  std::set<float> seen;
+  for (uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32, ~uint64_t{0}}) {
+    for (int64_t position : {int64_t{0}, int64_t{1}, int64_t{1} << 32}) {
+      for (int choice : {0, 1, 7}) {
+        const float value = UniformAt(seed, position, choice);
+        EXPECT_GE(value, 0.0f);
+        EXPECT_LT(value, 1.0f);
+        EXPECT_EQ(value, UniformAt(seed, position, choice));
+        seen.insert(value);
+      }
+    }
+  }
+  EXPECT_EQ(seen.size(), 36u);
+}
+
+TEST(ExpTest, IsWithinAFewUnitsInTheLastPlaceOfTheLibrarys) {
+  EXPECT_EQ(ExpOfNonPositive(0.0), 1.0);
+  EXPECT_EQ(ExpOfNonPositive(-1e300), 0.0);
+  EXPECT_EQ(ExpOfNonPositive(-701.0), 0.0);
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<double> exponent(-8, 2.8);
+  for (int i = 0; i < 200000; ++i) {
+    const double x = -std::pow(10.0, exponent(random));
+    EXPECT_NEAR(ExpOfNonPositive(x) / std::exp(x), 1.0, 4e-16 * 2) << x;
+  }
+}
+
+TEST(SamplerTest, GreedyTakesTheLargestLogitAndTheLowestIdAmongEquals) {
+  Sampler sampler(5);
+  EXPECT_EQ(*sampler.Sample({0.0f, 3.0f, -1.0f, 3.0f, 2.0f}, {}, 0), 1);
+  EXPECT_EQ(*sampler.Sample({-5.0f, -4.0f, -3.0f, -2.0f, -1.0f}, {}, 0), 4);
+  EXPECT_EQ(*sampler.Sample({-0.0f, 0.0f, 0.0f, -0.0f, 0.0f}, {}, 0), 0);
+}
+
+TEST(SamplerTest, TopKOfOneIsGreedyAtAnyTemperature) {
+  Sampler sampler(4);
+  for (int64_t position = 0; position < 200; ++position) {
+    EXPECT_EQ(*sampler.Sample({1.0f, 1.1f, 1.1f, 0.9f}, {.temperature = 5.0f, .top_k = 1, .seed = 3}, position), 1);
+  }
+}
+
+TEST(SamplerTest, NamesTheTokenWhoseLogitIsNotANumber) {
+  Sampler sampler(3);
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity()}) {
+    for (float temperature : {0.0f, 0.8f}) {
+      const auto sampled = sampler.Sample({0.0f, 1.0f, bad}, {.temperature = temperature}, 17);
+      EXPECT_EQ(sampled.status().code(), absl::StatusCode::kInternal);
+      EXPECT_NE(sampled.status().message().find("token 2 at position 17"), std::string::npos) << sampled.status();
+    }
+  }
+}
+
+std::vector<float> RandomLogits(int vocab, uint64_t seed, float spread) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0, spread);
+  std::vector<float> logits(vocab);
+  for (float& logit : logits) logit = normal(random);
+  return logits;
+}
+
+// The definition, without shortcuts: sort everything, then cut and draw.
+int32_t SampleByDefinition(const std::vector<float>& logits, const SamplingParams& params, int64_t position) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  std::vector<double> weights;
+  for (int32_t id : order) {
+    weights.push_back(ExpOfNonPositive((double{logits[id]} - logits[order[0]]) / double{params.temperature}));
+  }
+  if (params.top_k > 0 && params.top_k < static_cast<int>(weights.size())) weights.resize(params.top_k);
+  double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  if (params.top_p < 1) {
+    double sum = 0;
+    size_t kept = 0;
+    while (kept < weights.size() && sum < params.top_p * total) sum += weights[kept++];
+    weights.resize(kept);
+    total = sum;
+  }
+  const double drawn = UniformAt(params.seed, position, params.choice) * total;
+  double sum = 0;
+  for (size_t rank = 0; rank < weights.size(); ++rank) {
+    sum += weights[rank];
+    if (sum > drawn) return order[rank];
+  }
+  return order[weights.size() - 1];
+}
+
+TEST(SamplerTest, AgreesWithTheDefinitionForEveryCombinationOfCuts) {
+  for (int vocab : {1, 2, 7, 1000, 8192}) {
+    Sampler sampler(vocab);
+    for (float spread : {0.0f, 0.1f, 3.0f, 40.0f}) {
+      const auto logits = RandomLogits(vocab, vocab, spread);
+      for (float temperature : {1e-6f, 0.5f, 1.0f, 30.0f, 1e30f}) {
+        for (int top_k : {0, 2, 50, 100000}) {
+          for (float top_p : {1.0f, 0.9f, 0.3f, 1e-6f}) {
+            for (int64_t position = 0; position < 3; ++position) {
+              const SamplingParams params{.temperature = temperature, .top_p = top_p, .top_k = top_k, .seed = 11};
+              EXPECT_EQ(*sampler.Sample(logits, params, position), SampleByDefinition(logits, params, position))
+                  << vocab << " " << spread << " " << temperature << " " << top_k << " " << top_p;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Chi-squared against softmax: 15 degrees of freedom, where 44 is passed once in 10,000 runs; the numbers are fixed.
+TEST(SamplerTest, DrawsWithTheProbabilitiesOfTheSoftmax) {
+  constexpr int kVocab = 16, kDraws = 100000;
+  const auto logits = RandomLogits(kVocab, 5, 1.0f);
+  const SamplingParams params{.temperature = 0.8f, .seed = 42};
+  double total = 0;
+  std::vector<double> expected(kVocab);
+  for (int id = 0; id < kVocab; ++id) total += expected[id] = std::exp(logits[id] / 0.8);
+  std::vector<int> count(kVocab);
+  Sampler sampler(kVocab);
+  for (int64_t position = 0; position < kDraws; ++position) ++count[*sampler.Sample(logits, params, position)];
+  double chi_squared = 0;
+  for (int id = 0; id < kVocab; ++id) {
+    const double mean = kDraws * expected[id] / total;
+    chi_squared += (count[id] - mean) * (count[id] - mean) / mean;
+  }
+  EXPECT_LT(chi_squared, 44.3);
+  EXPECT_GT(chi_squared, 2.0) << "too good to be random";
+}
+
+TEST(SamplerTest, TopKAndTopPNeverDrawWhatTheyCut) {
+  // Probabilities 0.4, 0.3, 0.2, 0.1 by id 2, 0, 3, 1.
+  const std::vector<float> logits = {std::log(0.3f), std::log(0.1f), std::log(0.4f), std::log(0.2f)};
+  Sampler sampler(4);
+  const auto drawn = [&](SamplingParams params) {
+    std::set<int32_t> ids;
+    params.temperature = 1.0f;
+    for (int64_t position = 0; position < 2000; ++position) ids.insert(*sampler.Sample(logits, params, position));
+    return ids;
+  };
+  EXPECT_EQ(drawn({}), (std::set<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(drawn({.top_k = 2}), (std::set<int32_t>{0, 2}));
+  EXPECT_EQ(drawn({.top_p = 0.65f}), (std::set<int32_t>{0, 2}));
+  EXPECT_EQ(drawn({.top_p = 0.75f}), (std::set<int32_t>{0, 2, 3}));
+  EXPECT_EQ(drawn({.top_p = 0.01f}), (std::set<int32_t>{2}));
+  // top_p is taken of what top_k has left: 0.4 / 0.7 > 0.5.
+  EXPECT_EQ(drawn({.top_p = 0.5f, .top_k = 2}), (std::set<int32_t>{2}));
+}
+
+TEST(SamplerTest, DoesNotDependOnWhatWasSampledBefore) {
+  Sampler busy(512), fresh(512);
+  const SamplingParams params{.temperature = 0.8f, .top_p = 0.95f, .seed = 9};
+  for (int64_t position = 0; position < 100; ++position) {
+    const auto logits = RandomLogits(512, position, 2.0f);
+    ASSERT_TRUE(busy.Sample(RandomLogits(512, 1000 + position, 30.0f), {.temperature = 7.0f}, position).ok());
+    EXPECT_EQ(*busy.Sample(logits, params, position), *fresh.Sample(logits, params, position));
+  }
+}
+
+TEST(SamplingParamsTest, NamesTheFieldThatIsOutOfRange) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const auto expect_names = [](const SamplingParams& params, const std::string& field) {
+    const absl::Status status = params.Validate();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << field;
+    EXPECT_EQ(status.message().substr(0, field.size()), field) << status;
+  };
+  for (float bad : {nan, -0.1f, infinity, -infinity}) expect_names({.temperature = bad}, "temperature");
+  for (float bad : {nan, 0.0f, -1.0f, 1.001f, infinity}) expect_names({.top_p = bad}, "top_p");
+  expect_names({.top_k = -1}, "top_k");
+  expect_names({.choice = -1}, "choice");
+  EXPECT_TRUE(SamplingParams{}.Validate().ok());
+  EXPECT_TRUE((SamplingParams{.temperature = 2.0f, .top_p = 1e-9f, .top_k = 1 << 30}.Validate().ok()));
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,248 @@
+#include "router_service/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "moe/base/check.h"
+
+namespace conclave {
+
+struct Scheduler::Sequence {
+  Sequence(ScheduledRequest request, KvBlockPool& pool, int block_tokens)
+      : id(request.sequence),
+        tokens(std::move(request.prompt_ids)),
+        prompt(static_cast<int32_t>(tokens.size())),
+        max_tokens(request.max_tokens),
+        ignore_eos(request.ignore_eos),
+        wants_prompt_logits(request.wants_prompt_logits),
+        deadline(request.deadline),
+        pages(pool, block_tokens) {}
+
+  int32_t pending() const { return static_cast<int32_t>(tokens.size()) - computed; }
+  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt; }
+  // One row is missing: the token that was sampled last.
+  bool decoding() const { return pending() == 1; }
+
+  const SequenceId id;
+  std::vector<int32_t> tokens;  // prompt, then answer
+  const int32_t prompt;         // tokens of the prompt
+  const int max_tokens;
+  const bool ignore_eos;
+  const bool wants_prompt_logits;
+  const absl::Time deadline;
+  PageTable pages;
+  int32_t computed = 0;       // positions [0, computed) are in the cache
+  int32_t computed_ever = 0;  // the most that `computed` has been: below it, rows are replayed
+  bool in_batch = false;
+};
+
+namespace {
+
+SchedulerOptions Checked(const SchedulerOptions& options) {
+  CONCLAVE_CHECK(options.batch_tokens_max >= 1 && options.prefill_chunk_tokens_max >= 1 &&
+                 options.logit_rows_max >= 1 && options.sequences_running_max >= 1 &&
+                 options.sequences_queued_max >= 1 && options.context_max >= 1 && options.kv_blocks >= 1 &&
+                 options.kv_block_tokens >= 1)
+      << "a limit of the scheduler is below 1";
+  return options;
+}
+
+}  // namespace
+
+// Every running sequence must be able to get one row with logits in each step, so that none starves.
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(Checked(options)),
+      running_max_(std::min({options.sequences_running_max, options.batch_tokens_max, options.logit_rows_max})),
+      pool_(options.kv_blocks) {
+  running_.reserve(running_max_);
+  batch_.slices.reserve(running_max_);
+  tokens_.reserve(running_max_);
+}
+
+Scheduler::~Scheduler() = default;
+
+absl::Status Scheduler::Add(ScheduledRequest request) {
+  CONCLAVE_CHECK(!request.prompt_ids.empty() && request.max_tokens >= 1);
+  CONCLAVE_CHECK(static_cast<int64_t>(request.prompt_ids.size()) < options_.context_max);
+  if (static_cast<int64_t>(sequences_.size()) >= live_max()) {
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", running_.size(), " sequences run and ",
+                                                     waiting_.size(), " wait; try again later"));
+  }
+  const int64_t tokens_max =
+      std::min<int64_t>(request.prompt_ids.size() + int64_t{request.max_tokens}, options_.context_max);
+  const int64_t blocks = BlocksFor(tokens_max, options_.kv_block_tokens);
+  if (blocks > pool_.total()) {
+    return absl::ResourceExhaustedError(absl::StrCat("the request may need ", blocks, " KV blocks (", tokens_max,
+                                                     " tokens) and the cache has only ", pool_.total()));
+  }
+  const SequenceId id = request.sequence;
+  auto [entry, added] = sequences_.try_emplace(id, nullptr);
+  CONCLAVE_CHECK(added) << "sequence " << Value(id) << " was added twice";
+  entry->second = std::make_unique<Sequence>(std::move(request), pool_, options_.kv_block_tokens);
+  waiting_.push_back(entry->second.get());
+  return absl::OkStatus();
+}
+
+bool Scheduler::Cancel(SequenceId sequence) {
+  const auto entry = sequences_.find(sequence);
+  if (entry == sequences_.end()) return false;
+  Erase(*entry->second);
+  return true;
+}
+
+absl::Span<const SequenceId> Scheduler::Expire(absl::Time now) {
+  expired_.clear();
+  for (const Sequence* sequence : running_) {
+    if (sequence->deadline <= now) expired_.push_back(sequence->id);
+  }
+  for (const Sequence* sequence : waiting_) {
+    if (sequence->deadline <= now) expired_.push_back(sequence->id);
+  }
+  for (SequenceId id : expired_) Cancel(id);
+  return expired_;
+}
+
+const Batch& Scheduler::Next() {
+  batch_.slices.clear();
+  batch_.rows = batch_.logit_rows = 0;
+  for (Sequence* sequence : running_) sequence->in_batch = false;
+  ScheduleDecodes();
+  // Preemption takes sequences from the back of running_, never one at or before the index.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    if (!running_[i]->in_batch) SchedulePrefill(*running_[i]);
+  }
+  AdmitWaiting();
+  CONCLAVE_CHECK(batch_.rows <= options_.batch_tokens_max && batch_.logit_rows <= options_.logit_rows_max);
+  return batch_;
+}
+
+void Scheduler::ScheduleDecodes() {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (!sequence.decoding()) continue;
+    while (!sequence.pages.Grow(sequence.computed + 1)) {
+      Sequence& youngest = *running_.back();
+      Preempt(youngest);
+      if (&youngest == &sequence) return;
+    }
+    Append(sequence, 1);
+  }
+}
+
+// Rows that the limits allow to prefill now, were there blocks for them; 0 where none.
+int Scheduler::ChunkRows(const Sequence& sequence) const {
+  int rows = std::min({sequence.pending(), options_.prefill_chunk_tokens_max, options_.batch_tokens_max - batch_.rows});
+  const int logit_rows = options_.logit_rows_max - batch_.logit_rows;
+  if (sequence.wants_prompt_logits && sequence.computed < sequence.prompt) {
+    // A chunk is wholly replayed or wholly new, so that its logits are wanted for all rows or for none.
+    if (sequence.computed < sequence.computed_ever) return std::min(rows, sequence.computed_ever - sequence.computed);
+    return std::min(rows, logit_rows);
+  }
+  if (rows == sequence.pending() && logit_rows < 1) --rows;
+  return rows;
+}
+
+void Scheduler::SchedulePrefill(Sequence& sequence) {
+  const int wanted = ChunkRows(sequence);
+  if (wanted <= 0) return;
+  while (true) {
+    const int64_t reachable = sequence.pages.reachable_tokens() - sequence.computed;
+    const int rows = static_cast<int>(std::min<int64_t>(wanted, reachable));
+    if (rows > 0) {
+      CONCLAVE_CHECK(sequence.pages.Grow(sequence.computed + rows));
+      Append(sequence, rows);
+      return;
+    }
+    // Only a younger one gives way, and none whose rows stand in this batch already: then the batch is not empty and
+    // blocks will come free without force.
+    Sequence& youngest = *running_.back();
+    if (&youngest == &sequence || youngest.in_batch) return;
+    Preempt(youngest);
+  }
+}
+
+void Scheduler::AdmitWaiting() {
+  while (!waiting_.empty() && running() < running_max_ && ChunkRows(*waiting_.front()) > 0 &&
+         MayAdmit(*waiting_.front())) {
+    Sequence& sequence = *waiting_.front();
+    waiting_.pop_front();
+    sequence.in_batch = false;
+    running_.push_back(&sequence);
+    SchedulePrefill(sequence);
+  }
+}
+
+// Room for all that the sequence must compute before its next token, beside what the running ones need for theirs and
+// one block each to grow into: who is admitted should not be preempted by the very next steps. It also keeps out who
+// was preempted in this step, for the blocks that it gave back are one too few for it.
+bool Scheduler::MayAdmit(const Sequence& sequence) const {
+  if (running_.empty()) return true;
+  int64_t needed = BlocksFor(static_cast<int64_t>(sequence.tokens.size()) + 1, options_.kv_block_tokens);
+  for (const Sequence* other : running_) {
+    const int64_t held = static_cast<int64_t>(other->pages.blocks().size());
+    needed += std::max<int64_t>(0, BlocksFor(other->tokens.size(), options_.kv_block_tokens) - held) + 1;
+  }
+  return needed <= pool_.free();
+}
+
+void Scheduler::Append(Sequence& sequence, int rows) {
+  BatchSlice slice;
+  slice.sequence = sequence.id;
+  slice.token_ids = absl::MakeConstSpan(sequence.tokens).subspan(sequence.computed, rows);
+  slice.first_position = sequence.computed;
+  slice.blocks = sequence.pages.blocks();
+  slice.samples = rows == sequence.pending();
+  slice.replayed_rows = std::clamp(sequence.computed_ever - sequence.computed, 0, rows);
+  slice.prompt_rows = std::clamp(sequence.prompt - sequence.computed, 0, rows);
+  const bool all = sequence.wants_prompt_logits && slice.prompt_rows == rows && slice.replayed_rows == 0;
+  slice.logit_rows = all ? rows : slice.samples ? 1 : 0;
+  batch_.rows += rows;
+  batch_.logit_rows += slice.logit_rows;
+  batch_.slices.push_back(slice);
+  sequence.in_batch = true;
+}
+
+void Scheduler::Preempt(Sequence& sequence) {
+  CONCLAVE_CHECK(running_.back() == &sequence && !sequence.in_batch);
+  running_.pop_back();
+  waiting_.push_front(&sequence);
+  sequence.pages.Clear();
+  sequence.computed = 0;
+  ++preemptions_;
+}
+
+absl::Span<const ScheduledToken> Scheduler::Commit(const Batch& batch, absl::Span<const int32_t> sampled) {
+  CONCLAVE_CHECK(sampled.size() == batch.slices.size()) << sampled.size() << " of " << batch.slices.size();
+  tokens_.clear();
+  for (size_t i = 0; i < batch.slices.size(); ++i) {
+    const BatchSlice& slice = batch.slices[i];
+    const auto entry = sequences_.find(slice.sequence);
+    if (entry == sequences_.end()) continue;
+    Sequence& sequence = *entry->second;
+    sequence.computed = slice.first_position + static_cast<int32_t>(slice.token_ids.size());
+    sequence.computed_ever = std::max(sequence.computed_ever, sequence.computed);
+    if (!slice.samples) continue;
+    sequence.tokens.push_back(sampled[i]);
+    tokens_.push_back({sequence.id, sampled[i], Finish(sequence)});
+    if (tokens_.back().finish != FinishReason::kNone) Erase(sequence);
+  }
+  return tokens_;
+}
+
+FinishReason Scheduler::Finish(const Sequence& sequence) const {
+  const int32_t token = sequence.tokens.back();
+  const bool is_eos = std::binary_search(options_.eos_ids.begin(), options_.eos_ids.end(), token);
+  if (is_eos && !sequence.ignore_eos) return FinishReason::kStop;
+  if (sequence.generated() >= sequence.max_tokens) return FinishReason::kLength;
+  if (static_cast<int>(sequence.tokens.size()) >= options_.context_max) return FinishReason::kLength;
+  return FinishReason::kNone;
+}
+
+void Scheduler::Erase(Sequence& sequence) {
+  running_.erase(std::remove(running_.begin(), running_.end(), &sequence), running_.end());
+  waiting_.erase(std::remove(waiting_.begin(), waiting_.end(), &sequence), waiting_.end());
+  sequences_.erase(sequence.id);
+}
+
+}  // namespace conclave

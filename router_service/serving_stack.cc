@@ -1,0 +1,171 @@
+#include "router_service/serving_stack.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/model_spec.h"
+#include "moe/checkpoint/safetensors.h"
+#include "moe/daemon/health_client.h"
+#include "moe/kernels/kernels.h"
+#include "moe/model/expert_pool.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/local_experts.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/placement/placement.h"
+#include "moe/transport/grpc/describe.h"
+#include "moe/transport/grpc/grpc_transport.h"
+#include "moe/transport/transport.h"
+#include "router_service/remote_experts.h"
+#include "router_service/shard_health.h"
+
+namespace conclave {
+namespace {
+
+constexpr absl::Duration kProgressPause = absl::Seconds(1);
+
+// Whether this process reads the matrix `name`: not the routed experts where shards have those, and not the layers of
+// multi-token prediction behind the decoder. Scales are small and come with their matrices.
+bool IsRead(absl::string_view name, const ModelSpec& spec, bool with_experts) {
+  if (absl::EndsWith(name, "_scale_inv") || (!with_experts && absl::StrContains(name, ".mlp.experts."))) return false;
+  int layer = 0;
+  if (!absl::ConsumePrefix(&name, "model.layers.")) return true;
+  return !absl::SimpleAtoi(name.substr(0, name.find('.')), &layer) || layer < spec.layers;
+}
+
+// Brings the matrices that this process reads into memory.
+absl::Status LoadWeights(const Checkpoint& checkpoint, bool with_experts) {
+  const std::vector<std::string> names = checkpoint.TensorNames();
+  absl::Time next_log = absl::Now() + kProgressPause;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (!IsRead(names[i], checkpoint.spec(), with_experts)) continue;
+    ASSIGN_OR_RETURN(const SafetensorsTensor tensor, checkpoint.Describe(names[i]));
+    if (tensor.shape.size() != 2) continue;
+    ASSIGN_OR_RETURN(const WeightView weight, checkpoint.Weight(names[i], tensor.shape[0], tensor.shape[1]));
+    RETURN_IF_ERROR(checkpoint.Load(weight));
+    bytes += tensor.bytes;
+    if (absl::Now() < next_log) continue;
+    LogInfo(absl::StrCat("loading: ", i + 1, " of ", names.size(), " tensors, ", bytes >> 20, " MiB"));
+    next_log = absl::Now() + kProgressPause;
+  }
+  return absl::OkStatus();
+}
+
+class StackImpl final : public ServingStack {
+ public:
+  explicit StackImpl(const ServingStackOptions& options) : options_(options) {}
+
+  absl::Status Start(Metrics& metrics) {
+    ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.directory));
+    const bool bf16 = options_.compute == "bf16" || (options_.compute == "auto" && CpuHasBf16());
+    ASSIGN_OR_RETURN(kernels_, CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, options_.isa));
+    const bool local = options_.shards.empty();
+    if (options_.load) RETURN_IF_ERROR(LoadWeights(*checkpoint_, local));
+    threads_.emplace(options_.threads);
+    EngineOptions engine = options_.engine;
+    if (engine.context_max == 0) engine.context_max = ContextThatFits(engine.kv_bytes);
+    RETURN_IF_ERROR(local ? UseLocalExperts(engine.batch_tokens_max) : UseShards(engine.batch_tokens_max, metrics));
+    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *kernels_, *threads_, *experts_, engine));
+    const ModelSpec& spec = checkpoint_->spec();
+    identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_),
+                 spec.model_type,   engine.context_max,         spec.vocab};
+    return absl::OkStatus();
+  }
+
+  Engine& engine() override { return *engine_; }
+  const RouterIdentity& identity() const override { return identity_; }
+
+  ExpertMapView ExpertMap() const override {
+    if (remote_ == nullptr) return map_;
+    ExpertMapView map = map_;
+    const std::vector<ShardFigures> figures = remote_->shard_figures();
+    for (size_t i = 0; i < figures.size() && i < map.shards.size(); ++i) {
+      map.shards[i].healthy = figures[i].healthy;
+      map.shards[i].rows_total = figures[i].rows;
+    }
+    return map;
+  }
+
+ private:
+  // A model's own limit may need more memory than anybody wants to give to the cache.
+  int ContextThatFits(int64_t kv_bytes) const {
+    const ModelSpec& spec = checkpoint_->spec();
+    const int64_t blocks = kv_bytes / KvBlockBytes(spec, CacheDType(kernels_->compute));
+    const int64_t tokens = blocks * kKvBlockTokens;
+    // Where not even one block fits, the engine's own refusal says what is needed.
+    if (tokens == 0 || tokens >= spec.context_max) return spec.context_max;
+    LogWarning(absl::StrCat("contexts are limited to ", tokens, " of the model's ", spec.context_max,
+                            " tokens by --kv-memory"));
+    return static_cast<int>(tokens);
+  }
+
+  absl::Status UseLocalExperts(int rows_max) {
+    ASSIGN_OR_RETURN(experts_, LocalExperts::Create(*checkpoint_, *kernels_, *threads_, rows_max));
+    const ModelSpec& spec = checkpoint_->spec();
+    ShardView here;
+    here.holdings.name = "local";
+    for (int layer = 0; layer < spec.layers; ++layer) {
+      if (!spec.IsMoe(LayerId{layer})) continue;
+      here.holdings.holdings.push_back({LayerId{layer}, ExpertsOfShard(spec.gate.experts, 0, 1)});
+    }
+    map_.placement_epoch = kStaticPlacementEpoch;
+    map_.shards.push_back(std::move(here));
+    return absl::OkStatus();
+  }
+
+  absl::Status UseShards(int rows_max, Metrics& metrics) {
+    const absl::Time deadline = absl::Now() + options_.shard_wait;
+    RETURN_IF_ERROR(WaitUntilServing(options_.shards, "conclave.v1.ExpertService", deadline));
+    ASSIGN_OR_RETURN(const auto shards, DescribeShards(options_.shards, checkpoint_->fingerprint(), deadline));
+    GrpcTransportOptions transport;
+    transport.model_fingerprint = checkpoint_->fingerprint();
+    if (!options_.allow_mixed_numerics) transport.numeric_profile = NumericProfile(*kernels_);
+    transport_ = NewGrpcTransport(options_.shards, transport);
+    RemoteExpertsOptions remote;
+    remote.rows_max = rows_max;
+    remote.model_fingerprint = checkpoint_->fingerprint();
+    remote.allow_mixed_numerics = options_.allow_mixed_numerics;
+    remote.metrics = &metrics;
+    ASSIGN_OR_RETURN(auto pool, RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, shards, remote));
+    remote_ = pool.get();
+    experts_ = std::move(pool);
+    map_.placement_epoch = remote_->placement()->epoch();
+    for (size_t i = 0; i < shards.size(); ++i) {
+      map_.shards.push_back({options_.shards[i], true, {shards[i].name, shards[i].holdings}, 0});
+    }
+    return absl::OkStatus();
+  }
+
+  // They die in reverse order: the engine and its thread first.
+  const ServingStackOptions options_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  const Kernels* kernels_ = nullptr;
+  std::optional<ThreadPool> threads_;
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<ExpertPool> experts_;
+  const RemoteExperts* remote_ = nullptr;  // experts_, where they are remote
+  ExpertMapView map_;                      // as it was at the start
+  RouterIdentity identity_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ServingStack>> ServingStack::Create(const ServingStackOptions& options,
+                                                                   Metrics& metrics) {
+  auto stack = std::make_unique<StackImpl>(options);
+  RETURN_IF_ERROR(stack->Start(metrics));
+  return stack;
+}
+
+}  // namespace conclave

@@ -1,0 +1,46 @@
+// Everything that an attention service computes with, put together in order: checkpoint, threads, experts, engine.
+#ifndef CONCLAVE_ROUTER_SERVICE_SERVING_STACK_H_
+#define CONCLAVE_ROUTER_SERVICE_SERVING_STACK_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/metrics/metrics.h"
+#include "router_service/engine.h"
+#include "router_service/service.h"
+
+namespace conclave {
+
+struct ServingStackOptions {
+  std::string directory;            // of the model
+  std::string model_id;             // what GetStatus calls it
+  std::vector<std::string> shards;  // host:port of each; empty: experts run in this process
+  absl::Duration shard_wait = absl::Minutes(30);
+  bool allow_mixed_numerics = false;
+  std::string compute = "auto";  // auto, f32 or bf16
+  std::string isa;               // empty: the best of this CPU
+  int threads = 1;
+  bool load = true;              // bring the weights into memory first
+  EngineOptions engine;          // context_max 0: as much as the KV cache holds, at most the model's limit
+};
+
+// Owns the engine and all that it stands on.
+class ServingStack {
+ public:
+  // Blocks while weights are loaded and shards are waited for, with log lines of progress. `metrics` must outlive the
+  // stack. Errors are those of Checkpoint::Open, of RemoteExperts::Create and of Engine::Create; DEADLINE_EXCEEDED
+  // names a shard that is not ready in time.
+  static absl::StatusOr<std::unique_ptr<ServingStack>> Create(const ServingStackOptions& options, Metrics& metrics);
+  virtual ~ServingStack() = default;
+  virtual Engine& engine() = 0;
+  virtual const RouterIdentity& identity() const = 0;
+  virtual ExpertMapView ExpertMap() const = 0;  // thread-safe
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_SERVING_STACK_H_

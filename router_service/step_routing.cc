@@ -1,0 +1,40 @@
+#include "router_service/step_routing.h"
+
+#include "moe/base/check.h"
+
+namespace conclave {
+
+void StepRouting::OnRouting(LayerId layer, const Routing& routing) {
+  const size_t top_k = routing.top_k;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<uint64_t>& counts = totals_[Value(layer)];
+    for (int32_t expert : routing.experts) ++counts[expert];
+  }
+  size_t row = 0;
+  for (const RoutedRows& rows : step_) {
+    const auto experts_of = [&](size_t first, size_t count) {
+      return routing.experts.subspan((row + first) * top_k, count * top_k);
+    };
+    const size_t fresh = rows.replayed_rows;
+    if (rows.expert_use != nullptr) {
+      std::vector<uint32_t>& counts = (*rows.expert_use)[Value(layer)];
+      for (int32_t expert : experts_of(fresh, rows.rows - fresh)) ++counts[expert];
+    }
+    if (rows.observer != nullptr && rows.prompt_rows > rows.replayed_rows) {
+      const size_t count = rows.prompt_rows - fresh;
+      rows.observer->OnPromptRouting(
+          layer, rows.first_position + rows.replayed_rows,
+          {routing.top_k, experts_of(fresh, count), routing.weights.subspan((row + fresh) * top_k, count * top_k)});
+    }
+    row += rows.rows;
+  }
+  CONCLAVE_CHECK(routing.experts.size() == row * top_k) << routing.experts.size() << " for " << row << " rows";
+}
+
+std::vector<std::vector<uint64_t>> StepRouting::totals() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return totals_;
+}
+
+}  // namespace conclave

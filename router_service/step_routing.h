@@ -1,0 +1,58 @@
+// Books which experts the rows of a step went to: in total, for each sequence, and for observers.
+#ifndef CONCLAVE_ROUTER_SERVICE_STEP_ROUTING_H_
+#define CONCLAVE_ROUTER_SERVICE_STEP_ROUTING_H_
+
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "moe/base/ids.h"
+#include "moe/checkpoint/model_spec.h"
+#include "moe/model/expert_pool.h"
+#include "moe/model/transformer.h"
+#include "router_service/engine.h"
+
+namespace conclave {
+
+// [layers][experts], zero; dense layers are empty.
+template <typename Count>
+std::vector<std::vector<Count>> ZeroExpertCounts(const ModelSpec& spec) {
+  std::vector<std::vector<Count>> counts(spec.layers);
+  for (int layer = 0; layer < spec.layers; ++layer) {
+    if (spec.IsMoe(LayerId{layer})) counts[layer].assign(spec.gate.experts, 0);
+  }
+  return counts;
+}
+
+// Rows of one sequence in a step, in the order of the step's slices.
+struct RoutedRows {
+  int32_t first_position = 0;
+  int32_t rows = 0;
+  int32_t replayed_rows = 0;                                 // the first so many were booked for the sequence before
+  int32_t prompt_rows = 0;                                   // the first so many are prompt
+  std::vector<std::vector<uint32_t>>* expert_use = nullptr;  // [layers][experts]; null: not asked for
+  SequenceObserver* observer = nullptr;                      // null: none
+};
+
+// totals() is thread-safe; all else is the engine thread's.
+class StepRouting final : public ForwardObserver {
+ public:
+  explicit StepRouting(const ModelSpec& spec) : totals_(ZeroExpertCounts<uint64_t>(spec)) {}
+
+  // What the next Forward runs; must stay unchanged until it has returned.
+  void BeginStep(absl::Span<const RoutedRows> rows) { step_ = rows; }
+  void OnRouting(LayerId layer, const Routing& routing) override;
+
+  // Rows by [layer][expert] since start.
+  std::vector<std::vector<uint64_t>> totals() const;
+
+ private:
+  absl::Span<const RoutedRows> step_;
+  mutable std::mutex mutex_;
+  std::vector<std::vector<uint64_t>> totals_;  // guarded by mutex_
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_STEP_ROUTING_H_
