@@ -85,9 +85,9 @@ absl::Status ClusterRunner::LaunchRouter() {
 absl::Status ClusterRunner::LaunchGateway() {
   ProcessSpec spec = SpecFor("gateway", "gateway", plan_.gateway_binary);
   ASSIGN_OR_RETURN(const std::string router, AddressOfRole(processes_, "router"));
-  spec.arguments.insert(spec.arguments.end(), {absl::StrCat("--router=", router),
-                                               absl::StrCat("--grpc-address=127.0.0.1:", plan_.grpc_port),
-                                               absl::StrCat("--metrics-address=127.0.0.1:", plan_.metrics_port)});
+  spec.arguments.insert(spec.arguments.end(),
+                        {absl::StrCat("--router=", router), absl::StrCat("--grpc-address=127.0.0.1:", plan_.grpc_port),
+                         absl::StrCat("--metrics-address=127.0.0.1:", plan_.metrics_port)});
   return Launch(std::move(spec));
 }
 

@@ -16,14 +16,14 @@ namespace conclave {
 
 // What to start. All of it has been checked: the model opens, the ports are free, the directory is there.
 struct ClusterPlan {
-  std::string model;             // as given to --model: a directory, or org/name[@revision]
-  int shards = 4;                // expert processes; 0: experts run in the attention service
-  std::string compute = "f32";   // "f32" or "bf16"
-  std::string isa;               // forces a kernel set; empty: the best of this CPU
-  int threads = 1;               // cores to share out
-  int grpc_port = 0;             // the gateway's; 0: a free one
-  int metrics_port = 0;          // the gateway's; 0: a free one
-  std::string run_directory;     // logs, address files, cluster.json
+  std::string model;            // as given to --model: a directory, or org/name[@revision]
+  int shards = 4;               // expert processes; 0: experts run in the attention service
+  std::string compute = "f32";  // "f32" or "bf16"
+  std::string isa;              // forces a kernel set; empty: the best of this CPU
+  int threads = 1;              // cores to share out
+  int grpc_port = 0;            // the gateway's; 0: a free one
+  int metrics_port = 0;         // the gateway's; 0: a free one
+  std::string run_directory;    // logs, address files, cluster.json
   std::string gateway_binary, router_binary, expert_binary;
 };
 

@@ -11,7 +11,8 @@ constexpr absl::string_view kUsagePayload = "conclave/usage-error";
 
 }  // namespace
 
-CommandFlag& CommandFlags::Add(absl::string_view name, FlagTarget target, absl::string_view value_name, absl::string_view help) {
+CommandFlag& CommandFlags::Add(absl::string_view name, FlagTarget target, absl::string_view value_name,
+                               absl::string_view help) {
   CommandFlag& flag = flags_.emplace_back();
   flag.name = std::string(name);
   flag.target = target;

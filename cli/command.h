@@ -20,8 +20,8 @@ struct CommandFlag {
   std::string name;  // kebab-case, without dashes
   FlagTarget target;
   std::string help;
-  std::string value_name;            // stands in the help: DIR, N, TEXT
-  char short_name = '\0';            // such as 'o' for -o
+  std::string value_name;  // stands in the help: DIR, N, TEXT
+  char short_name = '\0';  // such as 'o' for -o
   bool positional = false;
   bool hidden = false;               // for tests and experts: works, but is neither in the help nor completed
   std::vector<std::string> choices;  // empty: any value
@@ -44,8 +44,8 @@ class CommandFlags {
 
 // What a verb may know of the world; filled in by main, which alone reads the environment.
 struct CommandContext {
-  std::string binary_directory;   // where this executable lies
-  HubEnvironment hub;             // where models given as org/name are looked up
+  std::string binary_directory;              // where this executable lies
+  HubEnvironment hub;                        // where models given as org/name are looked up
   std::string temporary_directory = "/tmp";  // TMPDIR
 };
 

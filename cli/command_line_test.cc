@@ -66,7 +66,8 @@ class CommandLineTest : public testing::Test {
 };
 
 TEST_F(CommandLineTest, FlagsFillTheirTargets) {
-  EXPECT_EQ(Parse({"ask", "DIR", "--prompt", "a b", "--max-tokens=7", "--temperature", "0.5", "--chat", "-o", "json"}), "");
+  EXPECT_EQ(Parse({"ask", "DIR", "--prompt", "a b", "--max-tokens=7", "--temperature", "0.5", "--chat", "-o", "json"}),
+            "");
   EXPECT_EQ(ask().prompt, "a b");
   EXPECT_EQ(ask().max_tokens, 7);
   EXPECT_EQ(ask().temperature, 0.5);

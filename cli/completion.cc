@@ -62,7 +62,9 @@ void PrintBash(const std::vector<VerbFlags>& verbs) {
                "_conclave() {\n"
                "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
                "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-               "    COMPREPLY=($(compgen -W '" << absl::StrJoin(VerbNames(verbs), " ") << "' -- \"$word\"))\n"
+               "    COMPREPLY=($(compgen -W '"
+            << absl::StrJoin(VerbNames(verbs), " ")
+            << "' -- \"$word\"))\n"
                "    return\n"
                "  fi\n"
                "  case \"${COMP_WORDS[1]} $before\" in\n";
@@ -72,7 +74,8 @@ void PrintBash(const std::vector<VerbFlags>& verbs) {
       // A positional choice follows the verb itself.
       const std::string before = flag.positional ? verb.verb : absl::StrCat("--", flag.name);
       std::string pattern = absl::StrCat("'", verb.verb, " ", before, "'");
-      if (flag.short_name != '\0') absl::StrAppend(&pattern, "|'", verb.verb, " -", std::string(1, flag.short_name), "'");
+      if (flag.short_name != '\0')
+        absl::StrAppend(&pattern, "|'", verb.verb, " -", std::string(1, flag.short_name), "'");
       std::cout << "    " << pattern << ") COMPREPLY=($(compgen -W '" << absl::StrJoin(flag.choices, " ")
                 << "' -- \"$word\")); return ;;\n";
     }

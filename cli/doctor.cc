@@ -15,9 +15,12 @@ namespace {
 
 const char* Name(Verdict verdict) {
   switch (verdict) {
-    case Verdict::kOk: return "ok";
-    case Verdict::kAdvice: return "advice";
-    case Verdict::kBlocked: return "blocked";
+    case Verdict::kOk:
+      return "ok";
+    case Verdict::kAdvice:
+      return "advice";
+    case Verdict::kBlocked:
+      return "blocked";
   }
   return "";
 }

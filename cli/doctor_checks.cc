@@ -85,7 +85,8 @@ Finding Cpu() {
     finding.fix = "everything runs, on plain loops; a CPU (or a virtual machine's CPU type 'host') with AVX2 is faster";
   } else if (flags.count("avx512_bf16") == 0) {
     finding.verdict = Verdict::kAdvice;
-    finding.fix = "--compute bf16 is emulated here, so --compute auto means f32; a CPU with AVX512_BF16 halves the time";
+    finding.fix =
+        "--compute bf16 is emulated here, so --compute auto means f32; a CPU with AVX512_BF16 computes it directly";
   }
   return finding;
 }
@@ -102,7 +103,8 @@ Finding Memory() {
   }
   if (available < 512 * kMiB) {
     finding.verdict = Verdict::kAdvice;
-    finding.fix = "end other programs, or give the container more (docker run --memory=2g): the demo takes about 500 MiB";
+    finding.fix =
+        "end other programs, or give the container more (docker run --memory=2g): the demo takes about 500 MiB";
   }
   return finding;
 }
@@ -173,7 +175,8 @@ Finding Ports() {
   if (range.size() != 2 || !absl::SimpleAtoi(range[0], &first) || !absl::SimpleAtoi(range[1], &last)) {
     return {"ports", Verdict::kOk, "127.0.0.1 can be listened on", ""};
   }
-  Finding finding{"ports", Verdict::kOk, absl::StrCat("127.0.0.1 can be listened on; free ones come from ", first, "-", last), ""};
+  Finding finding{"ports", Verdict::kOk,
+                  absl::StrCat("127.0.0.1 can be listened on; free ones come from ", first, "-", last), ""};
   if (last - first < 1000) {
     finding.verdict = Verdict::kAdvice;
     finding.fix = "sudo sysctl -w net.ipv4.ip_local_port_range='32768 60999'";
@@ -242,7 +245,8 @@ Finding Cuda() {
     return {"cuda", Verdict::kAdvice, "libcuda.so.1 is there, but finds no usable device",
             "nvidia-smi shows whether driver and kernel module are of one version; reboot after a driver update"};
   }
-  return {"cuda", Verdict::kOk, absl::StrCat(devices, " devices, driver for CUDA ", version / 1000, ".", version % 1000 / 10), ""};
+  return {"cuda", Verdict::kOk,
+          absl::StrCat(devices, " devices, driver for CUDA ", version / 1000, ".", version % 1000 / 10), ""};
 }
 
 Finding Services(const std::string& binary_directory) {

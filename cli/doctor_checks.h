@@ -12,7 +12,7 @@ enum class Verdict { kOk, kAdvice, kBlocked };
 
 // One finding about the machine.
 struct Finding {
-  std::string name;   // "cpu", "memory", …
+  std::string name;  // "cpu", "memory", …
   Verdict verdict = Verdict::kOk;
   std::string value;  // what was found, in words
   std::string fix;    // what to do; empty where nothing needs doing

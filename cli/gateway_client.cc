@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cli/generation.h"
 #include "conclave/v1/control.grpc.pb.h"
@@ -30,9 +31,11 @@ absl::Status ToStatus(const grpc::Status& status, const std::string& who, const 
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   const std::string& message = status.error_message();
-  if (code == absl::StatusCode::kUnavailable && message.find("connect") != std::string::npos) {
-    return absl::UnavailableError(absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (",
-                                               message, ")"));
+  // What gRPC itself says where nobody listens; an error that came from the other side reads otherwise.
+  if (code == absl::StatusCode::kUnavailable &&
+      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "connections to all backends"))) {
+    return absl::UnavailableError(
+        absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (", message, ")"));
   }
   return absl::Status(code, message);
 }

@@ -57,7 +57,8 @@ class GenerateCommand final : public Command {
     CommandFlag& temperature = flags.Add("temperature", &request_.temperature, "X", "0: always the most likely token");
     temperature.minimum = 0;
     temperature.maximum = 100;
-    CommandFlag& top_p = flags.Add("top-p", &request_.top_p, "P", "sample from the likeliest tokens of this total probability");
+    CommandFlag& top_p =
+        flags.Add("top-p", &request_.top_p, "P", "sample from the likeliest tokens of this total probability");
     top_p.minimum = 1e-6;
     top_p.maximum = 1;
     flags.Add("top-k", &request_.top_k, "K", "sample from this many of the likeliest tokens; 0: all").minimum = 0;
@@ -96,11 +97,13 @@ class GenerateCommand final : public Command {
   absl::Status Validate() {
     const int sources = !local_.model.empty() + !gateway_.empty() + !run_directory_.empty();
     if (sources != 1) {
-      return UsageError("say who shall answer, once: --model DIR runs here, --gateway HOST:PORT or --run-dir DIR asks a cluster");
+      return UsageError(
+          "say who shall answer, once: --model DIR runs here, --gateway HOST:PORT or --run-dir DIR asks a cluster");
     }
     if (request_.prompt.empty()) return UsageError("--prompt is empty: give the text to go on from");
     if (static_cast<int64_t>(request_.prompt.size()) > limits::kPromptBytesMax) {
-      return UsageError(absl::StrCat("--prompt has ", request_.prompt.size(), " bytes, at most ", limits::kPromptBytesMax));
+      return UsageError(
+          absl::StrCat("--prompt has ", request_.prompt.size(), " bytes, at most ", limits::kPromptBytesMax));
     }
     if (!seed_.empty()) {
       uint64_t seed = 0;
@@ -132,7 +135,9 @@ class GenerateCommand final : public Command {
   }
 
   absl::StatusOr<GenerationResult> AskHere(const CommandContext& context, const TextSink& sink) {
-    ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, EngineOptions()));
+    EngineOptions options;
+    options.sequences_running_max = 1 + beside_;
+    ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, options));
     ASSIGN_OR_RETURN(GenerationResult result, GenerateLocally(*cluster, request_, beside_, sink));
     holdings_ = cluster->Holdings();
     return result;

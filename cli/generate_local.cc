@@ -112,8 +112,8 @@ absl::StatusOr<GenerationResult> GenerateLocally(LocalCluster& cluster, const Ge
 
   std::vector<SequenceId> companions;
   for (int i = 0; i < beside; ++i) {
-    ASSIGN_OR_RETURN(const SequenceId id, cluster.engine().Submit(Companion(result.prompt_ids, i, spec.vocab),
-                                                                  [](const TokenEvent&) {}));
+    ASSIGN_OR_RETURN(const SequenceId id,
+                     cluster.engine().Submit(Companion(result.prompt_ids, i, spec.vocab), [](const TokenEvent&) {}));
     companions.push_back(id);
   }
   // The queue is shared with the engine's thread, which may still hold it when an error ends this function.

@@ -19,7 +19,7 @@ namespace conclave {
 // What is asked for.
 struct GenerationRequest {
   std::string prompt;
-  bool chat = false;          // the prompt is a user's message, rendered with the model's chat template
+  bool chat = false;  // the prompt is a user's message, rendered with the model's chat template
   int max_tokens = 128;
   double temperature = 0;
   double top_p = 1;

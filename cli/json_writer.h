@@ -32,7 +32,7 @@ class JsonWriter {
   void Quote(absl::string_view value);
 
   std::string text_;
-  std::string open_;        // one closing bracket for each open object or array
+  std::string open_;  // one closing bracket for each open object or array
   bool need_comma_ = false;
 };
 

@@ -24,13 +24,17 @@
 namespace conclave {
 namespace {
 
-// The engine's options for this model: a context that the KV cache can hold, chunks as asked for.
+// The engine's options for this model: a KV cache no larger than its sequences can fill, a context no longer than that
+// cache holds, and chunks as asked for.
 EngineOptions FitOptions(const LocalClusterFlags& flags, const ModelSpec& spec, const Kernels& kernels,
                          EngineOptions options) {
   if (flags.prefill_chunk > 0) options.prefill_chunk_tokens_max = flags.prefill_chunk;
-  const int64_t blocks = options.kv_bytes / KvBlockBytes(spec, CacheDType(kernels.compute));
-  const int64_t tokens = blocks * kKvBlockTokens;
-  if (options.context_max == 0) options.context_max = static_cast<int>(std::min<int64_t>(spec.context_max, tokens));
+  if (options.context_max == 0) options.context_max = spec.context_max;
+  const int64_t block_bytes = KvBlockBytes(spec, CacheDType(kernels.compute));
+  const int64_t blocks_each = options.context_max / kKvBlockTokens + 1;
+  options.kv_bytes = std::min(options.kv_bytes, options.sequences_running_max * blocks_each * block_bytes);
+  const int64_t tokens = options.kv_bytes / block_bytes * kKvBlockTokens;
+  options.context_max = static_cast<int>(std::min<int64_t>(options.context_max, tokens));
   return options;
 }
 
@@ -110,8 +114,8 @@ class LocalClusterImpl final : public LocalCluster {
     RemoteExpertsOptions pool_options;
     pool_options.rows_max = rows_max;
     pool_options.model_fingerprint = checkpoint_->fingerprint();
-    ASSIGN_OR_RETURN(experts_, RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions,
-                                                     pool_options));
+    ASSIGN_OR_RETURN(experts_,
+                     RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions, pool_options));
     return absl::OkStatus();
   }
 
@@ -129,16 +133,18 @@ class LocalClusterImpl final : public LocalCluster {
 
 void LocalClusterFlags::Declare(CommandFlags& flags) {
   flags.Add("model", &model, "DIR", "load a model here: a directory, or org/name[@revision] in the Hugging Face cache");
-  CommandFlag& shard_count = flags.Add("shards", &shards, "N", "run the experts on N shards in this process; 0: without shards");
+  CommandFlag& shard_count =
+      flags.Add("shards", &shards, "N", "run the experts on N shards in this process; 0: without shards");
   shard_count.minimum = 0;
   shard_count.maximum = 256;
   flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc"};
-  flags.Add("compute", &compute, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32").choices = {
-      "auto", "f32", "bf16", "fp8"};
+  flags.Add("compute", &compute, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32")
+      .choices = {"auto", "f32", "bf16", "fp8"};
   CommandFlag& thread_count = flags.Add("threads", &threads, "N", "cores to use; 0: all");
   thread_count.minimum = 0;
   thread_count.maximum = 1024;
-  CommandFlag& chunk = flags.Add("prefill-chunk", &prefill_chunk, "N", "prompt rows in one step; 0: the engine's default");
+  CommandFlag& chunk =
+      flags.Add("prefill-chunk", &prefill_chunk, "N", "prompt rows in one step; 0: the engine's default");
   chunk.minimum = 0;
   chunk.maximum = limits::kCallRowsMax;
   chunk.hidden = true;

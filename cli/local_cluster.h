@@ -20,13 +20,13 @@ namespace conclave {
 
 // The flags that say which model runs, where, and in what numbers; the same for every verb that runs one.
 struct LocalClusterFlags {
-  std::string model;               // a directory or org/name[@revision]
-  int shards = 0;                  // 0: experts run in the engine itself, without a transport
+  std::string model;  // a directory or org/name[@revision]
+  int shards = 0;     // 0: experts run in the engine itself, without a transport
   std::string transport = "inproc";
   std::string compute = "auto";
-  std::string isa;                 // forces a kernel set; empty: the best of this CPU
-  int threads = 0;                 // 0: one per core
-  int prefill_chunk = 0;           // prompt rows of one sequence in one step; 0: the engine's default
+  std::string isa;        // forces a kernel set; empty: the best of this CPU
+  int threads = 0;        // 0: one per core
+  int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default
 
   void Declare(CommandFlags& flags);
   // UsageError: no model, or flags that contradict each other.
@@ -40,9 +40,8 @@ absl::StatusOr<const Kernels*> ChooseKernels(absl::string_view compute, absl::st
 class LocalCluster {
  public:
   // Opens the model, starts `flags.shards` shards and the engine. `options` are the engine's, as far as flags do not
-  // set them. Errors are those of Checkpoint::Open, Engine::Create and the shards.
-  static absl::StatusOr<std::unique_ptr<LocalCluster>> Create(const LocalClusterFlags& flags,
-                                                              const HubEnvironment& hub,
+  // set them; its KV cache is made no larger than sequences_running_max sequences can fill. Errors are those of Checkpoint::Open, Engine::Create and the shards.
+  static absl::StatusOr<std::unique_ptr<LocalCluster>> Create(const LocalClusterFlags& flags, const HubEnvironment& hub,
                                                               EngineOptions options);
   virtual ~LocalCluster() = default;
   virtual const Checkpoint& checkpoint() const = 0;

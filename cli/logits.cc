@@ -125,7 +125,9 @@ class LogitsCommand final : public Command {
     if (out_.empty()) return UsageError("--out is missing: name the safetensors file to write");
     EngineRequest request;
     ASSIGN_OR_RETURN(request.prompt_ids, ParseIds(ids_));
-    ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, EngineOptions()));
+    EngineOptions options;
+    options.sequences_running_max = 1;
+    ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, options));
     const int64_t rows = static_cast<int64_t>(request.prompt_ids.size());
     if (rows > cluster->checkpoint().spec().context_max) {
       return absl::InvalidArgumentError(absl::StrCat("--ids has ", rows, " ids, but the model's context ends at ",

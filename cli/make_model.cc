@@ -1,4 +1,6 @@
 // `conclave make-model`: a checkpoint with random weights in the published format.
+#include "moe/checkpoint/make_model.h"
+
 #include <unistd.h>
 
 #include <cstdint>
@@ -13,11 +15,16 @@
 #include "absl/time/time.h"
 #include "cli/command.h"
 #include "moe/base/status_macros.h"
-#include "moe/checkpoint/make_model.h"
 #include "moe/tokenizer/byte_tokenizer_writer.h"
 
 namespace conclave {
 namespace {
+
+// "1.23 GB" or "0.4 MB".
+std::string Size(int64_t bytes) {
+  return bytes >= 100'000'000 ? absl::StrFormat("%.2f GB", static_cast<double>(bytes) / 1e9)
+                              : absl::StrFormat("%.1f MB", static_cast<double>(bytes) / 1e6);
+}
 
 // One line on standard error that is rewritten in place; silent where that is no terminal.
 class ProgressBar {
@@ -30,9 +37,8 @@ class ProgressBar {
     if (!terminal_ || bytes_total <= 0 || absl::Now() - last_ < absl::Milliseconds(100)) return;
     last_ = absl::Now();
     const int filled = static_cast<int>(bytes_done * kWidth / bytes_total);
-    std::cerr << absl::StrFormat("\r[%-*s] %3d%%  %.2f of %.2f GB", kWidth,
-                                 std::string(static_cast<size_t>(filled), '#'), bytes_done * 100 / bytes_total,
-                                 static_cast<double>(bytes_done) / 1e9, static_cast<double>(bytes_total) / 1e9)
+    std::cerr << absl::StrFormat("\r[%-*s] %3d%%  %s of %s", kWidth, std::string(static_cast<size_t>(filled), '#'),
+                                 bytes_done * 100 / bytes_total, Size(bytes_done), Size(bytes_total))
               << std::flush;
     drawn_ = true;
   }
@@ -51,7 +57,7 @@ class MakeModelCommand final : public Command {
 
   void Declare(CommandFlags& flags) override {
     flags.Add("preset", &options_.preset, "NAME", "a shape that comes with Conclave").choices = {"tiny", "small",
-                                                                                              "v3-slice"};
+                                                                                                 "v3-slice"};
     flags.Add("config", &options_.config_file, "FILE", "a config.json with the shape, in a preset's place");
     flags.Add("dtype", &options_.dtype, "DTYPE", "how weights are stored").choices = {"bf16", "fp8", "f32"};
     flags.Add("seed", &seed_, "N", "equal seeds give equal bytes");
@@ -75,8 +81,8 @@ class MakeModelCommand final : public Command {
         bar.Update(bytes_done, bytes_total);
       }));
     }
-    std::cout << absl::StrFormat("wrote %s (%.2f GB); look at it with: conclave inspect %s\n", options_.out,
-                                 static_cast<double>(bytes) / 1e9, options_.out);
+    std::cout << "wrote " << options_.out << " (" << Size(bytes) << "); look at it with: conclave inspect "
+              << options_.out << "\n";
     return absl::OkStatus();
   }
 

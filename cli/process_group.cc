@@ -32,6 +32,28 @@ std::string DescribeEnd(int wait_status) {
   return absl::StrCat("ended with exit code ", WEXITSTATUS(wait_status));
 }
 
+// The last line near the end of a log that is not blank and for which `wanted` holds; empty: none.
+template <typename Predicate>
+std::string LastLineWhere(const std::string& log_path, Predicate wanted) {
+  constexpr std::streamoff kTailBytes = 64 << 10;
+  std::ifstream file(log_path, std::ios::binary | std::ios::ate);
+  if (!file) return "";
+  const std::streamoff size = file.tellg();
+  file.seekg(size > kTailBytes ? size - kTailBytes : 0);
+  std::string line, last;
+  while (std::getline(file, line)) {
+    if (line.find_first_not_of(" \t\r") != std::string::npos && wanted(line)) last = line;
+  }
+  return last;
+}
+
+// The line by which a process said why it ended: its last one that is no log line below an error (moe/base/log.h).
+std::string LastErrorLine(const std::string& log_path) {
+  return LastLineWhere(log_path, [](const std::string& line) {
+    return !absl::StartsWith(line, "D 2") && !absl::StartsWith(line, "I 2") && !absl::StartsWith(line, "W 2");
+  });
+}
+
 // The environment for children: all but the variables that were meant for this command.
 std::vector<char*> ChildEnvironment() {
   std::vector<char*> variables;
@@ -80,16 +102,7 @@ int WaitForSignal(absl::Duration wait) {
 bool AsksToEnd(int signal) { return signal == SIGINT || signal == SIGTERM || signal == SIGHUP; }
 
 std::string LastLogLine(const std::string& log_path) {
-  constexpr std::streamoff kTailBytes = 64 << 10;
-  std::ifstream file(log_path, std::ios::binary | std::ios::ate);
-  if (!file) return "";
-  const std::streamoff size = file.tellg();
-  file.seekg(size > kTailBytes ? size - kTailBytes : 0);
-  std::string line, last;
-  while (std::getline(file, line)) {
-    if (line.find_first_not_of(" \t\r") != std::string::npos) last = line;
-  }
-  return last;
+  return LastLineWhere(log_path, [](const std::string&) { return true; });
 }
 
 ProcessGroup::~ProcessGroup() {
@@ -134,7 +147,7 @@ std::vector<EndedProcess> ProcessGroup::TakeEnded() {
   for (Process& process : processes_) {
     if (!process.ended || std::exchange(process.taken, true)) continue;
     const ProcessSpec& spec = process.spec;
-    const std::string line = LastLogLine(spec.log_path);
+    const std::string line = LastErrorLine(spec.log_path);
     ended.push_back({spec.role, spec.name,
                      absl::StrCat(spec.name, " ", DescribeEnd(process.wait_status), ": ",
                                   line.empty() ? "it wrote no error" : line, " (log: ", spec.log_path, ")")});

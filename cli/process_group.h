@@ -34,10 +34,10 @@ struct ProcessSpec {
 struct EndedProcess {
   std::string role;
   std::string name;
-  std::string message;  // name, exit code or signal, and the last line of its log
+  std::string message;  // name, exit code or signal, and the last error that it wrote
 };
 
-// The last line that a process wrote to its log, which for our services names what went wrong; empty: no such line.
+// The last line that a process wrote to its log; empty: none.
 std::string LastLogLine(const std::string& log_path);
 
 // Used by one thread, which must live as long as the processes: the kernel kills them when it ends, however it ends.

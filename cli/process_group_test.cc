@@ -45,7 +45,8 @@ class ProcessGroupTest : public testing::Test {
 
 TEST_F(ProcessGroupTest, ProcessThatDiesIsReportedWithItsOwnLastLine) {
   ProcessGroup group;
-  ASSERT_TRUE(group.Start(Shell("expert", "expert-0", "echo started; echo 'expert_service: no such layer' >&2; exit 3")).ok());
+  ASSERT_TRUE(
+      group.Start(Shell("expert", "expert-0", "echo started; echo 'expert_service: no such layer' >&2; exit 3")).ok());
   std::vector<EndedProcess> ended;
   ASSERT_TRUE(Eventually([&] { return !(ended = group.TakeEnded()).empty(); }));
   EXPECT_EQ(ended[0].role, "expert");
@@ -54,6 +55,16 @@ TEST_F(ProcessGroupTest, ProcessThatDiesIsReportedWithItsOwnLastLine) {
       << ended[0].message;
   EXPECT_TRUE(group.TakeEnded().empty()) << "an end is told once";
   EXPECT_TRUE(group.Stop(absl::Seconds(1)).ok()) << "and is no news when stopping";
+}
+
+TEST_F(ProcessGroupTest, LogLineThatIsNoErrorIsNotTakenForOne) {
+  ProcessGroup group;
+  ASSERT_TRUE(
+      group.Start(Shell("expert", "expert-0", "echo 'I 2026-11-23T10:00:00.123Z expert-0: ready'; kill -9 $$")).ok());
+  std::vector<EndedProcess> ended;
+  ASSERT_TRUE(Eventually([&] { return !(ended = group.TakeEnded()).empty(); }));
+  EXPECT_TRUE(absl::StartsWith(ended[0].message, "expert-0 was killed by signal 9: it wrote no error"))
+      << ended[0].message;
 }
 
 TEST_F(ProcessGroupTest, BinaryThatCannotRunIsReportedByName) {
@@ -73,7 +84,8 @@ TEST_F(ProcessGroupTest, StopsRolesInReverseOrderOfStart) {
   ProcessGroup group;
   const std::string order = directory_ + "/order";
   for (const std::string name : {"expert", "router", "gateway"}) {
-    const std::string script = absl::StrCat("trap 'echo ", name, " >>", order, "; exit 0' TERM; echo up; while :; do sleep 0.01; done");
+    const std::string script =
+        absl::StrCat("trap 'echo ", name, " >>", order, "; exit 0' TERM; echo up; while :; do sleep 0.01; done");
     ASSERT_TRUE(group.Start(Shell(name, name, script)).ok());
     ASSERT_TRUE(Eventually([&] { return LastLogLine(LogOf(name)) == "up"; }));
   }

@@ -96,19 +96,22 @@ class UpCommand final : public Command {
     CommandFlag& shards = flags.Add("shards", &plan_.shards, "N", "expert processes");
     shards.minimum = 1;
     shards.maximum = limits::kShardsMax;
-    flags.Add("transport", &transport_, "NAME", "grpc: experts in processes of their own; inproc: in the attention service")
+    flags
+        .Add("transport", &transport_, "NAME",
+             "grpc: experts in processes of their own; inproc: in the attention service")
         .choices = {"inproc", "grpc"};
-    flags.Add("compute", &compute_, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32").choices = {
-        "auto", "f32", "bf16", "fp8"};
+    flags.Add("compute", &compute_, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32")
+        .choices = {"auto", "f32", "bf16", "fp8"};
     flags.Add("http-port", &http_port_, "PORT", "the gateway's HTTP port (not built yet)");
-    for (auto [flag, port, help] : {std::tuple("grpc-port", &plan_.grpc_port, "the gateway's gRPC port; 0: a free one"),
-                                    std::tuple("metrics-port", &plan_.metrics_port,
-                                               "the gateway's metrics port; 0: a free one")}) {
+    for (auto [flag, port, help] :
+         {std::tuple("grpc-port", &plan_.grpc_port, "the gateway's gRPC port; 0: a free one"),
+          std::tuple("metrics-port", &plan_.metrics_port, "the gateway's metrics port; 0: a free one")}) {
       CommandFlag& declared = flags.Add(flag, port, "PORT", help);
       declared.minimum = 0;
       declared.maximum = 65535;
     }
-    flags.Add("run-dir", &plan_.run_directory, "DIR", "for logs, addresses and cluster.json; a new one in /tmp where absent");
+    flags.Add("run-dir", &plan_.run_directory, "DIR",
+              "for logs, addresses and cluster.json; a new one in /tmp where absent");
     CommandFlag& threads = flags.Add("threads", &plan_.threads, "N", "cores to share out among the processes; 0: all");
     threads.minimum = 0;
     threads.maximum = 1024;
@@ -144,13 +147,15 @@ class UpCommand final : public Command {
  private:
   // Everything that can be wrong before a process is started.
   absl::Status Check(const CommandContext& context) {
-    if (plan_.model.empty()) return UsageError("--model is missing: name the model's directory, such as --model models/demo");
+    if (plan_.model.empty())
+      return UsageError("--model is missing: name the model's directory, such as --model models/demo");
     if (http_port_ >= 0) return UsageError("--http-port: HTTP is not built yet; use gRPC (--grpc-port)");
     ASSIGN_OR_RETURN(const Kernels* kernels, ChooseKernels(compute_, plan_.isa));
     plan_.compute = std::string(Name(kernels->compute));
     ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(plan_.model, context.hub));
     RETURN_IF_ERROR(Checkpoint::Open(directory).status());
-    for (const auto& [flag, port] : {std::pair("grpc-port", plan_.grpc_port), std::pair("metrics-port", plan_.metrics_port)}) {
+    for (const auto& [flag, port] :
+         {std::pair("grpc-port", plan_.grpc_port), std::pair("metrics-port", plan_.metrics_port)}) {
       if (!CanListenOnLoopback(port)) return ExplainListenFailure(JoinHostPort("127.0.0.1", port), flag);
     }
     ASSIGN_OR_RETURN(plan_.gateway_binary, FindServiceBinary(context.binary_directory, "gateway"));

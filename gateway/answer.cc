@@ -120,8 +120,8 @@ void Answer::LogEnd(const absl::Status& status) {
   // Counts and times only: prompts and answers are nobody's business but the client's.
   LogInfo(absl::StrCat("request id=", request_id_, " method=Generate code=", absl::StatusCodeToString(status.code()),
                        " prompt_tokens=", prompt_tokens_, " completion_tokens=", completion_tokens_,
-                       " finish=", finish_reason_.empty() ? "none" : finish_reason_, " first_token_ms=",
-                       first_token_.has_value() ? Milliseconds(*first_token_ - arrival_) : "none",
+                       " finish=", finish_reason_.empty() ? "none" : finish_reason_,
+                       " first_token_ms=", first_token_.has_value() ? Milliseconds(*first_token_ - arrival_) : "none",
                        " total_ms=", Milliseconds(now - arrival_),
                        status.ok() ? "" : absl::StrCat(" error=\"", status.message(), "\"")));
 }

@@ -73,8 +73,7 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const v1::Genera
   if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
   metrics_.prompt_tokens->Add(static_cast<double>(prompt_ids.size()));
   v1::DecodeRequest decode = ToDecodeRequest(request, request_id, prompt_ids);
-  auto answer =
-      std::make_shared<Answer>(model_, metrics_, calls_, request_id, std::move(prompt_ids), std::move(sink));
+  auto answer = std::make_shared<Answer>(model_, metrics_, calls_, request_id, std::move(prompt_ids), std::move(sink));
   answer->SetCall(router_.Decode(std::move(decode), deadline, answer));
   return answer;
 }

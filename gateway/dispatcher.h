@@ -56,9 +56,8 @@ class Dispatcher {
   bool Drain(absl::Time deadline) { return calls_.Drain(deadline); }
 
  private:
-  absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const v1::GenerateRequest& request,
-                                                      const std::string& request_id, absl::Time deadline,
-                                                      std::shared_ptr<AnswerSink> sink);
+  absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const v1::GenerateRequest& request, const std::string& request_id,
+                                                      absl::Time deadline, std::shared_ptr<AnswerSink> sink);
 
   const ServedModel& model_;
   RouterClient& router_;

@@ -25,10 +25,10 @@ constexpr absl::Duration kStatusTimeout = absl::Seconds(10);
 // A gateway knows the vocabulary from its own files; a router with another model would get nonsense.
 absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOptions& options, ServedModel& model) {
   if (status.model().family() != model.family || status.model().vocab_size() != model.vocab) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the attention service at ", options.router, " serves ", status.model_id(), " (", status.model().family(), ", ",
-        status.model().vocab_size(), " ids), but --model ", options.model, " is ", model.family, " with ", model.vocab,
-        " ids: give both the same model"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the attention service at ", options.router, " serves ", status.model_id(), " (",
+                     status.model().family(), ", ", status.model().vocab_size(), " ids), but --model ", options.model,
+                     " is ", model.family, " with ", model.vocab, " ids: give both the same model"));
   }
   model.context_max = std::min(model.context_max, status.model().context_tokens_max());
   return absl::OkStatus();
@@ -37,7 +37,8 @@ absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOp
 }  // namespace
 
 void GatewayOptions::AddTo(Flags& flags) {
-  flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache; no weights are read");
+  flags.Add("model", &model,
+            "model directory, or org/name[@revision] in the local Hugging Face cache; no weights are read");
   flags.Add("served-model-name", &served_model_name, "what clients call the model; empty: the directory's name");
   flags.Add("router", &router, "host:port of the attention service");
   flags.Add("router-wait", &router_wait, "how long the attention service may take to load");
@@ -64,15 +65,16 @@ absl::Status RunGateway(const GatewayOptions& options) {
 
   ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
   const bool named = !options.served_model_name.empty();
-  ASSIGN_OR_RETURN(model, LoadServedModel(directory, named ? options.served_model_name
-                                                           : ModelName(options.model, directory)));
+  ASSIGN_OR_RETURN(model,
+                   LoadServedModel(directory, named ? options.served_model_name : ModelName(options.model, directory)));
   LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
                        model->chat_template != nullptr ? "ready" : model->chat_status.message()));
   router = RouterClient::Create(options.router);
   RETURN_IF_ERROR(router->WaitUntilServing(absl::Now() + options.router_wait));
   ASSIGN_OR_RETURN(const v1::GetStatusResponse status, router->GetStatus(kStatusTimeout));
   RETURN_IF_ERROR(CheckSameModel(status, options, *model));
-  LogInfo(absl::StrCat("attention service at ", options.router, ": ", status.model_id(), ", ", status.numeric_profile()));
+  LogInfo(
+      absl::StrCat("attention service at ", options.router, ": ", status.model_id(), ", ", status.numeric_profile()));
 
   dispatcher = std::make_unique<Dispatcher>(*model, *router, *metrics);
   service->SetDispatcher(dispatcher.get());

@@ -12,13 +12,14 @@
 
 namespace conclave {
 
+// The command line, checked.
 struct GatewayOptions {
   DaemonOptions daemon;
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
   std::string router;             // host:port
   absl::Duration router_wait = absl::Minutes(30);
-  HubEnvironment hub;             // read by main
+  HubEnvironment hub;  // read by main
 
   GatewayOptions() { daemon.name = "gateway"; }
   void AddTo(Flags& flags);

@@ -120,7 +120,8 @@ class Service final : public InferenceGrpcService, public v1::InferenceService::
                                       [this](CallbackServerContext* context, const ByteBuffer* request) {
                                         auto stream = std::make_shared<GenerateStream>(calls_);
                                         auto* reactor = GenerateStream::Open(stream);
-                                        GenerateStream::Start(stream, dispatcher_.load(), *request, DeadlineOf(*context));
+                                        GenerateStream::Start(stream, dispatcher_.load(), *request,
+                                                              DeadlineOf(*context));
                                         return reactor;
                                       }));
     MarkMethodCallback(kTokenize, new grpc::internal::CallbackUnaryHandler<ByteBuffer, v1::TokenizeResponse>(
@@ -130,13 +131,13 @@ class Service final : public InferenceGrpcService, public v1::InferenceService::
                                         reactor->Finish(ToGrpcStatus(RunTokenize(*request, response)));
                                         return reactor;
                                       }));
-    MarkMethodCallback(kListModels, new grpc::internal::CallbackUnaryHandler<ByteBuffer, v1::ListModelsResponse>(
-                                        [this](CallbackServerContext* context, const ByteBuffer*,
-                                               v1::ListModelsResponse* response) {
-                                          auto* reactor = context->DefaultReactor();
-                                          reactor->Finish(ToGrpcStatus(RunListModels(response)));
-                                          return reactor;
-                                        }));
+    MarkMethodCallback(kListModels,
+                       new grpc::internal::CallbackUnaryHandler<ByteBuffer, v1::ListModelsResponse>(
+                           [this](CallbackServerContext* context, const ByteBuffer*, v1::ListModelsResponse* response) {
+                             auto* reactor = context->DefaultReactor();
+                             reactor->Finish(ToGrpcStatus(RunListModels(response)));
+                             return reactor;
+                           }));
   }
 
   grpc::Service* service() override { return this; }

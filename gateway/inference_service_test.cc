@@ -236,7 +236,8 @@ TEST_F(GatewayTest, ACharacterAcrossTokenBordersComesWhole) {
   // A message holds the character whole or not at all; the one cut off by the end is replaced.
   EXPECT_EQ(outcome.text(), "\xf0\x9f\x99\x82\xef\xbf\xbd");
   for (const auto& message : outcome.messages) {
-    EXPECT_THAT(message.text(), ::testing::AnyOf("", "\xf0\x9f\x99\x82", "\xef\xbf\xbd", "\xf0\x9f\x99\x82\xef\xbf\xbd"));
+    EXPECT_THAT(message.text(),
+                ::testing::AnyOf("", "\xf0\x9f\x99\x82", "\xef\xbf\xbd", "\xf0\x9f\x99\x82\xef\xbf\xbd"));
   }
   EXPECT_EQ(outcome.ids().size(), 6u);
 }
@@ -312,7 +313,11 @@ TEST_F(GatewayTest, BadRequestsAreRefusedByFieldAndNeverReachTheRouter) {
   refused([](auto& r) { r.set_max_tokens(0); }, "max_tokens");
   refused([](auto& r) { r.mutable_sampling()->set_temperature(std::nanf("")); }, "sampling.temperature");
   refused([](auto& r) { r.set_text(std::string(64, 'x')); }, "text");
-  refused([](auto& r) { for (int i = 0; i < 64; ++i) r.mutable_tokens()->add_ids(1); }, "tokens.ids");
+  refused(
+      [](auto& r) {
+        for (int i = 0; i < 64; ++i) r.mutable_tokens()->add_ids(1);
+      },
+      "tokens.ids");
   v1::GenerateRequest other = Text("x");
   other.set_model("gpt");
   EXPECT_EQ(Generate(other).status.error_code(), grpc::StatusCode::NOT_FOUND);
@@ -323,7 +328,9 @@ TEST_F(GatewayTest, BadRequestsAreRefusedByFieldAndNeverReachTheRouter) {
 
 TEST_F(GatewayTest, BytesThatAreNoMessageAreInvalidArgument) {
   for (const char* method : {"Generate", "Tokenize"}) {
-    const grpc::Status bad_text = SendRaw(method, "\x12\x02" "a\xff");
+    const grpc::Status bad_text = SendRaw(method,
+                                          "\x12\x02"
+                                          "a\xff");
     EXPECT_EQ(bad_text.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << method;
     EXPECT_EQ(bad_text.error_message(), "text: is not UTF-8") << method;
     EXPECT_EQ(SendRaw(method, "\x12\x7f").error_code(), grpc::StatusCode::INVALID_ARGUMENT) << method;

@@ -1,8 +1,7 @@
-#include "gateway/gateway.h"
-
 #include <string>
 #include <vector>
 
+#include "gateway/gateway.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/daemon/flags.h"

@@ -12,6 +12,7 @@
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_callback.h"
 #include "moe/daemon/health_client.h"
+#include "moe/daemon/open_calls.h"
 
 namespace conclave {
 namespace {
@@ -42,11 +43,22 @@ absl::Status FromRouter(const std::string& address, const grpc::Status& status) 
   return absl::Status(code, status.error_message());
 }
 
+// Counts a call for as long as it holds anything of its channel.
+class Counted {
+ public:
+  explicit Counted(OpenCalls& calls) : calls_(calls) { calls_.Enter(); }
+  ~Counted() { calls_.Leave(); }
+
+ private:
+  OpenCalls& calls_;
+};
+
 // Owned by gRPC until OnDone, and by whoever may cancel it.
 class Call final : public DecodeCall, public grpc::ClientReadReactor<v1::DecodeResponse> {
  public:
-  Call(std::string address, v1::DecodeRequest request, absl::Time deadline, std::shared_ptr<DecodeListener> listener)
-      : address_(std::move(address)), request_(std::move(request)), listener_(std::move(listener)) {
+  Call(OpenCalls& calls, std::string address, v1::DecodeRequest request, absl::Time deadline,
+       std::shared_ptr<DecodeListener> listener)
+      : counted_(calls), address_(std::move(address)), request_(std::move(request)), listener_(std::move(listener)) {
     if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
   }
 
@@ -71,6 +83,7 @@ class Call final : public DecodeCall, public grpc::ClientReadReactor<v1::DecodeR
     self_.reset();
   }
 
+  const Counted counted_;  // first: it goes last
   const std::string address_;
   const v1::DecodeRequest request_;
   std::shared_ptr<DecodeListener> listener_;
@@ -83,6 +96,10 @@ class GrpcRouterClient final : public RouterClient {
  public:
   explicit GrpcRouterClient(const std::string& address)
       : address_(address), stub_(v1::RouterService::NewStub(NewChannel(address))) {}
+
+  // A call holds a share of the channel. Would the last share go in a call's own callback, gRPC 1.51 would end its
+  // callback threads from one of them, which frees the queue that this thread goes on to use.
+  ~GrpcRouterClient() override { calls_.Drain(absl::InfiniteFuture()); }
 
   absl::Status WaitUntilServing(absl::Time deadline) override {
     return conclave::WaitUntilServing({address_}, v1::RouterService::service_full_name(), deadline);
@@ -99,13 +116,14 @@ class GrpcRouterClient final : public RouterClient {
 
   std::shared_ptr<DecodeCall> Decode(v1::DecodeRequest request, absl::Time deadline,
                                      std::shared_ptr<DecodeListener> listener) override {
-    auto call = std::make_shared<Call>(address_, std::move(request), deadline, std::move(listener));
+    auto call = std::make_shared<Call>(calls_, address_, std::move(request), deadline, std::move(listener));
     call->Start(*stub_, call);
     return call;
   }
 
  private:
   const std::string address_;
+  OpenCalls calls_;
   const std::unique_ptr<v1::RouterService::Stub> stub_;
 };
 

@@ -22,7 +22,7 @@ class DecodeListener {
   virtual void OnEnd(const absl::Status& status) = 0;
 };
 
-// A stream under way. Thread-safe.
+// A stream under way. Thread-safe. Must be given up before its client goes.
 class DecodeCall {
  public:
   virtual ~DecodeCall() = default;
@@ -35,6 +35,7 @@ class RouterClient {
  public:
   // address: host:port. Nothing is sent yet.
   static std::unique_ptr<RouterClient> Create(const std::string& address);
+  // Waits until every stream has ended and every DecodeCall has been given up.
   virtual ~RouterClient() = default;
 
   // Blocks until the router is SERVING. DEADLINE_EXCEEDED says what is missing.

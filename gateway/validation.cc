@@ -19,8 +19,8 @@ absl::Status Invalid(const Parts&... parts) {
 
 absl::Status ValidateModel(const std::string& model, absl::string_view served_model) {
   if (model.empty() || model == served_model) return absl::OkStatus();
-  return absl::NotFoundError(
-      absl::StrCat("model: '", absl::string_view(model).substr(0, 100), "' is not served here; '", served_model, "' is"));
+  return absl::NotFoundError(absl::StrCat("model: '", absl::string_view(model).substr(0, 100),
+                                          "' is not served here; '", served_model, "' is"));
 }
 
 absl::Status ValidateText(absl::string_view field, const std::string& text) {

@@ -20,7 +20,8 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, 
     return absl::InvalidArgumentError(absl::StrCat("request_id is longer than ", kRequestIdBytesMax, " bytes"));
   }
   if (!request.sampling().has_seed()) {
-    return absl::InvalidArgumentError("sampling.seed is missing; the gateway draws it, so that a stream can be resumed");
+    return absl::InvalidArgumentError(
+        "sampling.seed is missing; the gateway draws it, so that a stream can be resumed");
   }
   EngineRequest result;
   result.prompt_ids.assign(request.prompt_ids().begin(), request.prompt_ids().end());

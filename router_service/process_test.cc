@@ -1,5 +1,3 @@
-#include "router_service/router_service.h"
-
 #include <cstdlib>
 #include <fstream>
 #include <functional>
@@ -10,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/daemon/flags.h"
+#include "router_service/router_service.h"
 
 namespace conclave {
 namespace {
@@ -26,7 +25,6 @@ std::string Refusal(std::vector<const char*> arguments) {
   const auto parsed = flags.Parse(static_cast<int>(arguments.size()), arguments.data(),
                                   [](const char*) -> const char* { return nullptr; });
   const absl::Status status = parsed.ok() ? options.Validate() : parsed.status();
-  EXPECT_TRUE(status.ok() || absl::IsInvalidArgument(status));
   return std::string(status.message());
 }
 

@@ -48,7 +48,8 @@ absl::StatusOr<std::vector<std::string>> ShardAddresses(const RouterServiceOptio
   for (const std::string& shard : shards) {
     const absl::StatusOr<HostPort> address = ParseHostPort(shard);
     if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat(source, ": ", address.status().message()));
-    if (!seen.insert(shard).second) return absl::InvalidArgumentError(absl::StrCat(source, ": ", shard, " stands there twice"));
+    if (!seen.insert(shard).second)
+      return absl::InvalidArgumentError(absl::StrCat(source, ": ", shard, " stands there twice"));
   }
   return shards;
 }
@@ -56,13 +57,13 @@ absl::StatusOr<std::vector<std::string>> ShardAddresses(const RouterServiceOptio
 // The engine's messages name its options' fields; users know the flags.
 absl::Status NameFlags(const absl::Status& status) {
   if (!absl::IsInvalidArgument(status)) return status;
-  return absl::InvalidArgumentError(absl::StrReplaceAll(status.message(),
-                                                        {{"batch_tokens_max", "--max-batch-tokens"},
-                                                         {"prefill_chunk_tokens_max", "--prefill-chunk-tokens"},
-                                                         {"sequences_running_max", "--max-running"},
-                                                         {"sequences_queued_max", "--max-queued"},
-                                                         {"kv_bytes", "--kv-memory"},
-                                                         {"context_max", "--context-max"}}));
+  return absl::InvalidArgumentError(
+      absl::StrReplaceAll(status.message(), {{"batch_tokens_max", "--max-batch-tokens"},
+                                             {"prefill_chunk_tokens_max", "--prefill-chunk-tokens"},
+                                             {"sequences_running_max", "--max-running"},
+                                             {"sequences_queued_max", "--max-queued"},
+                                             {"kv_bytes", "--kv-memory"},
+                                             {"context_max", "--context-max"}}));
 }
 
 }  // namespace
@@ -72,7 +73,8 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("shard", &shards, "host:port of an expert shard; none: experts run in this process");
   flags.Add("shards-file", &shards_file, "text file with one host:port of a shard a line, instead of --shard");
   flags.Add("shard-wait", &shard_wait, "how long the shards may take to load");
-  flags.Add("allow-mixed-numerics", &allow_mixed_numerics, "accept shards that compute in another way than this process");
+  flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
+            "accept shards that compute in another way than this process");
   flags.Add("compute", &compute, "auto, f32 or bf16; the same here and on all shards");
   flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
@@ -132,9 +134,10 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
 
   service->SetEngine(&stack->engine(), stack->identity(), [&stack] { return stack->ExpertMap(); });
   daemon->SetServing(true);
-  LogInfo(absl::StrCat("serving ", stack->identity().model_id, " at ", daemon->grpc_address(), " with ",
-                       stack_options.shards.empty() ? "local experts" : absl::StrCat(stack_options.shards.size(), " shards"),
-                       ", ", stack->identity().numeric_profile, ", ready in ", absl::FormatDuration(absl::Now() - begin)));
+  LogInfo(absl::StrCat(
+      "serving ", stack->identity().model_id, " at ", daemon->grpc_address(), " with ",
+      stack_options.shards.empty() ? "local experts" : absl::StrCat(stack_options.shards.size(), " shards"), ", ",
+      stack->identity().numeric_profile, ", ready in ", absl::FormatDuration(absl::Now() - begin)));
   return daemon->Run([&service](absl::Time deadline) { service->Drain(deadline); });
 }
 

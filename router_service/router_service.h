@@ -14,6 +14,7 @@
 
 namespace conclave {
 
+// The command line, checked.
 struct RouterServiceOptions {
   DaemonOptions daemon;
   std::string model;                // a directory or org/name[@revision]
@@ -26,7 +27,7 @@ struct RouterServiceOptions {
   int threads = 0;               // 0: one per core
   bool load = true;              // bring the weights into memory before saying ready
   EngineOptions engine;
-  HubEnvironment hub;            // read by main
+  HubEnvironment hub;  // read by main
 
   RouterServiceOptions() { daemon.name = "router"; }
   void AddTo(Flags& flags);

@@ -25,8 +25,8 @@ struct RouterIdentity {
   std::string model_id;           // what clients call the model
   std::string model_fingerprint;  // Checkpoint::fingerprint
   std::string numeric_profile;
-  std::string family;             // ModelSpec::model_type
-  int context_max = 0;            // of the engine
+  std::string family;   // ModelSpec::model_type
+  int context_max = 0;  // of the engine
   int vocab = 0;
 };
 
@@ -37,6 +37,7 @@ struct ShardView {
   ShardHoldings holdings;
   uint64_t rows_total = 0;
 };
+// All shards, and the epoch of the placement that says so.
 struct ExpertMapView {
   uint64_t placement_epoch = 0;
   std::vector<ShardView> shards;
@@ -53,8 +54,7 @@ class RouterGrpcService {
   virtual grpc::Service* service() = 0;
   // From now on calls go to `engine`, which must outlive this object; until then they are refused with UNAVAILABLE.
   // `expert_map` is called by any thread. Called once.
-  virtual void SetEngine(Engine* engine, const RouterIdentity& identity,
-                         std::function<ExpertMapView()> expert_map) = 0;
+  virtual void SetEngine(Engine* engine, const RouterIdentity& identity, std::function<ExpertMapView()> expert_map) = 0;
   // Refuses new sequences and returns when the last stream has gone, or at `deadline`.
   virtual void Drain(absl::Time deadline) = 0;
 };

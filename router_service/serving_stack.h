@@ -15,6 +15,7 @@
 
 namespace conclave {
 
+// What to serve and on what; checked by RouterServiceOptions.
 struct ServingStackOptions {
   std::string directory;            // of the model
   std::string model_id;             // what GetStatus calls it
@@ -24,8 +25,8 @@ struct ServingStackOptions {
   std::string compute = "auto";  // auto, f32 or bf16
   std::string isa;               // empty: the best of this CPU
   int threads = 1;
-  bool load = true;              // bring the weights into memory first
-  EngineOptions engine;          // context_max 0: as much as the KV cache holds, at most the model's limit
+  bool load = true;      // bring the weights into memory first
+  EngineOptions engine;  // context_max 0: as much as the KV cache holds, at most the model's limit
 };
 
 // Owns the engine and all that it stands on.

@@ -105,14 +105,18 @@ class RunningClusterTest(unittest.TestCase):
                 self.assertIn(b"conclave_", page.read())
         self.assertIn(self.cluster.gateway(), self.cluster.ready_line())
 
-    def test_bad_requests_are_refused_by_field_and_serving_goes_on(self):
-        for arguments, named in [(["--prompt", "x", "--max-tokens", 100000], "max_tokens"),
-                                 (["--prompt", "a b c d " * 4000], "prompt")]:
-            result = run("generate", "--gateway", self.cluster.gateway(), *arguments)
-            self.assertEqual(result.returncode, 1, arguments)
-            self.assertIn(named, result.stderr)
-            self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+    def test_prompt_beyond_the_context_is_refused_by_field_and_serving_goes_on(self):
+        result = run("generate", "--gateway", self.cluster.gateway(), "--prompt", "a b c d " * 4000)
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr, r"^conclave generate: text: .*the context holds 2048")
+        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
         at_gateway(self.cluster, *STORY)
+
+    def test_answer_ends_where_the_context_ends(self):
+        answer = self.assert_same_answer("--prompt", "a b c d " * 500, "--max-tokens", 100000, "--ignore-eos",
+                                         "--compute", "f32")
+        self.assertEqual(answer["finish_reason"], "length")
+        self.assertLessEqual(len(answer["prompt_ids"]) + len(answer["ids"]), 2049)
 
 
 class StopTest(unittest.TestCase):
@@ -145,6 +149,32 @@ class StopTest(unittest.TestCase):
             pids = [p["pid"] for p in cluster.processes()]
             cluster.stop(signal.SIGKILL)
             self.assertTrue(eventually(lambda: not any(is_alive(pid) for pid in pids)))
+
+    def test_shard_that_dies_later_leaves_the_others_up(self):
+        with Cluster("--model", DEMO_MODEL, "--shards", 2) as cluster:
+            os.kill(cluster.processes("expert")[1]["pid"], signal.SIGKILL)
+            self.assertTrue(eventually(lambda: "expert-1 was killed by signal 9" in cluster.text(cluster.errors)))
+            # Nobody else holds its experts yet: an error that names one, never an answer without them.
+            result = run("generate", "--gateway", cluster.gateway(), "--prompt", "Once upon a time")
+            self.assertEqual(result.returncode, 1)
+            self.assertRegex(result.stderr, r"layer \d+.* expert \d+")
+            self.assertEqual(cluster.stop(), 0, cluster.text(cluster.errors))
+
+    def test_gateway_that_dies_ends_the_cluster_with_an_error(self):
+        with Cluster("--model", DEMO_MODEL, "--shards", 2) as cluster:
+            pids = [p["pid"] for p in cluster.processes()]
+            os.kill(cluster.processes("gateway")[0]["pid"], signal.SIGKILL)
+            code, errors = cluster.end()
+            self.assertEqual(code, 1)
+            self.assertIn("conclave up: gateway was killed by signal 9", errors)
+            self.assertEqual([pid for pid in pids if is_alive(pid)], [])
+
+    def test_directory_of_a_running_cluster_is_refused(self):
+        with Cluster("--model", DEMO_MODEL, "--shards", 1) as cluster:
+            result = run("up", "--model", DEMO_MODEL, "--run-dir", cluster.run_dir)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("a cluster runs in --run-dir", result.stderr)
+            generate("--run-dir", cluster.run_dir, "--prompt", "x", "--max-tokens", 2)
 
     def test_inproc_transport_runs_experts_in_the_attention_service(self):
         with Cluster("--model", DEMO_MODEL, "--transport", "inproc", "--compute", "f32") as cluster:

@@ -56,7 +56,7 @@ def function_size(path, text):
         if line.lstrip().startswith(("}", "//")):
             continue
         for end in range(start + 1, len(lines)):
-            if re.match(rf"^{opening.group(1)}\}}", lines[end]):
+            if re.match(rf"^ {{0,{len(opening.group(1))}}}\}}", lines[end]):  # a constructor's list is indented deeper
                 if end - start + 1 > FUNCTION_LINES_MAX:
                     yield f"{path}:{start + 1}: a function of {end - start + 1} lines, at most {FUNCTION_LINES_MAX}"
                 break
@@ -94,6 +94,7 @@ def header_documentation(path, text):
             first = False
             continue
         above = lines[number - 1].strip() if number else ""
+        above = above if above.startswith("//") else above.split("//")[0].strip()
         documented = above.startswith("//") or "//" in line or above.startswith("template")
         follows = above.endswith(";") or above.endswith("}")  # an overload or sibling under the same comment
         if not documented and not (follows and _same_paragraph_has_comment(lines, number)):
@@ -103,7 +104,7 @@ def header_documentation(path, text):
 def _same_paragraph_has_comment(lines, number):
     while number > 0 and lines[number - 1].strip():
         number -= 1
-        if lines[number].strip().startswith("//"):
+        if "//" in lines[number]:
             return True
     return False
 

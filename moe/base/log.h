@@ -13,6 +13,7 @@ void SetLogLevel(LogLevel level);
 // The name that stands in every line, such as "expert-2". Call once, before threads start.
 void SetLogName(absl::string_view name);
 
+// Writes one line. The short forms name their level.
 void Log(LogLevel level, absl::string_view text);
 inline void LogDebug(absl::string_view text) { Log(LogLevel::kDebug, text); }
 inline void LogInfo(absl::string_view text) { Log(LogLevel::kInfo, text); }

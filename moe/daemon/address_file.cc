@@ -11,9 +11,9 @@ namespace conclave {
 
 absl::Status WriteAddressFile(const std::string& path, const ProcessAddresses& addresses) {
   // Names and addresses hold no character that JSON would escape.
-  const std::string text =
-      absl::StrCat("{\"name\": \"", addresses.name, "\", \"pid\": ", addresses.pid, ", \"grpc\": \"", addresses.grpc, "\"",
-                   addresses.metrics.empty() ? "" : absl::StrCat(", \"metrics\": \"", addresses.metrics, "\""), "}\n");
+  const std::string text = absl::StrCat(
+      "{\"name\": \"", addresses.name, "\", \"pid\": ", addresses.pid, ", \"grpc\": \"", addresses.grpc, "\"",
+      addresses.metrics.empty() ? "" : absl::StrCat(", \"metrics\": \"", addresses.metrics, "\""), "}\n");
   const std::string unfinished = absl::StrCat(path, ".", addresses.pid, ".tmp");
   errno = 0;
   std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);

@@ -8,8 +8,9 @@
 
 namespace conclave {
 
+// What the file says.
 struct ProcessAddresses {
-  std::string name;     // letters, digits, dots, dashes and underscores
+  std::string name;  // letters, digits, dots, dashes and underscores
   int pid = 0;
   std::string grpc;     // host:port
   std::string metrics;  // host:port, or empty: left out of the file

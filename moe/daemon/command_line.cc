@@ -39,9 +39,8 @@ absl::Status Unknown(absl::string_view argument, const std::vector<CommandLineFl
   }
   std::vector<std::string> names;
   for (const CommandLineFlag& flag : flags) names.push_back(flag.name);
-  const absl::string_view name = argument.substr(argument.find_first_not_of('-') == absl::string_view::npos
-                                                     ? argument.size()
-                                                     : argument.find_first_not_of('-'));
+  const absl::string_view name = argument.substr(
+      argument.find_first_not_of('-') == absl::string_view::npos ? argument.size() : argument.find_first_not_of('-'));
   return absl::InvalidArgumentError(
       absl::StrCat("unknown flag ", argument, DidYouMean(name.substr(0, name.find('=')), names, "--")));
 }

@@ -10,12 +10,14 @@
 
 namespace conclave {
 
+// A flag, as far as splitting needs to know it.
 struct CommandLineFlag {
   std::string name;        // without dashes
   char letter = '\0';      // '\0': no short form
   bool is_switch = false;  // takes a value only as --name=value
 };
 
+// What stood on a command line.
 struct CommandLine {
   std::map<std::string, std::vector<std::string>> values;  // by name, in order of occurrence; a bare switch is "true"
   std::vector<std::string> positionals;

@@ -36,7 +36,9 @@ class FlatHandler final : public YAML::EventHandler {
     if (depth_ == 0) return;  // A file of comments.
     throw Refusal(Line(mark), have_name_ ? absl::StrCat("'", name_, "' has no value") : "a name is missing");
   }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { throw Refusal(Line(mark), "aliases are not supported"); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
+    throw Refusal(Line(mark), "aliases are not supported");
+  }
   void OnAnchor(const YAML::Mark& mark, const std::string&) override {
     throw Refusal(Line(mark), "anchors are not supported");
   }

@@ -11,8 +11,10 @@
 
 namespace conclave {
 
+// A larger file is refused.
 inline constexpr int64_t kFlagsFileBytesMax = 1 << 20;
 
+// One name with its value or list.
 struct ConfigEntry {
   std::string name;
   std::vector<std::string> values;  // one for a scalar

@@ -26,7 +26,8 @@ std::string Refusal(const std::string& text) {
 }
 
 TEST(Config, ReadsScalarsAndListsWithTheirLines) {
-  const auto entries = ParseConfig("c.yaml", "# comment\nmodel: /models/a b\nthreads: 4\n\nshard: [a:1, 'b:2']\nlist:\n  - x\n");
+  const auto entries =
+      ParseConfig("c.yaml", "# comment\nmodel: /models/a b\nthreads: 4\n\nshard: [a:1, 'b:2']\nlist:\n  - x\n");
   ASSERT_TRUE(entries.ok()) << entries.status();
   ASSERT_EQ(entries->size(), 4u);
   EXPECT_EQ((*entries)[0].name, "model");
@@ -60,7 +61,9 @@ TEST(Config, RefusesWhatAFlatFileNeverNeedsAndNamesTheLine) {
   EXPECT_THAT(Refusal("a: 1\n---\nb: 2\n"), HasSubstr("more than one YAML document"));
   EXPECT_THAT(Refusal("a: [1, 2\n"), StartsWith("c.yaml:"));
   EXPECT_THAT(Refusal(std::string("a: 1\nb: 2\0c: 3\n", 15)), StartsWith("c.yaml:2: a control character"));
-  EXPECT_THAT(Refusal("a: 1\n\x04" "b: 2\n"), StartsWith("c.yaml:2: a control character"));
+  EXPECT_THAT(Refusal("a: 1\n\x04"
+                      "b: 2\n"),
+              StartsWith("c.yaml:2: a control character"));
   EXPECT_THAT(Refusal("a: 1\n\tb: 2\n"), HasSubstr("c.yaml:2: not YAML"));
   EXPECT_THAT(Refusal("a: *nowhere\n"), HasSubstr("c.yaml:1: "));
 }

@@ -142,7 +142,8 @@ class DaemonImpl final : public Daemon {
       absl::MutexLock lock(&mutex_);
       address_file_written_ = true;
     }
-    LogInfo(absl::StrCat("listening: grpc ", grpc_address_, metrics_address_.empty() ? "" : ", metrics ", metrics_address_));
+    LogInfo(absl::StrCat("listening: grpc ", grpc_address_, metrics_address_.empty() ? "" : ", metrics ",
+                         metrics_address_));
     return absl::OkStatus();
   }
 
@@ -207,7 +208,7 @@ class DaemonImpl final : public Daemon {
 
   const DaemonOptions options_;
   absl::Mutex mutex_;
-  bool started_ ABSL_GUARDED_BY(mutex_) = false;   // has served, or runs
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;  // has served, or runs
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int signals_seen_ ABSL_GUARDED_BY(mutex_) = 0;
   bool address_file_written_ ABSL_GUARDED_BY(mutex_) = false;

@@ -19,15 +19,16 @@ class Service;
 
 namespace conclave {
 
+// What the services have in common on their command lines.
 struct DaemonOptions {
-  std::string name;                              // "router", "expert-2": stands in logs and in the address file
-  std::string grpc_address = "127.0.0.1:0";      // host:port, port 0 picks a free one
-  std::string metrics_address = "127.0.0.1:0";   // host:port, the host as an IP address; empty: no metrics port
-  std::string address_file;                      // written atomically when listening: {"name","pid","grpc","metrics"}
+  std::string name;                             // "router", "expert-2": stands in logs and in the address file
+  std::string grpc_address = "127.0.0.1:0";     // host:port, port 0 picks a free one
+  std::string metrics_address = "127.0.0.1:0";  // host:port, the host as an IP address; empty: no metrics port
+  std::string address_file;                     // written atomically when listening: {"name","pid","grpc","metrics"}
   absl::Duration drain_timeout = absl::Seconds(20);
-  std::string log_level = "info";                // debug, info, warning or error
-  int message_bytes_max = 64 << 20;              // a larger gRPC message is refused with RESOURCE_EXHAUSTED; no flag
-  void AddTo(Flags& flags);                      // --name, --grpc-address, --metrics-address, --address-file, …
+  std::string log_level = "info";    // debug, info, warning or error
+  int message_bytes_max = 64 << 20;  // a larger gRPC message is refused with RESOURCE_EXHAUSTED; no flag
+  void AddTo(Flags& flags);          // --name, --grpc-address, --metrics-address, --address-file, …
 };
 
 // Life: Create (binds both ports; health NOT_SERVING) → SetServing(true) when weights are usable → Run → exit code.

@@ -44,7 +44,8 @@ class Process {
     const std::string stem = absl::StrCat(std::getenv("TEST_TMPDIR"), "/daemon-", getpid(), "-", ++count);
     address_file = stem + ".json";
     error_file_ = stem + ".err";
-    arguments.insert(arguments.begin(), absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/moe/daemon/daemon_test_server"));
+    arguments.insert(arguments.begin(),
+                     absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/moe/daemon/daemon_test_server"));
     arguments.push_back("--address-file=" + address_file);
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -86,7 +87,8 @@ class Process {
     for (int i = 0; i < 1000; ++i, absl::SleepFor(absl::Milliseconds(10))) {
       const std::string text = ReadFile(address_file), mark = "\"" + key + "\": \"";
       const size_t at = text.find(mark);
-      if (at != std::string::npos) return text.substr(at + mark.size(), text.find('"', at + mark.size()) - at - mark.size());
+      if (at != std::string::npos)
+        return text.substr(at + mark.size(), text.find('"', at + mark.size()) - at - mark.size());
     }
     return "";
   }

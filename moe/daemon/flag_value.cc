@@ -18,8 +18,8 @@ struct ByteUnit {
 };
 // The largest first, so that ShowByteCount finds the one that makes the shortest text.
 constexpr ByteUnit kByteUnits[] = {
-    {"TiB", int64_t{1} << 40}, {"GiB", 1 << 30},           {"MiB", 1 << 20},       {"KiB", 1 << 10}, {"TB", 1'000'000'000'000},
-    {"GB", 1'000'000'000},     {"MB", 1'000'000},          {"KB", 1'000},          {"B", 1},         {"", 1},
+    {"TiB", int64_t{1} << 40}, {"GiB", 1 << 30},  {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"TB", 1'000'000'000'000},
+    {"GB", 1'000'000'000},     {"MB", 1'000'000}, {"KB", 1'000},    {"B", 1},         {"", 1},
 };
 
 // What a message quotes of a value: its beginning, without control characters.
@@ -112,7 +112,8 @@ absl::StatusOr<int64_t> ParseByteCount(absl::string_view text) {
 
 std::string ShowByteCount(int64_t bytes) {
   for (const ByteUnit& unit : kByteUnits) {
-    if (unit.name.size() == 3 && bytes > 0 && bytes % unit.bytes == 0) return absl::StrCat(bytes / unit.bytes, unit.name);
+    if (unit.name.size() == 3 && bytes > 0 && bytes % unit.bytes == 0)
+      return absl::StrCat(bytes / unit.bytes, unit.name);
   }
   return absl::StrCat(bytes);
 }

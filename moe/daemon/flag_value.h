@@ -19,8 +19,8 @@ struct ByteCount {
   int64_t* value;
 };
 // Where a flag's value goes. Non-owning.
-using FlagTarget = std::variant<std::string*, int*, int64_t*, double*, bool*, ByteCount, absl::Duration*,
-                                std::vector<std::string>*>;
+using FlagTarget =
+    std::variant<std::string*, int*, int64_t*, double*, bool*, ByteCount, absl::Duration*, std::vector<std::string>*>;
 
 // A whole number with an optional unit: B, KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024).
 // INVALID_ARGUMENT: anything else, a negative number, or more than an int64 holds.

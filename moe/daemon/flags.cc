@@ -175,8 +175,7 @@ absl::StatusOr<bool> Flags::Parse(int argc, const char* const* argv, Environment
   for (int i = 1; i < argc && absl::string_view(argv[i]) != "--"; ++i) {
     const absl::string_view argument = argv[i];
     if (argument != "--help" && argument != "-h" && argument != "--version") continue;
-    const std::string text =
-        argument == "--version" ? absl::StrCat(impl_->program, " ", kVersion, "\n") : Help();
+    const std::string text = argument == "--version" ? absl::StrCat(impl_->program, " ", kVersion, "\n") : Help();
     std::fwrite(text.data(), 1, text.size(), stdout);
     return false;
   }
@@ -215,8 +214,8 @@ std::string Flags::Help() const {
 std::vector<FlagInfo> Flags::List() const {
   std::vector<FlagInfo> list;
   for (const Impl::Flag& flag : impl_->flags) {
-    list.push_back({flag.name, EnvironmentName(flag.name), std::string(FlagPlaceholder(flag.target)),
-                    flag.default_text, flag.help, IsList(flag.target)});
+    list.push_back({flag.name, EnvironmentName(flag.name), std::string(FlagPlaceholder(flag.target)), flag.default_text,
+                    flag.help, IsList(flag.target)});
   }
   return list;
 }
@@ -224,7 +223,8 @@ std::vector<FlagInfo> Flags::List() const {
 int ExitWith(absl::string_view program, const absl::Status& status, int code_on_error) {
   if (status.ok()) return 0;
   // One line, whatever the message holds: scripts and supervisors read lines.
-  std::string line = absl::StrCat(program, ": ", absl::StrReplaceAll(status.message(), {{"\n", " "}, {"\r", " "}}), "\n");
+  std::string line =
+      absl::StrCat(program, ": ", absl::StrReplaceAll(status.message(), {{"\n", " "}, {"\r", " "}}), "\n");
   std::fwrite(line.data(), 1, line.size(), stderr);
   return code_on_error;
 }

@@ -77,8 +77,9 @@ TEST_F(FlagsTest, DefaultsStayWhereNothingIsGiven) {
 }
 
 TEST_F(FlagsTest, TheCommandLineSetsEveryType) {
-  ASSERT_TRUE(*Parse({"--model", "/m", "--threads=-3", "--batch-tokens", "9000000000", "--temperature", "0.5",
-                      "--ignore-eos", "--shard", "a:1", "--shard=b:2", "--drain-timeout", "1m", "--kv-memory", "2GiB"}));
+  ASSERT_TRUE(
+      *Parse({"--model", "/m", "--threads=-3", "--batch-tokens", "9000000000", "--temperature", "0.5", "--ignore-eos",
+              "--shard", "a:1", "--shard=b:2", "--drain-timeout", "1m", "--kv-memory", "2GiB"}));
   EXPECT_EQ(model_, "/m");
   EXPECT_EQ(threads_, -3);
   EXPECT_EQ(batch_tokens_, 9000000000);
@@ -90,16 +91,21 @@ TEST_F(FlagsTest, TheCommandLineSetsEveryType) {
 }
 
 TEST_F(FlagsTest, TheLastOccurrenceWins) {
-  ASSERT_TRUE(*Parse({"--threads", "4", "--ignore-eos", "--threads=8", "--ignore-eos=false", "--model=", "--model", ""}));
+  ASSERT_TRUE(
+      *Parse({"--threads", "4", "--ignore-eos", "--threads=8", "--ignore-eos=false", "--model=", "--model", ""}));
   EXPECT_EQ(threads_, 8);
   EXPECT_FALSE(ignore_eos_);
   EXPECT_EQ(model_, "");
 }
 
 TEST_F(FlagsTest, FlagWinsOverEnvironmentOverFileOverDefault) {
-  const std::string path = WriteFile("model: file\nthreads: 10\nbatch-tokens: 10\nshard: [f:1, f:2]\nignore-eos: true\n");
-  environment_ = {{"CONCLAVE_CONFIG", path},       {"CONCLAVE_MODEL", "environment"}, {"CONCLAVE_THREADS", "20"},
-                  {"CONCLAVE_SHARD", "e:1, e:2,"}, {"CONCLAVE_TEMPERATURE", ""}};
+  const std::string path =
+      WriteFile("model: file\nthreads: 10\nbatch-tokens: 10\nshard: [f:1, f:2]\nignore-eos: true\n");
+  environment_ = {{"CONCLAVE_CONFIG", path},
+                  {"CONCLAVE_MODEL", "environment"},
+                  {"CONCLAVE_THREADS", "20"},
+                  {"CONCLAVE_SHARD", "e:1, e:2,"},
+                  {"CONCLAVE_TEMPERATURE", ""}};
   ASSERT_TRUE(*Parse({"--model", "flag"}));
   EXPECT_EQ(model_, "flag");
   EXPECT_EQ(threads_, 20);
@@ -174,11 +180,14 @@ TEST_F(FlagsTest, HelpAndVersionAreAnsweredWhateverElseIsWrong) {
   EXPECT_FALSE(*Parse({"--no-such-flag", "--help"}));
   const std::string help = testing::internal::GetCapturedStdout();
   EXPECT_THAT(help, HasSubstr("Usage: router_service"));
-  EXPECT_THAT(help, HasSubstr("--kv-memory SIZE\n      memory of the KV cache\n      default 1GiB; environment CONCLAVE_KV_MEMORY"));
+  EXPECT_THAT(
+      help,
+      HasSubstr("--kv-memory SIZE\n      memory of the KV cache\n      default 1GiB; environment CONCLAVE_KV_MEMORY"));
   EXPECT_THAT(help, HasSubstr("CONCLAVE_CONFIG"));
   testing::internal::CaptureStdout();
   EXPECT_FALSE(*Parse({"--version"}));
-  EXPECT_THAT(testing::internal::GetCapturedStdout(), testing::MatchesRegex("router_service [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+  EXPECT_THAT(testing::internal::GetCapturedStdout(),
+              testing::MatchesRegex("router_service [0-9]+\\.[0-9]+\\.[0-9]+\n"));
 }
 
 TEST_F(FlagsTest, ListsEveryFlagWithItsTwin) {

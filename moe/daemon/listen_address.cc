@@ -62,7 +62,8 @@ absl::Status ExplainListenFailure(const std::string& address, absl::string_view 
   addrinfo* found = nullptr;
   const int error = getaddrinfo(where.host.c_str(), absl::StrCat(where.port).c_str(), &hints, &found);
   if (error != 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", gai_strerror(error), "; change --", flag));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address, ": ", gai_strerror(error), "; change --", flag));
   }
   const absl::Cleanup free_found = [found] { freeaddrinfo(found); };
   const int socket = ::socket(found->ai_family, found->ai_socktype, found->ai_protocol);

@@ -10,6 +10,7 @@
 
 namespace conclave {
 
+// An address in its two parts.
 struct HostPort {
   std::string host;  // without brackets
   int port = 0;

@@ -35,7 +35,9 @@ class OpenCalls {
   bool Drain(absl::Time deadline) {
     absl::MutexLock lock(&mutex_);
     draining_ = true;
-    return mutex_.AwaitWithDeadline(absl::Condition(+[](int* open) { return *open == 0; }, &open_), deadline);
+    return mutex_.AwaitWithDeadline(absl::Condition(
+                                        +[](int* open) { return *open == 0; }, &open_),
+                                    deadline);
   }
 
  private:

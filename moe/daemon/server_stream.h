@@ -124,8 +124,8 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;     // End was called
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // gRPC was told so
-  Message outgoing_;   // belongs to the one write in flight
-  grpc::Status end_;   // does not change once finished_ is set
+  Message outgoing_;                               // belongs to the one write in flight
+  grpc::Status end_;                               // does not change once finished_ is set
 };
 
 }  // namespace conclave

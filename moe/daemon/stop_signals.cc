@@ -1,9 +1,9 @@
 #include "moe/daemon/stop_signals.h"
 
+#include <pthread.h>
+
 #include <csignal>
 #include <utility>
-
-#include <pthread.h>
 
 namespace conclave {
 namespace {

@@ -8,6 +8,7 @@
 
 namespace conclave {
 
+// Lives from the start of main to its end.
 class StopSignals {
  public:
   // Blocks both signals for the calling thread and every thread that it starts from now on; both stay blocked.

@@ -24,19 +24,19 @@ absl::string_view Name(Compute compute);
 
 // One row of scores over a paged latent KV cache. All pointers are to float32 but `pages`.
 struct MlaAttentionArgs {
-  const float* query;         // [heads, latent + rope]: the absorbed query, then its rotated part
-  int64_t query_stride;       // floats between heads, >= latent + rope
-  const void* const* pages;   // page p holds tokens [p * page_tokens, (p + 1) * page_tokens), rows of latent + rope
-  DType cache_dtype;          // F32 or BF16
+  const float* query;        // [heads, latent + rope]: the absorbed query, then its rotated part
+  int64_t query_stride;      // floats between heads, >= latent + rope
+  const void* const* pages;  // page p holds tokens [p * page_tokens, (p + 1) * page_tokens), rows of latent + rope
+  DType cache_dtype;         // F32 or BF16
   int page_tokens;
-  int64_t tokens;             // positions [0, tokens) are attended to
+  int64_t tokens;  // positions [0, tokens) are attended to
   int heads;
   int latent;
   int rope;
-  float scale;                // softmax scale, YaRN's mscale² in it
-  float* out;                 // [heads, latent]: softmax-weighted sum of the latents
-  int64_t out_stride;         // floats between heads, >= latent
-  float* scratch;             // kMlaScratchFloats(...) floats, owned by the calling thread
+  float scale;         // softmax scale, YaRN's mscale² in it
+  float* out;          // [heads, latent]: softmax-weighted sum of the latents
+  int64_t out_stride;  // floats between heads, >= latent
+  float* scratch;      // kMlaScratchFloats(...) floats, owned by the calling thread
 };
 // KV ranges are walked in chunks of this many tokens that start at position zero and merge in ascending order.
 inline constexpr int kAttentionChunkTokens = 64;
@@ -49,7 +49,8 @@ struct Kernels {
   Compute compute;
 
   // y[m, n] = Σ_k x[m, k] · W[n, k] for output columns [n_begin, n_end). x: [M, K] F32 or BF16; y: [M, N] F32.
-  // In kBF16, x is rounded to BF16 element by element first (done once per call, see `round_scratch`).
+  // In kBF16, x is rounded to BF16 element by element first; so are F32 weights, in registers. F16 weights are not:
+  // their products are float32. F8_E4M3 is exact as BF16; block scales multiply float32 sums over their blocks.
   // REQUIRES: x.cols == w.cols(), y.cols == w.rows(), and for block-quantised W any n_begin.
   void (*linear)(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y);
   // y[m, k] = Σ_n x[m, n] · W[n, k] for columns [k_begin, k_end): W used the other way round, n ascending.
@@ -59,7 +60,8 @@ struct Kernels {
   void (*rms_norm)(ConstMatView x, absl::Span<const float> weight, float eps, MatView out);
   // out = silu(gate) ⊙ up, each [M, N] F32; `out` may be `gate`.
   void (*silu_mul)(ConstMatView gate, ConstMatView up, MatView out);
-  // Rounds x [M, N] F32 to the dtype of out (F32 copies, BF16 to nearest even) or widens BF16 x to F32 out.
+  // Rounds x [M, N] F32 to the dtype of out (F32 copies, BF16 to nearest even) or widens BF16 x to F32 out. In
+  // "avx512-bf16" subnormal numbers become zero, as they would in its dot product.
   void (*convert)(ConstMatView x, MatView out);
   // acc[j] += weight · row[j]. row is F32 or BF16; acc float32 [n]. One multiply-add per element.
   void (*axpy)(float weight, const void* row, DType row_dtype, int64_t n, float* acc);

@@ -93,7 +93,9 @@ class TestWeight {
   }
 
   const WeightView& view() const { return view_; }
-  uint8_t* bytes() { return bytes_.data() + (bytes_.size() - view_.rows() * view_.cols() * SizeOf(view_.matrix.dtype)); }
+  uint8_t* bytes() {
+    return bytes_.data() + (bytes_.size() - view_.rows() * view_.cols() * SizeOf(view_.matrix.dtype));
+  }
 
  private:
   static void Put(float value, DType dtype, uint8_t* out) {

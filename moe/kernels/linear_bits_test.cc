@@ -122,8 +122,8 @@ TEST(LinearBitsTest, AlignmentAndStridesDoNotMatter) {
         const MatBuffer x = values.Matrix(rows, c.depth);
         const TestWeight aligned(values, c.dtype, c.columns, c.depth, 0, c.block_rows, c.block_cols);
         same_values.Matrix(rows, c.depth);
-        const TestWeight shifted(same_values, c.dtype, c.columns, c.depth, c.dtype == DType::kBF16 ? 2 : 1, c.block_rows,
-                                 c.block_cols);
+        const TestWeight shifted(same_values, c.dtype, c.columns, c.depth, c.dtype == DType::kBF16 ? 2 : 1,
+                                 c.block_rows, c.block_cols);
         MatBuffer wide(DType::kF32, rows, c.depth + 3), wide_y(DType::kF32, rows, c.columns + 5);
         for (int64_t m = 0; m < rows; ++m) {
           std::memcpy(wide.view().Row<float>(m) + 3, x.view().Row<float>(m), c.depth * sizeof(float));

@@ -20,10 +20,10 @@ struct Format {
   DType scales;
 };
 constexpr Format kFormats[] = {
-    {DType::kF32, 0, 0, DType::kF32},          {DType::kBF16, 0, 0, DType::kF32},
-    {DType::kF16, 0, 0, DType::kF32},          {DType::kF8E4M3, 0, 0, DType::kF32},
-    {DType::kF8E4M3, 128, 128, DType::kF32},   {DType::kF8E4M3, 128, 128, DType::kF8E8M0},
-    {DType::kF8E4M3, 3, 37, DType::kF32},      {DType::kF8E4M3, 1, 1536, DType::kF32},
+    {DType::kF32, 0, 0, DType::kF32},        {DType::kBF16, 0, 0, DType::kF32},
+    {DType::kF16, 0, 0, DType::kF32},        {DType::kF8E4M3, 0, 0, DType::kF32},
+    {DType::kF8E4M3, 128, 128, DType::kF32}, {DType::kF8E4M3, 128, 128, DType::kF8E8M0},
+    {DType::kF8E4M3, 3, 37, DType::kF32},    {DType::kF8E4M3, 1, 1536, DType::kF32},
 };
 
 // |x| · |w|, by which rounding errors are measured.
@@ -166,7 +166,7 @@ TEST(LinearTransposedTest, IsNearTheReference) {
   for (const Kernels* kernels : TablesOfThisCpu()) {
     for (const Format& format : kFormats) {
       for (const int64_t rows : {1, 2, 7}) {
-        for (const int64_t depth : {1, 5, 515}) {          // rows of W
+        for (const int64_t depth : {1, 5, 515}) {            // rows of W
           for (const int64_t columns : {1, 15, 130, 333}) {  // columns of W
             Values values(static_cast<uint32_t>(rows + depth * 31 + columns * 7));
             const MatBuffer x = values.Matrix(rows, depth);
@@ -176,7 +176,8 @@ TEST(LinearTransposedTest, IsNearTheReference) {
             kernels->linear_transposed(x.view(), w.view(), 0, columns, got.view());
             ReferenceKernels(kernels->compute).linear_transposed(x.view(), w.view(), 0, columns, want.view());
             double largest = 0;  // of the products, by which errors are measured
-            for (int64_t i = 0; i < rows * depth; ++i) largest = std::fmax(largest, std::abs(x.view().Row<float>(0)[i]));
+            for (int64_t i = 0; i < rows * depth; ++i)
+              largest = std::fmax(largest, std::abs(x.view().Row<float>(0)[i]));
             const double scale = format.block_rows == 0 ? 4.5 : format.scales == DType::kF32 ? 0.25 : 36.0;
             const double bound = 0x1p-24 * (depth + 2) * largest * scale * static_cast<double>(depth);
             for (int64_t i = 0; i < rows * columns; ++i) {

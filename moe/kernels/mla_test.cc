@@ -22,8 +22,8 @@ struct Shape {
   int page_tokens;
 };
 constexpr Shape kShapes[] = {
-    {1, 1, 1, 1, 1},      {3, 16, 7, 5, 16},     {4, 128, 16, 64, 16}, {7, 33, 5, 65, 16},
-    {16, 512, 64, 40, 64}, {2, 40, 8, 200, 5},    {13, 100, 16, 129, 16},
+    {1, 1, 1, 1, 1},       {3, 16, 7, 5, 16},  {4, 128, 16, 64, 16},   {7, 33, 5, 65, 16},
+    {16, 512, 64, 40, 64}, {2, 40, 8, 200, 5}, {13, 100, 16, 129, 16},
 };
 
 // A cache of random rows in pages that lie apart and in no order, and a query.
@@ -44,9 +44,19 @@ class Attention {
 
   MlaAttentionArgs Args(MatView out) {
     const int width = shape_.latent + shape_.rope;
-    return {query_.view().Row<float>(0), width,         pages_.data(),  dtype_,        shape_.page_tokens,
-            shape_.tokens,               shape_.heads,  shape_.latent,  shape_.rope,   1.5f / std::sqrt(width * 1.0f),
-            out.Row<float>(0),           out.stride,    scratch_.data()};
+    return {query_.view().Row<float>(0),
+            width,
+            pages_.data(),
+            dtype_,
+            shape_.page_tokens,
+            shape_.tokens,
+            shape_.heads,
+            shape_.latent,
+            shape_.rope,
+            1.5f / std::sqrt(width * 1.0f),
+            out.Row<float>(0),
+            out.stride,
+            scratch_.data()};
   }
   MatBuffer Run(const Kernels& kernels) {
     MatBuffer out(DType::kF32, shape_.heads, shape_.latent);

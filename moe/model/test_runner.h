@@ -32,6 +32,7 @@ struct TestSlice {
   std::vector<int32_t> ids;  // the next tokens of the sequence
 };
 
+// Runs one prompt after another through a model.
 class TestRunner {
  public:
   static constexpr int kSequencesMax = 8;

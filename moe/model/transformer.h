@@ -31,6 +31,7 @@ class ForwardObserver {
   virtual void OnRouting(LayerId layer, const Routing& routing) = 0;
 };
 
+// What one Forward may hold; sizes all scratch.
 struct TransformerOptions {
   int rows_max = 512;        // rows of one Forward, over all slices
   int logit_rows_max = 512;  // of them, rows whose logits are wanted

@@ -56,6 +56,7 @@ struct BasicMatView {
 
 using MatView = BasicMatView<void*>;
 
+// A view that may not be written through; every MatView converts to it.
 struct ConstMatView : BasicMatView<const void*> {
   ConstMatView() = default;
   ConstMatView(const BasicMatView<const void*>& view) : BasicMatView<const void*>(view) {}  // NOLINT

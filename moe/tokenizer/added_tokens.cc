@@ -73,8 +73,7 @@ int32_t AddedTokenMatcher::LongestAt(absl::string_view text, size_t control_byte
 }
 
 void AddedTokenMatcher::Split(absl::string_view whole, size_t begin, size_t end,
-                              absl::Span<const TextRange> control_ranges,
-                              absl::FunctionRef<void(size_t, size_t)> text,
+                              absl::Span<const TextRange> control_ranges, absl::FunctionRef<void(size_t, size_t)> text,
                               absl::FunctionRef<void(int32_t)> token) const {
   size_t text_begin = begin;
   size_t range = 0;
@@ -85,8 +84,7 @@ void AddedTokenMatcher::Split(absl::string_view whole, size_t begin, size_t end,
     }
     while (range < control_ranges.size() && control_ranges[range].end <= at) ++range;
     const bool may_steer = range < control_ranges.size() && control_ranges[range].begin <= at;
-    const int32_t index =
-        LongestAt(whole.substr(at, end - at), may_steer ? control_ranges[range].end - at : 0);
+    const int32_t index = LongestAt(whole.substr(at, end - at), may_steer ? control_ranges[range].end - at : 0);
     if (index == kNoToken) {
       ++at;
       continue;

@@ -38,14 +38,15 @@ class BpeMerger {
   absl::flat_hash_map<uint64_t, Merge> merges_;
 };
 
+// Working memory of one Encode call.
 struct BpeMerger::Scratch {
   struct Node {
-    int32_t id;  // -1 once it was swallowed by its left neighbour
+    int32_t id;              // -1 once it was swallowed by its left neighbour
     int32_t previous, next;  // indices of nodes; -1 at the ends
   };
   struct Candidate {
-    int32_t rank, node;         // the pair's left node
-    int32_t left, right;        // the ids when it was found: stale once they have changed
+    int32_t rank, node;   // the pair's left node
+    int32_t left, right;  // the ids when it was found: stale once they have changed
     int32_t result;
   };
   std::vector<Node> nodes;

@@ -71,8 +71,8 @@ absl::Status BpeTokenizer::AddToken(const AddedToken& token, const std::string& 
   std::string& bytes = model_.token_bytes[token.id];
   // The vocabulary may hold the token too; then it spells it in its byte alphabet.
   if (!bytes.empty() && bytes != token.content && ToByteLevel(bytes) != token.content) {
-    return FileError(file, absl::StrCat("id ", token.id, " is both \"", bytes, "\" and the added token \"",
-                                        token.content, "\""));
+    return FileError(
+        file, absl::StrCat("id ", token.id, " is both \"", bytes, "\" and the added token \"", token.content, "\""));
   }
   model_.is_word[token.id] = false;
   bytes = token.content;
@@ -101,8 +101,7 @@ absl::Status BpeTokenizer::AddTokens(const TokenizerConfig& config, const std::s
 }
 
 absl::StatusOr<std::optional<int32_t>> BpeTokenizer::FindNamed(const std::optional<std::string>& content,
-                                                               const char* name,
-                                                               const std::string& config_file) const {
+                                                               const char* name, const std::string& config_file) const {
   if (!content.has_value()) return std::optional<int32_t>();
   const auto added = added_ids_.find(*content);
   if (added != added_ids_.end()) return std::optional<int32_t>(added->second);

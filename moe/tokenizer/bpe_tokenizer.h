@@ -32,13 +32,13 @@ struct BpeModel {
   bool adds_bos_by_default = false;
 };
 
+// The tokenizer behind tokenizer.json and tiktoken.model alike.
 class BpeTokenizer final : public Tokenizer {
  public:
   // `file` names the model's file in errors, `config_file` that of the configuration. INVALID_ARGUMENT: ids or texts
   // that contradict each other, bytes without a token, a bos_token or eos_token that is no token.
   static absl::StatusOr<std::unique_ptr<BpeTokenizer>> Create(BpeModel model, const TokenizerConfig& config,
-                                                              const std::string& file,
-                                                              const std::string& config_file);
+                                                              const std::string& file, const std::string& config_file);
 
   std::vector<int32_t> Encode(absl::string_view text, SpecialText special) const override;
   std::vector<int32_t> EncodeSpans(absl::Span<const TextSpan> spans) const override;
@@ -62,11 +62,11 @@ class BpeTokenizer final : public Tokenizer {
   void EncodeWord(absl::string_view word, Pass* pass) const;
 
   BpeModel model_;
-  std::array<int32_t, 256> byte_ids_;                        // -1: the vocabulary lacks this byte
-  absl::flat_hash_map<absl::string_view, int32_t> words_;    // filled only where ignore_merges; views of token_bytes
-  absl::flat_hash_map<std::string, int32_t> added_ids_;      // by content
+  std::array<int32_t, 256> byte_ids_;                      // -1: the vocabulary lacks this byte
+  absl::flat_hash_map<absl::string_view, int32_t> words_;  // filled only where ignore_merges; views of token_bytes
+  absl::flat_hash_map<std::string, int32_t> added_ids_;    // by content
   std::vector<bool> is_special_;
-  AddedTokenMatcher first_pass_, second_pass_;               // those that are not normalized; those that are
+  AddedTokenMatcher first_pass_, second_pass_;  // those that are not normalized; those that are
   std::optional<int32_t> bos_id_, eos_id_;
   bool add_bos_ = false;
 };

@@ -24,8 +24,7 @@ constexpr char kPad[] = "<｜▁pad▁｜>";
 
 // DeepSeek-V3's split patterns, as its tokenizer.json has them.
 constexpr const char* kPatterns[] = {
-    R"(\p{N}{1,3})",
-    R"([一-龥぀-ゟ゠-ヿ]+)",
+    R"(\p{N}{1,3})", R"([一-龥぀-ゟ゠-ヿ]+)",
     R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)"
     R"(| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 
@@ -73,8 +72,8 @@ class Words {
 };
 
 Json Special(int32_t id, const std::string& content) {
-  return {{"id", id},         {"content", content}, {"single_word", false}, {"lstrip", false},
-          {"rstrip", false},  {"normalized", false}, {"special", true}};
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
 
 Json PreTokenizer() {
@@ -150,8 +149,8 @@ absl::Status WriteByteTokenizer(const std::string& directory, int vocab, int32_t
         absl::StrCat("vocab is ", vocab, "; a byte tokenizer needs ", kVocabMin, " to ", limits::kVocabMax));
   }
   if (bos_id < 0 || bos_id >= vocab || eos_id < 0 || eos_id >= vocab || bos_id == eos_id) {
-    return absl::InvalidArgumentError(absl::StrCat("bos_id ", bos_id, " and eos_id ", eos_id,
-                                                   " must be two different ids below vocab ", vocab));
+    return absl::InvalidArgumentError(
+        absl::StrCat("bos_id ", bos_id, " and eos_id ", eos_id, " must be two different ids below vocab ", vocab));
   }
   const Json config = {{"add_bos_token", true},
                        {"add_eos_token", false},

@@ -6,13 +6,14 @@
 
 #include "moe/base/limits.h"
 #include "moe/tokenizer/chat_template.h"
+#include "moe/tokenizer/tiny_tokenizer_for_test.h"
 #include "moe/tokenizer/tokenizer.h"
 
 namespace conclave {
 namespace {
 
 TEST(ByteTokenizerWriterTest, HasExactlyTheVocabularyAskedFor) {
-  const std::string directory = testing::TempDir();
+  const std::string directory = FreshDirectory("byte_tokenizer_writer_test");
   const std::pair<int32_t, int32_t> ends[] = {{0, 1}, {257, 258}, {3, 200}};
   for (int vocab : {259, 260, 262, 263, 300, 2048, 32000}) {
     for (const auto& [bos, eos] : ends) {
@@ -35,7 +36,7 @@ TEST(ByteTokenizerWriterTest, HasExactlyTheVocabularyAskedFor) {
 }
 
 TEST(ByteTokenizerWriterTest, LargeVocabulariesMergeLetters) {
-  const std::string directory = testing::TempDir();
+  const std::string directory = FreshDirectory("byte_tokenizer_writer_test");
   ASSERT_TRUE(WriteByteTokenizer(directory, 129280, 0, 1).ok());
   const auto tokenizer = Tokenizer::Load(directory);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
@@ -45,7 +46,7 @@ TEST(ByteTokenizerWriterTest, LargeVocabulariesMergeLetters) {
 }
 
 TEST(ByteTokenizerWriterTest, HasAChatTemplate) {
-  const std::string directory = testing::TempDir();
+  const std::string directory = FreshDirectory("byte_tokenizer_writer_test");
   ASSERT_TRUE(WriteByteTokenizer(directory, 2048, 2040, 2041).ok());
   const auto chat = ChatTemplate::Load(directory);
   ASSERT_TRUE(chat.ok()) << chat.status();
@@ -53,12 +54,11 @@ TEST(ByteTokenizerWriterTest, HasAChatTemplate) {
   const auto pieces = (*chat)->Render(std::vector<ChatTurn>{{"user", "hello world"}}, /*add_generation_prompt=*/true);
   ASSERT_TRUE(pieces.ok()) << pieces.status();
   // Checked with transformers.
-  EXPECT_EQ(EncodePieces(**tokenizer, *pieces),
-            (std::vector<int32_t>{2040, 257, 104, 402, 587, 283, 668, 576, 258}));
+  EXPECT_EQ(EncodePieces(**tokenizer, *pieces), (std::vector<int32_t>{2040, 257, 104, 402, 587, 283, 668, 576, 258}));
 }
 
 TEST(ByteTokenizerWriterTest, RefusesWhatCannotBe) {
-  const std::string directory = testing::TempDir();
+  const std::string directory = FreshDirectory("byte_tokenizer_writer_test");
   const auto code = [&](int vocab, int32_t bos, int32_t eos) {
     return WriteByteTokenizer(directory, vocab, bos, eos).code();
   };

@@ -117,8 +117,9 @@ TEST(ChatTemplateTest, RendersTheKimiFamily) {
 }
 
 TEST(ChatTemplateTest, PiecesTellWhoWroteThem) {
-  const auto chat = FromSource("{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ (m.content | trim)[1:] ~ '!' }}"
-                               "{{ m.content | tojson }}{{ m.content.replace('x', '<EOS>') }}{% endfor %}");
+  const auto chat = FromSource(
+      "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ (m.content | trim)[1:] ~ '!' }}"
+      "{{ m.content | tojson }}{{ m.content.replace('x', '<EOS>') }}{% endfor %}");
   ASSERT_TRUE(chat.ok()) << chat.status();
   const auto pieces = (*chat)->Render(std::vector<ChatTurn>{{"user", " a<EOS>\nx "}}, true);
   ASSERT_TRUE(pieces.ok()) << pieces.status();
@@ -208,12 +209,11 @@ std::string Times(const std::string& text, int count) {
 }
 
 TEST(ChatTemplateTest, NestingIsBoundedAtLoad) {
-  for (const std::string& source : {"{{ " + Times("(", 100000), "{{ " + Times("-", 100000) + "1 }}",
-                                    "{{ 1" + Times(" + 1", 100000) + " }}", Times("{% if 1 %}", 20000),
-                                    "{{ x" + Times("[x", 100000) + " }}", "{{ x" + Times(".a", 100000) + " }}",
-                                    "{{ " + Times("not ", 100000) + " 1 }}", "{{ 1" + Times(" if 1 else 1", 40000),
-                                    "{{ x" + Times("|trim", 90000) + " }}", "{{ [" + Times("1,", 90000) + "] }}",
-                                    std::string(1 << 20, 'x')}) {
+  for (const std::string& source :
+       {"{{ " + Times("(", 100000), "{{ " + Times("-", 100000) + "1 }}", "{{ 1" + Times(" + 1", 100000) + " }}",
+        Times("{% if 1 %}", 20000), "{{ x" + Times("[x", 100000) + " }}", "{{ x" + Times(".a", 100000) + " }}",
+        "{{ " + Times("not ", 100000) + " 1 }}", "{{ 1" + Times(" if 1 else 1", 40000),
+        "{{ x" + Times("|trim", 90000) + " }}", "{{ [" + Times("1,", 90000) + "] }}", std::string(1 << 20, 'x')}) {
     EXPECT_EQ(FromSource(source).status().code(), absl::StatusCode::kInvalidArgument) << source.substr(0, 40);
   }
 }
@@ -227,8 +227,8 @@ TEST(ChatTemplateTest, WorkIsBoundedWhenItRuns) {
         std::string("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"),
         std::string("{% set ns = namespace(x='abcdefgh') %}"
                     "{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"),
-        std::string("{% for i in range(100000) %}{{ 'x' * 100000 }}{% endfor %}"),
-        deep + "{{ ns.x | tojson }}", std::string("{{ 'ab' * 1000000000000 }}"),
+        std::string("{% for i in range(100000) %}{{ 'x' * 100000 }}{% endfor %}"), deep + "{{ ns.x | tojson }}",
+        std::string("{{ 'ab' * 1000000000000 }}"),
         std::string("{% set l = [] %}{% set _ = l.append(l) %}{{ l | tojson }}")}) {
     const absl::Status status = Rendered(source, Question()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << source;
@@ -246,7 +246,7 @@ TEST(ChatTemplateTest, LongConversationsAreWithinTheBounds) {
 }
 
 TEST(ChatTemplateTest, TheFileOfItsOwnGoesFirst) {
-  const std::string directory = testing::TempDir();
+  const std::string directory = FreshDirectory("chat_template_test");
   EXPECT_EQ(ChatTemplate::Load(directory + "/nowhere").status().code(), absl::StatusCode::kNotFound);
   std::ofstream(directory + "/tokenizer_config.json") << R"({"chat_template": [
       {"name": "tool_use", "template": "t"}, {"name": "default", "template": "from the configuration"}]})";

@@ -43,6 +43,7 @@ class PreTokenizer {
   std::vector<Stage> stages_;
 };
 
+// Working memory of one Encode call.
 struct PreTokenizer::Scratch {
   struct Piece {
     size_t begin, end;

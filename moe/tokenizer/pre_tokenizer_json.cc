@@ -111,7 +111,8 @@ absl::StatusOr<PreTokenizer> ParsePreTokenizer(const json& value, absl::string_v
       RETURN_IF_ERROR(ParseByteLevel(stage, &result));
       byte_level = true;
     } else {
-      return FileError(stage.where, absl::StrCat("type \"", type, "\" is not supported; Sequence, Split, Digits and "
+      return FileError(stage.where, absl::StrCat("type \"", type,
+                                                 "\" is not supported; Sequence, Split, Digits and "
                                                  "ByteLevel are"));
     }
   }

@@ -60,8 +60,8 @@ Regex::~Regex() = default;
 
 absl::StatusOr<Regex> Regex::CompilePcre2(absl::string_view pattern, absl::string_view shown) {
   if (shown.size() > kPatternBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("a pattern of ", shown.size(), " bytes; at most ",
-                                                   kPatternBytesMax, " are supported"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a pattern of ", shown.size(), " bytes; at most ", kPatternBytesMax, " are supported"));
   }
   pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
   pcre2_set_newline(context, PCRE2_NEWLINE_LF);
@@ -69,14 +69,14 @@ absl::StatusOr<Regex> Regex::CompilePcre2(absl::string_view pattern, absl::strin
   PCRE2_SIZE offset = 0;
   // MULTILINE, because Oniguruma's ^ and $ always mean lines.
   const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options, &error,
-                                   &offset, context);
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options, &error, &offset, context);
   pcre2_compile_context_free(context);
   if (code == nullptr) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof(message));
-    return absl::InvalidArgumentError(absl::StrCat("the pattern '", std::string(shown), "' does not compile: ",
-                                                   reinterpret_cast<const char*>(message)));
+    return absl::InvalidArgumentError(absl::StrCat("the pattern '", std::string(shown),
+                                                   "' does not compile: ", reinterpret_cast<const char*>(message)));
   }
   // Where JIT is not available the interpreter gives the same matches.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
@@ -89,18 +89,15 @@ absl::StatusOr<Regex> Regex::Compile(absl::string_view pattern) {
   return CompilePcre2(translated, pattern);
 }
 
-absl::StatusOr<Regex> Regex::CompileLiteral(absl::string_view text) {
-  return CompilePcre2(QuoteForPcre2(text), text);
-}
+absl::StatusOr<Regex> Regex::CompileLiteral(absl::string_view text) { return CompilePcre2(QuoteForPcre2(text), text); }
 
 void Regex::ForEachMatch(absl::string_view text, RegexScratch* scratch,
                          absl::FunctionRef<void(size_t, size_t)> found) const {
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   RegexScratch::State& state = *scratch->state_;
   // A single search may look at every character a number of times, so that the limit grows with the text.
-  pcre2_set_match_limit(state.context,
-                        static_cast<uint32_t>(std::min<size_t>((1 << 20) + 64 * text.size(),
-                                                               std::numeric_limits<uint32_t>::max())));
+  pcre2_set_match_limit(state.context, static_cast<uint32_t>(std::min<size_t>((1 << 20) + 64 * text.size(),
+                                                                              std::numeric_limits<uint32_t>::max())));
   size_t at = 0;
   bool may_be_empty = true;
   while (at <= text.size()) {

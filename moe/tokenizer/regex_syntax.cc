@@ -43,8 +43,8 @@ class Translator {
     return true;
   }
   absl::Status Refuse(absl::string_view what) const {
-    return absl::InvalidArgumentError(absl::StrCat("the pattern '", std::string(pattern_), "' uses ",
-                                                   std::string(what), " at byte ", at_, ", which is not supported"));
+    return absl::InvalidArgumentError(absl::StrCat("the pattern '", std::string(pattern_), "' uses ", std::string(what),
+                                                   " at byte ", at_, ", which is not supported"));
   }
 
   absl::Status Item();

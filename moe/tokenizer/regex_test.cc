@@ -40,9 +40,27 @@ TEST(RegexTest, SpacesAtTheEndOfALine) {
 }
 
 TEST(RegexTest, RefusesWhatWouldMeanSomethingElse) {
-  for (const char* pattern : {R"(\w+)", R"(\bx)", R"(\h)", R"(\Kx)", R"((a)\1)", "(?m:.)", "(?x)a #b", "(*UTF)a",
-                              "[a[b]]", "[a&&b]", "[a&&[^b]]", "[[:alpha:]]", "x{,3}", "x{1,2}+", R"(\p{})",
-                              R"(\p{Script=Han})", R"(\)", "[a", R"(\p{Lu)", "[^a&&[^b]]", R"([\p{Lu}&&[^\p{Han}])"}) {
+  for (const char* pattern : {R"(\w+)",
+                              R"(\bx)",
+                              R"(\h)",
+                              R"(\Kx)",
+                              R"((a)\1)",
+                              "(?m:.)",
+                              "(?x)a #b",
+                              "(*UTF)a",
+                              "[a[b]]",
+                              "[a&&b]",
+                              "[a&&[^b]]",
+                              "[[:alpha:]]",
+                              "x{,3}",
+                              "x{1,2}+",
+                              R"(\p{})",
+                              R"(\p{Script=Han})",
+                              R"(\)",
+                              "[a",
+                              R"(\p{Lu)",
+                              "[^a&&[^b]]",
+                              R"([\p{Lu}&&[^\p{Han}])"}) {
     const absl::Status status = Regex::Compile(pattern).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << pattern;
     EXPECT_TRUE(absl::StrContains(status.message(), "pattern")) << status;

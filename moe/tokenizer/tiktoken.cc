@@ -95,8 +95,7 @@ std::vector<AddedToken> SpecialTokens(const TokenizerConfig& config, int32_t fir
 
 }  // namespace
 
-absl::StatusOr<BpeModel> ParseTiktoken(absl::string_view text, const TokenizerConfig& config,
-                                       const std::string& file) {
+absl::StatusOr<BpeModel> ParseTiktoken(absl::string_view text, const TokenizerConfig& config, const std::string& file) {
   BpeModel model;
   ASSIGN_OR_RETURN(model.token_bytes, ParseRanks(text, file));
   model.is_word.assign(model.token_bytes.size(), true);

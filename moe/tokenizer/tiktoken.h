@@ -14,8 +14,7 @@ namespace conclave {
 
 // The special tokens take their names from `config.added_tokens`; the others are "<|reserved_token_ID|>".
 // INVALID_ARGUMENT names `file` and the line: not base64, ranks that are not 0 … n-1 in some order, a token twice.
-absl::StatusOr<BpeModel> ParseTiktoken(absl::string_view text, const TokenizerConfig& config,
-                                       const std::string& file);
+absl::StatusOr<BpeModel> ParseTiktoken(absl::string_view text, const TokenizerConfig& config, const std::string& file);
 
 }  // namespace conclave
 

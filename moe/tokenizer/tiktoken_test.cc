@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "moe/tokenizer/tiktoken_chunks.h"
+#include "moe/tokenizer/tiny_tokenizer_for_test.h"
 #include "moe/tokenizer/tokenizer.h"
 
 namespace conclave {
@@ -30,8 +31,10 @@ std::unique_ptr<Tokenizer> KimiTokenizer() {
   TokenizerConfig config;
   config.bos_token = "[BOS]";
   config.eos_token = "[EOS]";
-  config.added_tokens = {{"[BOS]", kFirstSpecial, true}, {"[EOS]", kFirstSpecial + 1, true},
-                         {"<|im_end|>", kFirstSpecial + 2, true}, {"<think>", kFirstSpecial + 5, false}};
+  config.added_tokens = {{"[BOS]", kFirstSpecial, true},
+                         {"[EOS]", kFirstSpecial + 1, true},
+                         {"<|im_end|>", kFirstSpecial + 2, true},
+                         {"<think>", kFirstSpecial + 5, false}};
   auto model = ParseTiktoken(Ranks({"th", "he", "the", "\xE4\xB8\xAD\xE6"}), config, "tiktoken.model");
   EXPECT_TRUE(model.ok()) << model.status();
   auto tokenizer = BpeTokenizer::Create(*std::move(model), config, "tiktoken.model", "tokenizer_config.json");
@@ -71,7 +74,7 @@ TEST(TiktokenTest, HanIsAWordOfItsOwn) {
 }
 
 TEST(TiktokenTest, LoadsFromADirectory) {
-  const std::string directory = testing::TempDir();
+  const std::string directory = FreshDirectory("tiktoken_test");
   std::ofstream(directory + "/tiktoken.model", std::ios::binary) << Ranks({"th"});
   std::ofstream(directory + "/tokenizer_config.json") << R"({"bos_token": "[BOS]",
       "added_tokens_decoder": {"257": {"content": "[BOS]", "special": true}}})";
@@ -81,17 +84,16 @@ TEST(TiktokenTest, LoadsFromADirectory) {
 }
 
 TEST(TiktokenTest, RefusesFilesThatAreWrong) {
-  const std::pair<std::string, const char*> cases[] = {
-      {"", "no token for the byte"},
-      {"QQ== 0\n", "no token for the byte"},
-      {"Q", "line 1"},
-      {"!!! 0\n", "line 1"},
-      {"QQ== x\n", "line 1"},
-      {"QQ== 5\n", "rank 5"},
-      {"QQ== -1\n", "rank -1"},
-      {"QQ== 0\nQg== 0\n", "rank 0 stands twice"},
-      {"QQ== 0\nQQ== 1\n", "rank 1 stands twice"},
-      {Ranks({std::string(2000, 'x')}), "longer than"}};
+  const std::pair<std::string, const char*> cases[] = {{"", "no token for the byte"},
+                                                       {"QQ== 0\n", "no token for the byte"},
+                                                       {"Q", "line 1"},
+                                                       {"!!! 0\n", "line 1"},
+                                                       {"QQ== x\n", "line 1"},
+                                                       {"QQ== 5\n", "rank 5"},
+                                                       {"QQ== -1\n", "rank -1"},
+                                                       {"QQ== 0\nQg== 0\n", "rank 0 stands twice"},
+                                                       {"QQ== 0\nQQ== 1\n", "rank 1 stands twice"},
+                                                       {Ranks({std::string(2000, 'x')}), "longer than"}};
   for (const auto& [text, part] : cases) {
     absl::Status status;
     auto model = ParseTiktoken(text, {}, "tiktoken.model");

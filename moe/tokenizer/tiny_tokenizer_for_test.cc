@@ -1,5 +1,8 @@
 #include "moe/tokenizer/tiny_tokenizer_for_test.h"
 
+#include <gtest/gtest.h>
+
+#include <filesystem>
 #include <utility>
 
 #include "moe/base/check.h"
@@ -42,6 +45,13 @@ std::unique_ptr<Tokenizer> TinyTokenizer(const std::map<std::string, json>& repl
   auto tokenizer = Tokenizer::LoadFromJson(file.dump(), config);
   CONCLAVE_CHECK_OK(tokenizer.status());
   return *std::move(tokenizer);
+}
+
+std::string FreshDirectory(const std::string& name) {
+  const std::string directory = testing::TempDir() + "/" + name;
+  std::filesystem::remove_all(directory);
+  std::filesystem::create_directories(directory);
+  return directory;
 }
 
 }  // namespace conclave

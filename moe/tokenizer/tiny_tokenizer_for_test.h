@@ -25,6 +25,9 @@ nlohmann::json TinyTokenizerJson();
 std::unique_ptr<Tokenizer> TinyTokenizer(const std::map<std::string, nlohmann::json>& replaced = {},
                                          const std::string& config = "");
 
+// An empty directory of this name below the test's own.
+std::string FreshDirectory(const std::string& name);
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_MOE_TOKENIZER_TINY_TOKENIZER_FOR_TEST_H_

@@ -16,8 +16,7 @@ namespace conclave {
 namespace {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> FromTokenizerJson(absl::string_view text, const TokenizerConfig& config,
-                                                             const std::string& file,
-                                                             const std::string& config_file) {
+                                                             const std::string& file, const std::string& config_file) {
   ASSIGN_OR_RETURN(BpeModel model, ParseTokenizerJson(text, config.bos_token, file));
   // This class adds BOS unless it is told not to.
   if (absl::StartsWith(config.tokenizer_class, "LlamaTokenizer")) model.adds_bos_by_default = true;

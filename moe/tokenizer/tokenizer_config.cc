@@ -59,8 +59,8 @@ absl::StatusOr<std::optional<std::string>> ParseChatTemplate(const json& config,
   if (member == config.end() || !member->is_array()) return OptionalString(config, "chat_template", file);
   for (const json& entry : *member) {
     if (!entry.is_object()) return FileError(file, "chat_template must be a string or a list of objects");
-    ASSIGN_OR_RETURN(const std::string name, RequiredString(entry, "name", absl::StrCat(std::string(file),
-                                                                                       ": chat_template")));
+    ASSIGN_OR_RETURN(const std::string name,
+                     RequiredString(entry, "name", absl::StrCat(std::string(file), ": chat_template")));
     if (name == "default") return OptionalString(entry, "template", absl::StrCat(std::string(file), ": chat_template"));
   }
   return FileError(file, "chat_template lists no template named \"default\"");

@@ -15,9 +15,9 @@ namespace conclave {
 struct TokenizerConfig {
   std::optional<std::string> bos_token, eos_token, pad_token, unk_token;  // the tokens' text
   std::optional<bool> add_bos_token;
-  std::string tokenizer_class;              // empty where absent
-  std::vector<AddedToken> added_tokens;     // added_tokens_decoder, ascending by id
-  std::optional<std::string> chat_template; // of a list of templates, the one named "default"
+  std::string tokenizer_class;               // empty where absent
+  std::vector<AddedToken> added_tokens;      // added_tokens_decoder, ascending by id
+  std::optional<std::string> chat_template;  // of a list of templates, the one named "default"
 };
 
 // `text` empty stands for a model that has no such file. `file` is how errors name it. INVALID_ARGUMENT: the member

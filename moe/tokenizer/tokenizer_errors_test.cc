@@ -125,7 +125,7 @@ TEST(TokenizerErrorsTest, Configurations) {
 }
 
 TEST(TokenizerErrorsTest, DirectoriesWithoutATokenizer) {
-  const absl::Status status = Tokenizer::Load(testing::TempDir() + "/nowhere").status();
+  const absl::Status status = Tokenizer::Load(FreshDirectory("empty")).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << status;
   EXPECT_TRUE(absl::StrContains(status.message(), "tiktoken.model")) << status;
 }

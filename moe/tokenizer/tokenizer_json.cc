@@ -159,7 +159,8 @@ absl::Status ParsePostProcessor(const json& processor, const std::optional<std::
   if (type == "ByteLevel") return absl::OkStatus();
   const json* members = Find(processor, type == "Sequence" ? "processors" : "single");
   if ((type != "Sequence" && type != "TemplateProcessing") || members == nullptr || !members->is_array()) {
-    return FileError(where, absl::StrCat("\"", type, "\" is not supported; ByteLevel, TemplateProcessing and Sequence "
+    return FileError(where, absl::StrCat("\"", type,
+                                         "\" is not supported; ByteLevel, TemplateProcessing and Sequence "
                                          "are"));
   }
   if (type == "Sequence") {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "moe/tokenizer/byte_tokenizer_writer.h"
+#include "moe/tokenizer/tiny_tokenizer_for_test.h"
 #include "moe/tokenizer/tokenizer.h"
 
 namespace conclave {
@@ -21,8 +22,9 @@ std::string Repeated(const std::string& unit, size_t bytes) {
 class TokenizerScalingTest : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(WriteByteTokenizer(testing::TempDir(), 32000, 0, 1).ok());
-    tokenizer_ = Tokenizer::Load(testing::TempDir()).value();
+    const std::string directory = FreshDirectory("tokenizer_scaling_test");
+    ASSERT_TRUE(WriteByteTokenizer(directory, 32000, 0, 1).ok());
+    tokenizer_ = Tokenizer::Load(directory).value();
   }
   // The best of several runs: others use the machine too.
   double SecondsPerByte(const std::string& text, int runs) const {

@@ -23,6 +23,7 @@ struct Utf8Step {
 // REQUIRES: !text.empty()
 Utf8Step NextUtf8(absl::string_view text);
 
+// Whether all of `text` is well-formed UTF-8.
 bool IsUtf8(absl::string_view text);
 // Number of characters. REQUIRES: IsUtf8(text)
 int64_t Utf8Length(absl::string_view text);

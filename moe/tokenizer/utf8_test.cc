@@ -15,10 +15,10 @@ std::string Lossy(absl::string_view bytes) {
 
 TEST(Utf8Test, InvalidSequencesBecomeOneReplacementPerMaximalSubpart) {
   EXPECT_EQ(Lossy("a\u00e9\u4e2d\U0001F600"), "a\u00e9\u4e2d\U0001F600");
-  EXPECT_EQ(Lossy("\xC0\xAF"), "\uFFFD\uFFFD");                  // overlong
-  EXPECT_EQ(Lossy("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");        // a surrogate
+  EXPECT_EQ(Lossy("\xC0\xAF"), "\uFFFD\uFFFD");                      // overlong
+  EXPECT_EQ(Lossy("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");            // a surrogate
   EXPECT_EQ(Lossy("\xF4\x90\x80\x80"), "\uFFFD\uFFFD\uFFFD\uFFFD");  // above U+10FFFF
-  EXPECT_EQ(Lossy("\xF0\x9F\x98z"), "\uFFFDz");                  // cut off: one subpart of three bytes
+  EXPECT_EQ(Lossy("\xF0\x9F\x98z"), "\uFFFDz");                      // cut off: one subpart of three bytes
   EXPECT_EQ(Lossy("\xE4\xB8"), "\uFFFD");
   EXPECT_EQ(Lossy("\x80\xFF"), "\uFFFD\uFFFD");
 }

@@ -13,11 +13,16 @@ namespace {
 
 cpu::Element ElementOf(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return cpu::Element::kF32;
-    case DType::kBF16: return cpu::Element::kBf16;
-    case DType::kF16: return cpu::Element::kF16;
-    case DType::kF8E4M3: return cpu::Element::kF8E4M3;
-    default: break;
+    case DType::kF32:
+      return cpu::Element::kF32;
+    case DType::kBF16:
+      return cpu::Element::kBf16;
+    case DType::kF16:
+      return cpu::Element::kF16;
+    case DType::kF8E4M3:
+      return cpu::Element::kF8E4M3;
+    default:
+      break;
   }
   CONCLAVE_CHECK(false) << "no kernel reads weights of " << Name(dtype);
   __builtin_unreachable();
@@ -42,8 +47,8 @@ cpu::RawWeight Unpack(const WeightView& w) {
   CONCLAVE_CHECK(w.scales.rows == (w.rows() + w.block_rows - 1) / w.block_rows &&
                  w.scales.cols == (w.cols() + w.block_cols - 1) / w.block_cols)
       << "scales " << w.scales.rows << "x" << w.scales.cols << " of " << w.rows() << "x" << w.cols();
-  raw.scales = cpu::RawScales{w.scales.data, w.scales.dtype == DType::kF8E8M0, w.scales.stride, w.block_rows,
-                              w.block_cols};
+  raw.scales =
+      cpu::RawScales{w.scales.data, w.scales.dtype == DType::kF8E8M0, w.scales.stride, w.block_rows, w.block_cols};
   return raw;
 }
 
@@ -161,11 +166,12 @@ absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view for
         "\"; leave the choice empty to take the fastest that it runs, or ask for \"scalar\", which runs everywhere"));
   }
   if (known) {
-    return absl::InvalidArgumentError(absl::StrCat("the instruction set \"", forced_isa, "\" has no kernels for compute ",
-                                                   Name(compute), "; use \"avx512\", or compute bf16"));
+    return absl::InvalidArgumentError(absl::StrCat("the instruction set \"", forced_isa,
+                                                   "\" has no kernels for compute ", Name(compute),
+                                                   "; use \"avx512\", or compute bf16"));
   }
-  return absl::InvalidArgumentError(absl::StrCat("unknown instruction set \"", forced_isa,
-                                                 "\"; known are scalar, avx2, avx512 and avx512-bf16"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown instruction set \"", forced_isa, "\"; known are scalar, avx2, avx512 and avx512-bf16"));
 }
 
 bool CpuHasBf16() { return Runs("avx512-bf16"); }

@@ -44,8 +44,8 @@ struct FloatDot {
   using X = float;
   using Register = V;
   static constexpr int kBytes = Source::kBytes;
-  static constexpr int kParts = 1;       // registers of x in one step
-  static constexpr int kPart = kLanes;   // elements in one register
+  static constexpr int kParts = 1;      // registers of x in one step
+  static constexpr int kPart = kLanes;  // elements in one register
 
   static void ReadWeight(const uint8_t* p, Register (&w)[kParts]) { w[0] = Source::Read(p); }
   static void ReadWeightPartial(const uint8_t* p, int count, Register (&w)[kParts]) {

@@ -10,9 +10,9 @@
 
 #if !defined(CONCLAVE_ISA_MISSING)
 #include "moe/kernels/cpu/elementwise.h"
-#include "moe/kernels/cpu/linear.h"
-#include "moe/kernels/cpu/mla.h"
-#include "moe/kernels/cpu/outer.h"
+#include "moe/kernels/cpu/linear.inl"
+#include "moe/kernels/cpu/mla.inl"
+#include "moe/kernels/cpu/outer.inl"
 #if defined(CONCLAVE_ISA_DOT_BF16)
 #include "moe/kernels/cpu/dot_bf16.h"
 #endif
@@ -25,18 +25,21 @@ namespace CONCLAVE_ISA {
 
 constexpr cpu::RawKernels Table(void (*linear)(const cpu::RawLinear&), void (*transposed)(const cpu::RawTransposed&),
                                 void (*mla)(const cpu::RawMla&)) {
-  return cpu::RawKernels{linear,   transposed, &RmsNorm, &SiluMul, &ToBf16, &FromBf16,
-                         &AxpyF32, &AxpyBf16,  mla};
+  return cpu::RawKernels{linear, transposed, &RmsNorm, &SiluMul, &ToBf16, &FromBf16, &AxpyF32, &AxpyBf16, mla};
 }
 
 #if defined(CONCLAVE_ISA_DOT_BF16)
 // Half precision does not fit bfloat16: its products are in float32, with x rounded like everywhere.
 void LinearPairs(const cpu::RawLinear& args) {
   switch (args.w.element) {
-    case cpu::Element::kF32: return RunLinear<PairDotF32, PairDotBf16, false>(args, true);
-    case cpu::Element::kBf16: return RunLinear<PairDotBf16, PairDotBf16, false>(args, true);
-    case cpu::Element::kF16: return RunLinear<FloatDot<SourceF16>, FloatDot<SourceF32>, false>(args, true);
-    case cpu::Element::kF8E4M3: return RunLinear<PairDotF8, PairDotBf16, true>(args, true);
+    case cpu::Element::kF32:
+      return RunLinear<PairDotF32, PairDotBf16, false>(args, true);
+    case cpu::Element::kBf16:
+      return RunLinear<PairDotBf16, PairDotBf16, false>(args, true);
+    case cpu::Element::kF16:
+      return RunLinear<FloatDot<SourceF16>, FloatDot<SourceF32>, false>(args, true);
+    case cpu::Element::kF8E4M3:
+      return RunLinear<PairDotF8, PairDotBf16, true>(args, true);
   }
 }
 
@@ -52,9 +55,10 @@ void MlaPairs(const cpu::RawMla& args) {
 namespace cpu {
 
 #if defined(CONCLAVE_ISA_MISSING)
-#define CONCLAVE_TABLE(rounds) {}
-#else
 #define CONCLAVE_TABLE(rounds) \
+  {}
+#else
+#define CONCLAVE_TABLE(rounds)                                                                     \
   CONCLAVE_ISA::Table(&CONCLAVE_ISA::LinearFloat<rounds>, &CONCLAVE_ISA::LinearTransposed<rounds>, \
                       &CONCLAVE_ISA::MlaFloat<rounds>)
 #endif

@@ -14,9 +14,9 @@ enum class Element : uint8_t { kF32, kBf16, kF16, kF8E4M3 };
 // Block scales of a kF8E4M3 matrix: element (n, k) is multiplied by data[n / block_rows, k / block_cols].
 // Without scales: data is null and the blocks are the whole matrix.
 struct RawScales {
-  const void* data;     // [ceil(N / block_rows), ceil(K / block_cols)]
-  bool is_e8m0;         // else float32
-  int64_t stride;       // elements between rows of scales
+  const void* data;  // [ceil(N / block_rows), ceil(K / block_cols)]
+  bool is_e8m0;      // else float32
+  int64_t stride;    // elements between rows of scales
   int64_t block_rows;
   int64_t block_cols;
 };

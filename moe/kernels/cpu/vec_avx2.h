@@ -15,7 +15,6 @@ inline constexpr int kLanes = 8;
 inline constexpr int kTileRows = 2;
 inline constexpr int kOuterVectors = 8;
 
-inline void Prefetch(const void* address) { _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0); }
 inline V Set(float value) { return _mm256_set1_ps(value); }
 inline V Zero() { return _mm256_setzero_ps(); }
 inline V Load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
@@ -68,9 +67,7 @@ inline __m128i LoadHalvesPartial(const void* p, int count) {
   std::memcpy(halves, p, count * sizeof(uint16_t));
   return LoadHalves(halves);
 }
-inline V WidenBf16(__m128i halves) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
-}
+inline V WidenBf16(__m128i halves) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16)); }
 inline V LoadBf16(const void* p) { return WidenBf16(LoadHalves(p)); }
 inline V LoadBf16Partial(const void* p, int count) { return WidenBf16(LoadHalvesPartial(p, count)); }
 inline V LoadF16(const void* p) { return _mm256_cvtph_ps(LoadHalves(p)); }

@@ -14,7 +14,6 @@ inline constexpr int kLanes = 16;
 inline constexpr int kTileRows = 6;
 inline constexpr int kOuterVectors = 16;
 
-inline void Prefetch(const void* address) { _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0); }
 inline V Set(float value) { return _mm512_set1_ps(value); }
 inline V Zero() { return _mm512_setzero_ps(); }
 inline __mmask16 FirstLanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
@@ -59,9 +58,7 @@ inline void StoreBf16Partial(uint16_t* p, V v, int count) {
 
 inline __m256i LoadHalves(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline __m256i LoadHalvesPartial(const void* p, int count) { return _mm256_maskz_loadu_epi16(FirstLanes(count), p); }
-inline V WidenBf16(__m256i halves) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
+inline V WidenBf16(__m256i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); }
 inline V LoadBf16(const void* p) { return WidenBf16(LoadHalves(p)); }
 inline V LoadBf16Partial(const void* p, int count) { return WidenBf16(LoadHalvesPartial(p, count)); }
 inline V LoadF16(const void* p) { return _mm512_cvtph_ps(LoadHalves(p)); }

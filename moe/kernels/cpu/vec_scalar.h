@@ -16,7 +16,6 @@ inline constexpr int kLanes = 4;
 inline constexpr int kTileRows = 2;
 inline constexpr int kOuterVectors = 4;
 
-inline void Prefetch(const void* address) { __builtin_prefetch(address); }
 inline V Set(float value) { return V{value, value, value, value}; }
 inline V Zero() { return Set(0.0f); }
 inline V Load(const void* p) {

@@ -31,7 +31,8 @@ void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end,
     for (int64_t k = 0; k < w.cols(); ++k) weights[k] = WeightAt<kRounds>(w, n, k);
     for (int64_t m = 0; m < x.rows; ++m) {
       double sum = 0;
-      for (int64_t k = 0; k < w.cols(); ++k) sum += Rounded<kRounds>(LoadAsFloat(x.RowBytes(m), x.dtype, k)) * weights[k];
+      for (int64_t k = 0; k < w.cols(); ++k)
+        sum += Rounded<kRounds>(LoadAsFloat(x.RowBytes(m), x.dtype, k)) * weights[k];
       y.Row<float>(m)[n] = static_cast<float>(sum);
     }
   }
@@ -124,10 +125,14 @@ void MlaAttention(const MlaAttentionArgs& args) {
 
 template <bool kRounds>
 constexpr Kernels Table() {
-  return Kernels{"reference",       kRounds ? Compute::kBF16 : Compute::kF32,
-                 &Linear<kRounds>,  &LinearTransposed<kRounds>,
-                 &RmsNorm,          &SiluMul,
-                 &Convert,          &Axpy,
+  return Kernels{"reference",
+                 kRounds ? Compute::kBF16 : Compute::kF32,
+                 &Linear<kRounds>,
+                 &LinearTransposed<kRounds>,
+                 &RmsNorm,
+                 &SiluMul,
+                 &Convert,
+                 &Axpy,
                  &MlaAttention<kRounds>};
 }
 constexpr Kernels kReferenceF32 = Table<false>();

@@ -38,6 +38,7 @@ enum class ExpressionKind {
   kConditional,  // operands[0] if operands[1] else operands[2], which may be null
 };
 
+// One node of an expression; which members count, depends on its kind.
 struct Expression {
   ExpressionKind kind;
   int line;
@@ -53,6 +54,7 @@ struct Expression {
 struct Statement;
 using Block = std::vector<std::unique_ptr<Statement>>;
 
+// What a statement does.
 enum class StatementKind {
   kText,      // text
   kPrint,     // {{ expression }}
@@ -65,6 +67,7 @@ enum class StatementKind {
   kContinue,
 };
 
+// One statement with its body; which members count, depends on its kind.
 struct Statement {
   StatementKind kind;
   int line;

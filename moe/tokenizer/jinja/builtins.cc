@@ -17,6 +17,8 @@ namespace {
 // An index that no positional argument has.
 constexpr size_t kOnlyByName = static_cast<size_t>(-1);
 
+constexpr int64_t kJsonBytesMax = int64_t{64} << 20;
+
 absl::Status WrongInput(const std::string& name, const Value& input) {
   return absl::InvalidArgumentError(absl::StrCat("'", name, "' of ", Describe(input), " is not supported"));
 }
@@ -159,7 +161,7 @@ absl::StatusOr<Value> ToJson(const Value& input, const Arguments& arguments, Are
   if (ascii != nullptr && Truth(*ascii)) return absl::InvalidArgumentError("tojson with ensure_ascii=true");
   const bool has_indent = indent != nullptr && indent->kind == Kind::kInt;
   const int spaces = has_indent ? static_cast<int>(std::clamp<int64_t>(indent->integer, 0, 16)) : -1;
-  ASSIGN_OR_RETURN(Text text, DumpJson(input, spaces, arena->bytes_left()));
+  ASSIGN_OR_RETURN(Text text, DumpJson(input, spaces, std::min(arena->bytes_left(), kJsonBytesMax)));
   return arena->NewText(std::move(text));
 }
 

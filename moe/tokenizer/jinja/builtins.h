@@ -22,6 +22,7 @@ struct Arguments {
   const Value* Find(size_t index, absl::string_view name) const;
 };
 
+// In which of its four roles a name is looked up.
 enum class Callable { kFilter, kTest, kFunction, kMethod };
 
 // INVALID_ARGUMENT: there is no such callable, or it does not take so many or so named arguments.

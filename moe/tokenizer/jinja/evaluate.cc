@@ -169,8 +169,7 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expression& expression, Sc
     ASSIGN_OR_RETURN(const Arguments arguments, EvaluateArguments(expression, 0, scope));
     const Value* variable = scope->Find(expression.name);
     if (variable != nullptr && variable->kind == Kind::kMacro) return CallMacro(*variable->macro, arguments);
-    if (variable != nullptr ||
-        !CheckCall(Callable::kFunction, expression.name, arguments.positional.size(), {}).ok()) {
+    if (variable != nullptr || !CheckCall(Callable::kFunction, expression.name, arguments.positional.size(), {}).ok()) {
       return absl::InvalidArgumentError(absl::StrCat("'", expression.name, "' is not a macro here"));
     }
     return CallFunction(expression.name, arguments, arena_);

@@ -217,8 +217,8 @@ absl::StatusOr<ExpressionPtr> ExpressionParser::Product() {
   ASSIGN_OR_RETURN(ExpressionPtr left, Unary(/*with_filters=*/true));
   while (true) {
     if (cursor_->AtOperator("**")) return LineError(cursor_->Peek().line, "the operator ** is not supported");
-    const bool known = cursor_->AtOperator("*") || cursor_->AtOperator("/") || cursor_->AtOperator("//") ||
-                       cursor_->AtOperator("%");
+    const bool known =
+        cursor_->AtOperator("*") || cursor_->AtOperator("/") || cursor_->AtOperator("//") || cursor_->AtOperator("%");
     if (!known) return left;
     const std::string name = cursor_->Next().text;
     ASSIGN_OR_RETURN(ExpressionPtr right, Unary(/*with_filters=*/true));

@@ -39,6 +39,7 @@ class TokenCursor {
   size_t at_ = 0;
 };
 
+// Parses expressions by precedence.
 class ExpressionParser {
  public:
   explicit ExpressionParser(TokenCursor* cursor) : cursor_(cursor) {}

@@ -49,7 +49,7 @@ class Interpreter {
 
   Arena* arena_;
   int64_t steps_ = 0;
-  int depth_ = 0;       // of Evaluate and Run within each other
+  int depth_ = 0;  // of Evaluate and Run within each other
   int loop_depth_ = 0;
 };
 

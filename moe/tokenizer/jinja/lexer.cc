@@ -152,8 +152,8 @@ absl::Status Lexer::Tag(const char* close) {
     } else if (absl::ascii_isdigit(c)) {
       RETURN_IF_ERROR(Number());
     } else {
-      const auto* found = std::find_if(std::begin(kOperators), std::end(kOperators),
-                                       [&](const char* text) { return At(text); });
+      const auto* found =
+          std::find_if(std::begin(kOperators), std::end(kOperators), [&](const char* text) { return At(text); });
       if (found == std::end(kOperators)) return Error(absl::StrCat("unexpected character '", std::string(1, c), "'"));
       brackets += absl::StrContains("([{", *found) - absl::StrContains(")]}", *found);
       if (brackets < 0) return Error(absl::StrCat("unexpected '", *found, "'"));
@@ -201,8 +201,8 @@ absl::Status Lexer::Number() {
   }
   const std::string text = source_.substr(at_, end - at_);
   Add(is_float ? TokenKind::kFloat : TokenKind::kInteger, text);
-  const bool known = is_float ? absl::SimpleAtod(text, &tokens_.back().real)
-                              : absl::SimpleAtoi(text, &tokens_.back().integer);
+  const bool known =
+      is_float ? absl::SimpleAtod(text, &tokens_.back().real) : absl::SimpleAtoi(text, &tokens_.back().integer);
   if (!known || (end < source_.size() && IsNamePart(source_[end]))) {
     return Error(absl::StrCat("the number that begins with ", text.substr(0, 30), " is not supported"));
   }

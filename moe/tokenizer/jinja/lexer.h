@@ -13,19 +13,20 @@
 namespace conclave::jinja {
 
 enum class TokenKind {
-  kData,           // text between the tags
-  kPrintBegin,     // {{
-  kPrintEnd,       // }}
-  kBlockBegin,     // {%
-  kBlockEnd,       // %}
+  kData,        // text between the tags
+  kPrintBegin,  // {{
+  kPrintEnd,    // }}
+  kBlockBegin,  // {%
+  kBlockEnd,    // %}
   kName,
-  kString,         // text is the string itself, escapes resolved
+  kString,  // text is the string itself, escapes resolved
   kInteger,
   kFloat,
   kOperator,
   kEnd,
 };
 
+// One token with the line it stands on.
 struct Token {
   TokenKind kind;
   std::string text;

@@ -19,22 +19,20 @@ absl::Status NoMethod(const std::string& name, const Value& object) {
   return absl::InvalidArgumentError(absl::StrCat("there is no method '", name, "' of ", Describe(object)));
 }
 
-absl::StatusOr<Value> SplitMethod(const std::string& name, const Text& text, const Arguments& arguments,
-                                  Arena* arena) {
+absl::StatusOr<Value> SplitMethod(const std::string& name, const Text& text, const Arguments& arguments, Arena* arena) {
   const Value* separator = arguments.Find(0, "sep");
   const Value* limit = arguments.Find(1, "maxsplit");
   const bool by_space = separator == nullptr || separator->kind == Kind::kNone;
   if ((!by_space && !separator->IsText()) || (limit != nullptr && limit->kind != Kind::kInt)) {
     return absl::InvalidArgumentError(absl::StrCat(name, " needs a string and an integer"));
   }
-  ASSIGN_OR_RETURN(List items, Split(text, by_space ? nullptr : separator->text,
-                                     limit == nullptr ? -1 : limit->integer, name == "rsplit", arena));
+  ASSIGN_OR_RETURN(List items, Split(text, by_space ? nullptr : separator->text, limit == nullptr ? -1 : limit->integer,
+                                     name == "rsplit", arena));
   return arena->NewList(std::move(items));
 }
 
 // Methods whose first argument, where there is one, must be a string.
-absl::StatusOr<Value> TextMethod(const std::string& name, const Text& text, const Arguments& arguments,
-                                 Arena* arena) {
+absl::StatusOr<Value> TextMethod(const std::string& name, const Text& text, const Arguments& arguments, Arena* arena) {
   if (name == "split" || name == "rsplit") return SplitMethod(name, text, arguments, arena);
   if (name == "join") return ApplyFilter("join", arguments.positional[0], {{arena->NewText(text)}, {}}, arena);
   if (name == "upper" || name == "lower" || name == "capitalize") {
@@ -153,9 +151,8 @@ void AppendJsonString(const Text& text, Text* out) {
     plain = i + 1;
     constexpr absl::string_view kEscaped = "\"\\\b\f\n\r\t", kLetters = "\"\\bfnrt";
     const size_t known = kEscaped.find(c);
-    const std::string escape = known == absl::string_view::npos
-                                   ? absl::StrFormat("\\u%04x", static_cast<unsigned>(c))
-                                   : absl::StrCat("\\", std::string(1, kLetters[known]));
+    const std::string escape = known == absl::string_view::npos ? absl::StrFormat("\\u%04x", static_cast<unsigned>(c))
+                                                                : absl::StrCat("\\", std::string(1, kLetters[known]));
     out->Append(escape, text.FromTemplate(i));
   }
   out->Append(text, plain, text.size());

@@ -133,8 +133,8 @@ absl::StatusOr<Value> Slice(const Value& object, const Value& start, const Value
   }
   if (by == 0) return absl::InvalidArgumentError("a slice with a step of 0");
   const bool forward = by > 0;
-  ASSIGN_OR_RETURN(const int64_t from, forward ? Bound(start, 0, size, 0, size)
-                                               : Bound(start, size - 1, size, -1, size - 1));
+  ASSIGN_OR_RETURN(const int64_t from,
+                   forward ? Bound(start, 0, size, 0, size) : Bound(start, size - 1, size, -1, size - 1));
   ASSIGN_OR_RETURN(const int64_t to, forward ? Bound(stop, size, size, 0, size) : Bound(stop, -1, size, -1, size - 1));
   if (object.IsText() && by == 1) {
     if (from >= to) return arena->NewText(Text());

@@ -107,8 +107,8 @@ absl::StatusOr<ExpressionPtr> ExpressionParser::Call(ExpressionPtr callee) {
   }
   RETURN_IF_ERROR(ParseArguments(node.get()));
   if (is_method) {
-    RETURN_IF_ERROR(AtLine(node->line, CheckCall(Callable::kMethod, node->name, node->operands.size() - 1,
-                                                 Names(*node))));
+    RETURN_IF_ERROR(
+        AtLine(node->line, CheckCall(Callable::kMethod, node->name, node->operands.size() - 1, Names(*node))));
   } else {
     const absl::Status known = CheckCall(Callable::kFunction, node->name, node->operands.size(), Names(*node));
     if (absl::IsNotFound(known)) {
@@ -145,8 +145,8 @@ absl::StatusOr<ExpressionPtr> ExpressionParser::Filter(ExpressionPtr input) {
   ASSIGN_OR_RETURN(node->name, cursor_->ExpectName());
   node->operands.push_back(std::move(input));
   if (cursor_->AtOperator("(")) RETURN_IF_ERROR(ParseArguments(node.get()));
-  RETURN_IF_ERROR(AtLine(node->line, CheckCall(Callable::kFilter, node->name, node->operands.size() - 1,
-                                               Names(*node))));
+  RETURN_IF_ERROR(
+      AtLine(node->line, CheckCall(Callable::kFilter, node->name, node->operands.size() - 1, Names(*node))));
   return Finish(std::move(node));
 }
 
@@ -167,8 +167,7 @@ absl::StatusOr<ExpressionPtr> ExpressionParser::Test(ExpressionPtr input) {
     ASSIGN_OR_RETURN(argument, Postfix(std::move(argument)));
     node->operands.push_back(std::move(argument));
   }
-  RETURN_IF_ERROR(AtLine(node->line, CheckCall(Callable::kTest, node->name, node->operands.size() - 1,
-                                               Names(*node))));
+  RETURN_IF_ERROR(AtLine(node->line, CheckCall(Callable::kTest, node->name, node->operands.size() - 1, Names(*node))));
   ASSIGN_OR_RETURN(node, Finish(std::move(node)));
   if (!negated) return node;
   ExpressionPtr negation = New(ExpressionKind::kNot);

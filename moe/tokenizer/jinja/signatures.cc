@@ -129,8 +129,8 @@ absl::Status CheckCall(Callable kind, const std::string& name, size_t positional
   const std::vector<std::string> known = absl::StrSplit(found->named, ' ');
   for (const std::string& argument : named) {
     if (known[0] == "*" || std::find(known.begin(), known.end(), argument) != known.end()) continue;
-    return absl::InvalidArgumentError(absl::StrCat(shown, " with the argument '", argument.substr(0, 60),
-                                                   "' is not supported"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(shown, " with the argument '", argument.substr(0, 60), "' is not supported"));
   }
   return absl::OkStatus();
 }

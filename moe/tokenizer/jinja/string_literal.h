@@ -14,6 +14,7 @@ namespace conclave::jinja {
 // any other character stays. INVALID_ARGUMENT: too few hexadecimal digits, no code point, \N{name}.
 absl::StatusOr<std::string> UnescapeString(absl::string_view literal);
 
+// Appends a code point as UTF-8.
 void AppendUtf8(uint32_t code_point, std::string* out);
 
 }  // namespace conclave::jinja

@@ -9,9 +9,8 @@ namespace {
 
 // The first run that ends after byte `at`.
 std::vector<Text::Run>::const_iterator RunAt(const std::vector<Text::Run>& runs, size_t at) {
-  return std::upper_bound(runs.begin(), runs.end(), at, [](size_t value, const Text::Run& run) {
-    return value < run.end;
-  });
+  return std::upper_bound(runs.begin(), runs.end(), at,
+                          [](size_t value, const Text::Run& run) { return value < run.end; });
 }
 
 }  // namespace

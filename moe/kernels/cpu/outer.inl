@@ -1,13 +1,13 @@
 // Outer products: rows of coefficients times stored rows, summed over the stored rows in ascending order. Column j of
 // the result is a chain of multiply-adds of its own, so that no tile or split can change it.
-#ifndef CONCLAVE_MOE_KERNELS_CPU_OUTER_H_
-#define CONCLAVE_MOE_KERNELS_CPU_OUTER_H_
+#ifndef CONCLAVE_MOE_KERNELS_CPU_OUTER_INL_
+#define CONCLAVE_MOE_KERNELS_CPU_OUTER_INL_
 
 #include <cstdint>
 
 #include "moe/kernels/cpu/dot.h"
 #include "moe/kernels/cpu/raw_kernels.h"
-#include "moe/kernels/cpu/tile.h"
+#include "moe/kernels/cpu/tile.inl"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -18,10 +18,10 @@ struct OuterPass {
   const uint8_t* const* rows;  // [depth]: where stored rows begin
   const float* scales;         // [depth], or null
   int64_t depth;
-  const float* x;              // [rows of y, depth]
+  const float* x;  // [rows of y, depth]
   int64_t x_stride;
-  const float* carry;          // [rows of y], or null: y starts from zero
-  float* y;                    // [rows of y, columns]
+  const float* carry;  // [rows of y], or null: y starts from zero
+  float* y;            // [rows of y, columns]
   int64_t y_stride;
 };
 
@@ -115,8 +115,14 @@ inline void TransposedColumns(const cpu::RawTransposed& args, bool round_x, int6
           Store(x + i * kOuterDepth + k, round_x ? RoundToBf16(v) : v);
         }
       }
-      const OuterPass pass = {rows, block_scales.data ? scales : nullptr, depth, x, kOuterDepth, n == 0 ? nullptr : keep,
-                              args.y + m * args.y_stride, args.y_stride};
+      const OuterPass pass = {rows,
+                              block_scales.data ? scales : nullptr,
+                              depth,
+                              x,
+                              kOuterDepth,
+                              n == 0 ? nullptr : keep,
+                              args.y + m * args.y_stride,
+                              args.y_stride};
       RunOuter<Source>(pass, count, begin, end);
     }
   }
@@ -140,12 +146,15 @@ void LinearTransposed(const cpu::RawTransposed& args) {
     case cpu::Element::kF32:
       if constexpr (kRounds) return RunTransposed<SourceF32Rounded>(args, true);
       return RunTransposed<SourceF32>(args, false);
-    case cpu::Element::kBf16: return RunTransposed<SourceBf16>(args, kRounds);
-    case cpu::Element::kF16: return RunTransposed<SourceF16>(args, kRounds);
-    case cpu::Element::kF8E4M3: return RunTransposed<SourceF8>(args, kRounds);
+    case cpu::Element::kBf16:
+      return RunTransposed<SourceBf16>(args, kRounds);
+    case cpu::Element::kF16:
+      return RunTransposed<SourceF16>(args, kRounds);
+    case cpu::Element::kF8E4M3:
+      return RunTransposed<SourceF8>(args, kRounds);
   }
 }
 
 }  // namespace conclave::CONCLAVE_ISA
 
-#endif  // CONCLAVE_MOE_KERNELS_CPU_OUTER_H_
+#endif  // CONCLAVE_MOE_KERNELS_CPU_OUTER_INL_

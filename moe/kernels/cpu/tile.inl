@@ -5,8 +5,8 @@
 //   without scales: steps of the dot ascend; a step adds its elements to fixed lanes; lanes are reduced at the end.
 //   with scales: K is cut into the scales' blocks, and a block into segments of at most kSegment elements; the lanes
 //   of a segment start from zero, and its sums times the block's scale are added, lane by lane, segments ascending.
-#ifndef CONCLAVE_MOE_KERNELS_CPU_TILE_H_
-#define CONCLAVE_MOE_KERNELS_CPU_TILE_H_
+#ifndef CONCLAVE_MOE_KERNELS_CPU_TILE_INL_
+#define CONCLAVE_MOE_KERNELS_CPU_TILE_INL_
 
 #include <cstdint>
 
@@ -23,24 +23,23 @@ inline constexpr int kRowsThatWaitForMemory = 4;
 
 // A range of K, and the scales of the tile's columns in it.
 struct Panel {
-  int64_t begin;                 // column of the first element; with scales, where a segment starts
+  int64_t begin;  // column of the first element; with scales, where a segment starts
   int64_t length;
-  int64_t prefetch_bytes;        // how far ahead of a weight few rows ask memory for the next
+  int64_t prefetch_bytes;  // how far ahead of a weight few rows ask memory for the next
   const cpu::RawScales* scales;
-  int64_t scale_rows[kTileCols]; // row of scales of each column, times the stride
+  int64_t scale_rows[kTileCols];  // row of scales of each column, times the stride
 };
 
 // Whole tiles ahead, and far enough for memory's latency.
 inline int64_t PrefetchBytes(int64_t tile_bytes) {
-  constexpr int64_t kAheadBytes = 16384;
+  constexpr int64_t kAheadBytes = 8192;
   return tile_bytes == 0 ? 0 : (kAheadBytes + tile_bytes - 1) / tile_bytes * tile_bytes;
 }
 
 // Adds elements [begin, end) of the panel to the lanes of `acc`.
 template <class Dot, int kRows>
 CONCLAVE_ALWAYS_INLINE void Accumulate(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols],
-                                       int64_t begin, int64_t end, int64_t prefetch_bytes,
-                                       V (&acc)[kRows][kTileCols]) {
+                                       int64_t begin, int64_t end, int64_t prefetch_bytes, V (&acc)[kRows][kTileCols]) {
   constexpr int kStep = Dot::kParts * Dot::kPart;
   typename Dot::Register weights[kTileCols][Dot::kParts];
   int64_t k = begin;
@@ -51,7 +50,7 @@ CONCLAVE_ALWAYS_INLINE void Accumulate(const typename Dot::X* const (&x)[kRows],
       if constexpr (kRows <= kRowsThatWaitForMemory) {
 #pragma GCC unroll 2
         for (int line = 0; line < (kStep * Dot::kBytes + 63) / 64; ++line) {
-          Prefetch(w[j] + k * Dot::kBytes + prefetch_bytes + line * 64);
+          __builtin_prefetch(w[j] + k * Dot::kBytes + prefetch_bytes + line * 64);
         }
       }
     }
@@ -118,10 +117,10 @@ CONCLAVE_ALWAYS_INLINE void AddPanel(const typename Dot::X* const (&x)[kRows], c
 
 // How a tile begins and ends: sums of several panels are carried in memory, lane by lane, which changes no bit.
 struct Carry {
-  V* totals;        // [rows][kTileCols], where begins_at_zero or finishes is false
+  V* totals;  // [rows][kTileCols], where begins_at_zero or finishes is false
   bool begins_at_zero;
-  bool finishes;    // the sums over lanes go to `sums`, else the totals to memory
-  float* sums;      // [rows][kTileCols]
+  bool finishes;  // the sums over lanes go to `sums`, else the totals to memory
+  float* sums;    // [rows][kTileCols]
 };
 
 template <class Dot, int kRows, bool kScaled>
@@ -154,4 +153,4 @@ inline void RunTile(const typename Dot::X* const (&x)[kRows], const uint8_t* con
 
 }  // namespace conclave::CONCLAVE_ISA
 
-#endif  // CONCLAVE_MOE_KERNELS_CPU_TILE_H_
+#endif  // CONCLAVE_MOE_KERNELS_CPU_TILE_INL_

@@ -2,16 +2,16 @@
 // rows, the result is the softmax-weighted sum of their latents. Chunks of 64 tokens from position zero merge in
 // ascending order with a running maximum m and sum l (Milakov and Gimelshein 2018):
 //   m' = max(m, chunk); a = exp(m - m'); p = exp(s - m'); l = l * a + sum p; out = out * a + sum p * latent.
-#ifndef CONCLAVE_MOE_KERNELS_CPU_MLA_H_
-#define CONCLAVE_MOE_KERNELS_CPU_MLA_H_
+#ifndef CONCLAVE_MOE_KERNELS_CPU_MLA_INL_
+#define CONCLAVE_MOE_KERNELS_CPU_MLA_INL_
 
 #include <cstdint>
 #include <type_traits>
 
 #include "moe/kernels/cpu/elementwise.h"
-#include "moe/kernels/cpu/outer.h"
+#include "moe/kernels/cpu/outer.inl"
 #include "moe/kernels/cpu/raw_kernels.h"
-#include "moe/kernels/cpu/tile.h"
+#include "moe/kernels/cpu/tile.inl"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -49,14 +49,15 @@ class MlaRun {
       }
       Score();
       for (int64_t head = 0; head < args_.heads; ++head) Merge(head, token == 0);
-      const OuterPass pass = {rows_, nullptr, tokens_, scores_, kChunk, token == 0 ? nullptr : carry_,
+      const OuterPass pass = {rows_,     nullptr,         tokens_, scores_, kChunk, token == 0 ? nullptr : carry_,
                               args_.out, args_.out_stride};
       RunOuter<Source>(pass, args_.heads, 0, args_.latent);
     }
     for (int64_t head = 0; head < args_.heads; ++head) {
       float* out = args_.out + head * args_.out_stride;
       const V sum = Set(sum_[head]);
-      ForLanes(args_.latent, [&](int64_t i, int count) { StoreSome(out + i, Div(LoadSome(out + i, count), sum), count); });
+      ForLanes(args_.latent,
+               [&](int64_t i, int count) { StoreSome(out + i, Div(LoadSome(out + i, count), sum), count); });
     }
   }
 
@@ -139,4 +140,4 @@ void MlaFloat(const cpu::RawMla& args) {
 
 }  // namespace conclave::CONCLAVE_ISA
 
-#endif  // CONCLAVE_MOE_KERNELS_CPU_MLA_H_
+#endif  // CONCLAVE_MOE_KERNELS_CPU_MLA_INL_

@@ -1,21 +1,21 @@
 // The walk of y = x · Wᵀ over tiles. What is chosen here (panels of K, blocks of rows, whether a panel of weights is
-// decoded once for many rows) is for caches alone: no choice changes the order of one dot product; see tile.h.
-#ifndef CONCLAVE_MOE_KERNELS_CPU_LINEAR_H_
-#define CONCLAVE_MOE_KERNELS_CPU_LINEAR_H_
+// decoded once for many rows) is for caches alone: no choice changes the order of one dot product; see tile.inl.
+#ifndef CONCLAVE_MOE_KERNELS_CPU_LINEAR_INL_
+#define CONCLAVE_MOE_KERNELS_CPU_LINEAR_INL_
 
 #include <cstdint>
 #include <type_traits>
 
 #include "moe/kernels/cpu/elementwise.h"
 #include "moe/kernels/cpu/raw_kernels.h"
-#include "moe/kernels/cpu/tile.h"
+#include "moe/kernels/cpu/tile.inl"
 
 namespace conclave::CONCLAVE_ISA {
 
-inline constexpr int64_t kRowBlock = 48;          // rows of x that stay in the second-level cache
-inline constexpr int64_t kRowsInFirstCache = 6;   // of them, rows that stay in the first while columns pass
-inline constexpr int64_t kColumnGroup = 64;       // columns whose sums are carried from panel to panel
-inline constexpr int64_t kPanelBytes = 4096;      // of one row of x, or of one decoded row of weights
+inline constexpr int64_t kRowBlock = 48;         // rows of x that stay in the second-level cache
+inline constexpr int64_t kRowsInFirstCache = 6;  // of them, rows that stay in the first while columns pass
+inline constexpr int64_t kColumnGroup = 64;      // columns whose sums are carried from panel to panel
+inline constexpr int64_t kPanelBytes = 4096;     // of one row of x, or of one decoded row of weights
 // Between rows of a packed panel: rows end in whole registers, and do not start at addresses equal modulo 4096, which
 // would share the few lines of one set of the first-level cache.
 inline constexpr int64_t kPanelStrideBytes = kPanelBytes + 192;
@@ -58,7 +58,7 @@ class LinearRun {
   void Run() {
     for (row_begin_ = 0; row_begin_ < args_.rows; row_begin_ += rows_) {
       rows_ = MinOf(args_.rows - row_begin_, kRowBlock);
-      one_tile_ = rows_ <= kTileRows;
+      few_rows_ = rows_ <= kFewRows;
       packed_begin_ = -1;
       for (int64_t n = args_.n_begin; n < args_.n_end; n += kColumnGroup) {
         RunGroup(n, MinOf(n + kColumnGroup, args_.n_end));
@@ -69,6 +69,9 @@ class LinearRun {
  private:
   using X = typename Direct::X;
   static constexpr bool kDecodes = !std::is_same_v<Direct, Decoded>;
+  // Up to so many rows, weights are read as they are stored, again by every tile of rows, and x as it lies where it
+  // needs no conversion. More rows are worth packing x, and decoding weights once for all of them.
+  static constexpr int64_t kFewRows = Direct::kBytes == 1 ? kTileRows : 16;
   static constexpr int64_t kPanel = kPanelBytes / sizeof(X);
   static constexpr int64_t kPanelStride = kPanelStrideBytes / sizeof(X);
 
@@ -95,10 +98,10 @@ class LinearRun {
   const cpu::RawLinear& args_;
   const bool round_x_;
   const bool converts_;
-  bool one_tile_ = false;         // all rows of the block are in one tile: weights are used once, x is used as it lies
+  bool few_rows_ = false;
   int64_t row_begin_ = 0;
   int64_t rows_ = 0;
-  int64_t packed_begin_ = -1;     // the panel that x_panel_ holds
+  int64_t packed_begin_ = -1;  // the panel that x_panel_ holds
   int64_t packed_stride_ = 0;
   alignas(64) X x_panel_[kRowBlock * kPanelStride];
   alignas(64) X w_group_[kColumnGroup * kPanelStride];
@@ -109,7 +112,7 @@ class LinearRun {
 template <class Direct, class Decoded, bool kScaled>
 int64_t LinearRun<Direct, Decoded, kScaled>::PanelEnd(int64_t begin) const {
   int64_t length = kPanel;
-  if (one_tile_) length = converts_ ? kRowBlock * kPanel / rows_ / kSegment * kSegment : args_.depth;
+  if (few_rows_) length = converts_ ? kRowBlock * kPanel / rows_ / kSegment * kSegment : args_.depth;
   const int64_t end = begin + length;
   if (end >= args_.depth) return args_.depth;
   if (!kScaled) return end;
@@ -123,8 +126,8 @@ void LinearRun<Direct, Decoded, kScaled>::RunGroup(int64_t n_begin, int64_t n_en
   for (int64_t k = 0;;) {
     const int64_t end = PanelEnd(k);
     const Panel panel = {k, end - k, PrefetchBytes(kTileCols * args_.w.row_bytes), &args_.w.scales, {}};
-    if ((converts_ || !one_tile_) && packed_begin_ != k) PackX(k, end - k);
-    if (one_tile_) {
+    if ((converts_ || !few_rows_) && packed_begin_ != k) PackX(k, end - k);
+    if (few_rows_) {
       for (int64_t n = n_begin; n < n_end; n += kTileCols) {
         RunRows<Direct>(MakeColumns(n, n_begin, n_end, panel, false), 0, rows_);
       }
@@ -155,7 +158,7 @@ void LinearRun<Direct, Decoded, kScaled>::RunBlock(int64_t n_begin, int64_t n_en
 template <class Direct, class Decoded, bool kScaled>
 void LinearRun<Direct, Decoded, kScaled>::PackX(int64_t begin, int64_t length) {
   packed_begin_ = begin;
-  packed_stride_ = one_tile_ ? length : kPanelStride;
+  packed_stride_ = few_rows_ ? length : kPanelStride;
   for (int64_t row = 0; row < rows_; ++row) {
     ConvertX(args_, row_begin_ + row, begin, length, round_x_, x_panel_ + row * packed_stride_);
   }
@@ -251,12 +254,15 @@ void LinearFloat(const cpu::RawLinear& args) {
     case cpu::Element::kF32:
       if constexpr (kRounds) return RunLinear<FloatDot<SourceF32Rounded>, Plain, false>(args, true);
       return RunLinear<Plain, Plain, false>(args, false);
-    case cpu::Element::kBf16: return RunLinear<FloatDot<SourceBf16>, Plain, false>(args, kRounds);
-    case cpu::Element::kF16: return RunLinear<FloatDot<SourceF16>, Plain, false>(args, kRounds);
-    case cpu::Element::kF8E4M3: return RunLinear<FloatDot<SourceF8>, Plain, true>(args, kRounds);
+    case cpu::Element::kBf16:
+      return RunLinear<FloatDot<SourceBf16>, Plain, false>(args, kRounds);
+    case cpu::Element::kF16:
+      return RunLinear<FloatDot<SourceF16>, Plain, false>(args, kRounds);
+    case cpu::Element::kF8E4M3:
+      return RunLinear<FloatDot<SourceF8>, Plain, true>(args, kRounds);
   }
 }
 
 }  // namespace conclave::CONCLAVE_ISA
 
-#endif  // CONCLAVE_MOE_KERNELS_CPU_LINEAR_H_
+#endif  // CONCLAVE_MOE_KERNELS_CPU_LINEAR_INL_
