@@ -2,4 +2,4 @@
 # Runs tidy_test.py over the checkout that this test was built from: the WORKSPACE that Bazel links to lies in it.
 set -euo pipefail
 root=$(dirname "$(readlink -f WORKSPACE)")
-exec python3 "$root/tests/tidy_test.py" "$root"
+exec env PYTHONDONTWRITEBYTECODE=1 python3 "$root/tests/tidy_test.py" "$root"

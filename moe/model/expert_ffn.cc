@@ -30,8 +30,7 @@ absl::StatusOr<FfnWeights> LoadFfn(const Checkpoint& checkpoint, absl::string_vi
   return ffn;
 }
 
-GroupedExperts::GroupedExperts(const Kernels& kernels, ThreadPool& threads, int hidden, int intermediate,
-                               int pairs_max)
+GroupedExperts::GroupedExperts(const Kernels& kernels, ThreadPool& threads, int hidden, int intermediate, int pairs_max)
     : kernels_(kernels),
       threads_(threads),
       hidden_(hidden),
@@ -130,11 +129,9 @@ void GroupedExperts::RunWave(MatView out) {
       const int64_t begin = task % outer_tasks * outer;
       const int64_t count = std::min<int64_t>(outer, hidden_ - begin);
       const MatView down = down_.view().Rows(group.row, group.count);
-      kernels_.linear(activation_.view().Rows(group.row, group.count), group.weights->down, begin, begin + count,
-                      down);
+      kernels_.linear(activation_.view().Rows(group.row, group.count), group.weights->down, begin, begin + count, down);
       for (int64_t i = 0; i < group.count; ++i) {
-        kernels_.convert(down.Rows(i, 1).Cols(begin, count),
-                         out.Rows(order_[group.begin + i], 1).Cols(begin, count));
+        kernels_.convert(down.Rows(i, 1).Cols(begin, count), out.Rows(order_[group.begin + i], 1).Cols(begin, count));
       }
     }
   });

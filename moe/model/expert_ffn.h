@@ -64,15 +64,15 @@ class GroupedExperts {
   int intermediate_;
   int pairs_max_;
   int wave_pairs_;
-  MatBuffer gathered_;    // [wave_pairs, hidden] row dtype: rows sorted by expert
-  MatBuffer gate_;        // [wave_pairs, intermediate] F32
-  MatBuffer up_;          // [wave_pairs, intermediate] F32
-  MatBuffer activation_;  // [wave_pairs, intermediate] row dtype
-  MatBuffer down_;        // [wave_pairs, hidden] F32
-  std::vector<int32_t> order_;      // [pairs_max] pairs sorted by expert, then by pair
-  std::vector<int32_t> pair_row_;   // [pairs_max] the row of each pair
-  std::vector<int32_t> first_;      // [limits::kExpertsPerLayerMax + 1] for the counting sort
-  std::vector<Group> groups_;       // of the current wave
+  MatBuffer gathered_;             // [wave_pairs, hidden] row dtype: rows sorted by expert
+  MatBuffer gate_;                 // [wave_pairs, intermediate] F32
+  MatBuffer up_;                   // [wave_pairs, intermediate] F32
+  MatBuffer activation_;           // [wave_pairs, intermediate] row dtype
+  MatBuffer down_;                 // [wave_pairs, hidden] F32
+  std::vector<int32_t> order_;     // [pairs_max] pairs sorted by expert, then by pair
+  std::vector<int32_t> pair_row_;  // [pairs_max] the row of each pair
+  std::vector<int32_t> first_;     // [limits::kExpertsPerLayerMax + 1] for the counting sort
+  std::vector<Group> groups_;      // of the current wave
 };
 
 }  // namespace conclave

@@ -98,8 +98,9 @@ MatBuffer RunGrouped(const Kernels& kernels, int threads, const Experts& experts
   const int64_t pairs = static_cast<int64_t>(call.experts.size());
   GroupedExperts grouped(kernels, pool, kHidden, kIntermediate, static_cast<int>(pairs));
   MatBuffer out(RowDType(kernels.compute), pairs, kHidden);
-  grouped.Run(call.rows.view(), call.offsets, call.experts,
-              [&](ExpertId id) -> const FfnWeights& { return experts.Get(id); }, out.view());
+  grouped.Run(
+      call.rows.view(), call.offsets, call.experts, [&](ExpertId id) -> const FfnWeights& { return experts.Get(id); },
+      out.view());
   return out;
 }
 

@@ -34,8 +34,8 @@ int64_t ExpertWeightTable::Index(LayerId layer, ExpertId expert) const {
 absl::Status ExpertWeightTable::Add(LayerId layer, ExpertId expert) {
   const ModelSpec& spec = checkpoint_.spec();
   if (!Exists(layer, expert)) {
-    return absl::InvalidArgumentError(absl::StrCat("layer ", Value(layer), " has no routed expert ", Value(expert),
-                                                   " in ", checkpoint_.directory()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", Value(layer), " has no routed expert ", Value(expert), " in ", checkpoint_.directory()));
   }
   std::optional<FfnWeights>& slot = experts_[Index(layer, expert)];
   if (slot.has_value()) return absl::OkStatus();

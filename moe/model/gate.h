@@ -26,8 +26,8 @@ void SelectExperts(const GateSpec& spec, absl::Span<const float> bias, absl::Spa
 
 // The gate's tensors of one layer; views into a checkpoint.
 struct GateWeights {
-  WeightView matrix;         // [experts, hidden]
-  std::vector<float> bias;   // [experts]: e_score_correction_bias; empty where the model has none
+  WeightView matrix;        // [experts, hidden]
+  std::vector<float> bias;  // [experts]: e_score_correction_bias; empty where the model has none
 };
 // model.layers.<layer>.mlp.gate.*. Errors as Checkpoint::Weight.
 absl::StatusOr<GateWeights> LoadGate(const Checkpoint& checkpoint, LayerId layer);
@@ -49,9 +49,9 @@ class Gate {
   const Kernels& kernels_;
   ThreadPool& threads_;
   int64_t rows_ = 0;
-  MatBuffer logits_, choice_;      // [rows_max, experts] F32
-  std::vector<int32_t> experts_;   // [rows_max * top_k]
-  std::vector<float> weights_;     // [rows_max * top_k]
+  MatBuffer logits_, choice_;     // [rows_max, experts] F32
+  std::vector<int32_t> experts_;  // [rows_max * top_k]
+  std::vector<float> weights_;    // [rows_max * top_k]
 };
 
 }  // namespace conclave

@@ -113,8 +113,8 @@ TEST(GateTest, RowsAreRoutedAloneAndInFloat32) {
   for (size_t i = 0; i < matrix.size(); ++i) matrix[i] = FloatToBf16(std::sin(1.0f + i));
   for (size_t i = 0; i < x.size(); ++i) x[i] = std::cos(0.7f * i);
   GateWeights weights;
-  weights.matrix.matrix = BasicMatView<const void*>{matrix.data(), DType::kBF16, Device::kCpu, kExperts, kHidden,
-                                                    kHidden};
+  weights.matrix.matrix =
+      BasicMatView<const void*>{matrix.data(), DType::kBF16, Device::kCpu, kExperts, kHidden, kHidden};
   const GateSpec spec = Spec(TopKMethod::kNoAuxTc, ScoreFunction::kSigmoid, kExperts, kTopK);
   ThreadPool two(2), one(1);
   const absl::StatusOr<const Kernels*> kernels = DenseKernels(ReferenceKernels(Compute::kBF16));

@@ -11,9 +11,8 @@
 
 namespace conclave {
 
-absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Create(const Checkpoint& checkpoint,
-                                                                   const Kernels& kernels, ThreadPool& threads,
-                                                                   int rows_max) {
+absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Create(const Checkpoint& checkpoint, const Kernels& kernels,
+                                                                   ThreadPool& threads, int rows_max) {
   if (rows_max < 1) return absl::InvalidArgumentError(absl::StrCat("rows_max: ", rows_max, " is not positive"));
   auto pool = absl::WrapUnique(new LocalExperts(checkpoint, kernels, threads, rows_max));
   RETURN_IF_ERROR(pool->weights_.AddAll());
@@ -57,8 +56,9 @@ absl::Status LocalExperts::Finish(ExpertTicket ticket, MatView out) {
   const MatView rows = rows_.first(call.x.rows);
   kernels_.convert(call.x, rows);
   for (int64_t row = 0; row <= call.x.rows; ++row) row_offsets_[row] = static_cast<uint32_t>(row * call.routing.top_k);
-  grouped_.Run(rows, absl::MakeConstSpan(row_offsets_).first(call.x.rows + 1), call.routing.experts,
-               [&](ExpertId expert) -> const FfnWeights& { return *weights_.Find(call.layer, expert); }, out);
+  grouped_.Run(
+      rows, absl::MakeConstSpan(row_offsets_).first(call.x.rows + 1), call.routing.experts,
+      [&](ExpertId expert) -> const FfnWeights& { return *weights_.Find(call.layer, expert); }, out);
   return checkpoint_.CheckStillWhole();
 }
 

@@ -89,8 +89,8 @@ void MlaAttention::FillCache(const MlaWeights& weights, LayerId layer, const Rop
   });
 }
 
-void MlaAttention::AttendTile(const MlaWeights& weights, const Rope& rope, const AttentionRows& rows,
-                              DType cache_dtype, int64_t begin, int64_t count) {
+void MlaAttention::AttendTile(const MlaWeights& weights, const Rope& rope, const AttentionRows& rows, DType cache_dtype,
+                              int64_t begin, int64_t count) {
   AbsorbQueries(weights, rope, begin, count);
   Attend(rows, cache_dtype, begin, count);
   const MatView value = value_.view().Rows(begin, count);
@@ -131,8 +131,8 @@ void MlaAttention::Attend(const AttentionRows& rows, DType cache_dtype, int64_t 
   for (int64_t row = begin; row < begin + count; ++row) scores += (rows.positions[row] + 1) * int64_t{spec_.heads};
   const bool alone = scores * spec_.cache_width() < kMultiplyAddsMin;
   const int64_t threads = alone ? 1 : threads_.threads();
-  const int64_t groups = threads == 1 ? 1 : std::min<int64_t>((threads * kItemsPerThread + count - 1) / count,
-                                                              spec_.heads);
+  const int64_t groups =
+      threads == 1 ? 1 : std::min<int64_t>((threads * kItemsPerThread + count - 1) / count, spec_.heads);
   std::atomic<int64_t> next{0};
   threads_.ParallelFor(threads, 1, [&](int64_t piece, int64_t) {
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count * groups;) {

@@ -70,13 +70,13 @@ class MlaAttention {
   const Kernels& kernels_;
   ThreadPool& threads_;
   float scale_;
-  MatBuffer q_latent_;           // [rows_max, q_lora_rank] F32
-  MatBuffer query_;              // [rows_max, heads * qk_head_dim] F32
-  MatBuffer latent_;             // [rows_max, kv_lora_rank + rope] F32
-  MatBuffer absorbed_;           // [tile, heads * (kv_lora_rank + rope)] F32
-  MatBuffer mixed_;              // [tile, heads * kv_lora_rank] F32: weighted sums of latents
-  MatBuffer value_;              // [rows_max, heads * v_head_dim] F32
-  MatBuffer scratch_;            // [threads, MlaScratchFloats] F32
+  MatBuffer q_latent_;              // [rows_max, q_lora_rank] F32
+  MatBuffer query_;                 // [rows_max, heads * qk_head_dim] F32
+  MatBuffer latent_;                // [rows_max, kv_lora_rank + rope] F32
+  MatBuffer absorbed_;              // [tile, heads * (kv_lora_rank + rope)] F32
+  MatBuffer mixed_;                 // [tile, heads * kv_lora_rank] F32: weighted sums of latents
+  MatBuffer value_;                 // [rows_max, heads * v_head_dim] F32
+  MatBuffer scratch_;               // [threads, MlaScratchFloats] F32
   std::vector<const void*> pages_;  // of the current layer, parallel to AttentionRows::blocks; grows to its largest
 };
 

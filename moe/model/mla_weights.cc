@@ -73,9 +73,9 @@ absl::StatusOr<MlaWeights> LoadMla(const Checkpoint& checkpoint, LayerId layer) 
   ASSIGN_OR_RETURN(weights.kv_a,
                    checkpoint.Weight(prefix + "kv_a_proj_with_mqa.weight", mla.cache_width(), spec.hidden));
   ASSIGN_OR_RETURN(weights.kv_a_norm, checkpoint.Vector(prefix + "kv_a_layernorm.weight", mla.kv_lora_rank));
-  ASSIGN_OR_RETURN(WeightView kv_b, checkpoint.Weight(prefix + "kv_b_proj.weight",
-                                                      int64_t{mla.heads} * (mla.qk_nope_head_dim + mla.v_head_dim),
-                                                      mla.kv_lora_rank));
+  ASSIGN_OR_RETURN(WeightView kv_b,
+                   checkpoint.Weight(prefix + "kv_b_proj.weight",
+                                     int64_t{mla.heads} * (mla.qk_nope_head_dim + mla.v_head_dim), mla.kv_lora_rank));
   SplitHeads(mla, kv_b, weights);
   ASSIGN_OR_RETURN(weights.o, checkpoint.Weight(prefix + "o_proj.weight", spec.hidden, value_width));
   if (!mla.bias) return weights;

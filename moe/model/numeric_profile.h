@@ -23,7 +23,8 @@ std::string NumericProfile(const Kernels& kernels);
 // random models of the reference set (2,890 choices, float32 as the judge): bfloat16 throughout changes 44 of them and
 // misses logits by up to 69%. Each of these alone, beside bfloat16 experts, is as bad: a bfloat16 cache 35, rounded
 // outputs of the norms 37, the products inside attention 27, those of dense and shared FFNs 24. As it is, 10 change,
-// and no compared row is off by more than 1.2%. Decoding loses nothing by it: there, reading the weights takes the time.
+// and no compared row is off by more than 1.2%. Decoding loses nothing by it: there, reading the weights takes the
+// time.
 
 // The table for all but the routed experts: float32, of the same instruction set as `kernels`.
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels);

@@ -18,10 +18,13 @@
 namespace conclave {
 namespace {
 
-constexpr const char* kModels[] = {
-    "reference/tiny-deepseek-v2-bf16", "reference/tiny-deepseek-v2-lite-bf16", "reference/tiny-deepseek-v3-bf16",
-    "reference/tiny-deepseek-v3-fp8",  "reference/tiny-kimi-k2-bf16",          "reference/tiny-moonlight-bf16",
-    "demo-model"};
+constexpr const char* kModels[] = {"reference/tiny-deepseek-v2-bf16",
+                                   "reference/tiny-deepseek-v2-lite-bf16",
+                                   "reference/tiny-deepseek-v3-bf16",
+                                   "reference/tiny-deepseek-v3-fp8",
+                                   "reference/tiny-kimi-k2-bf16",
+                                   "reference/tiny-moonlight-bf16",
+                                   "demo-model"};
 
 // reference.safetensors of one model.
 class Reference {

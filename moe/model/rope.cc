@@ -24,8 +24,8 @@ void ApplyYarn(const AttentionSpec& spec, absl::Span<float> frequencies) {
   double high = std::min(std::ceil(CorrectionDim(spec, spec.yarn->beta_slow)), spec.qk_rope_head_dim - 1.0);
   if (low == high) high += 0.001;
   for (size_t i = 0; i < frequencies.size(); ++i) {
-    const float ramp = std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low),
-                                  0.0f, 1.0f);
+    const float ramp =
+        std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
     const float kept = 1.0f - ramp;
     const float wave = 1.0f / frequencies[i];
     const float interpolated = 1.0f / (static_cast<float>(spec.yarn->factor) * wave);

@@ -1,8 +1,10 @@
 #include "moe/model/test_runner.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "absl/memory/memory.h"
+#include "gtest/gtest.h"
 #include "moe/base/status_macros.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/tensor/buffer.h"
@@ -16,6 +18,29 @@ void RoutingLog::OnRouting(LayerId layer, const Routing& routing) {
   values.insert(values.end(), routing.weights.begin(), routing.weights.end());
 }
 
+const Kernels& Fastest(Compute compute) { return **CpuKernels(compute, ""); }
+
+std::vector<int32_t> Prompt(int length, int seed, int vocab) {
+  std::vector<int32_t> ids(length);
+  for (int i = 0; i < length; ++i) ids[i] = (i * i * 7 + i * 31 + seed * 17 + 3) % vocab;
+  return ids;
+}
+
+void ExpectSameBits(const Logits& got, const Logits& want, const std::string& what) {
+  ASSERT_EQ(got.size(), want.size()) << what;
+  for (size_t row = 0; row < got.size(); ++row) {
+    ASSERT_EQ(got[row].size(), want[row].size());
+    EXPECT_EQ(std::memcmp(got[row].data(), want[row].data(), got[row].size() * sizeof(float)), 0)
+        << what << ", row " << row;
+  }
+}
+
+std::unique_ptr<TestRunner> TestRunner::Make(const std::string& directory, const Kernels& kernels, int threads) {
+  auto runner = Create(directory, kernels, threads);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  return runner.ok() ? *std::move(runner) : nullptr;
+}
+
 absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string& directory, const Kernels& kernels,
                                                                int threads, int rows_max, int context) {
   auto runner = absl::WrapUnique(new TestRunner);
@@ -26,8 +51,7 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   options.logit_rows_max = rows_max;
   ASSIGN_OR_RETURN(runner->transformer_,
                    Transformer::Create(*runner->checkpoint_, kernels, *runner->threads_, options));
-  ASSIGN_OR_RETURN(runner->experts_,
-                   LocalExperts::Create(*runner->checkpoint_, kernels, *runner->threads_, rows_max));
+  ASSIGN_OR_RETURN(runner->experts_, LocalExperts::Create(*runner->checkpoint_, kernels, *runner->threads_, rows_max));
   const int blocks = (context + kKvBlockTokens - 1) / kKvBlockTokens;
   runner->kv_ = std::make_unique<KvStorage>(runner->spec(), CacheDType(kernels.compute), blocks * kSequencesMax);
   runner->positions_.resize(kSequencesMax);
@@ -40,8 +64,7 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   return runner;
 }
 
-absl::StatusOr<std::vector<std::vector<float>>> TestRunner::Step(const std::vector<TestSlice>& slices,
-                                                                 ForwardObserver* observer) {
+absl::StatusOr<Logits> TestRunner::Step(const std::vector<TestSlice>& slices, ForwardObserver* observer) {
   std::vector<SequenceSlice> views;
   int64_t rows = 0;
   for (const TestSlice& slice : slices) {
@@ -50,15 +73,14 @@ absl::StatusOr<std::vector<std::vector<float>>> TestRunner::Step(const std::vect
     view.first_position = positions_[slice.sequence];
     view.logit_rows = static_cast<int32_t>(slice.ids.size());
     const size_t tokens = view.first_position + slice.ids.size();
-    view.blocks = absl::MakeConstSpan(blocks_[slice.sequence])
-                      .first((tokens + kKvBlockTokens - 1) / kKvBlockTokens);
+    view.blocks = absl::MakeConstSpan(blocks_[slice.sequence]).first((tokens + kKvBlockTokens - 1) / kKvBlockTokens);
     views.push_back(view);
     rows += view.logit_rows;
   }
   MatBuffer logits(DType::kF32, rows, spec().vocab);
   RETURN_IF_ERROR(transformer_->Forward(views, *kv_, *experts_, logits.view(), observer));
   for (const TestSlice& slice : slices) positions_[slice.sequence] += static_cast<int32_t>(slice.ids.size());
-  std::vector<std::vector<float>> out;
+  Logits out;
   for (int64_t row = 0; row < rows; ++row) {
     const float* values = logits.view().Row<float>(row);
     out.emplace_back(values, values + spec().vocab);
@@ -66,9 +88,9 @@ absl::StatusOr<std::vector<std::vector<float>>> TestRunner::Step(const std::vect
   return out;
 }
 
-absl::StatusOr<std::vector<std::vector<float>>> TestRunner::Prefill(int sequence, absl::Span<const int32_t> ids,
-                                                                    int chunk, ForwardObserver* observer) {
-  std::vector<std::vector<float>> out;
+absl::StatusOr<Logits> TestRunner::Prefill(int sequence, absl::Span<const int32_t> ids, int chunk,
+                                           ForwardObserver* observer) {
+  Logits out;
   for (size_t begin = 0; begin < ids.size(); begin += chunk) {
     const absl::Span<const int32_t> piece = ids.subspan(begin, chunk);
     ASSIGN_OR_RETURN(auto logits, Step({{sequence, {piece.begin(), piece.end()}}}, observer));

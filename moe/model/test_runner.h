@@ -33,6 +33,17 @@ struct TestSlice {
 };
 
 // Runs one prompt after another through a model.
+// The logits of some rows: [rows, vocab].
+using Logits = std::vector<std::vector<float>>;
+
+// The fastest kernels of this CPU.
+const Kernels& Fastest(Compute compute);
+// `length` token ids that look random and depend on `seed`.
+std::vector<int32_t> Prompt(int length, int seed, int vocab);
+// Fails the test where a bit differs: -0 is not 0, and NaN equals itself.
+void ExpectSameBits(const Logits& got, const Logits& want, const std::string& what);
+
+// Runs sequences of any cut through one transformer with experts of its own.
 class TestRunner {
  public:
   static constexpr int kSequencesMax = 8;
@@ -40,12 +51,14 @@ class TestRunner {
   static absl::StatusOr<std::unique_ptr<TestRunner>> Create(const std::string& directory, const Kernels& kernels,
                                                             int threads, int rows_max = 256, int context = 256);
 
+  // The same; fails the test and returns null on errors.
+  static std::unique_ptr<TestRunner> Make(const std::string& directory, const Kernels& kernels, int threads);
+
   // Runs one forward pass and returns the logits of all its rows, in order: [rows, vocab].
-  absl::StatusOr<std::vector<std::vector<float>>> Step(const std::vector<TestSlice>& slices,
-                                                       ForwardObserver* observer = nullptr);
+  absl::StatusOr<Logits> Step(const std::vector<TestSlice>& slices, ForwardObserver* observer = nullptr);
   // The logits of all of `ids`, in pieces of `chunk` tokens, as sequence `sequence` from its position on.
-  absl::StatusOr<std::vector<std::vector<float>>> Prefill(int sequence, absl::Span<const int32_t> ids, int chunk,
-                                                          ForwardObserver* observer = nullptr);
+  absl::StatusOr<Logits> Prefill(int sequence, absl::Span<const int32_t> ids, int chunk,
+                                 ForwardObserver* observer = nullptr);
   // Forgets what a sequence has seen.
   void Restart(int sequence) { positions_[sequence] = 0; }
 

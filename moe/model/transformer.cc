@@ -27,8 +27,8 @@ int IntermediateMax(const ModelSpec& spec) {
 
 class DecoderTransformer final : public Transformer {
  public:
-  DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels,
-                     DType row_dtype, ThreadPool& threads, const TransformerOptions& options);
+  DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels, DType row_dtype,
+                     ThreadPool& threads, const TransformerOptions& options);
 
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
@@ -67,9 +67,8 @@ class DecoderTransformer final : public Transformer {
   std::vector<int64_t> logit_rows_;          // rows whose logits are wanted, ascending
 };
 
-DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights,
-                                       const Kernels& kernels, DType row_dtype, ThreadPool& threads,
-                                       const TransformerOptions& options)
+DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels,
+                                       DType row_dtype, ThreadPool& threads, const TransformerOptions& options)
     : checkpoint_(checkpoint),
       spec_(checkpoint.spec()),
       weights_(std::move(weights)),
@@ -94,8 +93,7 @@ absl::Status DecoderTransformer::Forward(absl::Span<const SequenceSlice> slices,
                                          MatView logits, ForwardObserver* observer) {
   if (experts.row_dtype() != expert_rows_.view().dtype) {
     return absl::FailedPreconditionError(absl::StrCat("the expert pool returns rows of ", Name(experts.row_dtype()),
-                                                      ", the model was created for ",
-                                                      Name(expert_rows_.view().dtype)));
+                                                      ", the model was created for ", Name(expert_rows_.view().dtype)));
   }
   PlanStep(slices, kv);
   Embed();
@@ -231,9 +229,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(const Checkpoin
   ASSIGN_OR_RETURN(const Kernels* dense_kernels, DenseKernels(kernels));
   ASSIGN_OR_RETURN(TransformerWeights weights, LoadTransformer(checkpoint));
   RETURN_IF_ERROR(checkpoint.CheckStillWhole());
-  return std::unique_ptr<Transformer>(
-      new DecoderTransformer(checkpoint, std::move(weights), *dense_kernels, RowDType(kernels.compute), threads,
-                             sized));
+  return std::unique_ptr<Transformer>(new DecoderTransformer(checkpoint, std::move(weights), *dense_kernels,
+                                                             RowDType(kernels.compute), threads, sized));
 }
 
 }  // namespace conclave

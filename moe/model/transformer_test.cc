@@ -11,7 +11,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/model/numeric_profile.h"
-#include "moe/model/plain_model.h"
 #include "moe/model/test_models.h"
 #include "moe/model/test_runner.h"
 
@@ -19,103 +18,6 @@ namespace conclave {
 namespace {
 
 using ::testing::HasSubstr;
-using Logits = std::vector<std::vector<float>>;
-
-struct Shape {
-  const char* name;
-  const char* dtype;
-  ConfigOverrides overrides;
-};
-void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.name; }
-
-// What the published models leave open: every branch that changes the arithmetic.
-const Shape kShapes[] = {
-    {"Plain", "bf16", {{"rope_scaling", "null"}}},
-    {"Float32WeightsAndOddSizes",
-     "f32",
-     {{"rope_scaling", "null"}, {"hidden_size", "52"}, {"intermediate_size", "75"}, {"moe_intermediate_size", "37"},
-      {"q_lora_rank", "29"}, {"kv_lora_rank", "23"}, {"qk_nope_head_dim", "11"}, {"qk_rope_head_dim", "6"},
-      {"v_head_dim", "13"}, {"num_attention_heads", "3"}, {"num_key_value_heads", "3"}, {"vocab_size", "277"}}},
-    {"BiasesHalvesTiedNoSharedNoQueryLatent",
-     "bf16",
-     {{"rope_scaling", "null"}, {"attention_bias", "true"}, {"rope_interleave", "false"}, {"n_shared_experts", "0"},
-      {"tie_word_embeddings", "true"}, {"q_lora_rank", "null"}, {"n_group", "1"}, {"topk_group", "1"}}},
-    {"QueryLatentBiasesManyShared",
-     "bf16",
-     {{"rope_scaling", "null"}, {"attention_bias", "true"}, {"n_shared_experts", "3"}, {"rms_norm_eps", "1e-3"}}},
-    {"Fp8HeadsAcrossScaleBlocks",
-     "fp8",
-     {{"rope_scaling", "null"}, {"hidden_size", "160"}, {"qk_nope_head_dim", "80"}, {"v_head_dim", "72"},
-      {"kv_lora_rank", "136"}}},
-    {"EveryOtherLayerRoutes", "bf16", {{"rope_scaling", "null"}, {"first_k_dense_replace", "0"}, {"moe_layer_freq", "2"}}},
-};
-
-std::vector<int32_t> Prompt(int length, int seed, int vocab) {
-  std::vector<int32_t> ids(length);
-  for (int i = 0; i < length; ++i) ids[i] = (i * i * 7 + i * 31 + seed * 17 + 3) % vocab;
-  return ids;
-}
-
-std::unique_ptr<TestRunner> Runner(const std::string& model, const Kernels& kernels, int threads) {
-  auto runner = TestRunner::Create(model, kernels, threads);
-  EXPECT_TRUE(runner.ok()) << runner.status();
-  return runner.ok() ? *std::move(runner) : nullptr;
-}
-
-const Kernels& Fastest(Compute compute) { return **CpuKernels(compute, ""); }
-
-// Bit for bit: -0 differs from 0, and NaN equals itself.
-void ExpectSameBits(const Logits& got, const Logits& want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  for (size_t row = 0; row < got.size(); ++row) {
-    ASSERT_EQ(got[row].size(), want[row].size());
-    EXPECT_EQ(std::memcmp(got[row].data(), want[row].data(), got[row].size() * sizeof(float)), 0)
-        << what << ", row " << row;
-  }
-}
-
-class TransformerShapeTest : public testing::TestWithParam<Shape> {
- protected:
-  void SetUp() override {
-    auto model = MakeTestModel(GetParam().overrides, GetParam().dtype);
-    ASSERT_TRUE(model.ok()) << model.status();
-    model_ = *model;
-  }
-  std::string model_;
-};
-
-TEST_P(TransformerShapeTest, AgreesWithThePlainModel) {
-  for (const Kernels* kernels : {&ReferenceKernels(Compute::kF32), &Fastest(Compute::kF32)}) {
-    auto runner = Runner(model_, *kernels, 2);
-    ASSERT_NE(runner, nullptr);
-    const std::vector<int32_t> ids = Prompt(21, 0, runner->spec().vocab);
-    const auto got = runner->Prefill(0, ids, 256);
-    ASSERT_TRUE(got.ok()) << got.status();
-    const auto want = PlainLogits(runner->checkpoint(), ids);
-    for (size_t row = 0; row < ids.size(); ++row) {
-      for (int i = 0; i < runner->spec().vocab; ++i) ASSERT_NEAR((*got)[row][i], want[row][i], 1e-4) << row;
-    }
-  }
-}
-
-TEST_P(TransformerShapeTest, BitsDoNotDependOnChunksOfPrefill) {
-  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
-    auto runner = Runner(model_, Fastest(compute), 2);
-    ASSERT_NE(runner, nullptr);
-    const std::vector<int32_t> ids = Prompt(83, 1, runner->spec().vocab);
-    const auto whole = runner->Prefill(0, ids, 256);
-    ASSERT_TRUE(whole.ok()) << whole.status();
-    int sequence = 0;
-    for (const int chunk : {1, 2, 5, 16, 17}) {
-      const auto chunked = runner->Prefill(++sequence, ids, chunk);
-      ASSERT_TRUE(chunked.ok()) << chunked.status();
-      ExpectSameBits(*chunked, *whole, "chunks of " + std::to_string(chunk));
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Shapes, TransformerShapeTest, testing::ValuesIn(kShapes),
-                         [](const auto& info) { return info.param.name; });
 
 class TransformerTest : public testing::Test {
  protected:
@@ -131,7 +33,7 @@ TEST_F(TransformerTest, BitsDoNotDependOnThreads) {
   for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
     Logits want;
     for (const int threads : {1, 2, 3}) {
-      auto runner = Runner(model_, Fastest(compute), threads);
+      auto runner = TestRunner::Make(model_, Fastest(compute), threads);
       ASSERT_NE(runner, nullptr);
       const auto got = runner->Prefill(0, Prompt(200, 2, 300), 256);
       ASSERT_TRUE(got.ok()) << got.status();
@@ -143,7 +45,7 @@ TEST_F(TransformerTest, BitsDoNotDependOnThreads) {
 
 TEST_F(TransformerTest, BitsDoNotDependOnBatchMates) {
   for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
-    auto runner = Runner(model_, Fastest(compute), 2);
+    auto runner = TestRunner::Make(model_, Fastest(compute), 2);
     ASSERT_NE(runner, nullptr);
     const std::vector<int32_t> ids = Prompt(40, 3, 300);
     const auto alone = runner->Prefill(0, ids, 256);
@@ -162,7 +64,8 @@ TEST_F(TransformerTest, BitsDoNotDependOnBatchMates) {
 }
 
 TEST_F(TransformerTest, Bfloat16StaysNearFloat32) {
-  auto exact = Runner(model_, Fastest(Compute::kF32), 1), rounded = Runner(model_, Fastest(Compute::kBF16), 1);
+  auto exact = TestRunner::Make(model_, Fastest(Compute::kF32), 1),
+       rounded = TestRunner::Make(model_, Fastest(Compute::kBF16), 1);
   ASSERT_TRUE(exact != nullptr && rounded != nullptr);
   const auto want = exact->Prefill(0, Prompt(3, 6, 300), 3), got = rounded->Prefill(0, Prompt(3, 6, 300), 3);
   ASSERT_TRUE(want.ok() && got.ok());
@@ -178,7 +81,7 @@ TEST_F(TransformerTest, Bfloat16StaysNearFloat32) {
 }
 
 TEST_F(TransformerTest, ObserversSeeTheRoutingOfAllRowsOfEveryMoeLayer) {
-  auto runner = Runner(model_, Fastest(Compute::kF32), 1);
+  auto runner = TestRunner::Make(model_, Fastest(Compute::kF32), 1);
   ASSERT_NE(runner, nullptr);
   RoutingLog log;
   ASSERT_TRUE(runner->Step({{0, {1, 2, 3}}, {1, {4, 5}}}, &log).ok());
@@ -247,10 +150,14 @@ TEST_F(TransformerParts, LogitRowsAreTheLastOnesOfEachSlice) {
     return SequenceSlice{ids, 0, absl::MakeConstSpan(&blocks[block], 1), rows};
   };
   MatBuffer all(DType::kF32, 9, 300), some(DType::kF32, 5, 300);
-  ASSERT_TRUE(transformer->Forward({slice(first, 0, 3), slice(second, 1, 2), slice(third, 2, 4)}, *kv_, *experts,
-                                   all.view(), nullptr).ok());
-  ASSERT_TRUE(transformer->Forward({slice(first, 0, 1), slice(second, 1, 0), slice(third, 2, 4)}, *kv_, *experts,
-                                   some.view(), nullptr).ok());
+  ASSERT_TRUE(
+      transformer
+          ->Forward({slice(first, 0, 3), slice(second, 1, 2), slice(third, 2, 4)}, *kv_, *experts, all.view(), nullptr)
+          .ok());
+  ASSERT_TRUE(
+      transformer
+          ->Forward({slice(first, 0, 1), slice(second, 1, 0), slice(third, 2, 4)}, *kv_, *experts, some.view(), nullptr)
+          .ok());
   const int rows[] = {2, 5, 6, 7, 8};
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(std::memcmp(some.view().RowBytes(i), all.view().RowBytes(rows[i]), 300 * sizeof(float)), 0) << i;
@@ -277,8 +184,8 @@ TEST_F(TransformerParts, APoolOfAnotherRowDtypeIsRefused) {
   const auto experts = MakeExperts(Compute::kF32);
   const std::vector<int32_t> ids = {3}, blocks = {1};
   MatBuffer logits(DType::kF32, 1, 300);
-  const absl::Status status = transformer->Forward({SequenceSlice{ids, 0, blocks, 1}}, *kv_, *experts, logits.view(),
-                                                   nullptr);
+  const absl::Status status =
+      transformer->Forward({SequenceSlice{ids, 0, blocks, 1}}, *kv_, *experts, logits.view(), nullptr);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
 }
 
@@ -288,8 +195,8 @@ TEST_F(TransformerParts, AFileCutShortUnderTheModelIsDataLoss) {
   std::filesystem::resize_file(model_ + "/model.safetensors", 4096);
   const std::vector<int32_t> ids = {3}, blocks = {1};
   MatBuffer logits(DType::kF32, 1, 300);
-  const absl::Status status = transformer->Forward({SequenceSlice{ids, 0, blocks, 1}}, *kv_, *experts, logits.view(),
-                                                   nullptr);
+  const absl::Status status =
+      transformer->Forward({SequenceSlice{ids, 0, blocks, 1}}, *kv_, *experts, logits.view(), nullptr);
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.safetensors"));
 }

@@ -52,8 +52,8 @@ void WidenRow(const WeightView& weight, int64_t row, float* out) {
   for (int64_t col = 0; col < weight.cols(); ++col) {
     out[col] = LoadAsFloat(stored, weight.matrix.dtype, col);
     if (!weight.has_scales()) continue;
-    out[col] *= LoadAsFloat(weight.scales.RowBytes(row / weight.block_rows), weight.scales.dtype,
-                            col / weight.block_cols);
+    out[col] *=
+        LoadAsFloat(weight.scales.RowBytes(row / weight.block_rows), weight.scales.dtype, col / weight.block_cols);
   }
 }
 

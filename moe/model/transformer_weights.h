@@ -18,9 +18,9 @@ namespace conclave {
 struct LayerWeights {
   std::vector<float> attention_norm;  // [hidden]: input_layernorm
   MlaWeights attention;
-  std::vector<float> ffn_norm;        // [hidden]: post_attention_layernorm
-  std::optional<GateWeights> gate;    // of an MoE layer
-  std::optional<FfnWeights> ffn;      // a dense layer's FFN, or the shared expert; an MoE layer may have none
+  std::vector<float> ffn_norm;      // [hidden]: post_attention_layernorm
+  std::optional<GateWeights> gate;  // of an MoE layer
+  std::optional<FfnWeights> ffn;    // a dense layer's FFN, or the shared expert; an MoE layer may have none
 };
 
 // Views into a checkpoint, which must outlive them.

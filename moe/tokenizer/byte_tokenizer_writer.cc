@@ -23,10 +23,9 @@ constexpr char kEos[] = "<｜end▁of▁sentence｜>";
 constexpr char kPad[] = "<｜▁pad▁｜>";
 
 // DeepSeek-V3's split patterns, as its tokenizer.json has them.
-constexpr const char* kPatterns[] = {
-    R"(\p{N}{1,3})", R"([一-龥぀-ゟ゠-ヿ]+)",
-    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)"
-    R"(| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr char kWords[] = R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)"
+                          R"(| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kPatterns[] = {R"(\p{N}{1,3})", R"([一-龥぀-ゟ゠-ヿ]+)", kWords};
 
 constexpr char kChatTemplate[] =
     "{%- if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif -%}"

@@ -1,4 +1,5 @@
 // libFuzzer target: the bytes of a tokenizer.json, and where they load, a text to encode and decode.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>

@@ -1,6 +1,5 @@
 #include "moe/tokenizer/tokenizer_json.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>

@@ -14,8 +14,13 @@ namespace conclave::CONCLAVE_ISA {
 
 inline constexpr int kPairs = 32;
 
-inline __mmask32 FirstHalves(int count) { return static_cast<__mmask32>((uint64_t{1} << count) - 1); }
-inline __mmask64 FirstBytes(int count) { return count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
+// The first `count` elements; the others read zero.
+CONCLAVE_NEVER_INLINE inline __m512i LoadFirstHalves(const void* p, int count) {  // 0 < count < 32
+  return _mm512_maskz_loadu_epi16((uint32_t{1} << count) - 1, p);
+}
+CONCLAVE_NEVER_INLINE inline __m512i LoadFirstBytes(const void* p, int count) {  // 0 < count < 64
+  return _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, p);
+}
 
 // What the three ways of storing weights share: how x is read and a step accumulated.
 struct PairDot {
@@ -24,9 +29,7 @@ struct PairDot {
   static constexpr int kPart = kPairs;
 
   static Register ReadX(const X* p) { return _mm512_loadu_si512(p); }
-  static Register ReadXPartial(const X* p, int count) {
-    return count == kPart ? ReadX(p) : _mm512_maskz_loadu_epi16(FirstHalves(count), p);
-  }
+  static Register ReadXPartial(const X* p, int count) { return count == kPart ? ReadX(p) : LoadFirstHalves(p, count); }
   static V MultiplyAdd(V acc, Register x, Register w) { return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)w); }
 };
 
@@ -35,7 +38,7 @@ struct PairDotBf16 : PairDot {
   static constexpr int kParts = 1;
   static void ReadWeight(const uint8_t* p, Register (&w)[kParts]) { w[0] = _mm512_loadu_si512(p); }
   static void ReadWeightPartial(const uint8_t* p, int count, Register (&w)[kParts]) {
-    w[0] = _mm512_maskz_loadu_epi16(FirstHalves(count), p);
+    w[0] = LoadFirstHalves(p, count);
   }
   static void StoreWeight(X* p, const Register (&w)[kParts]) { _mm512_storeu_si512(p, w[0]); }
 };
@@ -98,7 +101,7 @@ struct PairDotF8 : PairDot {
   }
   static void ReadWeight(const uint8_t* p, Register (&w)[kParts]) { Decode(_mm512_loadu_si512(p), w); }
   static void ReadWeightPartial(const uint8_t* p, int count, Register (&w)[kParts]) {
-    Decode(_mm512_maskz_loadu_epi8(FirstBytes(count), p), w);
+    Decode(LoadFirstBytes(p, count), w);
   }
   static void StoreWeight(X* p, const Register (&w)[kParts]) {
     _mm512_storeu_si512(p, w[0]);

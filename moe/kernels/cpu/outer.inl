@@ -27,7 +27,7 @@ struct OuterPass {
 
 // Columns [column, column + kVectors * kLanes), or its first `partial` where that is not zero.
 template <class Source, int kRows, int kVectors>
-inline void OuterTile(const OuterPass& pass, int64_t row, int64_t column, int partial) {
+CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t column, int partial) {
   V acc[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {

@@ -19,8 +19,6 @@ inline constexpr int64_t kSegment = 512;
 // Tiles of so few rows compute faster than memory delivers weights: they prefetch.
 inline constexpr int kRowsThatWaitForMemory = 4;
 
-#define CONCLAVE_ALWAYS_INLINE inline __attribute__((always_inline))
-
 // A range of K, and the scales of the tile's columns in it.
 struct Panel {
   int64_t begin;  // column of the first element; with scales, where a segment starts
@@ -124,8 +122,8 @@ struct Carry {
 };
 
 template <class Dot, int kRows, bool kScaled>
-inline void RunTile(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols], const Panel& panel,
-                    const Carry& carry) {
+CONCLAVE_NEVER_INLINE void RunTile(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols],
+                                   const Panel& panel, const Carry& carry) {
   V totals[kRows][kTileCols];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {

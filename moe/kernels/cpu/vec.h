@@ -15,6 +15,11 @@
 #error "CONCLAVE_ISA names the namespace of an instruction set; //moe/kernels/cpu:BUILD defines it"
 #endif
 
+// Tiles and the reading of remainders: used in many places, and rare or long enough for a call, so that one copy of
+// each keeps inner loops small (and builds fast: a sanitizer checks a masked load lane by lane).
+#define CONCLAVE_NEVER_INLINE __attribute__((noinline))
+#define CONCLAVE_ALWAYS_INLINE inline __attribute__((always_inline))
+
 #if defined(CONCLAVE_ISA_AVX512)
 #include "moe/kernels/cpu/vec_avx512.h"
 #elif defined(CONCLAVE_ISA_AVX2)

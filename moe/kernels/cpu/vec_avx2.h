@@ -21,11 +21,13 @@ inline V Load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(
 inline __m256i FirstLanes(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-inline V LoadPartial(const void* p, int count) {
+CONCLAVE_NEVER_INLINE inline V LoadPartial(const void* p, int count) {
   return _mm256_maskload_ps(static_cast<const float*>(p), FirstLanes(count));
 }
 inline void Store(float* p, V v) { _mm256_storeu_ps(p, v); }
-inline void StorePartial(float* p, V v, int count) { _mm256_maskstore_ps(p, FirstLanes(count), v); }
+CONCLAVE_NEVER_INLINE inline void StorePartial(float* p, V v, int count) {
+  _mm256_maskstore_ps(p, FirstLanes(count), v);
+}
 
 inline V Add(V a, V b) { return _mm256_add_ps(a, b); }
 inline V Sub(V a, V b) { return _mm256_sub_ps(a, b); }
@@ -55,14 +57,14 @@ inline __m128i PackHalves(__m256i v) {
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
 inline void StoreBf16(uint16_t* p, V v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), PackHalves(Bf16Bits(v))); }
-inline void StoreBf16Partial(uint16_t* p, V v, int count) {
+CONCLAVE_NEVER_INLINE inline void StoreBf16Partial(uint16_t* p, V v, int count) {
   uint16_t halves[kLanes];
   StoreBf16(halves, v);
   std::memcpy(p, halves, count * sizeof(uint16_t));
 }
 
 inline __m128i LoadHalves(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __m128i LoadHalvesPartial(const void* p, int count) {
+CONCLAVE_NEVER_INLINE inline __m128i LoadHalvesPartial(const void* p, int count) {
   uint16_t halves[kLanes] = {};
   std::memcpy(halves, p, count * sizeof(uint16_t));
   return LoadHalves(halves);
@@ -84,7 +86,7 @@ inline V WidenF8(__m128i bytes) {
   return _mm256_mul_ps(_mm256_cvtph_ps(f16), _mm256_set1_ps(256.0f));
 }
 inline V LoadF8(const void* p) { return WidenF8(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
-inline V LoadF8Partial(const void* p, int count) {
+CONCLAVE_NEVER_INLINE inline V LoadF8Partial(const void* p, int count) {
   uint64_t bytes = 0;
   std::memcpy(&bytes, p, count);
   return WidenF8(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));

@@ -18,9 +18,13 @@ inline V Set(float value) { return _mm512_set1_ps(value); }
 inline V Zero() { return _mm512_setzero_ps(); }
 inline __mmask16 FirstLanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
 inline V Load(const void* p) { return _mm512_loadu_ps(p); }
-inline V LoadPartial(const void* p, int count) { return _mm512_maskz_loadu_ps(FirstLanes(count), p); }
+CONCLAVE_NEVER_INLINE inline V LoadPartial(const void* p, int count) {
+  return _mm512_maskz_loadu_ps(FirstLanes(count), p);
+}
 inline void Store(float* p, V v) { _mm512_storeu_ps(p, v); }
-inline void StorePartial(float* p, V v, int count) { _mm512_mask_storeu_ps(p, FirstLanes(count), v); }
+CONCLAVE_NEVER_INLINE inline void StorePartial(float* p, V v, int count) {
+  _mm512_mask_storeu_ps(p, FirstLanes(count), v);
+}
 
 inline V Add(V a, V b) { return _mm512_add_ps(a, b); }
 inline V Sub(V a, V b) { return _mm512_sub_ps(a, b); }
@@ -52,12 +56,14 @@ inline __m256i PackedBf16(V v) { return (__m256i)_mm512_cvtneps_pbh(v); }
 inline __m256i PackedBf16(V v) { return _mm512_cvtepi32_epi16(Bf16Bits(v)); }
 #endif
 inline void StoreBf16(uint16_t* p, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), PackedBf16(v)); }
-inline void StoreBf16Partial(uint16_t* p, V v, int count) {
+CONCLAVE_NEVER_INLINE inline void StoreBf16Partial(uint16_t* p, V v, int count) {
   _mm256_mask_storeu_epi16(p, FirstLanes(count), PackedBf16(v));
 }
 
 inline __m256i LoadHalves(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline __m256i LoadHalvesPartial(const void* p, int count) { return _mm256_maskz_loadu_epi16(FirstLanes(count), p); }
+CONCLAVE_NEVER_INLINE inline __m256i LoadHalvesPartial(const void* p, int count) {
+  return _mm256_maskz_loadu_epi16(FirstLanes(count), p);
+}
 inline V WidenBf16(__m256i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); }
 inline V LoadBf16(const void* p) { return WidenBf16(LoadHalves(p)); }
 inline V LoadBf16Partial(const void* p, int count) { return WidenBf16(LoadHalvesPartial(p, count)); }
@@ -75,7 +81,9 @@ inline V WidenF8(__m128i bytes) {
   return _mm512_mul_ps(_mm512_cvtph_ps(f16), _mm512_set1_ps(256.0f));
 }
 inline V LoadF8(const void* p) { return WidenF8(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
-inline V LoadF8Partial(const void* p, int count) { return WidenF8(_mm_maskz_loadu_epi8(FirstLanes(count), p)); }
+CONCLAVE_NEVER_INLINE inline V LoadF8Partial(const void* p, int count) {
+  return WidenF8(_mm_maskz_loadu_epi8(FirstLanes(count), p));
+}
 
 // Lane i with i + 8, then with i + 4, then with i + 2, then with i + 1.
 inline void Reduce4(V a, V b, V c, V d, float* out) {

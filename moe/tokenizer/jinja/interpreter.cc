@@ -1,5 +1,6 @@
 #include "moe/tokenizer/jinja/interpreter.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"

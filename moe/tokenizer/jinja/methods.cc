@@ -159,9 +159,17 @@ void AppendJsonString(const Text& text, Text* out) {
   out->Append("\"", /*from_template=*/true);
 }
 
-absl::Status AppendJson(const Value& value, int indent, int64_t bytes_max, int depth, Text* out) {
-  if (static_cast<int64_t>(out->size()) > bytes_max) return absl::InvalidArgumentError("tojson of too large a value");
-  if (depth > limits::kJsonDepthMax) return absl::InvalidArgumentError("tojson of a value nested too deep");
+// A list that is in a list twice doubles the output with each level.
+struct JsonLimits {
+  int64_t bytes_max = 0;
+  int64_t values_left = 1 << 20;
+};
+
+absl::Status AppendJson(const Value& value, int indent, int depth, JsonLimits* limits, Text* out) {
+  if (static_cast<int64_t>(out->size()) > limits->bytes_max || --limits->values_left < 0) {
+    return absl::InvalidArgumentError("tojson of too large a value");
+  }
+  if (depth > conclave::limits::kJsonDepthMax) return absl::InvalidArgumentError("tojson of a value nested too deep");
   const bool is_list = value.kind == Kind::kList;
   if (value.IsText()) {
     AppendJsonString(*value.text, out);
@@ -188,7 +196,7 @@ absl::Status AppendJson(const Value& value, int indent, int64_t bytes_max, int d
       out->Append(": ", /*from_template=*/true);
     }
     const Value& member = is_list ? (*value.list)[i] : value.dict->entries()[i].second;
-    RETURN_IF_ERROR(AppendJson(member, indent, bytes_max, depth + 1, out));
+    RETURN_IF_ERROR(AppendJson(member, indent, depth + 1, limits, out));
   }
   line(depth);
   out->Append(is_list ? "]" : "}", /*from_template=*/true);
@@ -224,8 +232,10 @@ absl::StatusOr<Value> CallFunction(const std::string& name, const Arguments& arg
 }
 
 absl::StatusOr<Text> DumpJson(const Value& value, int indent, int64_t bytes_max) {
+  JsonLimits limits;
+  limits.bytes_max = bytes_max;
   Text text;
-  RETURN_IF_ERROR(AppendJson(value, indent, bytes_max, 0, &text));
+  RETURN_IF_ERROR(AppendJson(value, indent, 0, &limits, &text));
   return text;
 }
 

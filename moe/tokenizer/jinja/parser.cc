@@ -1,5 +1,6 @@
 #include "moe/tokenizer/jinja/parser.h"
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <utility>
