@@ -32,7 +32,6 @@ struct TestSlice {
   std::vector<int32_t> ids;  // the next tokens of the sequence
 };
 
-// Runs one prompt after another through a model.
 // The logits of some rows: [rows, vocab].
 using Logits = std::vector<std::vector<float>>;
 
