@@ -25,9 +25,10 @@ struct OuterPass {
   int64_t y_stride;
 };
 
-// Columns [column, column + kVectors * kLanes), or its first `partial` where that is not zero.
-template <class Source, int kRows, int kVectors>
-CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t column, int partial) {
+// Columns [column, column + kVectors * kLanes); with kPartial, one vector of `count` columns.
+template <class Source, int kRows, int kVectors, bool kPartial>
+CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t column, int count) {
+  static_assert(!kPartial || kVectors == 1);
   V acc[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -36,7 +37,7 @@ CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t
     for (int v = 0; v < kVectors; ++v) {
       acc[i][v] = Zero();
       if (pass.carry == nullptr) continue;
-      const V old = partial ? LoadPartial(y, partial) : Load(y + v * kLanes);
+      const V old = kPartial ? LoadPartial(y, count) : Load(y + v * kLanes);
       acc[i][v] = Mul(old, Set(pass.carry[row + i]));
     }
   }
@@ -48,7 +49,7 @@ CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t
     for (int i = 0; i < kRows; ++i) coefficients[i] = Set(x[i * pass.x_stride + n]);
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      V element = partial ? Source::ReadPartial(stored, partial) : Source::Read(stored + v * kLanes * Source::kBytes);
+      V element = kPartial ? Source::ReadPartial(stored, count) : Source::Read(stored + v * kLanes * Source::kBytes);
       if (pass.scales != nullptr) element = Mul(element, Set(pass.scales[n]));
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) acc[i][v] = Fma(coefficients[i], element, acc[i][v]);
@@ -59,8 +60,8 @@ CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t
     float* y = pass.y + (row + i) * pass.y_stride + column;
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      if (partial) {
-        StorePartial(y, acc[i][v], partial);
+      if (kPartial) {
+        StorePartial(y, acc[i][v], count);
       } else {
         Store(y + v * kLanes, acc[i][v]);
       }
@@ -73,10 +74,10 @@ inline void OuterRows(const OuterPass& pass, int64_t row, int64_t begin, int64_t
   constexpr int kVectors = kOuterVectors / kRows;
   int64_t column = begin;
   for (; column + kVectors * kLanes <= end; column += kVectors * kLanes) {
-    OuterTile<Source, kRows, kVectors>(pass, row, column, 0);
+    OuterTile<Source, kRows, kVectors, false>(pass, row, column, 0);
   }
-  for (; column + kLanes <= end; column += kLanes) OuterTile<Source, kRows, 1>(pass, row, column, 0);
-  if (column < end) OuterTile<Source, kRows, 1>(pass, row, column, static_cast<int>(end - column));
+  for (; column + kLanes <= end; column += kLanes) OuterTile<Source, kRows, 1, false>(pass, row, column, 0);
+  if (column < end) OuterTile<Source, kRows, 1, true>(pass, row, column, static_cast<int>(end - column));
 }
 
 // All of y's `rows`, columns [begin, end).
