@@ -47,7 +47,8 @@ v1::DecodeRequest ToDecodeRequest(const v1::GenerateRequest& request, const std:
 Dispatcher::Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics)
     : model_(model), router_(router), metrics_(metrics, calls_) {}
 
-absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const v1::GenerateRequest& request,
+absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller& caller,
+                                                                   const v1::GenerateRequest& request,
                                                                    absl::Time deadline,
                                                                    std::shared_ptr<AnswerSink> sink) {
   const bool named = !request.request_id().empty();

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "conclave/v1/inference.pb.h"
+#include "gateway/caller.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/router_client.h"
 #include "gateway/served_model.h"
@@ -47,8 +48,8 @@ class Dispatcher {
   // Starts an answer. `sink` is kept until its OnEnd has returned; it may be called before Generate has returned.
   // INVALID_ARGUMENT names the field; NOT_FOUND: another model; UNAVAILABLE: draining. After an error the sink is
   // never called. Errors of the router come through the sink.
-  absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const v1::GenerateRequest& request, absl::Time deadline,
-                                                         std::shared_ptr<AnswerSink> sink);
+  absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const Caller& caller, const v1::GenerateRequest& request,
+                                                         absl::Time deadline, std::shared_ptr<AnswerSink> sink);
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
   v1::ListModelsResponse ListModels();
 

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "conclave/v1/inference.grpc.pb.h"
+#include "gateway/caller.h"
 #include "gateway/request_parser.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -82,7 +83,8 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
     if (dispatcher == nullptr) return StillLoading();
     v1::GenerateRequest request;
     RETURN_IF_ERROR(Parse(bytes, &request));
-    return dispatcher->Generate(request, deadline, std::make_shared<Sink>(stream));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Tenant> tenant, authenticator_->Authenticate(""));
+    return dispatcher->Generate({tenant, ""}, request, deadline, std::make_shared<Sink>(stream));
   }
 
   void OnClientGone() override {
@@ -103,6 +105,7 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
   }
 
   OpenCalls& calls_;
+  const std::unique_ptr<Authenticator> authenticator_ = NewOpenAuthenticator();
   bool entered_ = false;
   absl::Mutex mutex_;
   std::shared_ptr<AnswerHandle> answer_ ABSL_GUARDED_BY(mutex_);

@@ -5,7 +5,8 @@ set -euo pipefail
 
 build=(bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib g++ python3
   libgrpc-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
-  prometheus-cpp-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev libxxhash-dev libpcre2-dev)
+  prometheus-cpp-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev libxxhash-dev libpcre2-dev
+  libboost-dev libssl-dev libucx-dev)
 test=(libgtest-dev libgmock-dev clang libclang-rt-14-dev)
 
 wanted=()
