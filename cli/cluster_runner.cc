@@ -66,7 +66,8 @@ absl::Status ClusterRunner::LaunchShards() {
     ProcessSpec spec = SpecFor("expert", absl::StrCat("expert-", shard), plan_.expert_binary);
     spec.arguments.insert(spec.arguments.end(),
                           {absl::StrCat("--shard-index=", shard), absl::StrCat("--shard-count=", plan_.shards),
-                           absl::StrCat("--compute=", plan_.compute), absl::StrCat("--threads=", threads)});
+                           absl::StrCat("--replicas=", plan_.replicas), absl::StrCat("--compute=", plan_.compute),
+                           absl::StrCat("--threads=", threads)});
     if (!plan_.isa.empty()) spec.arguments.push_back(absl::StrCat("--isa=", plan_.isa));
     RETURN_IF_ERROR(Launch(std::move(spec)));
   }

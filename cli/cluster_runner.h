@@ -18,6 +18,7 @@ namespace conclave {
 struct ClusterPlan {
   std::string model;            // as given to --model: a directory, or org/name[@revision]
   int shards = 4;               // expert processes; 0: experts run in the attention service
+  int replicas = 1;             // on how many of them each expert lives
   std::string compute = "f32";  // "f32" or "bf16"
   std::string isa;              // forces a kernel set; empty: the best of this CPU
   int threads = 1;              // cores to share out

@@ -96,6 +96,10 @@ class UpCommand final : public Command {
     CommandFlag& shards = flags.Add("shards", &plan_.shards, "N", "expert processes");
     shards.minimum = 1;
     shards.maximum = limits::kShardsMax;
+    CommandFlag& replicas =
+        flags.Add("replicas", &plan_.replicas, "R", "on how many expert processes each expert lives");
+    replicas.minimum = 1;
+    replicas.maximum = limits::kShardsMax;
     flags
         .Add("transport", &transport_, "NAME",
              "grpc: experts in processes of their own; inproc: in the attention service")
@@ -162,6 +166,10 @@ class UpCommand final : public Command {
     ASSIGN_OR_RETURN(plan_.router_binary, FindServiceBinary(context.binary_directory, "router_service"));
     ASSIGN_OR_RETURN(plan_.expert_binary, FindServiceBinary(context.binary_directory, "expert_service"));
     if (transport_ == "inproc") plan_.shards = 0;
+    if (plan_.replicas > std::max(1, plan_.shards)) {
+      return UsageError(absl::StrCat("--replicas ", plan_.replicas, ": there are ", plan_.shards,
+                                     " expert processes (--shards); each holds an expert at most once"));
+    }
     if (plan_.threads == 0) plan_.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     return absl::OkStatus();
   }

@@ -46,6 +46,7 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache");
   flags.Add("shard-index", &shard_index, "which shard this is, from 0");
   flags.Add("shard-count", &shard_count, "how many shards share the experts of every layer");
+  flags.Add("replicas", &replicas, "on how many shards each expert lives; the same on all shards");
   flags.Add("compute", &compute, "auto, f32 or bf16; the same on the router and on all shards");
   flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
@@ -62,6 +63,10 @@ absl::Status ExpertServiceOptions::Validate() const {
   if (shard_index < 0 || shard_index >= shard_count) {
     return absl::InvalidArgumentError(
         absl::StrCat("--shard-index: ", shard_index, " is not in [0, ", shard_count - 1, "]"));
+  }
+  if (replicas < 1 || replicas > shard_count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--replicas: ", replicas, " is not in [1, ", shard_count, "]: --shard-count is ", shard_count));
   }
   if (compute != "auto" && compute != "f32" && compute != "bf16") {
     return absl::InvalidArgumentError(absl::StrCat("--compute: expected auto, f32 or bf16, got '",
@@ -90,6 +95,7 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   shard_options.name = daemon_options.name;
   shard_options.shard_index = options.shard_index;
   shard_options.shard_count = options.shard_count;
+  shard_options.replicas = options.replicas;
   ASSIGN_OR_RETURN(shard_options.kernels, ChooseKernels(options));
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   shard_options.threads = options.threads > 0 ? options.threads : std::max(cores, 1);

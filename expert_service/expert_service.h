@@ -17,6 +17,7 @@ struct ExpertServiceOptions {
   std::string model;     // a directory or org/name[@revision]
   int shard_index = 0;
   int shard_count = 1;
+  int replicas = 1;  // on how many shards each expert lives
   std::string compute = "auto";  // auto, f32 or bf16
   std::string isa;               // empty: the best of this CPU
   int threads = 0;               // 0: one per core

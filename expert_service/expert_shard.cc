@@ -24,7 +24,8 @@ absl::StatusOr<std::unique_ptr<ExpertShard>> ExpertShard::Create(const ExpertSha
   if (options.threads < 1 || options.threads > kThreadsMax) {
     return absl::InvalidArgumentError(absl::StrCat("threads: ", options.threads, " is not in [1, ", kThreadsMax, "]"));
   }
-  ASSIGN_OR_RETURN(auto store, ExpertStore::Create(checkpoint, options.shard_index, options.shard_count));
+  ASSIGN_OR_RETURN(auto store, ExpertStore::Create(checkpoint, options.shard_index, options.shard_count,
+                                                   options.replicas));
   if (options.load) RETURN_IF_ERROR(store->LoadAll(options.progress));
   return absl::WrapUnique(new ExpertShard(options, checkpoint, std::move(store)));
 }

@@ -26,6 +26,7 @@ struct ExpertShardOptions {
   std::string name = "expert-0";  // stands in messages and in the description
   int shard_index = 0;
   int shard_count = 1;
+  int replicas = 1;                  // on how many shards each expert lives
   const Kernels* kernels = nullptr;  // required; what it computes in decides the row dtype
   int threads = 1;                   // that one call may use, the caller's included
   bool load = false;                 // bring all weights into memory before Create returns

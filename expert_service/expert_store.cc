@@ -10,13 +10,17 @@
 namespace conclave {
 
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Create(const Checkpoint& checkpoint, int shard_index,
-                                                                 int shard_count) {
+                                                                 int shard_count, int replicas) {
   if (shard_count < 1 || shard_count > limits::kShardsMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("shard-count: ", shard_count, " is not in [1, ", limits::kShardsMax, "]"));
   }
   if (shard_index < 0 || shard_index >= shard_count) {
     return absl::InvalidArgumentError(absl::StrCat("shard-index: ", shard_index, " is not in [0, ", shard_count - 1,
+                                                   "]: --shard-count is ", shard_count));
+  }
+  if (replicas < 1 || replicas > shard_count) {
+    return absl::InvalidArgumentError(absl::StrCat("replicas: ", replicas, " is not in [1, ", shard_count,
                                                    "]: --shard-count is ", shard_count));
   }
   const ModelSpec& spec = checkpoint.spec();
@@ -27,7 +31,7 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Create(const Checkpoin
   for (int number = 0; number < spec.layers; ++number) {
     const LayerId layer{number};
     if (!spec.IsMoe(layer)) continue;
-    LayerHolding holding{layer, ExpertsOfShard(spec.gate.experts, shard_index, shard_count)};
+    LayerHolding holding{layer, ExpertsOfShard(spec.gate.experts, shard_index, shard_count, replicas)};
     for (const ExpertId expert : holding.experts) RETURN_IF_ERROR(store->weights_.Add(layer, expert));
     store->experts_ += static_cast<int64_t>(holding.experts.size());
     store->holdings_.push_back(std::move(holding));

@@ -27,7 +27,7 @@ class ExpertStore {
   // `checkpoint` must outlive the store. INVALID_ARGUMENT: no such shard, or a model without routed experts.
   // NOT_FOUND / DATA_LOSS as Checkpoint::Weight, naming the tensor.
   static absl::StatusOr<std::unique_ptr<ExpertStore>> Create(const Checkpoint& checkpoint, int shard_index,
-                                                             int shard_count);
+                                                             int shard_count, int replicas = 1);
 
   // Brings all weights into memory, so that the first token does not wait for the disk. DATA_LOSS: a file was cut.
   absl::Status LoadAll(const Progress& progress) const;

@@ -108,6 +108,7 @@ absl::StatusOr<std::unique_ptr<RemoteExperts>> RemoteExperts::Create(const Model
     if (spec.IsMoe(LayerId{layer})) layers.push_back(LayerId{layer});
   }
   ASSIGN_OR_RETURN(auto placement, Placement::Create(expected.placement_epoch, layers, spec.gate.experts, holdings));
+  RETURN_IF_ERROR(placement->CheckComplete());
   return absl::WrapUnique(new RemoteExperts(spec, kernels, transport, std::move(placement), names, options));
 }
 

@@ -1,5 +1,7 @@
 #include "moe/placement/placement.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
@@ -7,14 +9,18 @@
 
 namespace conclave {
 
-std::vector<ExpertId> ExpertsOfShard(int expert_count, int shard_index, int shard_count) {
+std::vector<ExpertId> ExpertsOfShard(int expert_count, int shard_index, int shard_count, int replicas) {
   CONCLAVE_CHECK(expert_count >= 0 && shard_index >= 0 && shard_index < shard_count)
       << "shard " << shard_index << " of " << shard_count << " with " << expert_count << " experts";
-  const int64_t begin = int64_t{expert_count} * shard_index / shard_count;
-  const int64_t end = int64_t{expert_count} * (shard_index + 1) / shard_count;
+  CONCLAVE_CHECK(replicas >= 1 && replicas <= shard_count) << replicas << " replicas on " << shard_count << " shards";
   std::vector<ExpertId> experts;
-  experts.reserve(end - begin);
-  for (int64_t expert = begin; expert < end; ++expert) experts.push_back(ExpertId{static_cast<int32_t>(expert)});
+  for (int copy = 0; copy < replicas; ++copy) {
+    const int64_t share = (shard_index + copy) % shard_count;
+    const int64_t begin = expert_count * share / shard_count;
+    const int64_t end = expert_count * (share + 1) / shard_count;
+    for (int64_t expert = begin; expert < end; ++expert) experts.push_back(ExpertId{static_cast<int32_t>(expert)});
+  }
+  std::sort(experts.begin(), experts.end());  // the last shards' further shares begin again at expert 0
   return experts;
 }
 
@@ -53,21 +59,6 @@ absl::Status CheckShape(absl::Span<const LayerId> layers, int experts, size_t sh
   return absl::OkStatus();
 }
 
-absl::Status FirstMissing(absl::Span<const LayerId> layers, int experts, const HolderLists& lists) {
-  std::string first;
-  int64_t missing = 0;
-  for (size_t i = 0; i < lists.size(); ++i) {
-    if (!lists[i].empty()) continue;
-    if (missing++ == 0) {
-      first = absl::StrCat("layer ", Value(layers[i / experts]), " expert ", i % experts);
-    }
-  }
-  if (missing == 0) return absl::OkStatus();
-  const std::string others = missing > 1 ? absl::StrCat(" (and ", missing - 1, " other experts)") : "";
-  return absl::UnavailableError(
-      absl::StrCat(first, others, ": no shard holds it; start the missing shards, or all with the same --shard-count"));
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Placement>> Placement::Create(uint64_t epoch, absl::Span<const LayerId> layers,
@@ -103,7 +94,6 @@ absl::StatusOr<std::shared_ptr<const Placement>> Placement::Create(uint64_t epoc
       }
     }
   }
-  if (absl::Status status = FirstMissing(layers, experts, lists); !status.ok()) return status;
 
   placement->begin_.reserve(lists.size() + 1);
   placement->begin_.push_back(0);
@@ -112,6 +102,19 @@ absl::StatusOr<std::shared_ptr<const Placement>> Placement::Create(uint64_t epoc
     placement->begin_.push_back(static_cast<int32_t>(placement->holders_.size()));
   }
   return std::shared_ptr<const Placement>(std::move(placement));
+}
+
+absl::Status Placement::CheckComplete() const {
+  std::string first;
+  int64_t missing = 0;
+  for (size_t i = 0; i + 1 < begin_.size(); ++i) {
+    if (begin_[i] != begin_[i + 1]) continue;
+    if (missing++ == 0) first = absl::StrCat("layer ", Value(layers_[i / experts_]), " expert ", i % experts_);
+  }
+  if (missing == 0) return absl::OkStatus();
+  const std::string others = missing > 1 ? absl::StrCat(" (and ", missing - 1, " other experts)") : "";
+  return absl::UnavailableError(
+      absl::StrCat(first, others, ": no shard holds it; start the missing shards, or all with the same --shard-count"));
 }
 
 int Placement::IndexOf(LayerId layer) const {

@@ -33,8 +33,10 @@ struct ShardHoldings {
 // Contiguous, because the gate of this family prefers experts of few groups, and groups are contiguous ids
 // (DeepSeek-V3, section 2.1.2): a row then travels to fewer shards than if experts were dealt out in turn.
 // Balanced to within one expert; with more shards than experts some shards hold none.
-// REQUIRES: expert_count >= 0, 0 <= shard_index < shard_count
-std::vector<ExpertId> ExpertsOfShard(int expert_count, int shard_index, int shard_count);
+// With `replicas` R > 1 it also holds what the next R - 1 shards around the ring hold by that rule, so that every
+// expert lives on R shards, and the work of a shard that dies falls to its two neighbours rather than to one twin.
+// Ascending. REQUIRES: expert_count >= 0, 0 <= shard_index < shard_count, 1 <= replicas <= shard_count
+std::vector<ExpertId> ExpertsOfShard(int expert_count, int shard_index, int shard_count, int replicas = 1);
 
 // "0-15, 20, 30-31"; "none" where empty. For messages. REQUIRES: ascending
 std::string FormatExperts(absl::Span<const ExpertId> experts);
@@ -44,7 +46,7 @@ class Placement {
  public:
   // `layers`: the MoE layers, ascending. `experts`: experts in each of them. shards[i] is what ShardId{i} holds.
   // INVALID_ARGUMENT names a shard that claims a layer or expert outside of the model, or claims one twice.
-  // UNAVAILABLE names the first expert that no shard holds, and counts the others.
+  // Experts that no shard holds are taken; see CheckComplete.
   static absl::StatusOr<std::shared_ptr<const Placement>> Create(uint64_t epoch, absl::Span<const LayerId> layers,
                                                                  int experts, absl::Span<const ShardHoldings> shards);
 
@@ -53,8 +55,10 @@ class Placement {
   int experts() const { return experts_; }
   absl::Span<const LayerId> layers() const { return layers_; }
   bool HasLayer(LayerId layer) const { return IndexOf(layer) >= 0; }
-  // The shards that hold the expert, ascending; never empty for an expert of the model, empty for any other.
+  // The shards that hold the expert, ascending; empty where none does, or where the model has no such expert.
   absl::Span<const ShardId> Holders(LayerId layer, ExpertId expert) const;
+  // UNAVAILABLE names the first expert that no shard holds, and counts the others.
+  absl::Status CheckComplete() const;
 
  private:
   Placement() = default;

@@ -1,5 +1,6 @@
 #include "moe/placement/placement.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 namespace conclave {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -38,6 +40,31 @@ TEST(ExpertsOfShard, CoversEveryExpertOnceAndIsBalancedToWithinOne) {
       EXPECT_EQ(next, experts);
     }
   }
+}
+
+TEST(ExpertsOfShard, WithReplicasEveryExpertLivesOnThatManyShards) {
+  for (const int experts : {0, 1, 4, 31, 32, 256}) {
+    for (const int shards : {1, 2, 3, 5, 8, 40}) {
+      for (int replicas = 1; replicas <= std::min(shards, 4); ++replicas) {
+        std::vector<int> holders(experts);
+        for (int i = 0; i < shards; ++i) {
+          const std::vector<ExpertId> held = ExpertsOfShard(experts, i, shards, replicas);
+          for (size_t k = 0; k < held.size(); ++k) {
+            EXPECT_TRUE(k == 0 || Value(held[k - 1]) < Value(held[k]));
+            ++holders[Value(held[k])];
+          }
+        }
+        EXPECT_THAT(holders, Each(replicas)) << experts << " over " << shards;
+      }
+    }
+  }
+}
+
+TEST(ExpertsOfShard, TheWorkOfADeadShardFallsToBothNeighbours) {
+  // Shard 1 of 4 holds its own share and its successor's; what it held first also lives on shard 0.
+  EXPECT_EQ(FormatExperts(ExpertsOfShard(32, 0, 4, 2)), "0-15");
+  EXPECT_EQ(FormatExperts(ExpertsOfShard(32, 1, 4, 2)), "8-23");
+  EXPECT_EQ(FormatExperts(ExpertsOfShard(32, 3, 4, 2)), "0-7, 24-31");
 }
 
 TEST(FormatExperts, JoinsRuns) {
@@ -86,8 +113,12 @@ TEST(Placement, NamesAnExpertThatNobodyHolds) {
   std::vector<ShardHoldings> shards = Dealt(6, 3);
   shards.erase(shards.begin() + 1);
   const auto placement = Placement::Create(1, kLayers, 6, shards);
-  EXPECT_EQ(placement.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(placement.status().message()), HasSubstr("layer 1 expert 2 (and 3 other experts)"));
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  const absl::Status status = (*placement)->CheckComplete();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("layer 1 expert 2 (and 3 other experts)"));
+  EXPECT_TRUE((*placement)->Holders(LayerId{1}, ExpertId{2}).empty());
+  EXPECT_TRUE((*Placement::Create(1, kLayers, 6, Dealt(6, 3)))->CheckComplete().ok());
 }
 
 TEST(Placement, RefusesHoldingsOutsideOfTheModel) {
