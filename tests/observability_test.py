@@ -1,0 +1,190 @@
+"""What operators see: metrics, dashboards, rules and alerts, by a real Prometheus over a local cluster under load.
+
+Needs Debian's package `prometheus` (prometheus and promtool), which ./test installs.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+import urllib.request
+
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, eventually, free_port, generate
+
+ROOT = os.environ.get("CONCLAVE_CHECKOUT", os.getcwd())
+sys.path.insert(0, os.path.join(ROOT, "tools/observability"))
+import generate as generator  # noqa: E402
+import metrics_in_code  # noqa: E402
+from dashboards import DASHBOARDS, RATE  # noqa: E402
+from rules import ALERTS, RECORDING  # noqa: E402
+
+# What Prometheus itself makes.
+FOREIGN_METRICS = {"up"}
+# Metrics of features that a plain cluster does not use; each with the reason.
+NOT_IN_A_PLAIN_CLUSTER = set()
+
+
+def metric_names(expression):
+    bare = re.sub(r'\{[^}]*\}|"[^"]*"|\[[^\]]*\]', "", expression)
+    return {name for name in re.findall(r"\b(conclave_\w+|up)\b", bare)}
+
+
+def all_expressions():
+    for name, dashboard in DASHBOARDS.items():
+        for panel in dashboard.panels:
+            for expression, _ in panel.queries:
+                yield f"dashboard {name}, {panel.title}", expression
+    for name, expression in RECORDING:
+        yield f"rule {name}", expression
+    for name, expression, *_ in ALERTS:
+        yield f"alert {name}", expression
+
+
+def always_true(expression):
+    """An alert's expression with its thresholds taken away: it answers whether the data behind it is there."""
+    return re.sub(r"(==|>) [0-9.]+(?= |$)", ">= -1e9", expression)
+
+
+class Sources(unittest.TestCase):
+    def test_generated_files_are_those_of_their_descriptions(self):
+        for path, content in generator.files().items():
+            with open(os.path.join(ROOT, path)) as file:
+                self.assertEqual(file.read(), content, f"{path}: run tools/observability/generate.py")
+
+    def test_expressions_name_metrics_that_the_code_has(self):
+        known = FOREIGN_METRICS | {s for metric in metrics_in_code.find(ROOT) for s in metric.series()}
+        for where, expression in all_expressions():
+            self.assertLessEqual(metric_names(expression), known, where)
+
+    def test_recorded_names_that_are_used_are_recorded(self):
+        recorded = {name for name, _ in RECORDING}
+        for where, expression in all_expressions():
+            used = set(re.findall(r"\bconclave:[\w:]+", expression))
+            self.assertLessEqual(used, recorded, where)
+
+    def test_every_alert_has_a_runbook_and_a_unit_test(self):
+        with open(os.path.join(ROOT, "deploy/prometheus/rules_test.yaml")) as file:
+            unit_tests = file.read()
+        for name, *_ in ALERTS:
+            self.assertTrue(os.path.exists(os.path.join(ROOT, f"docs/runbooks/{name}.md")), name)
+            self.assertIn(f"alertname: {name}\n", unit_tests, name)
+
+    def test_promtool_accepts_the_rules_and_their_tests_pass(self):
+        for command in (["check", "rules", "deploy/prometheus/rules.yaml"],
+                        ["test", "rules", "deploy/prometheus/rules_test.yaml"]):
+            result = subprocess.run(["promtool", *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+
+class Prometheus:
+    """A Prometheus that scrapes the processes of a cluster each second, with our rules, alerts at once."""
+
+    def __init__(self, cluster):
+        self.folder = tempfile.mkdtemp(prefix="conclave-prometheus-")
+        self.port = free_port()
+        jobs = {"conclave-gateway": "gateway", "conclave-router": "router", "conclave-expert": "expert"}
+        scrapes = [{"job_name": job, "static_configs": [{"targets": [p["metrics"] for p in cluster.processes(role)]}]}
+                   for job, role in jobs.items()]
+        groups = generator.rule_groups()
+        for group in groups:
+            for rule in group["rules"]:
+                rule.pop("for", None)
+        self.write("rules.yaml", {"groups": groups})
+        self.write("prometheus.yml", {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                                      "rule_files": ["rules.yaml"], "scrape_configs": scrapes})
+        self.log = open(os.path.join(self.folder, "log"), "w")
+        self.process = subprocess.Popen(
+            ["prometheus", f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
+             f"--web.listen-address=127.0.0.1:{self.port}"], stdout=self.log, stderr=self.log)
+
+    def write(self, name, value):
+        with open(os.path.join(self.folder, name), "w") as file:
+            json.dump(value, file)
+
+    def get(self, path, **query):
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                return json.load(reply)["data"]
+        except OSError:
+            return {}
+
+    def query(self, expression):
+        return self.get("query", query=expression).get("result", [])
+
+    def alerts(self):
+        return {alert["labels"]["alertname"] for alert in self.get("alerts").get("alerts", [])}
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(timeout=30)
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class LiveCluster(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 3)
+        cls.prometheus = Prometheus(cls.cluster)
+        cls.busy = True
+        cls.load = threading.Thread(target=cls.keep_busy)
+        cls.load.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.busy = False
+        cls.load.join()
+        cls.prometheus.stop()
+        cls.cluster.__exit__()
+
+    @classmethod
+    def keep_busy(cls):
+        for number in range(10_000):
+            if not cls.busy:
+                return
+            subprocess.run([CONCLAVE, "generate", "--gateway", cls.cluster.gateway(), "--prompt", f"Once {number}",
+                            "--max-tokens", "32"], capture_output=True, timeout=60)
+
+    def scrape(self, process):
+        with urllib.request.urlopen(f"http://{process['metrics']}/metrics", timeout=10) as reply:
+            return reply.read().decode()
+
+    def test_1_every_query_has_an_answer(self):
+        for where, expression in all_expressions():
+            if where.startswith("alert "):
+                expression = always_true(expression)
+            if metric_names(expression) & NOT_IN_A_PLAIN_CLUSTER:
+                continue
+            expression = expression.replace(RATE, "10s").replace("$layer", ".*").replace("$price_per_process_hour", "1")
+            self.assertTrue(eventually(lambda: self.prometheus.query(expression), 30), f"{where}: {expression}")
+
+    def test_2_metrics_are_well_formed_and_all_are_in_the_docs(self):
+        seen = set()
+        for process in self.cluster.processes():
+            text = self.scrape(process)
+            seen |= set(re.findall(r"^# TYPE (conclave_\w+) ", text, re.M))
+            checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+            # promtool also has opinions on names of foreign collectors; ours must pass.
+            ours = [line for line in checked.stderr.splitlines() if line.startswith("conclave_")]
+            self.assertEqual(ours, [], process["name"])
+        documented = {metric.name for metric in metrics_in_code.find(ROOT)}
+        self.assertLessEqual(seen, documented)
+        self.assertLessEqual(documented - seen, NOT_IN_A_PLAIN_CLUSTER, "declared, but shown by no process")
+
+    def test_3_no_alert_is_there_before_a_shard_dies_and_its_alert_after(self):
+        self.assertNotIn("ConclaveExpertShardDown", self.prometheus.alerts())
+        os.kill(self.cluster.processes("expert")[2]["pid"], 9)
+        self.assertTrue(eventually(lambda: "ConclaveExpertShardDown" in self.prometheus.alerts(), 30))
+
+
+if __name__ == "__main__":
+    if shutil.which("prometheus") is None:
+        sys.exit("observability_test: Debian's package prometheus is missing; ./test installs it")
+    unittest.main()
