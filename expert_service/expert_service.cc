@@ -51,6 +51,8 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
+  flags.AddBytes("expert-memory", &expert_bytes_max,
+                 "stored bytes of the experts held, those taken over from dead shards included; 0: no limit");
   daemon.AddTo(flags);
 }
 
@@ -99,6 +101,7 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   ASSIGN_OR_RETURN(shard_options.kernels, ChooseKernels(options));
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   shard_options.threads = options.threads > 0 ? options.threads : std::max(cores, 1);
+  shard_options.expert_bytes_max = options.expert_bytes_max;
   shard_options.load = options.load;
   shard_options.progress = ShowProgress(*metrics, *service);
   shard_options.metrics = metrics.get();

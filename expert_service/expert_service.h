@@ -21,6 +21,7 @@ struct ExpertServiceOptions {
   std::string compute = "auto";  // auto, f32 or bf16
   std::string isa;               // empty: the best of this CPU
   int threads = 0;               // 0: one per core
+  int64_t expert_bytes_max = 0;  // stored bytes of all experts held; 0: no limit
   bool load = true;              // bring all weights into memory before saying ready
   HubEnvironment hub;            // read by main
 

@@ -26,6 +26,11 @@ absl::StatusOr<std::unique_ptr<ExpertShard>> ExpertShard::Create(const ExpertSha
   }
   ASSIGN_OR_RETURN(auto store, ExpertStore::Create(checkpoint, options.shard_index, options.shard_count,
                                                    options.replicas));
+  if (options.expert_bytes_max > 0 && store->stored_bytes() > options.expert_bytes_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("this shard's own experts take ", store->stored_bytes(),
+                                                     " bytes, --expert-memory allows ", options.expert_bytes_max,
+                                                     "; start more shards"));
+  }
   if (options.load) RETURN_IF_ERROR(store->LoadAll(options.progress));
   return absl::WrapUnique(new ExpertShard(options, checkpoint, std::move(store)));
 }
@@ -35,7 +40,10 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
     : checkpoint_(checkpoint),
       store_(std::move(store)),
       pairs_max_(limits::kCallRowsMax * checkpoint.spec().gate.top_k),
+      expert_bytes_max_(options.expert_bytes_max),
+      load_(options.load),
       metrics_(options.metrics, *store_, checkpoint.spec().gate.experts),
+      loader_(*store_, options.metrics),
       threads_(options.threads),
       grouped_(*options.kernels, threads_, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate, pairs_max_) {
   limits_.hidden = checkpoint.spec().hidden;
@@ -47,6 +55,29 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
   description_.row_dtype = RowDType(options.kernels->compute);
   description_.holdings = store_->holdings();
   description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
+  description_.expert_bytes_max = static_cast<uint64_t>(expert_bytes_max_);
+}
+
+ExpertShard::~ExpertShard() = default;
+
+ShardDescription ExpertShard::Describe() const {
+  std::shared_lock<std::shared_mutex> lock(holdings_mutex_);
+  return description_;
+}
+
+absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const LayerHolding> experts) {
+  std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
+  absl::StatusOr<std::vector<LayerHolding>> fresh = store_->Hold(experts, expert_bytes_max_);
+  if (!fresh.ok()) {
+    return absl::Status(fresh.status().code(), absl::StrCat(description_.name, ": ", fresh.status().message()));
+  }
+  if (fresh->empty()) return description_;
+  ++description_.placement_epoch;
+  description_.holdings = store_->holdings();
+  description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
+  metrics_.SetHeld(*store_);
+  if (load_) loader_.Add(*std::move(fresh));
+  return description_;
 }
 
 absl::Status ExpertShard::Check(const ExpertCall& call, const MatView& out) const {
@@ -99,6 +130,7 @@ absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Tim
 
 absl::Status ExpertShard::Run(const ExpertCall& call, MatView out) {
   const absl::Time arrival = absl::Now();
+  std::shared_lock<std::shared_mutex> lock(holdings_mutex_);
   absl::Status status = Check(call, out);
   if (status.ok()) status = Compute(call, out, arrival);
   metrics_.CountEnd(status.code());

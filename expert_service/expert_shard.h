@@ -4,11 +4,14 @@
 
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "expert_service/background_loader.h"
 #include "expert_service/expert_store.h"
 #include "expert_service/shard_metrics.h"
 #include "moe/base/thread_pool.h"
@@ -29,7 +32,8 @@ struct ExpertShardOptions {
   int replicas = 1;                  // on how many shards each expert lives
   const Kernels* kernels = nullptr;  // required; what it computes in decides the row dtype
   int threads = 1;                   // that one call may use, the caller's included
-  bool load = false;                 // bring all weights into memory before Create returns
+  int64_t expert_bytes_max = 0;      // stored bytes of all experts held; 0: no limit
+  bool load = false;                 // bring all weights into memory before Create returns, later ones by and by
   ExpertStore::Progress progress;    // of that; may be empty
   Metrics* metrics = nullptr;        // null: none; otherwise must outlive the shard
 };
@@ -37,15 +41,21 @@ struct ExpertShardOptions {
 // Thread-safe: calls of several routers queue for the one set of scratch buffers and threads.
 class ExpertShard final : public ExpertHandler {
  public:
-  // Errors are those of ExpertStore, and INVALID_ARGUMENT for a number of threads out of range.
+  // Errors are those of ExpertStore, and INVALID_ARGUMENT for a number of threads out of range. RESOURCE_EXHAUSTED: its
+  // own share is beyond expert_bytes_max.
   // `checkpoint` and the kernels must outlive the shard.
   static absl::StatusOr<std::unique_ptr<ExpertShard>> Create(const ExpertShardOptions& options,
                                                              const Checkpoint& checkpoint);
 
-  ShardDescription Describe() const override { return description_; }
+  ~ExpertShard() override;
+
+  ShardDescription Describe() const override;
   // Also FAILED_PRECONDITION for another placement epoch, DEADLINE_EXCEEDED where the call's turn came too late (it is
   // then not run), DATA_LOSS where a file of the checkpoint was cut short under us.
   absl::Status Run(const ExpertCall& call, MatView out) override;
+  // Weights come into memory as calls use them; where `load` is set, a thread of the shard reads them all meanwhile.
+  absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) override;
+  // What is held; not to be used while LoadExperts may run.
   const ExpertStore& store() const { return *store_; }
 
  private:
@@ -57,8 +67,13 @@ class ExpertShard final : public ExpertHandler {
   const std::unique_ptr<ExpertStore> store_;
   const int pairs_max_;
   CallLimits limits_;
+  const int64_t expert_bytes_max_;
+  const bool load_;
+  // Shared by calls, exclusive for LoadExperts: it guards store_, description_ and the series of metrics_.
+  mutable std::shared_mutex holdings_mutex_;
   ShardDescription description_;
   ShardMetrics metrics_;
+  BackgroundLoader loader_;
   std::mutex mutex_;
   ThreadPool threads_;      // guarded by mutex_
   GroupedExperts grouped_;  // guarded by mutex_

@@ -165,6 +165,64 @@ TEST(ExpertShard, AShardWithoutExpertsAnswersEmptyCalls) {
   EXPECT_TRUE(shard->Run(rows.call, rows.out.view()).ok());
 }
 
+TEST(ExpertShard, TakesOverExpertsWithTheSameBitsAndAnotherEpoch) {
+  ExpertShardOptions options;
+  options.kernels = &KernelsFor(Compute::kF32);
+  options.shard_count = 4;
+  options.load = true;
+  const auto metrics = Metrics::Create();
+  options.metrics = metrics.get();
+  const auto shard = *ExpertShard::Create(options, DemoModel());
+  Rows rows(Compute::kF32, 5, 20, 8, 3);  // experts 20-27; it holds 0-7
+  EXPECT_EQ(shard->Run(rows.call, rows.out.view()).code(), absl::StatusCode::kFailedPrecondition);
+  std::vector<LayerHolding> wanted = {{LayerId{3}, {}}};
+  for (int expert = 20; expert < 28; ++expert) wanted[0].experts.push_back(ExpertId{expert});
+  const auto description = shard->LoadExperts(wanted);
+  ASSERT_TRUE(description.ok()) << description.status();
+  EXPECT_EQ(description->placement_epoch, kStaticPlacementEpoch + 1);
+  EXPECT_EQ(FormatExperts(description->holdings[2].experts), "0-7, 20-27");
+  EXPECT_EQ(shard->Run(rows.call, rows.out.view()).code(), absl::StatusCode::kFailedPrecondition) << "a stale epoch";
+  rows.call.placement_epoch = description->placement_epoch;
+  ASSERT_EQ(shard->Run(rows.call, rows.out.view()), absl::OkStatus());
+  EXPECT_TRUE(SameBytes(rows.out, Expected(Compute::kF32, rows)));
+  EXPECT_THAT(metrics->Text(), HasSubstr("conclave_expert_tokens_total{expert=\"21\",layer=\"3\"}"));
+  EXPECT_THAT(metrics->Text(), HasSubstr("conclave_expert_held 64"));
+  EXPECT_EQ(shard->LoadExperts(wanted)->placement_epoch, description->placement_epoch) << "nothing new";
+}
+
+TEST(ExpertShard, TakesNoMoreThanItsMemoryAllows) {
+  ExpertShardOptions options;
+  options.kernels = &KernelsFor(Compute::kF32);
+  options.shard_count = 4;
+  options.expert_bytes_max = 1000;
+  EXPECT_EQ(ExpertShard::Create(options, DemoModel()).status().code(), absl::StatusCode::kResourceExhausted);
+  options.expert_bytes_max = NewShard(0, 4)->store().stored_bytes();
+  const auto shard = *ExpertShard::Create(options, DemoModel());
+  const auto refused = shard->LoadExperts(std::vector<LayerHolding>{{LayerId{3}, {ExpertId{20}}}});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("expert-0: experts: 1 more"));
+  EXPECT_EQ(shard->Describe().placement_epoch, kStaticPlacementEpoch);
+}
+
+TEST(ExpertShard, LoadsWhileItServes) {
+  const auto shard = NewShard(0, 4);
+  std::thread loading([&] {
+    for (int expert = 8; expert < 32; ++expert) {
+      EXPECT_TRUE(shard->LoadExperts(std::vector<LayerHolding>{{LayerId{3}, {ExpertId{expert}}}}).ok());
+    }
+  });
+  for (uint32_t i = 0; i < 50; ++i) {
+    Rows rows(Compute::kF32, 2, 0, 8, 2, i);
+    rows.call.placement_epoch = shard->Describe().placement_epoch;
+    const absl::Status status = shard->Run(rows.call, rows.out.view());
+    if (absl::IsFailedPrecondition(status)) continue;  // the epoch grew between the two lines
+    ASSERT_EQ(status, absl::OkStatus());
+    EXPECT_TRUE(SameBytes(rows.out, Expected(Compute::kF32, rows)));
+  }
+  loading.join();
+  EXPECT_EQ(FormatExperts(shard->Describe().holdings[2].experts), "0-31");
+}
+
 TEST(ExpertShard, ManyCallersGetTheirOwnAnswers) {
   const auto shard = NewShard(0, 1, Compute::kF32, 2);
   std::vector<std::thread> callers;

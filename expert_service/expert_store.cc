@@ -1,9 +1,14 @@
 #include "expert_service/expert_store.h"
 
+#include <algorithm>
+#include <map>
+#include <set>
 #include <string>
+#include <utility>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "moe/base/check.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 
@@ -44,14 +49,68 @@ absl::Status ExpertStore::LoadAll(const Progress& progress) const {
   if (progress) progress(loaded, experts_);
   for (const LayerHolding& holding : holdings_) {
     for (const ExpertId expert : holding.experts) {
-      const FfnWeights& weights = *Find(holding.layer, expert);
-      for (const WeightView& weight : {weights.gate, weights.up, weights.down}) {
-        RETURN_IF_ERROR(checkpoint_.Load(weight));
-      }
+      RETURN_IF_ERROR(Load({holding.layer, {expert}}));
       if (progress) progress(++loaded, experts_);
     }
   }
   return checkpoint_.CheckStillWhole();
+}
+
+absl::Status ExpertStore::Load(const LayerHolding& held) const {
+  for (const ExpertId expert : held.experts) {
+    const FfnWeights* weights = Find(held.layer, expert);
+    CONCLAVE_CHECK(weights != nullptr) << "layer " << Value(held.layer) << " expert " << Value(expert);
+    for (const WeightView& weight : {weights->gate, weights->up, weights->down}) {
+      RETURN_IF_ERROR(checkpoint_.Load(weight));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<LayerHolding>> ExpertStore::NewOf(absl::Span<const LayerHolding> experts) const {
+  const ModelSpec& spec = checkpoint_.spec();
+  std::map<int32_t, std::set<ExpertId>> by_layer;
+  for (const LayerHolding& asked : experts) {
+    const bool routed = Value(asked.layer) >= 0 && Value(asked.layer) < spec.layers && spec.IsMoe(asked.layer);
+    for (const ExpertId expert : asked.experts) {
+      if (!routed || Value(expert) < 0 || Value(expert) >= spec.gate.experts) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("experts: layer ", Value(asked.layer), " of this model has no expert ", Value(expert)));
+      }
+      if (Find(asked.layer, expert) == nullptr) by_layer[Value(asked.layer)].insert(expert);
+    }
+  }
+  std::vector<LayerHolding> fresh;
+  for (const auto& [layer, ids] : by_layer) fresh.push_back({LayerId{layer}, {ids.begin(), ids.end()}});
+  return fresh;
+}
+
+absl::StatusOr<std::vector<LayerHolding>> ExpertStore::Hold(absl::Span<const LayerHolding> experts,
+                                                            int64_t bytes_max) {
+  ASSIGN_OR_RETURN(std::vector<LayerHolding> fresh, NewOf(experts));
+  int64_t count = 0;
+  for (const LayerHolding& holding : fresh) count += static_cast<int64_t>(holding.experts.size());
+  if (count == 0) return fresh;
+  const ModelSpec& spec = checkpoint_.spec();
+  // The routed experts of a model are all of one size.
+  ASSIGN_OR_RETURN(const FfnWeights first,
+                   LoadFfn(checkpoint_, ExpertPrefix(fresh[0].layer, fresh[0].experts[0]), spec.hidden,
+                           spec.moe_intermediate));
+  if (bytes_max > 0 && stored_bytes() + count * StoredBytes(first) > bytes_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("experts: ", count, " more of ", StoredBytes(first),
+                                                     " bytes each beside ", stored_bytes(), " bytes held; at most ",
+                                                     bytes_max, " are allowed (--expert-memory)"));
+  }
+  for (const LayerHolding& holding : fresh) {
+    for (const ExpertId expert : holding.experts) RETURN_IF_ERROR(weights_.Add(holding.layer, expert));
+    for (LayerHolding& held : holdings_) {
+      if (held.layer != holding.layer) continue;
+      held.experts.insert(held.experts.end(), holding.experts.begin(), holding.experts.end());
+      std::sort(held.experts.begin(), held.experts.end());
+    }
+    experts_ += static_cast<int64_t>(holding.experts.size());
+  }
+  return fresh;
 }
 
 std::string ExpertStore::Summary(LayerId layer) const {

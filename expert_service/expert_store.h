@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "moe/base/ids.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/model/expert_weights.h"
@@ -17,7 +18,7 @@
 
 namespace conclave {
 
-// Immutable after Create, so thread-safe.
+// Thread-safe, but for Hold, which must be alone.
 class ExpertStore {
  public:
   // Told how many of the shard's experts are in memory.
@@ -32,6 +33,14 @@ class ExpertStore {
   // Brings all weights into memory, so that the first token does not wait for the disk. DATA_LOSS: a file was cut.
   absl::Status LoadAll(const Progress& progress) const;
 
+  // Holds `experts` too and tells which of them are new. Maps their tensors and touches no page of them. Pointers from
+  // Find stay good. INVALID_ARGUMENT: the model has no such expert, and nothing has changed. RESOURCE_EXHAUSTED: more
+  // than `bytes_max` stored bytes would then be held (0: any), and nothing has changed. NOT_FOUND / DATA_LOSS as
+  // Checkpoint::Weight, naming the tensor; what came before it is held.
+  absl::StatusOr<std::vector<LayerHolding>> Hold(absl::Span<const LayerHolding> experts, int64_t bytes_max);
+  // Brings the weights of `held` into memory.
+  absl::Status Load(const LayerHolding& held) const;
+
   // Null where the expert is not held here, or does not exist.
   const FfnWeights* Find(LayerId layer, ExpertId expert) const { return weights_.Find(layer, expert); }
   // Ascending by layer; every MoE layer is there, also where this shard holds none of its experts.
@@ -42,6 +51,8 @@ class ExpertStore {
   std::string Summary(LayerId layer) const;
 
  private:
+  absl::StatusOr<std::vector<LayerHolding>> NewOf(absl::Span<const LayerHolding> experts) const;
+
   explicit ExpertStore(const Checkpoint& checkpoint) : checkpoint_(checkpoint), weights_(checkpoint) {}
 
   const Checkpoint& checkpoint_;

@@ -70,6 +70,44 @@ TEST(ExpertStore, ReportsHowFarLoadingIs) {
   EXPECT_EQ(seen.back(), (*store)->experts());
 }
 
+TEST(ExpertStore, HoldsFurtherExpertsWhenAsked) {
+  const auto store = ExpertStore::Create(DemoModel(), 0, 4);  // experts 0-7
+  ASSERT_TRUE(store.ok()) << store.status();
+  const int64_t bytes = (*store)->stored_bytes(), experts = (*store)->experts();
+  const FfnWeights* const before = (*store)->Find(LayerId{2}, ExpertId{3});
+  const auto fresh = (*store)->Hold(
+      std::vector<LayerHolding>{{LayerId{2}, {ExpertId{30}, ExpertId{3}, ExpertId{9}}}, {LayerId{5}, {ExpertId{8}}}}, 0);
+  ASSERT_TRUE(fresh.ok()) << fresh.status();
+  ASSERT_EQ(fresh->size(), 2u);
+  EXPECT_EQ((*fresh)[0].experts, (std::vector<ExpertId>{ExpertId{9}, ExpertId{30}})) << "expert 3 is held already";
+  EXPECT_EQ((*store)->experts(), experts + 3);
+  EXPECT_EQ((*store)->stored_bytes(), bytes + 3 * (bytes / experts));
+  EXPECT_EQ((*store)->Find(LayerId{2}, ExpertId{3}), before);
+  EXPECT_NE((*store)->Find(LayerId{5}, ExpertId{8}), nullptr);
+  EXPECT_EQ((*store)->Find(LayerId{2}, ExpertId{8}), nullptr);
+  EXPECT_EQ((*store)->Summary(LayerId{2}), "layer 2: 0-7, 9, 30");
+  EXPECT_TRUE((*store)->Load((*fresh)[0]).ok());
+}
+
+TEST(ExpertStore, RefusesWhatTheModelLacksOrMemoryForbidsAndStaysAsItWas) {
+  const auto store = ExpertStore::Create(DemoModel(), 0, 4);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const int64_t bytes = (*store)->stored_bytes(), experts = (*store)->experts();
+  const auto refuses = [&](absl::StatusCode code, LayerHolding asked, int64_t bytes_max) {
+    const auto fresh = (*store)->Hold(std::vector<LayerHolding>{{LayerId{2}, {ExpertId{9}}}, asked}, bytes_max);
+    EXPECT_EQ(fresh.status().code(), code) << fresh.status();
+    EXPECT_EQ((*store)->experts(), experts);
+    EXPECT_EQ((*store)->stored_bytes(), bytes);
+  };
+  refuses(absl::StatusCode::kInvalidArgument, {LayerId{0}, {ExpertId{1}}}, 0);
+  refuses(absl::StatusCode::kInvalidArgument, {LayerId{-1}, {ExpertId{1}}}, 0);
+  refuses(absl::StatusCode::kInvalidArgument, {LayerId{99}, {ExpertId{1}}}, 0);
+  refuses(absl::StatusCode::kInvalidArgument, {LayerId{3}, {ExpertId{32}}}, 0);
+  refuses(absl::StatusCode::kInvalidArgument, {LayerId{3}, {ExpertId{-1}}}, 0);
+  refuses(absl::StatusCode::kResourceExhausted, {LayerId{3}, {ExpertId{9}}}, bytes + bytes / experts);
+  EXPECT_TRUE((*store)->Hold(std::vector<LayerHolding>{{LayerId{2}, {ExpertId{9}}}}, bytes + bytes / experts).ok());
+}
+
 TEST(ExpertStore, NamesAShardThatCannotBe) {
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 4, 4).status().message()), HasSubstr("shard-index: 4"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), -1, 4).status().message()), HasSubstr("shard-index: -1"));

@@ -26,16 +26,22 @@ ShardMetrics::ShardMetrics(Metrics* metrics, const ExpertStore& store, int exper
     ended_.push_back(metrics->AddCounter("conclave_expert_calls_total", "Calls of routers, by how they ended.",
                                          {{"code", absl::AsciiStrToLower(name)}}));
   }
-  metrics->AddGauge("conclave_expert_held", "Experts held here, over all layers.", {})
-      ->Set(static_cast<double>(store.experts()));
-  metrics->AddGauge("conclave_expert_held_bytes", "Stored bytes of the experts held here.", {})
-      ->Set(static_cast<double>(store.stored_bytes()));
+  held_ = metrics->AddGauge("conclave_expert_held", "Experts held here, over all layers.", {});
+  held_bytes_ = metrics->AddGauge("conclave_expert_held_bytes", "Stored bytes of the experts held here.", {});
+  SetHeld(store);
+}
+
+void ShardMetrics::SetHeld(const ExpertStore& store) {
+  if (metrics_ == nullptr) return;
+  held_->Set(static_cast<double>(store.experts()));
+  held_bytes_->Set(static_cast<double>(store.stored_bytes()));
   for (const LayerHolding& holding : store.holdings()) {
-    tokens_.resize(static_cast<size_t>(Value(holding.layer) + 1) * experts_per_layer, nullptr);
+    const size_t of_layer = static_cast<size_t>(Value(holding.layer)) * experts_per_layer_;
+    if (tokens_.size() < of_layer + experts_per_layer_) tokens_.resize(of_layer + experts_per_layer_, nullptr);
     for (const ExpertId expert : holding.experts) {
-      tokens_[static_cast<size_t>(Value(holding.layer)) * experts_per_layer + Value(expert)] =
-          metrics->AddCounter("conclave_expert_tokens_total", "Tokens that were run through each expert held here.",
-                              {{"layer", absl::StrCat(Value(holding.layer))}, {"expert", absl::StrCat(Value(expert))}});
+      tokens_[of_layer + Value(expert)] =
+          metrics_->AddCounter("conclave_expert_tokens_total", "Tokens that were run through each expert held here.",
+                               {{"layer", absl::StrCat(Value(holding.layer))}, {"expert", absl::StrCat(Value(expert))}});
     }
   }
 }

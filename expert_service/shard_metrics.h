@@ -18,6 +18,8 @@ class ShardMetrics {
  public:
   // `metrics` null: nothing is counted. `experts_per_layer`: the model's.
   ShardMetrics(Metrics* metrics, const ExpertStore& store, int experts_per_layer);
+  // The shard holds what `store` holds now. Alone with itself and with CountRun.
+  void SetHeld(const ExpertStore& store);
   // A call that was run in `compute` after waiting for its turn for `queued`.
   void CountRun(const ExpertCall& call, absl::Duration queued, absl::Duration compute);
   // How a call ended, run or refused.
@@ -29,6 +31,8 @@ class ShardMetrics {
   Counter* rows_ = nullptr;
   Histogram* queue_seconds_ = nullptr;
   Histogram* compute_seconds_ = nullptr;
+  Gauge* held_ = nullptr;
+  Gauge* held_bytes_ = nullptr;
   std::vector<Counter*> ended_;   // by status code
   std::vector<Counter*> tokens_;  // [layers * experts]; null where not held
 };

@@ -20,11 +20,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CallLimits limits;
   limits.bytes_max = 16 << 20;
   if (!DecodeExpertRequest(*request, limits, absl::UnixEpoch(), decoded).ok()) return 0;
-  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), again);
+  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), /*with_checksum=*/true, again);
   const MatView out = PrepareExpertReply(decoded->call, reply);
   if (!handler->Run(decoded->call, out).ok()) return 0;
+  SealExpertReply(out, reply);
   v1::ExpertReply copy = *reply;
-  CONCLAVE_CHECK_OK(DecodeExpertReply(copy, out));
+  CONCLAVE_CHECK_OK(DecodeExpertReply(copy, /*needs_checksum=*/true, out));
   DecodedCall second;
   CONCLAVE_CHECK_OK(DecodeExpertRequest(*again, limits, absl::UnixEpoch(), &second));
   CONCLAVE_CHECK(second.call.experts == decoded->call.experts);

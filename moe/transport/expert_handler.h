@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "moe/placement/placement.h"
 #include "moe/transport/transport.h"
 
@@ -22,6 +24,7 @@ struct ShardDescription {
   using Holding = LayerHolding;
   std::vector<Holding> holdings;  // ascending by layer
   uint64_t expert_bytes = 0;      // stored bytes of all held experts
+  uint64_t expert_bytes_max = 0;  // how many it takes at most; 0: no limit
 };
 
 // Thread-safe: transports may call from several threads.
@@ -32,6 +35,11 @@ class ExpertHandler {
   // Validates every length and index, then computes out [pairs, hidden] of the rows' dtype.
   // INVALID_ARGUMENT names the field that is out of range; FAILED_PRECONDITION an expert that is not held here.
   virtual absl::Status Run(const ExpertCall& call, MatView out) = 0;
+  // Holds `experts` too from now on; describes the shard as it is then. INVALID_ARGUMENT names a layer or expert that
+  // the model does not have; RESOURCE_EXHAUSTED: no room, and nothing has changed.
+  virtual absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) {
+    return absl::UnimplementedError("this shard cannot load further experts");
+  }
 };
 
 }  // namespace conclave

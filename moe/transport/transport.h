@@ -27,8 +27,8 @@ struct ExpertCall {
 };
 
 // Runs exactly once per Call, on the thread that calls Progress.
-// OK: out is filled. UNAVAILABLE: the shard is gone. DEADLINE_EXCEEDED. FAILED_PRECONDITION: the shard does not hold
-// an expert, or another epoch. INVALID_ARGUMENT: the shard refused the message. DATA_LOSS: the reply was damaged.
+// OK: out is filled. UNAVAILABLE: the shard is gone. DEADLINE_EXCEEDED. CANCELLED. FAILED_PRECONDITION: the shard does
+// not hold an expert, or is at another epoch. INVALID_ARGUMENT: the shard refused the message. DATA_LOSS: the reply was damaged.
 using ExpertCallDone = std::function<void(const absl::Status&)>;
 
 // Used by one thread, the caller's. A call whose Done has run never touches `out` again, however late its reply.
@@ -39,6 +39,9 @@ class Transport {
   virtual absl::Status Register(MatView region) = 0;
   // Sends `call` to `shard`; the reply fills out [pairs, hidden] of the rows' dtype, in the order of call.experts.
   virtual void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) = 0;
+  // Nobody waits for the call any more: its Done comes due with CANCELLED, if it has not ended yet. A transport that
+  // cannot let go of `out` early does nothing, and the call ends as it would have.
+  virtual void Cancel(uint64_t call_id) {}
   // Runs the Done of calls that have ended, waiting up to `wait` for the first. Returns how many ran.
   virtual int Progress(absl::Duration wait) = 0;
   virtual int shards() const = 0;

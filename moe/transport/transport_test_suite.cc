@@ -127,6 +127,24 @@ testing::AssertionResult TransportTest::AnswersSoon(ShardId shard) {
   return testing::AssertionFailure() << last;
 }
 
+TEST_P(TransportTest, ACancelledCallEndsAtOnceAndNeverTouchesItsMemory) {
+  Start(1);
+  handlers_[0]->Hang();
+  const auto call = NewCall();
+  call->Send(transport(), ShardId{0});
+  ProgressFor(absl::Milliseconds(50));
+  EXPECT_FALSE(call->done());
+  transport().Cancel(call->call().call_id);
+  transport().Progress(absl::Seconds(1));
+  EXPECT_EQ(call->status().code(), absl::StatusCode::kCancelled);
+  handlers_[0]->Resume();
+  ProgressFor(absl::Milliseconds(50));
+  EXPECT_EQ(call->times_done(), 1);
+  EXPECT_TRUE(call->OutIsUntouched());
+  transport().Cancel(call->call().call_id);  // once more is nothing
+  EXPECT_TRUE(AnswersSoon(ShardId{0}));
+}
+
 TEST_P(TransportTest, EachExpertAnswersWithItsOwnFunction) {
   Start(2);
   auto call = NewCall();

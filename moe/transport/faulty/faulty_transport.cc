@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "moe/tensor/buffer.h"
+#include "moe/transport/checksum.h"
 #include "moe/transport/copy_rows.h"
 
 namespace conclave {
@@ -47,6 +48,8 @@ void FaultyTransport::Call(ShardId shard, const ExpertCall& call, MatView out, E
   counts_.duplicated += duplicated;
   if (duplicated) Launch(shard, call, false);
 }
+
+void FaultyTransport::Cancel(uint64_t call_id) { table_.End(call_id, absl::CancelledError("the caller took it back")); }
 
 void FaultyTransport::Launch(ShardId shard, const ExpertCall& call, bool reply_dropped) {
   auto flight = std::make_unique<Flight>();
@@ -92,8 +95,12 @@ void FaultyTransport::Deliver(Flight& flight) {
   }
   if (flight.status.ok() && flight.corrupt_bytes && flight.out.bytes() > 0) {
     ++counts_.corrupted;
+    const uint64_t checksum = ChecksumOfReply(flight.outer_id, flight.out.view());
     const uint64_t bit = flight.corrupt_bit % static_cast<uint64_t>(flight.out.bytes() * 8);
     static_cast<std::byte*>(flight.out.view().data)[bit / 8] ^= std::byte{1} << (bit % 8);
+    if (options_.checksum && ChecksumOfReply(flight.outer_id, flight.out.view()) != checksum) {
+      flight.status = absl::DataLossError("reply: damaged on the way: its checksum is wrong");
+    }
   }
   if (flight.status.ok()) CopyRows(flight.out.view(), pending->out);
   table_.End(flight.outer_id, std::move(flight.status));

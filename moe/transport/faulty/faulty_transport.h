@@ -26,7 +26,8 @@ struct FaultyOptions {
   absl::Duration delay_max = absl::Milliseconds(5);
   double duplicate = 0;       // the call is sent twice, and two replies come back
   double corrupt_status = 0;  // the reply is found damaged: DATA_LOSS
-  double corrupt_bytes = 0;   // the reply is damaged and nobody notices: one bit of `out` is wrong
+  double corrupt_bytes = 0;   // one bit of the reply is damaged
+  bool checksum = false;      // which is then noticed, as DATA_LOSS; else one bit of `out` is wrong
 };
 
 // What was done to the calls so far.
@@ -44,6 +45,7 @@ class FaultyTransport final : public Transport {
 
   absl::Status Register(MatView region) override { return inner_.Register(region); }
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override;
+  void Cancel(uint64_t call_id) override;
   int Progress(absl::Duration wait) override;
   int shards() const override { return inner_.shards(); }
   const FaultyCounts& counts() const { return counts_; }

@@ -106,6 +106,12 @@ TEST_F(FaultyTransportTest, CorruptionIsNoticedOrSilentAsAsked) {
   const auto wrong = Run(silent);
   EXPECT_TRUE(wrong->status().ok());
   EXPECT_FALSE(wrong->OutIsRight());
+
+  options.checksum = true;
+  FaultyTransport checked(inner_, options);
+  const auto caught = Run(checked);
+  EXPECT_EQ(caught->status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(caught->OutIsUntouched());
 }
 
 TEST_F(FaultyTransportTest, TheSameSeedGivesTheSameFaults) {

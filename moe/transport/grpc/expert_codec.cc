@@ -1,10 +1,12 @@
 #include "moe/transport/grpc/expert_codec.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/expert.pb.h"
 #include "moe/base/status_macros.h"
+#include "moe/transport/checksum.h"
 #include "moe/transport/copy_rows.h"
 
 namespace conclave {
@@ -82,10 +84,14 @@ absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimit
   call.experts = absl::MakeConstSpan(proto.experts().data(), proto.experts_size());
   const uint64_t timeout_us = std::min<uint64_t>(proto.timeout_us(), uint64_t{86400} * 1'000'000);
   call.deadline = timeout_us == 0 ? absl::InfiniteFuture() : arrival + absl::Microseconds(timeout_us);
-  return ValidateExpertCall(call, limits);
+  RETURN_IF_ERROR(ValidateExpertCall(call, limits));
+  if (proto.has_checksum() && proto.checksum() != ChecksumOfCall(call)) {
+    return absl::DataLossError("checksum: the request was damaged on the way");
+  }
+  return absl::OkStatus();
 }
 
-void EncodeExpertRequest(const ExpertCall& call, absl::Time now, v1::ExpertRequest* proto) {
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* proto) {
   proto->set_call_id(call.call_id);
   proto->set_placement_epoch(call.placement_epoch);
   proto->set_layer(Value(call.layer));
@@ -101,16 +107,23 @@ void EncodeExpertRequest(const ExpertCall& call, absl::Time now, v1::ExpertReque
   const bool limited = call.deadline != absl::InfiniteFuture();
   // A deadline that has passed already still needs a timeout: 0 would mean none.
   proto->set_timeout_us(limited ? std::max<int64_t>(absl::ToInt64Microseconds(call.deadline - now), 1) : 0);
+  proto->clear_checksum();
+  if (with_checksum) proto->set_checksum(ChecksumOfCall(call));
 }
 
 MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto) {
   proto->set_call_id(call.call_id);
   proto->set_status_code(0);
   proto->clear_status_message();
+  proto->clear_checksum();
   const ConstMatView& rows = call.rows;
   SetShape(call.pairs(), rows.cols, rows.dtype, proto->mutable_rows());
   return MatView{
       proto->mutable_rows()->mutable_data()->data(), rows.dtype, Device::kCpu, call.pairs(), rows.cols, rows.cols};
+}
+
+void SealExpertReply(ConstMatView rows, v1::ExpertReply* proto) {
+  proto->set_checksum(ChecksumOfReply(proto->call_id(), rows));
 }
 
 void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertReply* proto) {
@@ -118,9 +131,10 @@ void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertR
   proto->set_status_code(static_cast<int>(status.code()));
   proto->set_status_message(std::string(status.message()));
   proto->clear_rows();
+  proto->clear_checksum();
 }
 
-absl::Status DecodeExpertReply(const v1::ExpertReply& proto, MatView out) {
+absl::Status DecodeExpertReply(const v1::ExpertReply& proto, bool needs_checksum, MatView out) {
   if (proto.status_code() != 0) {
     const bool known =
         proto.status_code() > 0 && proto.status_code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
@@ -133,8 +147,39 @@ absl::Status DecodeExpertReply(const v1::ExpertReply& proto, MatView out) {
     return absl::DataLossError(absl::StrCat("reply: rows are [", rows->rows, ", ", rows->cols, "] instead of [",
                                             out.rows, ", ", out.cols, "], or of another dtype"));
   }
+  if (proto.has_checksum() ? proto.checksum() != ChecksumOfReply(proto.call_id(), *rows) : needs_checksum) {
+    return absl::DataLossError("reply: damaged on the way: its checksum is wrong or missing");
+  }
   CopyRows(*rows, out);
   return absl::OkStatus();
+}
+
+void EncodeHoldings(absl::Span<const LayerHolding> holdings,
+                    google::protobuf::RepeatedPtrField<v1::LayerHolding>* proto) {
+  proto->Clear();
+  for (const LayerHolding& holding : holdings) {
+    v1::LayerHolding* out = proto->Add();
+    out->set_layer(Value(holding.layer));
+    for (const ExpertId expert : holding.experts) out->add_experts(Value(expert));
+  }
+}
+
+absl::StatusOr<std::vector<LayerHolding>> DecodeHoldings(
+    const google::protobuf::RepeatedPtrField<v1::LayerHolding>& proto) {
+  if (proto.size() > limits::kLayersMax) {
+    return absl::InvalidArgumentError(absl::StrCat("holdings: ", proto.size(), " layers"));
+  }
+  std::vector<LayerHolding> holdings;
+  for (const v1::LayerHolding& holding : proto) {
+    LayerHolding out{LayerId{holding.layer()}, {}};
+    if (holding.experts_size() > limits::kExpertsPerLayerMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("holdings: ", holding.experts_size(), " experts in layer ", holding.layer()));
+    }
+    for (const int32_t expert : holding.experts()) out.experts.push_back(ExpertId{expert});
+    holdings.push_back(std::move(out));
+  }
+  return holdings;
 }
 
 void EncodeDescription(const ShardDescription& description, v1::DescribeResponse* proto) {
@@ -145,12 +190,8 @@ void EncodeDescription(const ShardDescription& description, v1::DescribeResponse
   proto->set_hidden_size(description.hidden);
   proto->set_row_dtype(ToProto(description.row_dtype));
   proto->set_expert_bytes(description.expert_bytes);
-  proto->clear_holdings();
-  for (const LayerHolding& holding : description.holdings) {
-    v1::LayerHolding* out = proto->add_holdings();
-    out->set_layer(Value(holding.layer));
-    for (const ExpertId expert : holding.experts) out->add_experts(Value(expert));
-  }
+  proto->set_expert_bytes_max(description.expert_bytes_max);
+  EncodeHoldings(description.holdings, proto->mutable_holdings());
 }
 
 absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& proto) {
@@ -165,18 +206,8 @@ absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& p
   if (proto.hidden_size() < 1 || proto.hidden_size() > limits::kHiddenMax) {
     return absl::InvalidArgumentError(absl::StrCat("hidden_size: ", proto.hidden_size(), " is out of range"));
   }
-  if (proto.holdings_size() > limits::kLayersMax) {
-    return absl::InvalidArgumentError(absl::StrCat("holdings: ", proto.holdings_size(), " layers"));
-  }
-  for (const v1::LayerHolding& holding : proto.holdings()) {
-    LayerHolding out{LayerId{holding.layer()}, {}};
-    if (holding.experts_size() > limits::kExpertsPerLayerMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("holdings: ", holding.experts_size(), " experts in layer ", holding.layer()));
-    }
-    for (const int32_t expert : holding.experts()) out.experts.push_back(ExpertId{expert});
-    description.holdings.push_back(std::move(out));
-  }
+  description.expert_bytes_max = proto.expert_bytes_max();
+  ASSIGN_OR_RETURN(description.holdings, DecodeHoldings(proto.holdings()));
   return description;
 }
 

@@ -10,6 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "google/protobuf/repeated_field.h"
 #include "moe/base/limits.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/transport/expert_handler.h"
@@ -20,6 +22,7 @@ namespace conclave::v1 {
 class DescribeResponse;
 class ExpertReply;
 class ExpertRequest;
+class LayerHolding;
 }  // namespace conclave::v1
 
 namespace conclave {
@@ -39,21 +42,30 @@ struct DecodedCall {
 };
 
 // Checks dtype, shape, lengths, offsets and ids, then fills `decoded`, whose memory is reused. The rows are not copied.
-// The deadline is `arrival` plus the request's timeout. INVALID_ARGUMENT names the field.
+// The deadline is `arrival` plus the request's timeout. INVALID_ARGUMENT names the field; DATA_LOSS: the message does
+// not have the checksum that it brings.
 absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
                                  DecodedCall* decoded);
 // The reverse; `now` turns the deadline into a timeout. Reuses the message's memory.
 // REQUIRES: ValidateExpertCall accepts the call
-void EncodeExpertRequest(const ExpertCall& call, absl::Time now, v1::ExpertRequest* proto);
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* proto);
 
 // Prepares a successful reply to `call` and returns the view that its rows are to be written to:
 // [pairs, hidden] in the message's own memory. An error is set by EncodeExpertError instead.
 MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto);
+// Adds the checksum of the rows as they are now.
+void SealExpertReply(ConstMatView rows, v1::ExpertReply* proto);
 void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertReply* proto);
-// The shard's status, or OK with `out` filled. DATA_LOSS: the reply does not have the shape of `out`, which is then
-// untouched.
-absl::Status DecodeExpertReply(const v1::ExpertReply& proto, MatView out);
+// The shard's status, or OK with `out` filled. DATA_LOSS: the reply does not have the shape of `out`, or not the
+// checksum that it brings or should bring; `out` is then untouched.
+absl::Status DecodeExpertReply(const v1::ExpertReply& proto, bool needs_checksum, MatView out);
 
+// Which experts of which layers. INVALID_ARGUMENT: more than any model has.
+absl::StatusOr<std::vector<LayerHolding>> DecodeHoldings(
+    const google::protobuf::RepeatedPtrField<v1::LayerHolding>& proto);
+// The reverse.
+void EncodeHoldings(absl::Span<const LayerHolding> holdings,
+                    google::protobuf::RepeatedPtrField<v1::LayerHolding>* proto);
 // A shard's description as a message.
 void EncodeDescription(const ShardDescription& description, v1::DescribeResponse* proto);
 // The reverse. INVALID_ARGUMENT names the field that is out of range.

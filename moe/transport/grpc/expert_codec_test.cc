@@ -101,7 +101,7 @@ TEST(EncodeExpertRequest, IsDecodedToTheSameCall) {
   DecodedCall decoded, again;
   ASSERT_TRUE(DecodeExpertRequest(request, CallLimits{}, kNow, &decoded).ok());
   v1::ExpertRequest encoded;
-  for (int i = 0; i < 2; ++i) EncodeExpertRequest(decoded.call, kNow, &encoded);  // the second reuses its memory
+  for (int i = 0; i < 2; ++i) EncodeExpertRequest(decoded.call, kNow, false, &encoded);  // the second reuses its memory
   EXPECT_EQ(encoded.SerializeAsString(), request.SerializeAsString());
 }
 
@@ -110,11 +110,30 @@ TEST(EncodeExpertRequest, NeverTurnsAPastDeadlineIntoNone) {
   DecodedCall decoded;
   ASSERT_TRUE(DecodeExpertRequest(request, CallLimits{}, kNow, &decoded).ok());
   v1::ExpertRequest encoded;
-  EncodeExpertRequest(decoded.call, kNow + absl::Seconds(9), &encoded);
+  EncodeExpertRequest(decoded.call, kNow + absl::Seconds(9), false, &encoded);
   EXPECT_GT(encoded.timeout_us(), 0u);
   decoded.call.deadline = absl::InfiniteFuture();
-  EncodeExpertRequest(decoded.call, kNow, &encoded);
+  EncodeExpertRequest(decoded.call, kNow, false, &encoded);
   EXPECT_EQ(encoded.timeout_us(), 0u);
+}
+
+TEST(EncodeExpertRequest, AChecksumTellsADamagedRequestFromAGoodOne) {
+  const v1::ExpertRequest request = GoodRequest();
+  DecodedCall decoded;
+  ASSERT_TRUE(DecodeExpertRequest(request, CallLimits{}, kNow, &decoded).ok());
+  v1::ExpertRequest sealed;
+  EncodeExpertRequest(decoded.call, kNow, /*with_checksum=*/true, &sealed);
+  DecodedCall again;
+  EXPECT_TRUE(DecodeExpertRequest(sealed, CallLimits{}, kNow, &again).ok());
+  v1::ExpertRequest damaged = sealed;
+  (*damaged.mutable_rows()->mutable_data())[17] ^= 4;
+  EXPECT_EQ(DecodeExpertRequest(damaged, CallLimits{}, kNow, &again).code(), absl::StatusCode::kDataLoss);
+  damaged = sealed;
+  damaged.set_experts(1, 6);
+  EXPECT_EQ(DecodeExpertRequest(damaged, CallLimits{}, kNow, &again).code(), absl::StatusCode::kDataLoss);
+  damaged = sealed;
+  damaged.set_call_id(10);
+  EXPECT_EQ(DecodeExpertRequest(damaged, CallLimits{}, kNow, &again).code(), absl::StatusCode::kDataLoss);
 }
 
 class DecodeExpertReplyTest : public testing::Test {
@@ -125,7 +144,7 @@ class DecodeExpertReplyTest : public testing::Test {
     for (int i = 0; i < 12; ++i) rows.Row<float>(i / 4)[i % 4] = static_cast<float>(i);
   }
   void IsDamaged(const std::string& names) {
-    const absl::Status status = DecodeExpertReply(reply_, ViewF32(out_, 3, 4));
+    const absl::Status status = DecodeExpertReply(reply_, false, ViewF32(out_, 3, 4));
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(names));
     for (const float value : out_) EXPECT_EQ(value, -1.0f) << "a refused reply must not touch the output";
@@ -137,13 +156,27 @@ class DecodeExpertReplyTest : public testing::Test {
 };
 
 TEST_F(DecodeExpertReplyTest, FillsTheOutput) {
-  ASSERT_TRUE(DecodeExpertReply(reply_, ViewF32(out_, 3, 4)).ok());
+  ASSERT_TRUE(DecodeExpertReply(reply_, false, ViewF32(out_, 3, 4)).ok());
   for (int i = 0; i < 12; ++i) EXPECT_EQ(out_[i], static_cast<float>(i));
+}
+
+TEST_F(DecodeExpertReplyTest, AChecksumTellsADamagedReplyFromAGoodOne) {
+  EXPECT_EQ(DecodeExpertReply(reply_, /*needs_checksum=*/true, ViewF32(out_, 3, 4)).code(),
+            absl::StatusCode::kDataLoss);
+  ASSERT_TRUE(DecodeExpertReply(reply_, false, ViewF32(out_, 3, 4)).ok());
+  SealExpertReply(ViewF32(out_, 3, 4), &reply_);
+  ASSERT_TRUE(DecodeExpertReply(reply_, true, ViewF32(out_, 3, 4)).ok());
+  (*reply_.mutable_rows()->mutable_data())[5] ^= 1;
+  for (const bool needed : {false, true}) {
+    float untouched[12] = {};
+    EXPECT_EQ(DecodeExpertReply(reply_, needed, ViewF32(untouched, 3, 4)).code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(untouched[1], 0);
+  }
 }
 
 TEST_F(DecodeExpertReplyTest, GivesTheShardsOwnStatus) {
   EncodeExpertError(9, absl::FailedPreconditionError("not held"), &reply_);
-  EXPECT_EQ(DecodeExpertReply(reply_, ViewF32(out_, 3, 4)), absl::FailedPreconditionError("not held"));
+  EXPECT_EQ(DecodeExpertReply(reply_, false, ViewF32(out_, 3, 4)), absl::FailedPreconditionError("not held"));
 }
 
 TEST_F(DecodeExpertReplyTest, CallsWhatMakesNoSenseDataLoss) {

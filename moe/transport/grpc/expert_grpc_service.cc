@@ -54,7 +54,8 @@ struct Conversation {
     if (!refused.ok()) return EncodeExpertError(request.call_id(), refused, &reply);
     const MatView out = PrepareExpertReply(decoded.call, &reply);
     const absl::Status status = handler.Run(decoded.call, out);
-    if (!status.ok()) EncodeExpertError(request.call_id(), status, &reply);
+    if (!status.ok()) return EncodeExpertError(request.call_id(), status, &reply);
+    if (request.has_checksum()) SealExpertReply(out, &reply);
   }
 
   void GiveBackMuchMemory() {
@@ -73,6 +74,19 @@ class Service final : public v1::ExpertService::Service {
     const absl::Status expected = CheckExpected(description, request->model_fingerprint(), "");
     if (expected.ok()) EncodeDescription(description, response);
     return ToGrpc(expected);
+  }
+
+  grpc::Status LoadExperts(grpc::ServerContext* context, const v1::LoadExpertsRequest* request,
+                           v1::DescribeResponse* response) override {
+    const absl::StatusOr<ExpertHandler*> handler = Ready();
+    if (!handler.ok()) return ToGrpc(handler.status());
+    const absl::Status expected = CheckExpected((*handler)->Describe(), request->model_fingerprint(), "");
+    if (!expected.ok()) return ToGrpc(expected);
+    const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request->experts());
+    if (!experts.ok()) return ToGrpc(experts.status());
+    const absl::StatusOr<ShardDescription> description = (*handler)->LoadExperts(*experts);
+    if (description.ok()) EncodeDescription(*description, response);
+    return ToGrpc(description.status());
   }
 
   grpc::Status Exchange(grpc::ServerContext* context,

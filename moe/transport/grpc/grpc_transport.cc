@@ -47,12 +47,17 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
     if (!table_.Add(shard, shards(), call, out, std::move(done))) return;
     const absl::Time now = absl::Now();
-    EncodeExpertRequest(call, now, &request_);
+    EncodeExpertRequest(call, now, options_.checksum, &request_);
     grpc::ByteBuffer message;
     bool own = false;
     CONCLAVE_CHECK(grpc::SerializationTraits<v1::ExpertRequest>::Serialize(request_, &message, &own).ok());
     ShardStream& stream = *streams_[Value(shard)];
     if (!stream.Send(call.call_id, std::move(message), now)) table_.End(call.call_id, stream.why());
+  }
+
+  void Cancel(uint64_t call_id) override {
+    table_.End(call_id, absl::CancelledError("the caller took it back"));
+    for (auto& stream : streams_) stream->Forget(call_id);
   }
 
   int Progress(absl::Duration wait) override {
@@ -95,7 +100,7 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
     const CallTable::Pending* pending = table_.Find(reply_.call_id());
     // Late, or a duplicate, or from a shard that was not asked: nobody's.
     if (pending == nullptr || pending->shard != shard) return true;
-    table_.End(reply_.call_id(), DecodeExpertReply(reply_, pending->out));
+    table_.End(reply_.call_id(), DecodeExpertReply(reply_, options_.checksum, pending->out));
     return true;
   }
 

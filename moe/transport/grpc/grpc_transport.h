@@ -19,9 +19,11 @@ struct GrpcTransportOptions {
   // What shards must serve; a shard refuses the stream where it differs. Empty: not checked.
   std::string model_fingerprint;
   std::string numeric_profile;  // leave empty to allow mixed numerics
+  // Requests and replies bring checksums; a damaged one is DATA_LOSS. Costs a pass over the rows at each end.
+  bool checksum = false;
   // A stream that broke is opened again after this long, twice as long after each failure in a row.
   absl::Duration backoff_min = absl::Milliseconds(20);
-  absl::Duration backoff_max = absl::Seconds(1);
+  absl::Duration backoff_max = absl::Milliseconds(250);
 };
 
 // addresses[i]: host:port of ShardId{i}. Streams are opened by the first Progress or Call, and again after they broke.

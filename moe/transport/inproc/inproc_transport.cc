@@ -133,6 +133,8 @@ void InprocTransport::Call(ShardId shard, const ExpertCall& call, MatView out, E
   worker.Push(std::move(job));
 }
 
+void InprocTransport::Cancel(uint64_t call_id) { table_.End(call_id, absl::CancelledError("the caller took it back")); }
+
 void InprocTransport::Deliver(Job& job) {
   const CallTable::Pending* pending = table_.Find(job.call.call_id);
   if (pending == nullptr) return;  // too late

@@ -32,6 +32,7 @@ class InprocTransport final : public Transport {
 
   absl::Status Register(MatView region) override;
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override;
+  void Cancel(uint64_t call_id) override;
   int Progress(absl::Duration wait) override;
   int shards() const override { return static_cast<int>(workers_.size()); }
 
