@@ -1,52 +1,11 @@
 #include "router_service/decode_stream.h"
 
-#include <cstdint>
 #include <utility>
-#include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "router_service/decode_messages.h"
 
 namespace conclave {
-namespace {
-
-constexpr size_t kRequestIdBytesMax = 128;
-
-}  // namespace
-
-absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, absl::Time deadline) {
-  if (request.request_id().size() > kRequestIdBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id is longer than ", kRequestIdBytesMax, " bytes"));
-  }
-  if (!request.sampling().has_seed()) {
-    return absl::InvalidArgumentError(
-        "sampling.seed is missing; the gateway draws it, so that a stream can be resumed");
-  }
-  EngineRequest result;
-  result.prompt_ids.assign(request.prompt_ids().begin(), request.prompt_ids().end());
-  if (request.sampling().has_temperature()) result.sampling.temperature = request.sampling().temperature();
-  if (request.sampling().has_top_p()) result.sampling.top_p = request.sampling().top_p();
-  if (request.sampling().has_top_k()) result.sampling.top_k = request.sampling().top_k();
-  result.sampling.seed = request.sampling().seed();
-  result.max_tokens = request.max_tokens();
-  result.ignore_eos = request.ignore_eos();
-  result.hash_logits = request.hash_logits();
-  result.report_expert_use = request.report_expert_use();
-  result.deadline = deadline;
-  return result;
-}
-
-void AddExpertUse(const std::vector<std::vector<uint32_t>>& use,
-                  google::protobuf::RepeatedPtrField<v1::LayerExpertUse>* out) {
-  for (size_t layer = 0; layer < use.size(); ++layer) {
-    if (use[layer].empty()) continue;
-    v1::LayerExpertUse* entry = out->Add();
-    entry->set_layer(static_cast<int32_t>(layer));
-    entry->mutable_tokens()->Add(use[layer].begin(), use[layer].end());
-  }
-}
-
 void DecodeStream::Start(const std::shared_ptr<DecodeStream>& stream, absl::StatusOr<EngineRequest> request) {
   entered_ = calls_.Enter();
   if (!entered_) return Close(absl::UnavailableError("this attention service is stopping; try another one"));
@@ -68,14 +27,7 @@ void DecodeStream::Start(const std::shared_ptr<DecodeStream>& stream, absl::Stat
 void DecodeStream::OnEvent(const TokenEvent& event) {
   if (event.token >= 0) CountToken();
   if (event.token >= 0 || event.finish != FinishReason::kNone) {
-    Add([&event](v1::DecodeResponse& message) {
-      if (event.token >= 0) message.add_ids(event.token);
-      if (!event.ended()) return;
-      if (event.finish == FinishReason::kStop) message.set_finish_reason("stop");
-      if (event.finish == FinishReason::kLength) message.set_finish_reason("length");
-      if (event.logits_hash != 0) message.set_logits_hash(absl::StrFormat("%016x", event.logits_hash));
-      AddExpertUse(event.expert_use, message.mutable_expert_use());
-    });
+    Add([&event](v1::DecodeResponse& message) { AddEvent(event, message); });
   }
   if (event.ended()) Close(event.status);
 }

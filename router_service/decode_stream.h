@@ -20,13 +20,6 @@
 
 namespace conclave {
 
-// What the call says, as the engine takes it. INVALID_ARGUMENT names the field; ids, lengths and sampling parameters
-// are left to Engine::Submit.
-absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, absl::Time deadline);
-// The expert use of layers that have experts.
-void AddExpertUse(const std::vector<std::vector<uint32_t>>& use,
-                  google::protobuf::RepeatedPtrField<v1::LayerExpertUse>* out);
-
 // Thread-safe: fed by the engine's thread, written and cancelled by gRPC's.
 class DecodeStream final : public ServerStream<v1::DecodeResponse> {
  public:

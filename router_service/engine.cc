@@ -72,26 +72,6 @@ absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, 
   return plan;
 }
 
-absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max) {
-  if (request.prompt_ids.empty()) return absl::InvalidArgumentError("prompt_ids is empty; give at least one token");
-  const int64_t prompt = static_cast<int64_t>(request.prompt_ids.size());
-  if (prompt >= context_max) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt_ids has ", prompt, " tokens; the context holds ",
-                                                   context_max, ", at least one of them for the answer"));
-  }
-  for (int64_t i = 0; i < prompt; ++i) {
-    const int32_t id = request.prompt_ids[i];
-    if (id < 0 || id >= spec.vocab) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("prompt_ids[", i, "] is ", id, "; ids must be in [0, ", spec.vocab, ")"));
-    }
-  }
-  if (request.max_tokens < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("max_tokens is ", request.max_tokens, "; it must be at least 1"));
-  }
-  return request.sampling.Validate();
-}
-
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                        ThreadPool& threads, ExpertPool& experts,
                                                        const EngineOptions& options) {

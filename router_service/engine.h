@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/mat_view.h"
 #include "router_service/finish_reason.h"
+#include "router_service/logprobs.h"
 #include "router_service/sampler.h"
 
 namespace conclave {
@@ -39,6 +41,9 @@ struct TokenEvent {
   int32_t token = -1;  // -1: none (a failure)
   FinishReason finish = FinishReason::kNone;
   uint64_t logits_hash = 0;  // where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]
+  std::optional<TokenLogprobs> logprobs;  // where asked: of `token`
+  // Where asked, with the first token: one for each of prompt_ids; the first one follows nothing, and is 0.
+  std::vector<TokenLogprobs> prompt_logprobs;
   // Where asked, at the end: rows that went to each expert, [layers][experts], dense layers empty. Rows that were
   // computed again after a preemption count once.
   std::vector<std::vector<uint32_t>> expert_use;
@@ -59,9 +64,16 @@ class SequenceObserver {
 // What to answer, and what to tell beside the answer.
 struct EngineRequest {
   std::vector<int32_t> prompt_ids;  // not empty, each in [0, vocab)
+  // Resuming: what another engine generated of the same request. The answer goes on behind these, to the same ids, and
+  // the same logits_hash, as if they had come from here; they are not sent again.
+  std::vector<int32_t> generated_ids;
   SamplingParams sampling;
-  int max_tokens = 128;  // >= 1
+  int max_tokens = 128;  // >= 1; generated_ids count
+  int min_tokens = 0;    // ids that would end the answer are not sampled before so many tokens; generated_ids count
   bool ignore_eos = false;
+  std::vector<int32_t> stop_ids;    // end the answer as an end-of-sequence id does
+  std::optional<int> top_logprobs;  // report log probabilities, with so many of the most likely ids; [0, 64]
+  bool prompt_logprobs = false;     // the prompt's too, with as many; needs top_logprobs
   bool hash_logits = false;
   bool report_expert_use = false;
   SequenceObserver* observer = nullptr;  // must outlive the sequence

@@ -19,7 +19,7 @@ absl::StatusOr<SequenceId> EngineInbox::Submit(std::unique_ptr<LiveSequence> seq
           absl::StrCat("the queue is full: ", live_.size(), " sequences run or wait; try again later"));
     }
     id = SequenceId{++last_id_};
-    sequence->scheduled.sequence = id;
+    sequence->set_id(id);
     live_.emplace(id, false);
     items_.push_back({id, std::move(sequence)});
     ++stats_.queued;

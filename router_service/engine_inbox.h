@@ -15,21 +15,9 @@
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
 #include "router_service/engine.h"
-#include "router_service/logits_hash.h"
-#include "router_service/sampler.h"
-#include "router_service/scheduler.h"
+#include "router_service/live_sequence.h"
 
 namespace conclave {
-
-// What the engine knows of a sequence beside what the scheduler knows.
-struct LiveSequence {
-  ScheduledRequest scheduled;  // until the scheduler takes it
-  SamplingParams sampling;
-  std::unique_ptr<LogitsHash> logits_hash;        // null: not asked for
-  std::vector<std::vector<uint32_t>> expert_use;  // [layers][experts]; empty: not asked for
-  SequenceObserver* observer = nullptr;
-  TokenCallback on_event;
-};
 
 // A new sequence, or the cancellation of one.
 struct InboxItem {

@@ -33,9 +33,6 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Tr
                                                               ExpertPool& experts, const EngineOptions& options,
                                                               Clock* clock = Clock::Real());
 
-// INVALID_ARGUMENT names the field of `request` that is out of range.
-absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max);
-
 }  // namespace conclave
 
 #endif  // CONCLAVE_ROUTER_SERVICE_ENGINE_INTERNAL_H_

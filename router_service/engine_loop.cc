@@ -12,6 +12,7 @@
 #include "moe/tensor/buffer.h"
 #include "router_service/engine_inbox.h"
 #include "router_service/engine_internal.h"
+#include "router_service/live_sequence.h"
 #include "router_service/sampler.h"
 #include "router_service/scheduler.h"
 #include "router_service/step_routing.h"
@@ -35,7 +36,6 @@ SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, 
   limits.context_max = plan.context_max;
   limits.kv_blocks = plan.kv_blocks;
   limits.kv_block_tokens = kKvBlockTokens;
-  limits.eos_ids = spec.eos_ids;
   return limits;
 }
 
@@ -76,8 +76,8 @@ class EngineLoop final : public Engine {
   void Expire();
   void Step();
   absl::Status Forward(const Batch& batch);
-  void ShowPromptLogits(const Batch& batch);
-  void Sample(const Batch& batch);
+  void TakeLogits(const Batch& batch);
+  absl::Status TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled);
   void Fail(SequenceId sequence, const absl::Status& status);
   void Emit(SequenceId sequence, int32_t token, FinishReason finish, const absl::Status& status);
   void Deliver();
@@ -106,18 +106,7 @@ class EngineLoop final : public Engine {
 
 absl::StatusOr<SequenceId> EngineLoop::Submit(EngineRequest request, TokenCallback on_event) {
   RETURN_IF_ERROR(ValidateRequest(request, spec_, context_max_));
-  auto sequence = std::make_unique<LiveSequence>();
-  sequence->scheduled.prompt_ids = std::move(request.prompt_ids);
-  sequence->scheduled.max_tokens = request.max_tokens;
-  sequence->scheduled.ignore_eos = request.ignore_eos;
-  sequence->scheduled.wants_prompt_logits = request.observer != nullptr;
-  sequence->scheduled.deadline = request.deadline;
-  sequence->sampling = request.sampling;
-  if (request.hash_logits) sequence->logits_hash = std::make_unique<LogitsHash>();
-  if (request.report_expert_use) sequence->expert_use = ZeroExpertCounts<uint32_t>(spec_);
-  sequence->observer = request.observer;
-  sequence->on_event = std::move(on_event);
-  return inbox_.Submit(std::move(sequence));
+  return inbox_.Submit(std::make_unique<LiveSequence>(std::move(request), spec_, std::move(on_event)));
 }
 
 void EngineLoop::Run() {
@@ -143,7 +132,7 @@ void EngineLoop::Accept(InboxItem& item) {
     if (sequences_.contains(item.sequence)) Fail(item.sequence, absl::CancelledError("the request was cancelled"));
     return;
   }
-  ScheduledRequest scheduled = std::move(item.submission->scheduled);
+  ScheduledRequest scheduled = item.submission->TakeScheduled();
   sequences_.emplace(item.sequence, std::move(item.submission));
   if (const absl::Status status = scheduler_.Add(std::move(scheduled)); !status.ok()) Fail(item.sequence, status);
 }
@@ -161,8 +150,7 @@ void EngineLoop::Step() {
     for (const BatchSlice& slice : batch.slices) Fail(slice.sequence, status);
     return;
   }
-  ShowPromptLogits(batch);
-  Sample(batch);
+  TakeLogits(batch);
   for (const ScheduledToken& token : scheduler_.Commit(batch, sampled_)) {
     Emit(token.sequence, token.token, token.finish, absl::OkStatus());
   }
@@ -175,44 +163,42 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
     slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows});
     routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.replayed_rows,
-                            slice.prompt_rows, sequence.expert_use.empty() ? nullptr : &sequence.expert_use,
-                            sequence.observer});
+                            slice.prompt_rows, sequence.expert_use(), sequence.observer()});
   }
   routing_.BeginStep(routed_rows_);
   return transformer_->Forward(slices_, kv_, experts_, logits_.first(batch.logit_rows), &routing_);
 }
 
-void EngineLoop::ShowPromptLogits(const Batch& batch) {
-  int row = 0;
-  for (const BatchSlice& slice : batch.slices) {
-    SequenceObserver* observer = sequences_.at(slice.sequence)->observer;
-    // Replayed rows were shown before; the scheduler asks for the logits of new prompt rows only.
-    if (observer != nullptr && slice.prompt_rows > slice.replayed_rows) {
-      CONCLAVE_CHECK(slice.logit_rows == slice.prompt_rows) << slice.logit_rows << " of " << slice.prompt_rows;
-      observer->OnPromptLogits(slice.first_position, logits_.view().Rows(row, slice.logit_rows));
-    }
-    row += slice.logit_rows;
-  }
-}
-
-void EngineLoop::Sample(const Batch& batch) {
+// Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler.
+void EngineLoop::TakeLogits(const Batch& batch) {
   sampled_.assign(batch.slices.size(), -1);
   int row = 0;
   for (size_t i = 0; i < batch.slices.size(); ++i) {
     const BatchSlice& slice = batch.slices[i];
+    const absl::Status status = TakeRows(slice, logits_.view().Rows(row, slice.logit_rows), sampled_[i]);
+    if (!status.ok()) Fail(slice.sequence, status);
     row += slice.logit_rows;
-    if (!slice.samples) continue;
-    LiveSequence& sequence = *sequences_.at(slice.sequence);
-    const absl::Span<const float> logits(logits_.view().Row<float>(row - 1), spec_.vocab);
-    const int64_t position = slice.first_position + static_cast<int64_t>(slice.token_ids.size());
-    const absl::StatusOr<int32_t> token = sampler_.Sample(logits, sequence.sampling, position);
-    if (!token.ok()) {
-      Fail(slice.sequence, token.status());
-      continue;
-    }
-    if (sequence.logits_hash != nullptr) sequence.logits_hash->Update(logits);
-    sampled_[i] = *token;
   }
+}
+
+// rows: [slice.logit_rows, vocab], of the last rows of the slice.
+absl::Status EngineLoop::TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled) {
+  LiveSequence& sequence = *sequences_.at(slice.sequence);
+  const int32_t first = slice.end() - slice.logit_rows;
+  const int32_t prompt_end = slice.first_position + slice.prompt_rows;
+  // Replayed rows were shown before, and their logits are not asked for again.
+  if (sequence.observer() != nullptr && first < prompt_end) {
+    sequence.observer()->OnPromptLogits(first, rows.Rows(0, prompt_end - first));
+  }
+  for (int32_t position = first; position < slice.end(); ++position) {
+    const absl::Span<const float> logits(rows.Row<float>(position - first), spec_.vocab);
+    if (position + 1 < static_cast<int32_t>(slice.tokens.size())) {
+      RETURN_IF_ERROR(sequence.TakeKnown(logits, position, slice.tokens[position + 1]));
+    } else {
+      ASSIGN_OR_RETURN(sampled, sequence.Sample(sampler_, logits, position + 1));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Ends a sequence, whether the scheduler still has it or not.
@@ -232,9 +218,8 @@ void EngineLoop::Emit(SequenceId id, int32_t token, FinishReason finish, const a
   pending.event.token = token;
   pending.event.finish = finish;
   pending.event.status = status;
-  if (sequence.logits_hash != nullptr) pending.event.logits_hash = sequence.logits_hash->Digest();
+  sequence.Report(pending.event);
   if (pending.event.ended()) {
-    pending.event.expert_use = std::move(sequence.expert_use);
     pending.ended = std::move(entry->second);
     sequences_.erase(entry);
   }
@@ -246,7 +231,7 @@ void EngineLoop::Deliver() {
     if (pending.ended != nullptr) ended_.push_back(pending.event.sequence);
   }
   inbox_.BeginDelivery(Stats(), ended_);
-  for (const PendingEvent& pending : events_) pending.sequence->on_event(pending.event);
+  for (const PendingEvent& pending : events_) pending.sequence->on_event()(pending.event);
   events_.clear();
   inbox_.EndDelivery();
 }

@@ -8,6 +8,7 @@
 #include "router_service/engine.h"
 #include "router_service/engine_internal.h"
 #include "router_service/fake_transformer.h"
+#include "router_service/live_sequence.h"
 
 namespace conclave {
 namespace {
@@ -96,6 +97,21 @@ TEST(EngineRequestTest, NamesTheFieldThatIsOutOfRange) {
   expect("temperature is nan", [&](EngineRequest& request) { request.sampling.temperature = nan; });
   expect("top_p is 0", [](EngineRequest& request) { request.sampling.top_p = 0; });
   expect("top_k is -1", [](EngineRequest& request) { request.sampling.top_k = -1; });
+  expect("stop_token_ids[0] is 61", [](EngineRequest& request) { request.stop_ids = {61}; });
+  expect("stop_token_ids has 2000", [](EngineRequest& request) { request.stop_ids.assign(2000, 4); });
+  expect("logit_bias has the id 61", [](EngineRequest& request) { request.sampling.logit_bias = {{61, 1.0f}}; });
+  expect("min_tokens is -1", [](EngineRequest& request) { request.min_tokens = -1; });
+  expect("min_tokens is 129; it must be in [0, max_tokens]", [](EngineRequest& request) { request.min_tokens = 129; });
+  expect("top_logprobs is -1", [](EngineRequest& request) { request.top_logprobs = -1; });
+  expect("top_logprobs is 65", [](EngineRequest& request) { request.top_logprobs = 65; });
+  expect("prompt_logprobs is set without", [](EngineRequest& request) { request.prompt_logprobs = true; });
+  expect("generated_ids[1] is -3", [](EngineRequest& request) { request.generated_ids = {4, -3}; });
+  expect("generated_ids[1] is 60, which ended", [](EngineRequest& request) { request.generated_ids = {4, 60}; });
+  expect("generated_ids has 2 ids, with which the answer is complete: max_tokens is 2", [](EngineRequest& request) {
+    request.generated_ids = {4, 5};
+    request.max_tokens = 2;
+  });
+  expect("generated_ids has 93 ids", [](EngineRequest& request) { request.generated_ids.assign(93, 5); });
   EngineRequest largest;
   largest.prompt_ids.assign(95, 60);
   largest.max_tokens = std::numeric_limits<int>::max();

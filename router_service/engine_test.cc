@@ -1,187 +1,32 @@
 #include "router_service/engine.h"
 
 #include <gtest/gtest.h>
-#include <xxhash.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "moe/base/clock.h"
-#include "router_service/engine_internal.h"
+#include "router_service/engine_testing.h"
 #include "router_service/fake_transformer.h"
-#include "router_service/sampler.h"
 
 namespace conclave {
 namespace {
 
-// Bytes of one KV block of the fake model: 2 layers x 16 tokens x 4 values.
-constexpr int64_t kBlockBytes = 2 * 16 * 4 * 4;
-// One full context of 96 tokens.
-constexpr int64_t kLeastKvBytes = 6 * kBlockBytes;
-
-EngineOptions Options() {
-  EngineOptions options;
-  options.batch_tokens_max = 64;
-  options.prefill_chunk_tokens_max = 32;
-  options.sequences_running_max = 8;
-  options.sequences_queued_max = 16;
-  options.kv_bytes = 64 * kBlockBytes;
-  return options;
-}
-
-NoExperts& Experts() {
-  static NoExperts& experts = *new NoExperts;
-  return experts;
-}
-
-std::unique_ptr<Engine> MakeEngine(const EngineOptions& options = Options(), FakeTransformer::Before before = nullptr,
-                                   Clock* clock = Clock::Real()) {
-  const auto plan = PlanEngine(FakeSpec(), DType::kF32, options);
-  EXPECT_TRUE(plan.ok()) << plan.status();
-  auto transformer = std::make_unique<FakeTransformer>(plan->transformer(), std::move(before));
-  auto engine = CreateWithTransformer(std::move(transformer), FakeSpec(), DType::kF32, Experts(), options, clock);
-  EXPECT_TRUE(engine.ok()) << engine.status();
-  return *std::move(engine);
-}
-
-std::vector<int32_t> Prompt(int tokens, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::vector<int32_t> ids(tokens);
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % kPoisonToken);
-  return ids;
-}
-
-EngineRequest Request(int prompt, int max_tokens, uint64_t seed = 1) {
-  EngineRequest request;
-  request.prompt_ids = Prompt(prompt, seed);
-  request.max_tokens = max_tokens;
-  request.hash_logits = true;
-  request.report_expert_use = true;
-  request.ignore_eos = true;
-  return request;
-}
-
-// Collects the events of one sequence.
-class Answer {
- public:
-  TokenCallback Callback() {
-    return [this](const TokenEvent& event) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      EXPECT_FALSE(ended_) << "an event after the last one";
-      if (event.token >= 0) ids_.push_back(event.token);
-      last_ = event;
-      ended_ = event.ended();
-      changed_.notify_all();
-    };
-  }
-  const TokenEvent& Wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [this] { return ended_; })) << "no end";
-    return last_;
-  }
-  const std::vector<int32_t>& ids() const { return ids_; }  // after Wait
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<int32_t> ids_;
-  TokenEvent last_;
-  bool ended_ = false;
-};
-
-// Lets a test hold the engine in the middle of a step.
-class Gate {
- public:
-  FakeTransformer::Before Hook() {
-    return [this](absl::Span<const SequenceSlice>) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      ++steps_;
-      changed_.notify_all();
-      changed_.wait(lock, [this] { return open_ || permits_ > 0; });
-      if (!open_) --permits_;
-      return absl::OkStatus();
-    };
-  }
-  void Step() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    ++permits_;
-    changed_.notify_all();
-  }
-  void Open() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
-  void WaitForStep(int step) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return steps_ >= step; });
-  }
-  int steps() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return steps_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int steps_ = 0, permits_ = 0;
-  bool open_ = false;
-};
-
-// The answer by definition: one token after the other from the fake model's formula.
-struct Expected {
-  std::vector<int32_t> ids;
-  uint64_t logits_hash = 0;
-  std::vector<uint32_t> expert_use = std::vector<uint32_t>(5, 0);  // of the MoE layer
-};
-
-Expected Expect(const EngineRequest& request) {
-  Expected expected;
-  std::vector<int32_t> tokens = request.prompt_ids;
-  std::vector<float> all_logits;
-  Sampler sampler(FakeSpec().vocab);
-  while (static_cast<int>(expected.ids.size()) < request.max_tokens && tokens.size() < 96) {
-    const auto logits = FakeLogits(tokens);
-    all_logits.insert(all_logits.end(), logits.begin(), logits.end());
-    tokens.push_back(*sampler.Sample(logits, request.sampling, tokens.size()));
-    expected.ids.push_back(tokens.back());
-    if (tokens.back() == 60 && !request.ignore_eos) break;
-  }
-  expected.logits_hash = XXH64(all_logits.data(), all_logits.size() * sizeof(float), 0);
-  for (size_t i = 0; i + 1 < tokens.size(); ++i) {
-    for (int32_t expert : FakeExperts(tokens[i], static_cast<int32_t>(i))) ++expected.expert_use[expert];
-  }
-  return expected;
-}
-
-void ExpectAnswer(Answer& answer, const EngineRequest& request) {
-  const TokenEvent& last = answer.Wait();
-  const Expected expected = Expect(request);
-  ASSERT_TRUE(last.status.ok()) << last.status;
-  EXPECT_EQ(answer.ids(), expected.ids);
-  EXPECT_EQ(last.logits_hash, expected.logits_hash);
-  ASSERT_EQ(last.expert_use.size(), 2u);
-  EXPECT_TRUE(last.expert_use[0].empty()) << "the dense layer";
-  EXPECT_EQ(last.expert_use[1], expected.expert_use);
-}
-
 TEST(EngineTest, GivesTheSameAnswerAloneOrBesideOthersWholeOrInChunksAndThroughPreemption) {
   for (int chunk : {1, 3, 16, 64}) {
     for (int64_t kv_bytes : {kLeastKvBytes, 9 * kBlockBytes, 64 * kBlockBytes}) {
-      EngineOptions options = Options();
+      EngineOptions options = TestEngineOptions();
       options.prefill_chunk_tokens_max = chunk;
       options.kv_bytes = kv_bytes;
       auto engine = MakeEngine(options);
       std::vector<EngineRequest> requests;
       for (int i = 0; i < 12; ++i) {
         // Short prompts with long answers are admitted together and then outgrow a small cache.
-        requests.push_back(i % 2 == 0 ? Request(2 + i, 80, i) : Request(1 + (i * 17) % 70, 30, i));
+        requests.push_back(i % 2 == 0 ? TestRequest(2 + i, 80, i) : TestRequest(1 + (i * 17) % 70, 30, i));
         requests.back().sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
         requests.back().sampling.seed = i;
         requests.back().ignore_eos = i % 3 != 0;
@@ -203,15 +48,15 @@ TEST(EngineTest, GivesTheSameAnswerAloneOrBesideOthersWholeOrInChunksAndThroughP
 TEST(EngineTest, ReportsStopAtTheEosIdAndLengthAtTheLimits) {
   auto engine = MakeEngine();
   Answer stop, length, context;
-  EngineRequest endless = Request(5, 90, 3);
+  EngineRequest endless = TestRequest(5, 90, 3);
   endless.ignore_eos = false;
   endless.sampling.temperature = 5.0f;
-  while (Expect(endless).ids.back() != 60) ++endless.sampling.seed;
+  while (ExpectedOf(endless).ids.back() != 60) ++endless.sampling.seed;
   ASSERT_TRUE(engine->Submit(endless, stop.Callback()).ok());
-  ASSERT_TRUE(engine->Submit(Request(5, 7), length.Callback()).ok());
-  ASSERT_TRUE(engine->Submit(Request(90, 50), context.Callback()).ok());
+  ASSERT_TRUE(engine->Submit(TestRequest(5, 7), length.Callback()).ok());
+  ASSERT_TRUE(engine->Submit(TestRequest(90, 50), context.Callback()).ok());
   EXPECT_EQ(stop.Wait().finish, FinishReason::kStop);
-  EXPECT_EQ(stop.ids(), Expect(endless).ids);
+  EXPECT_EQ(stop.ids(), ExpectedOf(endless).ids);
   EXPECT_EQ(length.Wait().finish, FinishReason::kLength);
   EXPECT_EQ(length.ids().size(), 7u);
   EXPECT_EQ(context.Wait().finish, FinishReason::kLength);
@@ -240,7 +85,7 @@ class Recorder final : public SequenceObserver {
 TEST(EngineTest, ShowsEveryPromptRowToTheObserverExactlyOnce) {
   for (int chunk : {1, 5, 64}) {
     for (int64_t kv_bytes : {kLeastKvBytes, 64 * kBlockBytes}) {
-      EngineOptions options = Options();
+      EngineOptions options = TestEngineOptions();
       options.batch_tokens_max = 20;
       options.prefill_chunk_tokens_max = chunk;
       options.kv_bytes = kv_bytes;
@@ -249,7 +94,7 @@ TEST(EngineTest, ShowsEveryPromptRowToTheObserverExactlyOnce) {
       std::vector<Answer> answers(4);
       std::vector<EngineRequest> requests;
       for (int i = 0; i < 4; ++i) {
-        requests.push_back(Request(4 + 13 * (i % 2), 70, 40 + i));
+        requests.push_back(TestRequest(4 + 13 * (i % 2), 70, 40 + i));
         requests[i].observer = &recorders[i];
         ASSERT_TRUE(engine->Submit(requests[i], answers[i].Callback()).ok());
       }
@@ -274,7 +119,7 @@ TEST(EngineTest, ShowsEveryPromptRowToTheObserverExactlyOnce) {
 TEST(EngineTest, CountsTheRowsOfEveryExpert) {
   auto engine = MakeEngine();
   Answer first, second;
-  const EngineRequest request = Request(20, 10), other = Request(33, 5, 8);
+  const EngineRequest request = TestRequest(20, 10), other = TestRequest(33, 5, 8);
   ASSERT_TRUE(engine->Submit(request, first.Callback()).ok());
   ASSERT_TRUE(engine->Submit(other, second.Callback()).ok());
   first.Wait();
@@ -282,34 +127,34 @@ TEST(EngineTest, CountsTheRowsOfEveryExpert) {
   const auto totals = engine->ExpertTokens();
   ASSERT_EQ(totals.size(), 2u);
   EXPECT_TRUE(totals[0].empty());
-  const auto expected = Expect(request).expert_use, beside = Expect(other).expert_use;
+  const auto expected = ExpectedOf(request).expert_use, beside = ExpectedOf(other).expert_use;
   for (int expert = 0; expert < 5; ++expert) EXPECT_EQ(totals[1][expert], expected[expert] + beside[expert]);
 }
 
 TEST(EngineTest, AFailedStepEndsItsSequencesWithThatStatusAndTheEngineGoesOn) {
   std::atomic<bool> fail{true};
-  auto engine = MakeEngine(Options(), [&](absl::Span<const SequenceSlice>) {
+  auto engine = MakeEngine(TestEngineOptions(), [&](absl::Span<const SequenceSlice>) {
     return fail ? absl::UnavailableError("layer 1: no shard holds expert 3") : absl::OkStatus();
   });
   Answer broken, good;
-  ASSERT_TRUE(engine->Submit(Request(20, 10), broken.Callback()).ok());
+  ASSERT_TRUE(engine->Submit(TestRequest(20, 10), broken.Callback()).ok());
   const TokenEvent& event = broken.Wait();
   EXPECT_EQ(event.status, absl::UnavailableError("layer 1: no shard holds expert 3"));
   EXPECT_EQ(event.token, -1);
   EXPECT_EQ(engine->stats().kv_blocks_used, 0);
   EXPECT_EQ(engine->stats().running, 0);
   fail = false;
-  const EngineRequest request = Request(20, 10);
+  const EngineRequest request = TestRequest(20, 10);
   ASSERT_TRUE(engine->Submit(request, good.Callback()).ok());
   ExpectAnswer(good, request);
 }
 
 TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequence) {
   Gate gate;
-  auto engine = MakeEngine(Options(), gate.Hook());
-  EngineRequest poisoned = Request(10, 10);
+  auto engine = MakeEngine(TestEngineOptions(), gate.Hook());
+  EngineRequest poisoned = TestRequest(10, 10);
   poisoned.prompt_ids.back() = kPoisonToken;
-  const EngineRequest healthy = Request(12, 20, 5);
+  const EngineRequest healthy = TestRequest(12, 20, 5);
   Answer bad, good;
   ASSERT_TRUE(engine->Submit(healthy, good.Callback()).ok());
   gate.WaitForStep(1);
@@ -323,12 +168,12 @@ TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequence) {
 
 TEST(EngineTest, CancelEndsASequenceWithinOneStep) {
   Gate gate;
-  auto engine = MakeEngine(Options(), gate.Hook());
+  auto engine = MakeEngine(TestEngineOptions(), gate.Hook());
   Answer running, queued;
-  const auto id = engine->Submit(Request(10, 80), running.Callback());
+  const auto id = engine->Submit(TestRequest(10, 80), running.Callback());
   ASSERT_TRUE(id.ok());
   gate.WaitForStep(1);
-  const auto late = engine->Submit(Request(10, 80), queued.Callback());
+  const auto late = engine->Submit(TestRequest(10, 80), queued.Callback());
   engine->Cancel(*id);
   engine->Cancel(*id);
   engine->Cancel(*late);
@@ -345,8 +190,8 @@ TEST(EngineTest, CancelEndsASequenceWithinOneStep) {
 TEST(EngineTest, EndsASequenceWhoseDeadlinePasses) {
   Gate gate;
   FakeClock clock;
-  auto engine = MakeEngine(Options(), gate.Hook(), &clock);
-  EngineRequest request = Request(10, 80);
+  auto engine = MakeEngine(TestEngineOptions(), gate.Hook(), &clock);
+  EngineRequest request = TestRequest(10, 80);
   request.deadline = clock.Now() + absl::Seconds(3);
   Answer answer;
   ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
@@ -362,13 +207,13 @@ TEST(EngineTest, EndsASequenceWhoseDeadlinePasses) {
 
 TEST(EngineTest, RefusesWhatIsBeyondTheQueueAtOnce) {
   Gate gate;
-  EngineOptions options = Options();
+  EngineOptions options = TestEngineOptions();
   options.sequences_running_max = 2;
   options.sequences_queued_max = 3;
   auto engine = MakeEngine(options, gate.Hook());
   std::vector<Answer> answers(5);
-  for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(Request(5, 3), answer.Callback()).ok());
-  EXPECT_EQ(engine->Submit(Request(5, 3), [](const TokenEvent&) {}).status().code(),
+  for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(TestRequest(5, 3), answer.Callback()).ok());
+  EXPECT_EQ(engine->Submit(TestRequest(5, 3), [](const TokenEvent&) {}).status().code(),
             absl::StatusCode::kResourceExhausted);
   gate.WaitForStep(1);
   const EngineStats stats = engine->stats();
@@ -377,18 +222,19 @@ TEST(EngineTest, RefusesWhatIsBeyondTheQueueAtOnce) {
   gate.Open();
   for (Answer& answer : answers) EXPECT_TRUE(answer.Wait().status.ok());
   Answer again;
-  EXPECT_TRUE(engine->Submit(Request(5, 3), again.Callback()).ok());
+  EXPECT_TRUE(engine->Submit(TestRequest(5, 3), again.Callback()).ok());
   again.Wait();
 }
 
 TEST(EngineTest, DrainFinishesWhatRunsAndRefusesWhatComes) {
   Gate gate;
-  auto engine = MakeEngine(Options(), gate.Hook());
+  auto engine = MakeEngine(TestEngineOptions(), gate.Hook());
   Answer answer;
-  const EngineRequest request = Request(10, 20);
+  const EngineRequest request = TestRequest(10, 20);
   ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
   EXPECT_EQ(engine->Drain(absl::Now() + absl::Milliseconds(20)).code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(engine->Submit(Request(3, 3), [](const TokenEvent&) {}).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(engine->Submit(TestRequest(3, 3), [](const TokenEvent&) {}).status().code(),
+            absl::StatusCode::kUnavailable);
   gate.Open();
   EXPECT_TRUE(engine->Drain(absl::InfiniteFuture()).ok());
   ExpectAnswer(answer, request);
@@ -399,8 +245,8 @@ TEST(EngineTest, EndsEverySequenceWithCancelledWhenItDies) {
   Gate gate;
   std::vector<Answer> answers(12);
   {
-    auto engine = MakeEngine(Options(), gate.Hook());
-    for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(Request(30, 60), answer.Callback()).ok());
+    auto engine = MakeEngine(TestEngineOptions(), gate.Hook());
+    for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(TestRequest(30, 60), answer.Callback()).ok());
     gate.WaitForStep(1);
     std::thread opener([&] {
       absl::SleepFor(absl::Milliseconds(20));
@@ -413,22 +259,22 @@ TEST(EngineTest, EndsEverySequenceWithCancelledWhenItDies) {
 }
 
 TEST(EngineTest, ACallbackMaySubmitTheNextRequest) {
-  EngineOptions options = Options();
+  EngineOptions options = TestEngineOptions();
   options.sequences_running_max = options.sequences_queued_max = 1;
   auto engine = MakeEngine(options);
   Answer next;
-  const EngineRequest request = Request(4, 4, 9);
+  const EngineRequest request = TestRequest(4, 4, 9);
   const auto submit_next = [&](const TokenEvent& event) {
     if (!event.ended()) return;
     EXPECT_TRUE(engine->Submit(request, next.Callback()).ok());
   };
-  ASSERT_TRUE(engine->Submit(Request(5, 2), submit_next).ok());
+  ASSERT_TRUE(engine->Submit(TestRequest(5, 2), submit_next).ok());
   ExpectAnswer(next, request);
   engine.reset();
 }
 
 TEST(EngineTest, SurvivesManyThreadsThatSubmitAndCancel) {
-  EngineOptions options = Options();
+  EngineOptions options = TestEngineOptions();
   options.kv_bytes = 10 * kBlockBytes;
   auto engine = MakeEngine(options);
   std::atomic<int> ended{0}, accepted{0};
@@ -437,7 +283,7 @@ TEST(EngineTest, SurvivesManyThreadsThatSubmitAndCancel) {
     threads.emplace_back([&, thread] {
       std::mt19937 random(thread);
       for (int i = 0; i < 300; ++i) {
-        const auto id = engine->Submit(Request(1 + random() % 90, 1 + random() % 20, i),
+        const auto id = engine->Submit(TestRequest(1 + random() % 90, 1 + random() % 20, i),
                                        [&](const TokenEvent& event) { ended += event.ended(); });
         accepted += id.ok();
         if (id.ok() && random() % 3 == 0) engine->Cancel(*id);

@@ -88,7 +88,7 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
   int logit_row = 0;
   for (const SequenceSlice& slice : slices) {
     const int32_t count = static_cast<int32_t>(slice.token_ids.size());
-    CONCLAVE_CHECK(slice.logit_rows <= 1 || slice.logit_rows == count) << slice.logit_rows << " of " << count;
+    CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows << " of " << count;
     uint64_t state = 1;
     for (int32_t position = 0; position < slice.first_position + count; ++position) {
       const auto cached = [&](int layer) {

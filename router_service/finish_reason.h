@@ -4,7 +4,7 @@
 
 namespace conclave {
 
-// kStop: an end-of-sequence id. kLength: max_tokens or the context's end. kNone: it goes on.
+// kStop: an end-of-sequence id or a stop id. kLength: max_tokens or the context's end. kNone: it goes on.
 enum class FinishReason { kNone, kStop, kLength };
 
 }  // namespace conclave

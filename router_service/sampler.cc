@@ -31,6 +31,23 @@ int32_t OrderKey(float value) {
 
 constexpr int32_t kExponentBits = 0x7f800000;  // all set: infinity or not a number
 
+constexpr float kPenaltyMax = 2.0f, kLogitBiasMax = 100.0f;
+constexpr size_t kLogitBiasEntriesMax = 4096;
+
+// A penalty near zero may carry a logit beyond the finite numbers.
+float Finite(float value) {
+  return std::clamp(value, std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max());
+}
+
+// The most likely id, the lowest among equals. REQUIRES: no NaN
+int32_t Best(absl::Span<const float> logits) {
+  int32_t largest = std::numeric_limits<int32_t>::min();
+  for (float logit : logits) largest = std::max(largest, OrderKey(logit));
+  const auto best =
+      std::find_if(logits.begin(), logits.end(), [largest](float logit) { return OrderKey(logit) == largest; });
+  return static_cast<int32_t>(best - logits.begin());
+}
+
 }  // namespace
 
 absl::Status SamplingParams::Validate() const {
@@ -42,6 +59,30 @@ absl::Status SamplingParams::Validate() const {
     return absl::InvalidArgumentError(absl::StrCat("top_p is ", top_p, "; it must be in (0, 1]"));
   }
   if (top_k < 0) return absl::InvalidArgumentError(absl::StrCat("top_k is ", top_k, "; it must be >= 0 (0: all)"));
+  if (!(min_p >= 0.0f && min_p <= 1.0f)) {
+    return absl::InvalidArgumentError(absl::StrCat("min_p is ", min_p, "; it must be in [0, 1]"));
+  }
+  if (!(repetition_penalty > 0.0f && std::isfinite(repetition_penalty))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("repetition_penalty is ", repetition_penalty, "; it must be a number above 0"));
+  }
+  if (!(std::abs(presence_penalty) <= kPenaltyMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("presence_penalty is ", presence_penalty, "; it must be in [-2, 2]"));
+  }
+  if (!(std::abs(frequency_penalty) <= kPenaltyMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("frequency_penalty is ", frequency_penalty, "; it must be in [-2, 2]"));
+  }
+  if (logit_bias.size() > kLogitBiasEntriesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logit_bias has ", logit_bias.size(), " entries; at most ", kLogitBiasEntriesMax, " are taken"));
+  }
+  for (const auto& [id, bias] : logit_bias) {
+    if (!(std::abs(bias) <= kLogitBiasMax)) {
+      return absl::InvalidArgumentError(absl::StrCat("logit_bias[", id, "] is ", bias, "; it must be in [-100, 100]"));
+    }
+  }
   if (choice < 0) return absl::InvalidArgumentError(absl::StrCat("choice is ", choice, "; it must be >= 0"));
   return absl::OkStatus();
 }
@@ -83,39 +124,74 @@ double ExpOfNonPositive(double x) {
   return series * std::bit_cast<double>(exponent);
 }
 
+TokenHistory::TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids) {
+  for (int32_t id : prompt_ids) seen_[id].in_prompt = true;
+  for (int32_t id : generated_ids) AddGenerated(id);
+}
+
 Sampler::Sampler(int vocab) : vocab_(vocab), tier_(vocab) {
   CONCLAVE_CHECK(vocab >= 1) << vocab;
+  adjusted_.reserve(vocab);
   order_.reserve(vocab);
 }
 
-absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params,
-                                        int64_t position) {
+absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params, int64_t position,
+                                        const TokenHistory* history, absl::Span<const int32_t> forbidden) {
   CONCLAVE_CHECK(static_cast<int>(logits.size()) == vocab_) << logits.size() << " logits, vocab " << vocab_;
-  int32_t largest = std::numeric_limits<int32_t>::min();
   int32_t odd = 0;
-  for (float logit : logits) {
-    largest = std::max(largest, OrderKey(logit));
-    odd |= (std::bit_cast<int32_t>(logit) & kExponentBits) == kExponentBits;
-  }
+  for (float logit : logits) odd |= (std::bit_cast<int32_t>(logit) & kExponentBits) == kExponentBits;
   if (odd != 0) {
     const auto bad = std::find_if(logits.begin(), logits.end(), [](float logit) { return !std::isfinite(logit); });
     return absl::InternalError(absl::StrCat("the logit of token ", bad - logits.begin(), " at position ", position,
                                             " is ", *bad, "; the model's weights or a kernel are damaged"));
   }
-  const auto best =
-      std::find_if(logits.begin(), logits.end(), [largest](float logit) { return OrderKey(logit) == largest; });
-  if (params.temperature == 0.0f || params.top_k == 1) return static_cast<int32_t>(best - logits.begin());
-  largest_ = *best;
+  if (params.has_penalties() || !params.logit_bias.empty() || !forbidden.empty()) {
+    Adjust(logits, params, history, forbidden);
+    logits = adjusted_;
+  }
+  const int32_t best = Best(logits);
+  if (std::isinf(logits[best])) {
+    return absl::InvalidArgumentError("stop_token_ids, min_tokens: every token is forbidden before min_tokens");
+  }
+  if (params.temperature == 0.0f || params.top_k == 1) return best;
+  largest_ = logits[best];
   temperature_ = params.temperature;
   return Draw(logits, params, UniformAt(params.seed, position, params.choice));
 }
 
+void Sampler::Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory* history,
+                     absl::Span<const int32_t> forbidden) {
+  adjusted_.assign(logits.begin(), logits.end());
+  for (const auto& [id, bias] : params.logit_bias) adjusted_[id] = Finite(adjusted_[id] + bias);
+  if (params.has_penalties()) {
+    CONCLAVE_CHECK(history != nullptr) << "penalties without a history";
+    const float repetition = params.repetition_penalty;
+    for (const auto& [id, seen] : history->seen()) {
+      float logit = adjusted_[id];
+      logit = Finite(logit > 0 ? logit / repetition : logit * repetition);
+      if (seen.generated > 0) {
+        logit -= params.frequency_penalty * static_cast<float>(seen.generated);
+        logit -= params.presence_penalty;
+      }
+      adjusted_[id] = Finite(logit);
+    }
+  }
+  for (int32_t id : forbidden) adjusted_[id] = -std::numeric_limits<float>::infinity();
+}
+
+int64_t Sampler::CountAtLeast(absl::Span<const float> logits, double weight_min) const {
+  int64_t count = 0;
+  for (float logit : logits) count += ExpOfNonPositive((double{logit} - largest_) / temperature_) >= weight_min;
+  return count;
+}
+
 int32_t Sampler::Draw(absl::Span<const float> logits, const SamplingParams& params, double uniform) {
   FillTiers(logits);
-  int64_t kept = vocab_;
+  int64_t kept = params.top_k > 0 ? std::min(params.top_k, vocab_) : vocab_;
+  if (params.min_p > 0.0f) kept = std::min(kept, CountAtLeast(logits, params.min_p));
   double total = 0;
-  if (params.top_k > 0 && params.top_k < vocab_) {
-    const Place place = Walk(logits, params.top_k, [](double) { return false; });
+  if (kept < vocab_) {
+    const Place place = Walk(logits, kept, [](double) { return false; });
     kept = place.rank;
     total = place.sum;
   } else {

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -19,8 +21,34 @@ struct SamplingParams {
   float top_p = 1.0f;        // (0, 1]
   int top_k = 0;             // 0: all
   uint64_t seed = 0;
-  int choice = 0;                 // index among the n answers to one request
+  int choice = 0;                                     // index among the n answers to one request
+  float min_p = 0.0f;                                 // [0, 1]
+  float repetition_penalty = 1.0f;                    // above 0
+  float presence_penalty = 0.0f;                      // [-2, 2]
+  float frequency_penalty = 0.0f;                     // [-2, 2]
+  std::vector<std::pair<int32_t, float>> logit_bias;  // (id, [-100, 100]), ascending ids, none twice
+
+  bool has_penalties() const {
+    return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
+  }
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field
+};
+
+// The tokens of one sequence, as penalties see them. Used by one thread.
+class TokenHistory {
+ public:
+  // What an id has been so far.
+  struct Seen {
+    bool in_prompt = false;
+    int32_t generated = 0;  // times
+  };
+
+  TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids);
+  void AddGenerated(int32_t id) { ++seen_[id].generated; }
+  const absl::flat_hash_map<int32_t, Seen>& seen() const { return seen_; }
+
+ private:
+  absl::flat_hash_map<int32_t, Seen> seen_;
 };
 
 // Uniform in [0, 1), 24 bits, from Philox4x32-10 (Salmon et al. 2011) with key = seed, counter = (position, choice).
@@ -30,15 +58,19 @@ float UniformAt(uint64_t seed, int64_t position, int choice);
 // order, because a C library may answer differently on another CPU and the sampled id must not.
 double ExpOfNonPositive(double x);
 
-// softmax(logits / temperature), cut to the top_k most likely, then to the smallest set of the most likely that reaches
-// top_p of what is left (Holtzman et al. 2020), then drawn from in order of (logit descending, id ascending).
+// The logits are adjusted: bias first, then the repetition penalty (Keskar et al. 2019, section 4.1), then frequency
+// and presence; forbidden ids fall out. Of softmax(adjusted / temperature) stay the top_k most likely that have at
+// least min_p of the most likely one's probability (Nguyen et al. 2024), then the smallest set of the most likely that
+// reaches top_p of what is left (Holtzman et al. 2020). Drawn from in order of (logit descending, id ascending).
 // Owns scratch for one engine; used by one thread.
 class Sampler {
  public:
   explicit Sampler(int vocab);
-  // The token that follows `position` tokens. logits: [vocab], every value finite, else INTERNAL.
-  // REQUIRES: params.Validate().ok()
-  absl::StatusOr<int32_t> Sample(absl::Span<const float> logits, const SamplingParams& params, int64_t position);
+  // The token that follows `position` tokens. logits: [vocab], every value finite, else INTERNAL. `history` may be null
+  // where there are no penalties. INVALID_ARGUMENT: `forbidden` holds every id.
+  // REQUIRES: params.Validate().ok(); all ids in [0, vocab)
+  absl::StatusOr<int32_t> Sample(absl::Span<const float> logits, const SamplingParams& params, int64_t position,
+                                 const TokenHistory* history = nullptr, absl::Span<const int32_t> forbidden = {});
 
  private:
   static constexpr int kTiers = 400;
@@ -49,6 +81,9 @@ class Sampler {
     double sum = 0;    // their weights
   };
 
+  void Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory* history,
+              absl::Span<const int32_t> forbidden);
+  int64_t CountAtLeast(absl::Span<const float> logits, double weight_min) const;
   int32_t Draw(absl::Span<const float> logits, const SamplingParams& params, double uniform);
   void FillTiers(absl::Span<const float> logits);
   void SortTier(absl::Span<const float> logits, int tier);
@@ -56,6 +91,7 @@ class Sampler {
   Place Walk(absl::Span<const float> logits, int64_t rank_max, Reached reached);
 
   const int vocab_;
+  std::vector<float> adjusted_;  // [vocab]
   // Of the row at hand. Weights are exp((logit - largest) / temperature). Ids are put into tiers by their weight, so
   // that a walk adds up whole tiers and only the one in which it ends is sorted.
   double largest_ = 0, temperature_ = 1;

@@ -139,6 +139,95 @@ TEST(SamplerTest, AgreesWithTheDefinitionForEveryCombinationOfCuts) {
   }
 }
 
+TEST(SamplerTest, MinPKeepsWhatHasItsShareOfTheMostLikely) {
+  // Probabilities 0.4, 0.3, 0.2, 0.1 by id 2, 0, 3, 1; shares of the largest 1, 0.75, 0.5, 0.25.
+  const std::vector<float> logits = {std::log(0.3f), std::log(0.1f), std::log(0.4f), std::log(0.2f)};
+  Sampler sampler(4);
+  const auto drawn = [&](SamplingParams params) {
+    std::set<int32_t> ids;
+    params.temperature = 1.0f;
+    for (int64_t position = 0; position < 2000; ++position) ids.insert(*sampler.Sample(logits, params, position));
+    return ids;
+  };
+  EXPECT_EQ(drawn({.min_p = 0.2f}), (std::set<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(drawn({.min_p = 0.3f}), (std::set<int32_t>{0, 2, 3}));
+  EXPECT_EQ(drawn({.min_p = 0.7f}), (std::set<int32_t>{0, 2}));
+  EXPECT_EQ(drawn({.min_p = 1.0f}), (std::set<int32_t>{2}));
+  EXPECT_EQ(drawn({.top_k = 1, .min_p = 0.2f}), (std::set<int32_t>{2}));
+  // top_p is taken of what min_p has left: 0.4 / 0.7 > 0.5.
+  EXPECT_EQ(drawn({.top_p = 0.5f, .min_p = 0.7f}), (std::set<int32_t>{2}));
+}
+
+TEST(SamplerTest, TheBiasIsAddedBeforeThePenalties) {
+  Sampler sampler(3);
+  SamplingParams params;
+  params.logit_bias = {{1, 2.5f}, {2, -100.0f}};
+  EXPECT_EQ(*sampler.Sample({2.0f, 0.0f, 90.0f}, params, 0), 1);
+  // 1's logit is 0 + 2.5, then 2.5 / 1.5 = 1.67; were it penalised first, it would stay at 2.5.
+  params.repetition_penalty = 1.5f;
+  const TokenHistory history({1}, {});
+  EXPECT_EQ(*sampler.Sample({2.0f, 0.0f, 90.0f}, params, 0, &history), 0);
+}
+
+TEST(SamplerTest, TheRepetitionPenaltyDividesPositiveAndMultipliesNegativeLogitsOfPromptAndAnswer) {
+  Sampler sampler(3);
+  SamplingParams params;
+  params.repetition_penalty = 2.0f;
+  const TokenHistory prompt({0, 0}, {}), answer({}, {0});
+  EXPECT_EQ(*sampler.Sample({2.0f, 1.1f, 0.0f}, params, 0, &prompt), 1);
+  EXPECT_EQ(*sampler.Sample({2.0f, 1.1f, 0.0f}, params, 0, &answer), 1);
+  EXPECT_EQ(*sampler.Sample({2.0f, 0.9f, 0.0f}, params, 0, &prompt), 0) << "once, however often it stands there";
+  EXPECT_EQ(*sampler.Sample({-1.0f, -1.9f, -3.0f}, params, 0, &prompt), 1);
+  params.repetition_penalty = 0.5f;
+  EXPECT_EQ(*sampler.Sample({1.0f, 1.9f, 0.0f}, params, 0, &prompt), 0) << "below one it encourages";
+  params.repetition_penalty = 1e-38f;
+  EXPECT_EQ(*sampler.Sample({3.0f, 1.0f, 0.0f}, params, 0, &prompt), 0) << "beyond the finite numbers";
+}
+
+TEST(SamplerTest, PresenceCountsOnceAndFrequencyEveryTimeAndOnlyInTheAnswer) {
+  Sampler sampler(2);
+  SamplingParams presence, frequency;
+  presence.presence_penalty = 1.0f;
+  frequency.frequency_penalty = 1.0f;
+  const TokenHistory prompt({0, 0, 0}, {});
+  EXPECT_EQ(*sampler.Sample({1.0f, 0.9f}, presence, 0, &prompt), 0);
+  EXPECT_EQ(*sampler.Sample({1.0f, 0.9f}, frequency, 0, &prompt), 0);
+  TokenHistory answer({}, {0});
+  EXPECT_EQ(*sampler.Sample({2.0f, 1.1f}, presence, 0, &answer), 1);
+  EXPECT_EQ(*sampler.Sample({2.0f, 0.9f}, presence, 0, &answer), 0);
+  answer.AddGenerated(0);
+  EXPECT_EQ(*sampler.Sample({2.0f, 0.9f}, presence, 0, &answer), 0);
+  EXPECT_EQ(*sampler.Sample({2.0f, 0.1f}, frequency, 0, &answer), 1);
+  frequency.frequency_penalty = -2.0f;
+  EXPECT_EQ(*sampler.Sample({0.0f, 3.9f}, frequency, 0, &answer), 0) << "a negative one encourages";
+}
+
+TEST(SamplerTest, NeverChoosesAForbiddenId) {
+  Sampler sampler(4);
+  const std::vector<int32_t> forbidden = {0, 2};
+  EXPECT_EQ(*sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, {}, 0, nullptr, forbidden), 3);
+  std::set<int32_t> ids;
+  for (int64_t position = 0; position < 1000; ++position) {
+    ids.insert(*sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, {.temperature = 50.0f}, position, nullptr, forbidden));
+  }
+  EXPECT_EQ(ids, (std::set<int32_t>{1, 3}));
+  EXPECT_EQ(sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, {}, 0, nullptr, {0, 1, 2, 3}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(SamplerTest, ParametersThatChangeNothingLeaveTheDrawAsItWas) {
+  Sampler sampler(300);
+  const TokenHistory history({1, 2, 3}, {4, 4});
+  for (int64_t position = 0; position < 50; ++position) {
+    const auto logits = RandomLogits(300, position, 2.0f);
+    SamplingParams params{.temperature = 0.9f, .top_p = 0.9f, .seed = 4};
+    const int32_t plain = *sampler.Sample(logits, params, position);
+    params.logit_bias = {{5, 0.0f}};
+    params.min_p = 1e-30f;
+    EXPECT_EQ(*sampler.Sample(logits, params, position, &history), plain);
+  }
+}
+
 // Chi-squared against softmax: 15 degrees of freedom, where 44 is passed once in 10,000 runs; the numbers are fixed.
 TEST(SamplerTest, DrawsWithTheProbabilitiesOfTheSoftmax) {
   constexpr int kVocab = 16, kDraws = 100000;
@@ -200,6 +289,15 @@ TEST(SamplingParamsTest, NamesTheFieldThatIsOutOfRange) {
   for (float bad : {nan, 0.0f, -1.0f, 1.001f, infinity}) expect_names({.top_p = bad}, "top_p");
   expect_names({.top_k = -1}, "top_k");
   expect_names({.choice = -1}, "choice");
+  for (float bad : {nan, -0.1f, 1.1f}) expect_names({.min_p = bad}, "min_p");
+  for (float bad : {nan, 0.0f, -1.0f, infinity}) expect_names({.repetition_penalty = bad}, "repetition_penalty");
+  for (float bad : {nan, -2.1f, 2.1f, infinity}) {
+    expect_names({.presence_penalty = bad}, "presence_penalty");
+    expect_names({.frequency_penalty = bad}, "frequency_penalty");
+    if (bad == bad && !std::isinf(bad)) bad *= 50;
+    expect_names({.logit_bias = {{3, bad}}}, "logit_bias[3]");
+  }
+  expect_names({.logit_bias = std::vector<std::pair<int32_t, float>>(5000)}, "logit_bias has 5000");
   EXPECT_TRUE(SamplingParams{}.Validate().ok());
   EXPECT_TRUE((SamplingParams{.temperature = 2.0f, .top_p = 1e-9f, .top_k = 1 << 30}.Validate().ok()));
 }

@@ -14,10 +14,12 @@ struct Scheduler::Sequence {
         tokens(std::move(request.prompt_ids)),
         prompt(static_cast<int32_t>(tokens.size())),
         max_tokens(request.max_tokens),
-        ignore_eos(request.ignore_eos),
-        wants_prompt_logits(request.wants_prompt_logits),
+        ending_ids(std::move(request.ending_ids)),
+        logits_from(request.logits_from),
         deadline(request.deadline),
-        pages(pool, block_tokens) {}
+        pages(pool, block_tokens) {
+    tokens.insert(tokens.end(), request.generated_ids.begin(), request.generated_ids.end());
+  }
 
   int32_t pending() const { return static_cast<int32_t>(tokens.size()) - computed; }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt; }
@@ -28,8 +30,8 @@ struct Scheduler::Sequence {
   std::vector<int32_t> tokens;  // prompt, then answer
   const int32_t prompt;         // tokens of the prompt
   const int max_tokens;
-  const bool ignore_eos;
-  const bool wants_prompt_logits;
+  const std::vector<int32_t> ending_ids;  // ascending
+  const int32_t logits_from;
   const absl::Time deadline;
   PageTable pages;
   int32_t computed = 0;       // positions [0, computed) are in the cache
@@ -63,14 +65,15 @@ Scheduler::Scheduler(const SchedulerOptions& options)
 Scheduler::~Scheduler() = default;
 
 absl::Status Scheduler::Add(ScheduledRequest request) {
-  CONCLAVE_CHECK(!request.prompt_ids.empty() && request.max_tokens >= 1);
-  CONCLAVE_CHECK(static_cast<int64_t>(request.prompt_ids.size()) < options_.context_max);
+  const int64_t generated = static_cast<int64_t>(request.generated_ids.size());
+  const int64_t prompt = static_cast<int64_t>(request.prompt_ids.size());
+  CONCLAVE_CHECK(prompt >= 1 && request.max_tokens > generated);
+  CONCLAVE_CHECK(prompt + generated < options_.context_max);
   if (static_cast<int64_t>(sequences_.size()) >= live_max()) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", running_.size(), " sequences run and ",
                                                      waiting_.size(), " wait; try again later"));
   }
-  const int64_t tokens_max =
-      std::min<int64_t>(request.prompt_ids.size() + int64_t{request.max_tokens}, options_.context_max);
+  const int64_t tokens_max = std::min<int64_t>(prompt + int64_t{request.max_tokens}, options_.context_max);
   const int64_t blocks = BlocksFor(tokens_max, options_.kv_block_tokens);
   if (blocks > pool_.total()) {
     return absl::ResourceExhaustedError(absl::StrCat("the request may need ", blocks, " KV blocks (", tokens_max,
@@ -134,12 +137,12 @@ void Scheduler::ScheduleDecodes() {
 int Scheduler::ChunkRows(const Sequence& sequence) const {
   int rows = std::min({sequence.pending(), options_.prefill_chunk_tokens_max, options_.batch_tokens_max - batch_.rows});
   const int logit_rows = options_.logit_rows_max - batch_.logit_rows;
-  if (sequence.wants_prompt_logits && sequence.computed < sequence.prompt) {
-    // A chunk is wholly replayed or wholly new, so that its logits are wanted for all rows or for none.
-    if (sequence.computed < sequence.computed_ever) return std::min(rows, sequence.computed_ever - sequence.computed);
-    return std::min(rows, logit_rows);
+  const int32_t wanted_from = std::max(sequence.logits_from, sequence.computed_ever);
+  if (sequence.computed + rows > wanted_from) {
+    rows = static_cast<int>(std::min<int64_t>(rows, int64_t{wanted_from} - sequence.computed + logit_rows));
+  } else if (rows == sequence.pending() && logit_rows < 1) {
+    --rows;
   }
-  if (rows == sequence.pending() && logit_rows < 1) --rows;
   return rows;
 }
 
@@ -189,14 +192,15 @@ bool Scheduler::MayAdmit(const Sequence& sequence) const {
 void Scheduler::Append(Sequence& sequence, int rows) {
   BatchSlice slice;
   slice.sequence = sequence.id;
-  slice.token_ids = absl::MakeConstSpan(sequence.tokens).subspan(sequence.computed, rows);
+  slice.tokens = sequence.tokens;
+  slice.token_ids = slice.tokens.subspan(sequence.computed, rows);
   slice.first_position = sequence.computed;
   slice.blocks = sequence.pages.blocks();
   slice.samples = rows == sequence.pending();
   slice.replayed_rows = std::clamp(sequence.computed_ever - sequence.computed, 0, rows);
   slice.prompt_rows = std::clamp(sequence.prompt - sequence.computed, 0, rows);
-  const bool all = sequence.wants_prompt_logits && slice.prompt_rows == rows && slice.replayed_rows == 0;
-  slice.logit_rows = all ? rows : slice.samples ? 1 : 0;
+  const int32_t wanted_from = std::max({sequence.logits_from, sequence.computed_ever, sequence.computed});
+  slice.logit_rows = std::max(slice.end() - std::min(wanted_from, slice.end()), slice.samples ? 1 : 0);
   batch_.rows += rows;
   batch_.logit_rows += slice.logit_rows;
   batch_.slices.push_back(slice);
@@ -220,7 +224,7 @@ absl::Span<const ScheduledToken> Scheduler::Commit(const Batch& batch, absl::Spa
     const auto entry = sequences_.find(slice.sequence);
     if (entry == sequences_.end()) continue;
     Sequence& sequence = *entry->second;
-    sequence.computed = slice.first_position + static_cast<int32_t>(slice.token_ids.size());
+    sequence.computed = slice.end();
     sequence.computed_ever = std::max(sequence.computed_ever, sequence.computed);
     if (!slice.samples) continue;
     sequence.tokens.push_back(sampled[i]);
@@ -232,8 +236,7 @@ absl::Span<const ScheduledToken> Scheduler::Commit(const Batch& batch, absl::Spa
 
 FinishReason Scheduler::Finish(const Sequence& sequence) const {
   const int32_t token = sequence.tokens.back();
-  const bool is_eos = std::binary_search(options_.eos_ids.begin(), options_.eos_ids.end(), token);
-  if (is_eos && !sequence.ignore_eos) return FinishReason::kStop;
+  if (std::binary_search(sequence.ending_ids.begin(), sequence.ending_ids.end(), token)) return FinishReason::kStop;
   if (sequence.generated() >= sequence.max_tokens) return FinishReason::kLength;
   if (static_cast<int>(sequence.tokens.size()) >= options_.context_max) return FinishReason::kLength;
   return FinishReason::kNone;

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -35,16 +36,18 @@ struct SchedulerOptions {
   int context_max = 2048;  // tokens of one sequence, prompt and answer together
   int32_t kv_blocks = 1024;
   int kv_block_tokens = 16;
-  std::vector<int32_t> eos_ids;  // ascending
 };
 
 // A sequence as the scheduler sees it.
 struct ScheduledRequest {
   SequenceId sequence{0};
   std::vector<int32_t> prompt_ids;
-  int max_tokens = 1;
-  bool ignore_eos = false;
-  bool wants_prompt_logits = false;
+  std::vector<int32_t> generated_ids;  // of a resumed sequence: the tokens after its prompt
+  int max_tokens = 1;                  // generated_ids count
+  std::vector<int32_t> ending_ids;     // ascending: the first of these ends the sequence
+  // Rows at this position and behind it give their logits when they are computed for the first time. Whatever it is,
+  // the row that chooses the next token gives its own.
+  int32_t logits_from = std::numeric_limits<int32_t>::max();
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -52,13 +55,16 @@ struct ScheduledRequest {
 // The spans are valid until Commit, or until the sequence is cancelled.
 struct BatchSlice {
   SequenceId sequence{0};
-  absl::Span<const int32_t> token_ids;  // [n]
+  absl::Span<const int32_t> tokens;     // of the whole sequence, those that are not computed yet included
+  absl::Span<const int32_t> token_ids;  // [n]: a part of `tokens`
   int32_t first_position = 0;
   absl::Span<const int32_t> blocks;  // of the whole sequence so far, these rows included
-  int32_t logit_rows = 0;            // 0, 1 (the last row) or n
+  int32_t logit_rows = 0;            // the last so many rows give their logits
   bool samples = false;              // the last row's logits choose the sequence's next token
   int32_t replayed_rows = 0;         // the first so many rows were computed before, and lost to a preemption
   int32_t prompt_rows = 0;           // the first so many rows are prompt, not answer
+
+  int32_t end() const { return first_position + static_cast<int32_t>(token_ids.size()); }
 };
 
 // One step.
@@ -84,7 +90,8 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   // RESOURCE_EXHAUSTED: the queue is full, or all blocks together could not hold the request.
-  // REQUIRES: a valid request (not empty, shorter than the context, max_tokens >= 1) and a new id
+  // REQUIRES: a valid request (prompt not empty, prompt and generated_ids shorter than the context, max_tokens above
+  // generated_ids' length) and a new id
   absl::Status Add(ScheduledRequest request);
   // Ends a sequence and frees its blocks at once. False where it is unknown or has ended.
   bool Cancel(SequenceId sequence);

@@ -14,6 +14,7 @@
 #include "moe/base/ids.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/daemon/server_stream.h"
+#include "router_service/decode_messages.h"
 #include "router_service/decode_stream.h"
 #include "router_service/router_metrics.h"
 

@@ -190,6 +190,65 @@ TEST_F(RouterServiceTest, StreamsIdsAndTheEndOfASequence) {
   EXPECT_TRUE(MetricsCome("conclave_router_requests_total{code=\"OK\"} 1"));
 }
 
+TEST_F(RouterServiceTest, EveryFieldOfARequestReachesTheEngine) {
+  Serve();
+  v1::DecodeRequest request = Request();
+  request.set_choice(3);
+  for (const int id : {40, 41}) request.add_generated_ids(id);
+  request.set_min_tokens(4);
+  for (const int id : {9, 8}) request.add_stop_token_ids(id);
+  request.set_top_logprobs(0);
+  request.set_prompt_logprobs(true);
+  v1::SamplingOptions& sampling = *request.mutable_sampling();
+  sampling.set_min_p(0.25f);
+  sampling.set_repetition_penalty(1.5f);
+  sampling.set_presence_penalty(0.5f);
+  sampling.set_frequency_penalty(-0.5f);
+  (*sampling.mutable_logit_bias())[7] = 2.0f;
+  (*sampling.mutable_logit_bias())[2] = -1.0f;
+  grpc::ClientContext context;
+  auto stream = stub_->Decode(&context, request);
+  const EngineRequest submitted = engine_.WaitForRequest(1);
+  EXPECT_THAT(submitted.generated_ids, ElementsAre(40, 41));
+  EXPECT_EQ(submitted.min_tokens, 4);
+  EXPECT_THAT(submitted.stop_ids, ElementsAre(9, 8));
+  EXPECT_EQ(submitted.top_logprobs, 0);
+  EXPECT_TRUE(submitted.prompt_logprobs);
+  EXPECT_EQ(submitted.sampling.choice, 3);
+  EXPECT_EQ(submitted.sampling.min_p, 0.25f);
+  EXPECT_EQ(submitted.sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(submitted.sampling.presence_penalty, 0.5f);
+  EXPECT_EQ(submitted.sampling.frequency_penalty, -0.5f);
+  EXPECT_THAT(submitted.sampling.logit_bias, ElementsAre(std::pair(2, -1.0f), std::pair(7, 2.0f)));
+  engine_.Send(1, FakeEngine::Token(1, FinishReason::kStop));
+  v1::DecodeResponse response;
+  EXPECT_TRUE(stream->Read(&response));
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(RouterServiceTest, LogprobsTravelWithTheirIds) {
+  Serve();
+  grpc::ClientContext context;
+  auto stream = stub_->Decode(&context, Request());
+  engine_.WaitForRequest(1);
+  TokenEvent event = FakeEngine::Token(21, FinishReason::kLength);
+  event.prompt_logprobs = {{5, 0, {}}, {6, -1.0f, {{2, -0.5f}}}};
+  event.logprobs = TokenLogprobs{21, -0.25f, {{21, -0.25f}, {3, -2.0f}}};
+  engine_.Send(1, event);
+  v1::DecodeResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  ASSERT_EQ(response.prompt_logprobs_size(), 2);
+  EXPECT_EQ(response.prompt_logprobs(1).id(), 6);
+  EXPECT_EQ(response.prompt_logprobs(1).top(0).id(), 2);
+  ASSERT_EQ(response.logprobs_size(), 1);
+  EXPECT_EQ(response.logprobs(0).id(), 21);
+  EXPECT_EQ(response.logprobs(0).logprob(), -0.25f);
+  ASSERT_EQ(response.logprobs(0).top_size(), 2);
+  EXPECT_EQ(response.logprobs(0).top(1).id(), 3);
+  EXPECT_EQ(response.logprobs(0).top(1).logprob(), -2.0f);
+}
+
 TEST_F(RouterServiceTest, TokensThatASlowClientHasNotTakenAreNotLost) {
   Serve();
   grpc::ClientContext context;

@@ -20,7 +20,7 @@ struct SequenceSlice {
   absl::Span<const int32_t> token_ids;  // [n], each in [0, vocab)
   int32_t first_position = 0;           // positions before it are in the cache already
   absl::Span<const int32_t> blocks;     // block ids of the whole sequence so far, these rows included
-  int32_t logit_rows = 0;               // logits are wanted for this many of the last rows: 0, 1 or all
+  int32_t logit_rows = 0;               // logits are wanted for this many of the last rows
 };
 
 // Sees what passes by. Called on the engine's thread.

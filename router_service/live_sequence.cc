@@ -1,0 +1,165 @@
+#include "router_service/live_sequence.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "moe/base/status_macros.h"
+#include "router_service/step_routing.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kTopLogprobsMax = 64;
+constexpr size_t kStopIdsMax = 1024;
+// Log probabilities of a prompt come in one message: so many numbers at most.
+constexpr int64_t kPromptLogprobsMax = int64_t{1} << 20;
+
+template <typename... Parts>
+absl::Status Invalid(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+absl::Status ValidateIds(absl::string_view field, absl::Span<const int32_t> ids, int vocab) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab) {
+      return Invalid(field, "[", i, "] is ", ids[i], "; ids must be in [0, ", vocab, ")");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLengths(const EngineRequest& request, int context_max) {
+  const int64_t prompt = static_cast<int64_t>(request.prompt_ids.size());
+  const int64_t generated = static_cast<int64_t>(request.generated_ids.size());
+  if (prompt == 0) return Invalid("prompt_ids is empty; give at least one token");
+  if (prompt >= context_max) {
+    return Invalid("prompt_ids has ", prompt, " tokens; the context holds ", context_max,
+                   ", at least one of them for the answer");
+  }
+  if (request.max_tokens < 1) return Invalid("max_tokens is ", request.max_tokens, "; it must be at least 1");
+  if (request.min_tokens < 0 || request.min_tokens > request.max_tokens) {
+    return Invalid("min_tokens is ", request.min_tokens, "; it must be in [0, max_tokens], which is ",
+                   request.max_tokens);
+  }
+  if (generated >= request.max_tokens || prompt + generated >= context_max) {
+    return Invalid("generated_ids has ", generated, " ids, with which the answer is complete: max_tokens is ",
+                   request.max_tokens, ", the context holds ", context_max, " tokens and prompt_ids has ", prompt);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateReports(const EngineRequest& request) {
+  if (!request.top_logprobs.has_value()) {
+    if (request.prompt_logprobs) return Invalid("prompt_logprobs is set without top_logprobs");
+    return absl::OkStatus();
+  }
+  const int top = *request.top_logprobs;
+  if (top < 0 || top > kTopLogprobsMax) {
+    return Invalid("top_logprobs is ", top, "; it must be in [0, ", kTopLogprobsMax, "]");
+  }
+  const int64_t numbers = static_cast<int64_t>(request.prompt_ids.size()) * (1 + top);
+  if (request.prompt_logprobs && numbers > kPromptLogprobsMax) {
+    return Invalid("prompt_logprobs would be ", numbers,
+                   " numbers, (1 + top_logprobs) for each of prompt_ids; at most ", kPromptLogprobsMax, " are given");
+  }
+  return absl::OkStatus();
+}
+
+std::vector<int32_t> EndingIds(const EngineRequest& request, const ModelSpec& spec) {
+  std::vector<int32_t> ids = request.stop_ids;
+  if (!request.ignore_eos) ids.insert(ids.end(), spec.eos_ids.begin(), spec.eos_ids.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace
+
+absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max) {
+  RETURN_IF_ERROR(ValidateLengths(request, context_max));
+  RETURN_IF_ERROR(ValidateIds("prompt_ids", request.prompt_ids, spec.vocab));
+  RETURN_IF_ERROR(ValidateIds("generated_ids", request.generated_ids, spec.vocab));
+  RETURN_IF_ERROR(ValidateIds("stop_token_ids", request.stop_ids, spec.vocab));
+  if (request.stop_ids.size() > kStopIdsMax) {
+    return Invalid("stop_token_ids has ", request.stop_ids.size(), " ids; at most ", kStopIdsMax, " are taken");
+  }
+  RETURN_IF_ERROR(ValidateReports(request));
+  for (const auto& [id, bias] : request.sampling.logit_bias) {
+    if (id < 0 || id >= spec.vocab) {
+      return Invalid("logit_bias has the id ", id, "; ids must be in [0, ", spec.vocab, ")");
+    }
+  }
+  RETURN_IF_ERROR(request.sampling.Validate());
+  const std::vector<int32_t> ending = EndingIds(request, spec);
+  for (size_t i = static_cast<size_t>(request.min_tokens); i < request.generated_ids.size(); ++i) {
+    if (std::binary_search(ending.begin(), ending.end(), request.generated_ids[i])) {
+      return Invalid("generated_ids[", i, "] is ", request.generated_ids[i], ", which ended the answer");
+    }
+  }
+  return absl::OkStatus();
+}
+
+LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, TokenCallback on_event)
+    : sampling_(std::move(request.sampling)),
+      prompt_(static_cast<int32_t>(request.prompt_ids.size())),
+      min_tokens_(request.min_tokens),
+      top_logprobs_(request.top_logprobs),
+      wants_prompt_logprobs_(request.prompt_logprobs),
+      observer_(request.observer),
+      on_event_(std::move(on_event)),
+      ending_ids_(EndingIds(request, spec)) {
+  if (sampling_.has_penalties()) history_.emplace(request.prompt_ids, request.generated_ids);
+  if (request.hash_logits) logits_hash_.emplace();
+  if (request.report_expert_use) expert_use_ = ZeroExpertCounts<uint32_t>(spec);
+  if (wants_prompt_logprobs_) {
+    prompt_logprobs_.reserve(request.prompt_ids.size());
+    prompt_logprobs_.push_back({request.prompt_ids[0], 0, {}});
+  }
+  if (request.observer != nullptr || wants_prompt_logprobs_) {
+    scheduled_.logits_from = 0;
+  } else if (request.hash_logits && !request.generated_ids.empty()) {
+    scheduled_.logits_from = prompt_ - 1;
+  }
+  scheduled_.prompt_ids = std::move(request.prompt_ids);
+  scheduled_.generated_ids = std::move(request.generated_ids);
+  scheduled_.max_tokens = request.max_tokens;
+  scheduled_.ending_ids = ending_ids_;
+  scheduled_.deadline = request.deadline;
+}
+
+absl::Status LiveSequence::TakeKnown(absl::Span<const float> logits, int32_t position, int32_t next) {
+  if (position + 1 < prompt_) {
+    if (!wants_prompt_logprobs_) return absl::OkStatus();
+    prompt_logprobs_.push_back(LogprobsOf(logits, next, *top_logprobs_));
+    if (std::isfinite(prompt_logprobs_.back().logprob)) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat("a logit at position ", position,
+                                            " is not a number; the model's weights or a kernel are damaged"));
+  }
+  if (logits_hash_.has_value()) logits_hash_->Update(logits);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens) {
+  const bool may_end = tokens - prompt_ >= min_tokens_;
+  ASSIGN_OR_RETURN(const int32_t token,
+                   sampler.Sample(logits, sampling_, tokens, history_.has_value() ? &*history_ : nullptr,
+                                  may_end ? absl::Span<const int32_t>() : ending_ids_));
+  if (history_.has_value()) history_->AddGenerated(token);
+  if (logits_hash_.has_value()) logits_hash_->Update(logits);
+  if (top_logprobs_.has_value()) logprobs_ = LogprobsOf(logits, token, *top_logprobs_);
+  return token;
+}
+
+void LiveSequence::Report(TokenEvent& event) {
+  if (logits_hash_.has_value()) event.logits_hash = logits_hash_->Digest();
+  if (event.token >= 0) {
+    event.logprobs = std::exchange(logprobs_, std::nullopt);
+    event.prompt_logprobs = std::exchange(prompt_logprobs_, {});
+  }
+  if (event.ended()) event.expert_use = std::move(expert_use_);
+}
+
+}  // namespace conclave

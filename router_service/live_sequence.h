@@ -1,0 +1,67 @@
+// What the engine knows of a sequence beside what the scheduler knows: how its tokens are chosen, and what is reported.
+#ifndef CONCLAVE_ROUTER_SERVICE_LIVE_SEQUENCE_H_
+#define CONCLAVE_ROUTER_SERVICE_LIVE_SEQUENCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "moe/checkpoint/model_spec.h"
+#include "router_service/engine.h"
+#include "router_service/logits_hash.h"
+#include "router_service/logprobs.h"
+#include "router_service/sampler.h"
+#include "router_service/scheduler.h"
+
+namespace conclave {
+
+// INVALID_ARGUMENT names the field of `request` that is out of range.
+absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max);
+
+// One request under way. Made by the caller's thread, used by the engine's.
+class LiveSequence {
+ public:
+  // REQUIRES: a valid request
+  LiveSequence(EngineRequest request, const ModelSpec& spec, TokenCallback on_event);
+
+  // What the scheduler takes; once.
+  ScheduledRequest TakeScheduled() { return std::move(scheduled_); }
+  void set_id(SequenceId id) { scheduled_.sequence = id; }
+
+  // The logits of the row at `position`, [vocab], whose next token is known already: `next`, of the prompt or of what
+  // is replayed. INTERNAL: a logit that is not a number.
+  absl::Status TakeKnown(absl::Span<const float> logits, int32_t position, int32_t next);
+  // Chooses the token behind `tokens` tokens. Errors as Sampler::Sample.
+  absl::StatusOr<int32_t> Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens);
+  // Fills what the event reports, once it has token, finish and status.
+  void Report(TokenEvent& event);
+
+  SequenceObserver* observer() const { return observer_; }
+  // [layers][experts]; null: not asked for
+  std::vector<std::vector<uint32_t>>* expert_use() { return expert_use_.empty() ? nullptr : &expert_use_; }
+  const TokenCallback& on_event() const { return on_event_; }
+
+ private:
+  ScheduledRequest scheduled_;
+  const SamplingParams sampling_;
+  const int32_t prompt_;  // tokens
+  const int min_tokens_;
+  const std::optional<int> top_logprobs_;
+  const bool wants_prompt_logprobs_;
+  SequenceObserver* const observer_;
+  const TokenCallback on_event_;
+  std::vector<int32_t> ending_ids_;
+  std::optional<TokenHistory> history_;            // nothing: no penalties
+  std::optional<LogitsHash> logits_hash_;          // nothing: not asked for
+  std::vector<std::vector<uint32_t>> expert_use_;  // empty: not asked for
+  std::optional<TokenLogprobs> logprobs_;          // of the token sampled last
+  std::vector<TokenLogprobs> prompt_logprobs_;     // until the first token has come
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_LIVE_SEQUENCE_H_

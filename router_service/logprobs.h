@@ -1,0 +1,27 @@
+// Log probabilities of tokens: of the softmax over the model's raw logits, before temperature, penalties and cuts.
+#ifndef CONCLAVE_ROUTER_SERVICE_LOGPROBS_H_
+#define CONCLAVE_ROUTER_SERVICE_LOGPROBS_H_
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+
+namespace conclave {
+
+// One token, and the most likely ones that might have stood in its place.
+struct TokenLogprobs {
+  int32_t id = 0;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // (id, logprob), the likeliest first, the lower id among equals
+};
+
+// The natural logarithm of `id`'s probability, and of the `top` most likely ids (all where the vocabulary is smaller).
+// Sums are doubles in ascending order of ids, so that equal logits give equal answers.
+// logits: [vocab], every value finite. REQUIRES: 0 <= id < vocab, top >= 0
+TokenLogprobs LogprobsOf(absl::Span<const float> logits, int32_t id, int top);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_LOGPROBS_H_
