@@ -5,13 +5,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/bars.h"
 #include "moe/base/ids.h"
 #include "moe/placement/placement.h"
 
 namespace conclave {
 namespace {
-
-constexpr const char* kBars[] = {"·", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
 
 // The experts of `layer` that a shard holds; null: none.
 const std::vector<ExpertId>* ExpertsHeld(const ShardHoldings& shard, int layer) {
@@ -24,19 +23,12 @@ const std::vector<ExpertId>* ExpertsHeld(const ShardHoldings& shard, int layer) 
 // A shard's bars of one layer: rows by expert, neighbours summed where there are more than `bars_max`.
 std::vector<uint64_t> BarsOf(const std::vector<uint32_t>& layer_use, const std::vector<ExpertId>& experts,
                              int bars_max) {
-  const int64_t count = static_cast<int64_t>(experts.size());
-  const int64_t bars = std::min<int64_t>(count, bars_max);
-  std::vector<uint64_t> sums(static_cast<size_t>(bars), 0);
-  for (int64_t i = 0; i < count; ++i) {
-    const size_t expert = static_cast<size_t>(Value(experts[static_cast<size_t>(i)]));
-    if (expert < layer_use.size()) sums[static_cast<size_t>(i * bars / count)] += layer_use[expert];
+  std::vector<uint64_t> rows;
+  for (const ExpertId id : experts) {
+    const size_t expert = static_cast<size_t>(Value(id));
+    rows.push_back(expert < layer_use.size() ? layer_use[expert] : 0);
   }
-  return sums;
-}
-
-const char* Bar(uint64_t value, uint64_t largest) {
-  if (value == 0 || largest == 0) return kBars[0];
-  return kBars[(value * 8 + largest - 1) / largest];  // rounded up: whoever worked has a bar
+  return SumNeighbours(rows, bars_max);
 }
 
 std::string Busiest(const std::vector<uint32_t>& layer_use, uint64_t total) {

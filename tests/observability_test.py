@@ -15,7 +15,7 @@ import unittest
 import urllib.parse
 import urllib.request
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, eventually, free_port, generate
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, eventually, free_port
 
 ROOT = os.environ.get("CONCLAVE_CHECKOUT", os.getcwd())
 sys.path.insert(0, os.path.join(ROOT, "tools/observability"))
@@ -177,6 +177,17 @@ class LiveCluster(unittest.TestCase):
         documented = {metric.name for metric in metrics_in_code.find(ROOT)}
         self.assertLessEqual(seen, documented)
         self.assertLessEqual(documented - seen, NOT_IN_A_PLAIN_CLUSTER, "declared, but shown by no process")
+
+    def test_2_top_shows_every_shard_and_layer_at_work(self):
+        shown = subprocess.run([CONCLAVE, "top", "--run-dir", self.cluster.run_dir, "-o", "json"], capture_output=True,
+                               text=True, timeout=60)
+        self.assertEqual(shown.returncode, 0, shown.stderr)
+        top = json.loads(shown.stdout)
+        self.assertEqual([shard["name"] for shard in top["shards"]], ["expert-0", "expert-1", "expert-2"])
+        self.assertTrue(any(shard["rows"] > 0 for shard in top["shards"]))
+        for layer in top["layers"]:
+            self.assertEqual(len(layer["tokens"]), 32)
+            self.assertGreater(layer["imbalance"], 1)
 
     def test_3_no_alert_is_there_before_a_shard_dies_and_its_alert_after(self):
         self.assertNotIn("ConclaveExpertShardDown", self.prometheus.alerts())

@@ -1,0 +1,42 @@
+// What the attention services of a cluster say of it at one moment, for `conclave top`.
+#ifndef CONCLAVE_CLI_CLUSTER_SNAPSHOT_H_
+#define CONCLAVE_CLI_CLUSTER_SNAPSHOT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "conclave/v1/control.pb.h"
+
+namespace conclave {
+
+// One attention service; `status` and `experts` hold nothing where `error` is not OK.
+struct RouterSnapshot {
+  std::string address;  // host:port
+  absl::Status error;   // why it did not answer
+  v1::GetStatusResponse status;
+  v1::GetExpertMapResponse experts;
+};
+
+// All of them at one moment.
+struct ClusterSnapshot {
+  absl::Time time;
+  std::vector<RouterSnapshot> routers;
+};
+
+// Asks the same services again and again over connections that stay open. Used by one thread.
+class ClusterProbe {
+ public:
+  // addresses: host:port of every attention service. Nothing is sent yet.
+  static std::unique_ptr<ClusterProbe> Create(const std::vector<std::string>& addresses);
+  virtual ~ClusterProbe() = default;
+  // Blocks for at most `timeout` a service. A service that does not answer is a snapshot with its error.
+  virtual ClusterSnapshot Take(absl::Duration timeout) = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_CLI_CLUSTER_SNAPSHOT_H_
