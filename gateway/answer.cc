@@ -1,5 +1,6 @@
 #include "gateway/answer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,107 +9,206 @@
 namespace conclave {
 namespace {
 
+// A shorter prompt is read n times at once sooner than it is read once and then found.
+constexpr int kSharedPromptTokensMin = 64;
+
 std::string Milliseconds(absl::Duration duration) { return absl::StrCat(absl::ToInt64Milliseconds(duration)); }
+
+void AddExpertUse(const google::protobuf::RepeatedPtrField<v1::LayerExpertUse>& use, v1::Usage& sum) {
+  for (const v1::LayerExpertUse& layer : use) {
+    v1::LayerExpertUse* into = nullptr;
+    for (v1::LayerExpertUse& known : *sum.mutable_expert_use()) {
+      if (known.layer() == layer.layer()) into = &known;
+    }
+    if (into == nullptr) {
+      *sum.add_expert_use() = layer;
+      continue;
+    }
+    for (int i = 0; i < std::min(into->tokens_size(), layer.tokens_size()); ++i) {
+      into->set_tokens(i, into->tokens(i) + layer.tokens(i));
+    }
+  }
+}
 
 }  // namespace
 
-Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, const std::string& request_id,
-               std::vector<int32_t> prompt_ids, std::shared_ptr<AnswerSink> sink)
-    : metrics_(metrics),
+// One router stream, on behalf of one choice.
+class Answer::Stream final : public DecodeListener {
+ public:
+  Stream(std::shared_ptr<Answer> answer, int index) : answer_(std::move(answer)), index_(index) {}
+  void OnResponse(const v1::DecodeResponse& response) override { answer_->OnResponse(index_, response); }
+  void OnEnd(const absl::Status& status) override { std::exchange(answer_, nullptr)->OnEnd(index_, status); }
+
+ private:
+  std::shared_ptr<Answer> answer_;
+  const int index_;
+};
+
+Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, RouterClient& router,
+               AnswerPlan plan, std::shared_ptr<AnswerSink> sink)
+    : model_(model),
+      metrics_(metrics),
       calls_(calls),
-      request_id_(request_id),
+      router_(router),
+      plan_(std::move(plan)),
       sink_(std::move(sink)),
-      prompt_ids_(std::move(prompt_ids)),
-      text_(model),
-      prompt_tokens_(static_cast<int>(prompt_ids_.size())) {}
-
-void Answer::SetCall(std::shared_ptr<DecodeCall> call) {
-  {
-    absl::MutexLock lock(&mutex_);
-    call_ = call;
-    if (!cancelled_) return;
-  }
-  call->Cancel();
+      streams_(static_cast<size_t>(plan_.answers)) {
+  choices_.reserve(streams_.size());
+  for (int i = 0; i < plan_.answers; ++i) choices_.emplace_back(model_, plan_.stops);
+  usage_.set_prompt_tokens(plan_.decode.prompt_ids_size());
 }
 
-void Answer::Cancel() {
-  std::shared_ptr<DecodeCall> call;
-  {
-    absl::MutexLock lock(&mutex_);
-    cancelled_ = true;
-    call = call_;
-  }
-  if (call != nullptr) call->Cancel();
+void Answer::Start() {
+  // The prompt's log probabilities are asked for once; the others take them from the first.
+  const bool first_alone = plan_.decode.prompt_logprobs() || plan_.decode.prompt_ids_size() >= kSharedPromptTokensMin;
+  StartChoices(0, first_alone ? 1 : plan_.answers);
 }
 
-void Answer::OnResponse(const v1::DecodeResponse& response) {
-  if (!failure_.ok() || !finish_reason_.empty()) return;
-  absl::StatusOr<std::string> text = text_.Append(response.ids());
-  if (!text.ok()) return Fail(text.status());
-  CountTokens(response.ids_size());
+void Answer::StartChoices(int begin, int end) {
+  if (begin >= end) return;
+  {
+    absl::MutexLock lock(&mutex_);
+    absl::MutexLock streams_lock(&streams_mutex_);
+    if (started_ >= end || (begin > 0 && streams_[static_cast<size_t>(begin)].cancelled)) return;
+    // Before the first of them begins: it may end at once, and must not be taken for the last.
+    started_ = end;
+  }
+  for (int index = begin; index < end; ++index) {
+    v1::DecodeRequest request = plan_.decode;
+    request.set_choice(index);
+    if (index > 0) request.set_prompt_logprobs(false);
+    auto call = router_.Decode(std::move(request), plan_.deadline, std::make_shared<Stream>(shared_from_this(), index));
+    bool cancelled = false;
+    {
+      absl::MutexLock lock(&streams_mutex_);
+      Slot& slot = streams_[static_cast<size_t>(index)];
+      slot.call = call;
+      cancelled = slot.cancelled;
+    }
+    if (cancelled) call->Cancel();
+  }
+}
+
+void Answer::CancelStreams(int begin, int end) {
+  std::vector<std::shared_ptr<DecodeCall>> calls;
+  {
+    absl::MutexLock lock(&streams_mutex_);
+    for (int i = begin; i < end; ++i) {
+      Slot& slot = streams_[static_cast<size_t>(i)];
+      slot.cancelled = true;
+      if (slot.call != nullptr) calls.push_back(slot.call);
+    }
+  }
+  for (const auto& call : calls) call->Cancel();
+}
+
+void Answer::Cancel() { CancelStreams(0, plan_.answers); }
+
+void Answer::OnResponse(int index, const v1::DecodeResponse& response) {
+  bool cancel_one = false, cancel_all = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    Choice& choice = choices_[static_cast<size_t>(index)];
+    if (!failure_.ok() || !choice.finish_reason.empty()) return;
+    Take(choice, index, response);
+    cancel_all = !failure_.ok();
+    // A stop text is complete: what the router would go on to decode is nobody's.
+    cancel_one = !choice.finish_reason.empty() && response.finish_reason().empty();
+  }
+  if (cancel_all) return Cancel();
+  if (cancel_one) CancelStreams(index, index + 1);
+  StartChoices(1, plan_.answers);
+}
+
+void Answer::Take(Choice& choice, int index, const v1::DecodeResponse& response) {
   v1::GenerateResponse chunk;
-  chunk.set_text(*std::move(text));
-  *chunk.mutable_ids() = response.ids();
-  if (!prompt_ids_.empty()) AddFirst(chunk);
-  if (!response.finish_reason().empty()) AddLast(response, chunk);
-  sink_->OnChunk(chunk);
+  chunk.set_index(index);
+  const bool first = !std::exchange(choice.begun, true);
+  if (first) AddFirst(response, chunk);
+  const int tokens_before = choice.text.tokens();
+  const absl::StatusOr<bool> stopped = choice.text.Append(response, chunk);
+  if (!stopped.ok()) return Fail(stopped.status());
+  CountTokens(choice, choice.text.tokens() - tokens_before);
+  if (*stopped) {
+    AddFinish(choice, {}, "stop", chunk);
+  } else if (!response.finish_reason().empty()) {
+    const bool stopped_at_end = choice.text.Flush(chunk);
+    AddFinish(choice, response, stopped_at_end ? "stop" : response.finish_reason(), chunk);
+  }
+  // What a stop text may still swallow is no news.
+  const bool news = first || !chunk.text().empty() || chunk.ids_size() > 0 || !chunk.finish_reason().empty();
+  if (news) sink_->OnChunk(chunk);
 }
 
-void Answer::CountTokens(int tokens) {
+void Answer::AddFirst(const v1::DecodeResponse& response, v1::GenerateResponse& chunk) {
+  chunk.set_request_id(plan_.decode.request_id());
+  if (!std::exchange(begun_, true)) {
+    *chunk.mutable_prompt_ids() = plan_.decode.prompt_ids();
+    chunk.set_system_fingerprint(model_.system_fingerprint);
+    usage_.set_cached_tokens(response.cached_tokens());
+    prompt_logprobs_ = response.prompt_logprobs();
+    for (v1::TokenLogprob& logprob : prompt_logprobs_) SetTokenBytes(model_, logprob);
+  }
+  *chunk.mutable_prompt_logprobs() = prompt_logprobs_;
+  chunk.set_text(plan_.echo);
+}
+
+void Answer::AddFinish(Choice& choice, const v1::DecodeResponse& response, const std::string& reason,
+                       v1::GenerateResponse& chunk) {
+  choice.finish_reason = reason;
+  chunk.set_request_id(plan_.decode.request_id());
+  chunk.set_finish_reason(reason);
+  chunk.set_logits_hash(response.logits_hash());
+  AddExpertUse(response.expert_use(), usage_);
+  if (++finished_ < plan_.answers) return;
+  usage_.set_completion_tokens(completion_tokens_);
+  *chunk.mutable_usage() = usage_;
+}
+
+void Answer::CountTokens(Choice& choice, int tokens) {
   if (tokens == 0) return;
   const absl::Time now = absl::Now();
   if (!first_token_.has_value()) {
     first_token_ = now;
     metrics_.time_to_first_token->Observe(absl::ToDoubleSeconds(now - arrival_));
-  } else {
+  }
+  if (choice.last_token.has_value()) {
     // Tokens that came in one message share the time since the message before.
     for (int i = 0; i < tokens; ++i) {
-      metrics_.inter_token_latency->Observe(absl::ToDoubleSeconds(now - *last_token_) / tokens);
+      metrics_.inter_token_latency->Observe(absl::ToDoubleSeconds(now - *choice.last_token) / tokens);
     }
   }
-  last_token_ = now;
+  choice.last_token = now;
   completion_tokens_ += tokens;
   metrics_.generated_tokens->Add(tokens);
 }
 
-void Answer::AddFirst(v1::GenerateResponse& chunk) {
-  chunk.set_request_id(request_id_);
-  chunk.mutable_prompt_ids()->Add(prompt_ids_.begin(), prompt_ids_.end());
-  prompt_ids_.clear();
-}
-
-void Answer::AddLast(const v1::DecodeResponse& response, v1::GenerateResponse& chunk) {
-  finish_reason_ = response.finish_reason();
-  chunk.mutable_text()->append(text_.Flush());
-  chunk.set_request_id(request_id_);
-  chunk.set_finish_reason(finish_reason_);
-  chunk.set_logits_hash(response.logits_hash());
-  chunk.mutable_usage()->set_prompt_tokens(prompt_tokens_);
-  chunk.mutable_usage()->set_completion_tokens(completion_tokens_);
-  *chunk.mutable_usage()->mutable_expert_use() = response.expert_use();
-}
-
 void Answer::Fail(const absl::Status& status) {
-  failure_ = status;
-  Cancel();
+  if (failure_.ok()) failure_ = status;
 }
 
-void Answer::OnEnd(const absl::Status& status) {
-  absl::Status end = status;
-  if (!failure_.ok()) {
-    end = failure_;
-  } else if (!finish_reason_.empty()) {
-    // All of the answer is here; what the connection did afterwards does not matter.
-    end = absl::OkStatus();
-  } else if (status.ok()) {
-    end = absl::InternalError("the attention service ended the stream without a finish reason");
-  }
-  LogEnd(end);
-  sink_->OnEnd(end);
-  sink_.reset();
+void Answer::OnEnd(int index, const absl::Status& status) {
+  bool failed = false, last = false;
   {
     absl::MutexLock lock(&mutex_);
-    call_.reset();
+    // Once all of an answer is here, what the connection did afterwards does not matter.
+    if (choices_[static_cast<size_t>(index)].finish_reason.empty()) {
+      Fail(status.ok() ? absl::InternalError("the attention service ended the stream without a finish reason")
+                       : status);
+      failed = true;
+    }
+    last = ++ended_ == started_;
+    if (last) {
+      LogEnd(failure_);
+      sink_->OnEnd(failure_);
+      sink_.reset();
+    }
+  }
+  if (failed && !last) Cancel();
+  if (!last) return;
+  {
+    absl::MutexLock lock(&streams_mutex_);
+    for (Slot& slot : streams_) slot.call.reset();
   }
   calls_.Leave();
 }
@@ -117,10 +217,12 @@ void Answer::LogEnd(const absl::Status& status) {
   const absl::Time now = absl::Now();
   metrics_.RequestEnded("Generate", status.code());
   metrics_.request_duration->Observe(absl::ToDoubleSeconds(now - arrival_));
+  const std::string& reason = choices_.front().finish_reason;
   // Counts and times only: prompts and answers are nobody's business but the client's.
-  LogInfo(absl::StrCat("request id=", request_id_, " method=Generate code=", absl::StatusCodeToString(status.code()),
-                       " prompt_tokens=", prompt_tokens_, " completion_tokens=", completion_tokens_,
-                       " finish=", finish_reason_.empty() ? "none" : finish_reason_,
+  LogInfo(absl::StrCat("request id=", plan_.decode.request_id(),
+                       " method=Generate code=", absl::StatusCodeToString(status.code()), " n=", plan_.answers,
+                       " prompt_tokens=", usage_.prompt_tokens(), " completion_tokens=", completion_tokens_,
+                       " finish=", reason.empty() ? "none" : reason,
                        " first_token_ms=", first_token_.has_value() ? Milliseconds(*first_token_ - arrival_) : "none",
                        " total_ms=", Milliseconds(now - arrival_),
                        status.ok() ? "" : absl::StrCat(" error=\"", status.message(), "\"")));

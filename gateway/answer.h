@@ -1,7 +1,10 @@
-// One answer on its way: from the router's ids to what a front streams to its client. Internal to the dispatcher.
+// The answers to one request on their way: from the router's ids to what a front streams to its client. Internal to
+// the dispatcher.
 #ifndef CONCLAVE_GATEWAY_ANSWER_H_
 #define CONCLAVE_GATEWAY_ANSWER_H_
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,45 +25,80 @@
 
 namespace conclave {
 
-// Fed by one router stream; Cancel may come from any thread. Counts as an open call from construction to OnEnd.
-class Answer final : public DecodeListener, public AnswerHandle {
+// What the dispatcher has worked out about a request.
+struct AnswerPlan {
+  v1::DecodeRequest decode;  // of the first answer
+  int answers = 1;
+  std::string echo;  // stands before every answer's text
+  AnswerStops stops;
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+// n streams of ids become one stream of messages. Cancel may come from any thread. Counts as one open call from
+// construction until its last stream has ended.
+class Answer final : public AnswerHandle, public std::enable_shared_from_this<Answer> {
  public:
   // The references must outlive it. REQUIRES: calls.Enter() returned true for this answer.
-  Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, const std::string& request_id,
-         std::vector<int32_t> prompt_ids, std::shared_ptr<AnswerSink> sink);
+  Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, RouterClient& router, AnswerPlan plan,
+         std::shared_ptr<AnswerSink> sink);
 
-  // To be called once, with the stream that feeds this answer.
-  void SetCall(std::shared_ptr<DecodeCall> call);
+  // To be called once. Where the answers have a prompt worth sharing, the first begins alone, and the others when it
+  // has read the prompt, so that they find it in the prefix cache.
+  void Start();
   void Cancel() override;
 
-  void OnResponse(const v1::DecodeResponse& response) override;
-  void OnEnd(const absl::Status& status) override;
-
  private:
-  void CountTokens(int tokens);
-  void AddFirst(v1::GenerateResponse& chunk);
-  void AddLast(const v1::DecodeResponse& response, v1::GenerateResponse& chunk);
-  void Fail(const absl::Status& status);
-  void LogEnd(const absl::Status& status);
+  class Stream;
+  // One of the n answers.
+  struct Choice {
+    Choice(const ServedModel& model, const AnswerStops& stops) : text(model, stops) {}
+    AnswerText text;
+    bool begun = false;  // a message of it has been sent
+    std::optional<absl::Time> last_token;
+    std::string finish_reason;
+  };
 
+  void StartChoices(int begin, int end);
+  // Called by the streams, which do not wait for each other.
+  void OnResponse(int index, const v1::DecodeResponse& response);
+  void OnEnd(int index, const absl::Status& status);
+
+  void Take(Choice& choice, int index, const v1::DecodeResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddFirst(const v1::DecodeResponse& response, v1::GenerateResponse& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddFinish(Choice& choice, const v1::DecodeResponse& response, const std::string& reason,
+                 v1::GenerateResponse& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountTokens(Choice& choice, int tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LogEnd(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CancelStreams(int begin, int end);
+
+  struct Slot {
+    std::shared_ptr<DecodeCall> call;  // null until the call is made, and after the end
+    bool cancelled = false;            // maybe before there was a call
+  };
+
+  const ServedModel& model_;
   GatewayMetrics& metrics_;
   OpenCalls& calls_;
-  const std::string request_id_;
+  RouterClient& router_;
+  const AnswerPlan plan_;
   const absl::Time arrival_ = absl::Now();
 
-  // Used by the stream's calls alone, which never overlap.
-  std::shared_ptr<AnswerSink> sink_;
-  std::vector<int32_t> prompt_ids_;
-  AnswerText text_;
-  int prompt_tokens_ = 0;
-  int completion_tokens_ = 0;
-  std::optional<absl::Time> first_token_, last_token_;
-  std::string finish_reason_;
-  absl::Status failure_;  // what went wrong here, after which the stream is cancelled
-
+  // Held while the sink is called: its calls never overlap.
   absl::Mutex mutex_;
-  std::shared_ptr<DecodeCall> call_ ABSL_GUARDED_BY(mutex_);
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<AnswerSink> sink_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Choice> choices_ ABSL_GUARDED_BY(mutex_);
+  int started_ ABSL_GUARDED_BY(mutex_) = 0, finished_ ABSL_GUARDED_BY(mutex_) = 0, ended_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false;    // any message has been sent
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // the first thing that went wrong, after which all is cancelled
+  std::optional<absl::Time> first_token_ ABSL_GUARDED_BY(mutex_);
+  int completion_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  v1::Usage usage_ ABSL_GUARDED_BY(mutex_);
+  google::protobuf::RepeatedPtrField<v1::TokenLogprob> prompt_logprobs_ ABSL_GUARDED_BY(mutex_);
+
+  // Apart, because a sink may cancel from within a call.
+  absl::Mutex streams_mutex_;
+  std::vector<Slot> streams_ ABSL_GUARDED_BY(streams_mutex_);  // [answers]
 };
 
 }  // namespace conclave

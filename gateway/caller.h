@@ -19,6 +19,7 @@ struct Tenant {
   int requests_running_max = 0;
   int priority = 0;                         // of requests that name none; lower runs first
   std::vector<std::string> allowed_models;  // empty: all
+  std::string cache_salt;                   // prompts share cached prefixes only with those of the same salt
 };
 
 // What a front knows of the one who sent a request.

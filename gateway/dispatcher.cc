@@ -1,14 +1,15 @@
 #include "gateway/dispatcher.h"
 
+#include <algorithm>
 #include <cstdint>
-#include <random>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "conclave/v1/control.pb.h"
 #include "gateway/answer.h"
+#include "gateway/answer_text.h"
+#include "gateway/decode_request.h"
 #include "gateway/prompt.h"
 #include "gateway/validation.h"
 #include "moe/base/log.h"
@@ -17,29 +18,18 @@
 namespace conclave {
 namespace {
 
-constexpr int kMaxTokensDefault = 128;
-
-uint64_t Random64() {
-  thread_local std::random_device device;
-  return (uint64_t{device()} << 32) | device();
+// What stands before an answer that echoes its prompt: the text as it was given, or what the ids say.
+std::string EchoText(const ServedModel& model, const v1::GenerateRequest& request, const std::vector<int32_t>& ids) {
+  if (!request.echo()) return "";
+  return request.has_text() ? request.text() : TextOf(model, ids);
 }
 
-v1::DecodeRequest ToDecodeRequest(const v1::GenerateRequest& request, const std::string& request_id,
-                                  const std::vector<int32_t>& prompt_ids) {
-  v1::DecodeRequest decode;
-  decode.set_request_id(request_id);
-  decode.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
-  const v1::SamplingOptions& sampling = request.sampling();
-  decode.mutable_sampling()->set_temperature(sampling.temperature());
-  decode.mutable_sampling()->set_top_p(sampling.has_top_p() ? sampling.top_p() : 1.0f);
-  decode.mutable_sampling()->set_top_k(sampling.top_k());
-  // Drawn here, before the first dispatch, so that a stream which moves to another router goes on alike.
-  decode.mutable_sampling()->set_seed(sampling.has_seed() ? sampling.seed() : Random64());
-  decode.set_max_tokens(request.has_max_tokens() ? request.max_tokens() : kMaxTokensDefault);
-  decode.set_ignore_eos(request.ignore_eos());
-  decode.set_hash_logits(request.hash_logits());
-  decode.set_report_expert_use(true);
-  return decode;
+AnswerStops StopsOf(const v1::GenerateRequest& request) {
+  AnswerStops stops;
+  stops.texts.assign(request.stop().begin(), request.stop().end());
+  stops.ids.assign(request.stop_token_ids().begin(), request.stop_token_ids().end());
+  std::sort(stops.ids.begin(), stops.ids.end());
+  return stops;
 }
 
 }  // namespace
@@ -53,7 +43,7 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
                                                                    std::shared_ptr<AnswerSink> sink) {
   const bool named = !request.request_id().empty();
   const std::string request_id = named ? request.request_id() : absl::StrFormat("req-%016x", Random64());
-  auto answer = Start(request, request_id, deadline, std::move(sink));
+  auto answer = Start(caller, request, request_id, deadline, std::move(sink));
   if (!answer.ok()) {
     metrics_.RequestEnded("Generate", answer.status().code());
     // An id that was refused may hold anything; it does not belong into a log.
@@ -64,18 +54,24 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
   return answer;
 }
 
-absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const v1::GenerateRequest& request,
+absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& caller,
+                                                                const v1::GenerateRequest& request,
                                                                 const std::string& request_id, absl::Time deadline,
                                                                 std::shared_ptr<AnswerSink> sink) {
   RETURN_IF_ERROR(ValidateGenerate(request, model_.name, model_.vocab));
   ASSIGN_OR_RETURN(std::vector<int32_t> prompt_ids, PromptIds(model_, request));
   RETURN_IF_ERROR(
       ValidatePromptLength(PromptField(request), static_cast<int64_t>(prompt_ids.size()), model_.context_max));
+  AnswerPlan plan;
+  ASSIGN_OR_RETURN(plan.decode, ToDecodeRequest(model_, *caller.tenant, request, request_id, prompt_ids));
+  plan.answers = request.has_n() ? request.n() : 1;
+  plan.echo = EchoText(model_, request, prompt_ids);
+  plan.stops = StopsOf(request);
+  plan.deadline = deadline;
   if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
   metrics_.prompt_tokens->Add(static_cast<double>(prompt_ids.size()));
-  v1::DecodeRequest decode = ToDecodeRequest(request, request_id, prompt_ids);
-  auto answer = std::make_shared<Answer>(model_, metrics_, calls_, request_id, std::move(prompt_ids), std::move(sink));
-  answer->SetCall(router_.Decode(std::move(decode), deadline, answer));
+  auto answer = std::make_shared<Answer>(model_, metrics_, calls_, router_, std::move(plan), std::move(sink));
+  answer->Start();
   return answer;
 }
 
@@ -86,6 +82,15 @@ absl::StatusOr<v1::TokenizeResponse> Dispatcher::Tokenize(const v1::TokenizeRequ
   RETURN_IF_ERROR(ids.status());
   v1::TokenizeResponse response;
   response.mutable_ids()->Add(ids->begin(), ids->end());
+  return response;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Dispatcher::Detokenize(const v1::DetokenizeRequest& request) {
+  const absl::Status valid = ValidateDetokenize(request, model_.name, model_.vocab);
+  metrics_.RequestEnded("Detokenize", valid.code());
+  RETURN_IF_ERROR(valid);
+  v1::DetokenizeResponse response;
+  response.set_text(TextOf(model_, request.ids()));
   return response;
 }
 

@@ -19,21 +19,23 @@
 
 namespace conclave {
 
-// Receives one answer. Called by threads of the dispatcher's, one call at a time, in order; must not block.
+// Receives the answers to one request. Called by threads of the dispatcher's, one call at a time; must not block.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
-  // The first chunk carries prompt_ids and request_id, the last one before a good end finish_reason and usage.
+  // Chunks of one answer, by their index, come in order; those of several interleave. The first chunk of all carries
+  // prompt_ids, request_id and system_fingerprint; the last of each answer its finish_reason, and the last of all, before
+  // a good end, the usage of all.
   virtual void OnChunk(const v1::GenerateResponse& chunk) = 0;
   // The last call. OK only after a chunk with a finish_reason.
   virtual void OnEnd(const absl::Status& status) = 0;
 };
 
-// An answer under way. Thread-safe.
+// The answers to a request under way. Thread-safe.
 class AnswerHandle {
  public:
   virtual ~AnswerHandle() = default;
-  // Nobody wants the answer any more: the router is told, and the sink soon gets CANCELLED. Harmless after the end.
+  // Nobody wants the answers any more, all n of them: the router is told, and the sink soon gets CANCELLED. Harmless after the end.
   virtual void Cancel() = 0;
 };
 
@@ -51,14 +53,17 @@ class Dispatcher {
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const Caller& caller, const v1::GenerateRequest& request,
                                                          absl::Time deadline, std::shared_ptr<AnswerSink> sink);
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
+  // As the ids of an answer become text.
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
   v1::ListModelsResponse ListModels();
 
   // Refuses new answers and waits until the last has ended. False: the deadline came first.
   bool Drain(absl::Time deadline) { return calls_.Drain(deadline); }
 
  private:
-  absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const v1::GenerateRequest& request, const std::string& request_id,
-                                                      absl::Time deadline, std::shared_ptr<AnswerSink> sink);
+  absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const Caller& caller, const v1::GenerateRequest& request,
+                                                      const std::string& request_id, absl::Time deadline,
+                                                      std::shared_ptr<AnswerSink> sink);
 
   const ServedModel& model_;
   RouterClient& router_;

@@ -31,6 +31,7 @@ absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOp
                      " is ", model.family, " with ", model.vocab, " ids: give both the same model"));
   }
   model.context_max = std::min(model.context_max, status.model().context_tokens_max());
+  model.system_fingerprint = absl::StrCat(status.model_fingerprint(), "/", status.numeric_profile());
   return absl::OkStatus();
 }
 
@@ -40,6 +41,8 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("model", &model,
             "model directory, or org/name[@revision] in the local Hugging Face cache; no weights are read");
   flags.Add("served-model-name", &served_model_name, "what clients call the model; empty: the directory's name");
+  flags.Add("generation-defaults", &generation_defaults,
+            "take defaults of requests (temperature, top_p, …) from the model's generation_config.json");
   flags.Add("router", &router, "host:port of the attention service");
   flags.Add("router-wait", &router_wait, "how long the attention service may take to load");
   daemon.AddTo(flags);
@@ -57,6 +60,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   // What calls use outlives the server, and exists before it, though still empty: the ports open first.
   std::unique_ptr<ServedModel> model;
+  const std::unique_ptr<Authenticator> authenticator = NewOpenAuthenticator();
   std::unique_ptr<RouterClient> router;
   const auto metrics = Metrics::Create();
   std::unique_ptr<Dispatcher> dispatcher;
@@ -66,7 +70,8 @@ absl::Status RunGateway(const GatewayOptions& options) {
   ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
   const bool named = !options.served_model_name.empty();
   ASSIGN_OR_RETURN(model,
-                   LoadServedModel(directory, named ? options.served_model_name : ModelName(options.model, directory)));
+                   LoadServedModel(directory, named ? options.served_model_name : ModelName(options.model, directory),
+                                   options.generation_defaults));
   LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
                        model->chat_template != nullptr ? "ready" : model->chat_status.message()));
   router = RouterClient::Create(options.router);
@@ -77,7 +82,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
       absl::StrCat("attention service at ", options.router, ": ", status.model_id(), ", ", status.numeric_profile()));
 
   dispatcher = std::make_unique<Dispatcher>(*model, *router, *metrics);
-  service->SetDispatcher(dispatcher.get());
+  service->SetDispatcher(dispatcher.get(), authenticator.get());
   daemon->SetServing(true);
   LogInfo(absl::StrCat("serving ", model->name, " at ", daemon->grpc_address()));
   return daemon->Run([&](absl::Time deadline) {

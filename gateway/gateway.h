@@ -17,7 +17,8 @@ struct GatewayOptions {
   DaemonOptions daemon;
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
-  std::string router;             // host:port
+  bool generation_defaults = true;
+  std::string router;  // host:port
   absl::Duration router_wait = absl::Minutes(30);
   HubEnvironment hub;  // read by main
 

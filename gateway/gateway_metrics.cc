@@ -13,7 +13,7 @@ GatewayMetrics::GatewayMetrics(Metrics& metrics, const OpenCalls& running)
                                             LatencyBuckets())),
       prompt_tokens(metrics.AddCounter("conclave_gateway_prompt_tokens_total", "Tokens of prompts taken.", {})),
       generated_tokens(metrics.AddCounter("conclave_gateway_generated_tokens_total", "Tokens of answers.", {})) {
-  for (const char* method : {"Generate", "Tokenize", "ListModels"}) {
+  for (const char* method : {"Generate", "Tokenize", "Detokenize", "ListModels"}) {
     for (int code = 0; code <= static_cast<int>(absl::StatusCode::kUnauthenticated); ++code) {
       const auto status_code = static_cast<absl::StatusCode>(code);
       requests_[{method, status_code}] =

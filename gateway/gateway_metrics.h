@@ -19,7 +19,7 @@ class GatewayMetrics {
  public:
   GatewayMetrics(Metrics& metrics, const OpenCalls& running);
 
-  // `method` is one of Generate, Tokenize and ListModels.
+  // `method` is one of Generate, Tokenize, Detokenize and ListModels.
   void RequestEnded(absl::string_view method, absl::StatusCode code);
 
   Histogram* const time_to_first_token;

@@ -8,10 +8,14 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "gateway/caller.h"
+#include "gateway/refusal.h"
 #include "gateway/request_parser.h"
+#include "gateway/rich_error.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
@@ -27,6 +31,11 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
 }
 
+std::string AuthorizationOf(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find("authorization");
+  return found == context.client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
+}
+
 absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
   grpc::Slice slice;
   // A message that came in several pieces has to be put together once; small ones are not copied.
@@ -36,17 +45,59 @@ absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* mes
   return ParseRequest(absl::string_view(reinterpret_cast<const char*>(slice.begin()), slice.size()), message);
 }
 
-absl::Status StillLoading() { return absl::UnavailableError("this gateway is starting; try again"); }
+// What calls need from the moment that the gateway serves.
+struct Serving {
+  Dispatcher* dispatcher;
+  const Authenticator* authenticator;
+};
 
-// One Generate call: passes the answer's chunks on, and the client's leaving back.
+// Who calls. UNAVAILABLE: not serving yet. UNAUTHENTICATED: no key, or nobody's.
+absl::StatusOr<Caller> CallerOf(const Serving* serving, const grpc::CallbackServerContext& context) {
+  if (serving == nullptr) {
+    return WithRetryAfter(absl::UnavailableError("this gateway is starting; try again"), absl::Seconds(1));
+  }
+  Caller caller{nullptr, context.peer()};
+  ASSIGN_OR_RETURN(caller.tenant, serving->authenticator->Authenticate(AuthorizationOf(context)));
+  return caller;
+}
+
+absl::StatusOr<v1::GenerateRequest> ParseGenerate(const grpc::ByteBuffer& bytes) {
+  v1::GenerateRequest request;
+  RETURN_IF_ERROR(Parse(bytes, &request));
+  return request;
+}
+
+// A chat is a Generate request that holds its messages in another place.
+absl::StatusOr<v1::GenerateRequest> ParseChat(const grpc::ByteBuffer& bytes) {
+  v1::ChatRequest chat;
+  RETURN_IF_ERROR(Parse(bytes, &chat));
+  v1::GenerateRequest request = std::move(*chat.mutable_options());
+  if (request.prompt_case() != v1::GenerateRequest::PROMPT_NOT_SET) {
+    return absl::InvalidArgumentError("prompt: must not be set beside messages");
+  }
+  *request.mutable_chat()->mutable_messages() = std::move(*chat.mutable_messages());
+  return request;
+}
+
+// The same error with the field as ChatRequest names it.
+absl::Status NameChatField(const absl::Status& status) {
+  const std::string field = FieldOf(status);
+  if (!absl::IsInvalidArgument(status) || field.empty()) return status;
+  const absl::string_view message = status.message();
+  if (absl::StartsWith(field, "messages") || absl::StartsWith(field, "options.")) return status;  // said by the parser
+  return absl::InvalidArgumentError(absl::StartsWith(field, "chat.") ? message.substr(5)
+                                                                     : absl::StrCat("options.", message));
+}
+
+// One Generate or Chat call: passes the answers' chunks on, and the client's leaving back.
 class GenerateStream final : public ServerStream<v1::GenerateResponse> {
  public:
-  explicit GenerateStream(OpenCalls& calls) : calls_(calls) {}
+  GenerateStream(OpenCalls& calls, bool chat) : calls_(calls), chat_(chat) {}
 
-  static void Start(const std::shared_ptr<GenerateStream>& stream, Dispatcher* dispatcher,
-                    const grpc::ByteBuffer& bytes, absl::Time deadline) {
-    absl::StatusOr<std::shared_ptr<AnswerHandle>> answer = stream->Begin(stream, dispatcher, bytes, deadline);
-    if (!answer.ok()) return stream->End(answer.status());
+  static void Start(const std::shared_ptr<GenerateStream>& stream, const Serving* serving,
+                    const grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes) {
+    absl::StatusOr<std::shared_ptr<AnswerHandle>> answer = stream->Begin(stream, serving, context, bytes);
+    if (!answer.ok()) return stream->Close(answer.status());
     {
       absl::MutexLock lock(&stream->mutex_);
       stream->answer_ = *answer;
@@ -61,31 +112,35 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
    public:
     explicit Sink(std::shared_ptr<GenerateStream> stream) : stream_(std::move(stream)) {}
     void OnChunk(const v1::GenerateResponse& chunk) override {
+      // The usage of all answers comes after whatever still waits of any of them.
+      const int kind = chunk.has_usage() ? kUsage : chunk.index();
       // MergeFrom appends ids and sets the fields of the last chunk, but would replace the text.
-      stream_->Add([&chunk](v1::GenerateResponse& message) {
+      stream_->Add(kind, [&chunk](v1::GenerateResponse& message) {
         std::string text = std::move(*message.mutable_text());
         text += chunk.text();
         message.MergeFrom(chunk);
         message.set_text(std::move(text));
       });
     }
-    void OnEnd(const absl::Status& status) override { stream_->End(status); }
+    void OnEnd(const absl::Status& status) override { stream_->Close(status); }
 
    private:
+    static constexpr int kUsage = -1;
     std::shared_ptr<GenerateStream> stream_;
   };
 
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Begin(const std::shared_ptr<GenerateStream>& stream,
-                                                      Dispatcher* dispatcher, const grpc::ByteBuffer& bytes,
-                                                      absl::Time deadline) {
+                                                      const Serving* serving,
+                                                      const grpc::CallbackServerContext& context,
+                                                      const grpc::ByteBuffer& bytes) {
     if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
     entered_ = true;
-    if (dispatcher == nullptr) return StillLoading();
-    v1::GenerateRequest request;
-    RETURN_IF_ERROR(Parse(bytes, &request));
-    ASSIGN_OR_RETURN(const std::shared_ptr<const Tenant> tenant, authenticator_->Authenticate(""));
-    return dispatcher->Generate({tenant, ""}, request, deadline, std::make_shared<Sink>(stream));
+    ASSIGN_OR_RETURN(const Caller caller, CallerOf(serving, context));
+    ASSIGN_OR_RETURN(const v1::GenerateRequest request, chat_ ? ParseChat(bytes) : ParseGenerate(bytes));
+    return serving->dispatcher->Generate(caller, request, DeadlineOf(context), std::make_shared<Sink>(stream));
   }
+
+  void Close(const absl::Status& status) { End(WithGrpcDetails(chat_ ? NameChatField(status) : status)); }
 
   void OnClientGone() override {
     std::shared_ptr<AnswerHandle> answer;
@@ -105,7 +160,7 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
   }
 
   OpenCalls& calls_;
-  const std::unique_ptr<Authenticator> authenticator_ = NewOpenAuthenticator();
+  const bool chat_;
   bool entered_ = false;
   absl::Mutex mutex_;
   std::shared_ptr<AnswerHandle> answer_ ABSL_GUARDED_BY(mutex_);
@@ -117,55 +172,59 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
 class Service final : public InferenceGrpcService, public v1::InferenceService::Service {
  public:
   Service() {
-    using grpc::ByteBuffer;
-    using grpc::CallbackServerContext;
-    MarkMethodCallback(kGenerate, new grpc::internal::CallbackServerStreamingHandler<ByteBuffer, v1::GenerateResponse>(
-                                      [this](CallbackServerContext* context, const ByteBuffer* request) {
-                                        auto stream = std::make_shared<GenerateStream>(calls_);
-                                        auto* reactor = GenerateStream::Open(stream);
-                                        GenerateStream::Start(stream, dispatcher_.load(), *request,
-                                                              DeadlineOf(*context));
-                                        return reactor;
-                                      }));
-    MarkMethodCallback(kTokenize, new grpc::internal::CallbackUnaryHandler<ByteBuffer, v1::TokenizeResponse>(
-                                      [this](CallbackServerContext* context, const ByteBuffer* request,
-                                             v1::TokenizeResponse* response) {
-                                        auto* reactor = context->DefaultReactor();
-                                        reactor->Finish(ToGrpcStatus(RunTokenize(*request, response)));
-                                        return reactor;
-                                      }));
-    MarkMethodCallback(kListModels,
-                       new grpc::internal::CallbackUnaryHandler<ByteBuffer, v1::ListModelsResponse>(
-                           [this](CallbackServerContext* context, const ByteBuffer*, v1::ListModelsResponse* response) {
-                             auto* reactor = context->DefaultReactor();
-                             reactor->Finish(ToGrpcStatus(RunListModels(response)));
-                             return reactor;
-                           }));
+    AddStream(kGenerate, /*chat=*/false);
+    AddStream(kChat, /*chat=*/true);
+    AddUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
+        kTokenize, [](Dispatcher& dispatcher, const auto& request) { return dispatcher.Tokenize(request); });
+    AddUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+        kDetokenize, [](Dispatcher& dispatcher, const auto& request) { return dispatcher.Detokenize(request); });
+    AddUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
+        kListModels, [](Dispatcher& dispatcher, const auto&) -> absl::StatusOr<v1::ListModelsResponse> {
+          return dispatcher.ListModels();
+        });
   }
+  ~Service() override { delete serving_.load(); }
 
   grpc::Service* service() override { return this; }
-  void SetDispatcher(Dispatcher* dispatcher) override { dispatcher_.store(dispatcher); }
+  void SetDispatcher(Dispatcher* dispatcher, const Authenticator* authenticator) override {
+    serving_.store(new Serving{dispatcher, authenticator});
+  }
   void Drain(absl::Time deadline) override { calls_.Drain(deadline); }
 
  private:
-  static constexpr int kGenerate = 0, kTokenize = 1, kListModels = 2;
+  static constexpr int kGenerate = 0, kTokenize = 1, kListModels = 2, kChat = 3, kDetokenize = 4;
+  using Context = grpc::CallbackServerContext;
 
-  absl::Status RunTokenize(const grpc::ByteBuffer& bytes, v1::TokenizeResponse* response) {
-    Dispatcher* dispatcher = dispatcher_.load();
-    if (dispatcher == nullptr) return StillLoading();
-    v1::TokenizeRequest request;
-    RETURN_IF_ERROR(Parse(bytes, &request));
-    ASSIGN_OR_RETURN(*response, dispatcher->Tokenize(request));
-    return absl::OkStatus();
-  }
-  absl::Status RunListModels(v1::ListModelsResponse* response) {
-    Dispatcher* dispatcher = dispatcher_.load();
-    if (dispatcher == nullptr) return StillLoading();
-    *response = dispatcher->ListModels();
-    return absl::OkStatus();
+  void AddStream(int method, bool chat) {
+    MarkMethodCallback(
+        method, new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, v1::GenerateResponse>(
+                    [this, chat](Context* context, const grpc::ByteBuffer* request) {
+                      auto stream = std::make_shared<GenerateStream>(calls_, chat);
+                      auto* reactor = GenerateStream::Open(stream);
+                      GenerateStream::Start(stream, serving_.load(), *context, *request);
+                      return reactor;
+                    }));
   }
 
-  std::atomic<Dispatcher*> dispatcher_{nullptr};
+  template <typename Request, typename Response, typename Answer>
+  void AddUnary(int method, Answer answer) {
+    MarkMethodCallback(method, new grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer, Response>(
+                                   [this, answer](Context* context, const grpc::ByteBuffer* bytes, Response* response) {
+                                     const auto run = [&]() -> absl::Status {
+                                       const Serving* serving = serving_.load();
+                                       RETURN_IF_ERROR(CallerOf(serving, *context).status());
+                                       Request request;
+                                       RETURN_IF_ERROR(Parse(*bytes, &request));
+                                       ASSIGN_OR_RETURN(*response, answer(*serving->dispatcher, request));
+                                       return absl::OkStatus();
+                                     };
+                                     auto* reactor = context->DefaultReactor();
+                                     reactor->Finish(ToGrpcStatus(WithGrpcDetails(run())));
+                                     return reactor;
+                                   }));
+  }
+
+  std::atomic<const Serving*> serving_{nullptr};
   OpenCalls calls_;
 };
 

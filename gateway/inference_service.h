@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/time/time.h"
+#include "gateway/caller.h"
 #include "gateway/dispatcher.h"
 
 namespace grpc {
@@ -21,8 +22,9 @@ class InferenceGrpcService {
 
   // To be registered with a server. Owned by this object, which must outlive the server.
   virtual grpc::Service* service() = 0;
-  // From now on calls go to `dispatcher`, which must outlive the server; until then they are refused with UNAVAILABLE.
-  virtual void SetDispatcher(Dispatcher* dispatcher) = 0;
+  // From now on calls go to `dispatcher`, where `authenticator` knows the caller by the metadata "authorization". Both
+  // must outlive the server. Until then calls are refused with UNAVAILABLE. Called once.
+  virtual void SetDispatcher(Dispatcher* dispatcher, const Authenticator* authenticator) = 0;
   // Returns when the last stream has been written and has gone, or at `deadline`; new ones are refused. To be called
   // after Dispatcher::Drain.
   virtual void Drain(absl::Time deadline) = 0;

@@ -9,21 +9,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "conclave/v1/control.grpc.pb.h"
-#include "conclave/v1/inference.grpc.pb.h"
-#include "gateway/dispatcher.h"
-#include "gateway/router_client.h"
-#include "gateway/served_model.h"
+#include "gateway/gateway_fixture_for_test.h"
 #include "gmock/gmock.h"
-#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
-#include "moe/metrics/metrics.h"
-#include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/tiny_tokenizer_for_test.h"
 
 namespace conclave {
@@ -34,169 +26,8 @@ using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-using Writer = grpc::ServerWriter<v1::DecodeResponse>;
-
-v1::DecodeResponse Ids(const std::vector<int32_t>& ids, const std::string& finish = "") {
-  v1::DecodeResponse response;
-  response.mutable_ids()->Add(ids.begin(), ids.end());
-  response.set_finish_reason(finish);
-  return response;
-}
-
-// An attention service that answers as the test says.
-class FakeRouter final : public v1::RouterService::Service {
- public:
-  using Script = std::function<grpc::Status(grpc::ServerContext*, const v1::DecodeRequest&, Writer*)>;
-
-  FakeRouter() {
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-    builder.RegisterService(this);
-    server_ = builder.BuildAndStart();
-    address = absl::StrCat("127.0.0.1:", port);
-  }
-  ~FakeRouter() override { Stop(); }
-  void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
-
-  grpc::Status Decode(grpc::ServerContext* context, const v1::DecodeRequest* request, Writer* writer) override {
-    Script script_now;
-    {
-      absl::MutexLock lock(&mutex_);
-      requests_.push_back(*request);
-      script_now = script_;
-    }
-    return script_now(context, *request, writer);
-  }
-  void Answer(Script script) {
-    absl::MutexLock lock(&mutex_);
-    script_ = std::move(script);
-  }
-  std::vector<v1::DecodeRequest> requests() {
-    absl::MutexLock lock(&mutex_);
-    return requests_;
-  }
-
-  std::string address;
-
- private:
-  absl::Mutex mutex_;
-  Script script_ ABSL_GUARDED_BY(mutex_) = [](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
-    writer->Write(Ids({'o', 'k', kTinyEnd}, "stop"));
-    return grpc::Status::OK;
-  };
-  std::vector<v1::DecodeRequest> requests_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<grpc::Server> server_;
-};
-
-// "<|end|>" before each turn, and the role.
-class FakeTemplate final : public ChatTemplate {
- public:
-  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool) const override {
-    if (turns[0].role == "assistant") return absl::InvalidArgumentError("a chat must not begin with the assistant");
-    std::vector<PromptPiece> pieces;
-    for (const ChatTurn& turn : turns) {
-      pieces.push_back({"<|end|>", true});
-      pieces.push_back({turn.content, false});
-    }
-    return pieces;
-  }
-};
-
-std::unique_ptr<ServedModel> TinyServedModel() {
-  auto model = std::make_unique<ServedModel>();
-  model->name = "tiny";
-  model->family = "deepseek_v3";
-  model->vocab = 261;
-  model->context_max = 64;
-  model->eos_ids = {kTinyEnd};
-  model->tokenizer = TinyTokenizer();
-  model->chat_template = std::make_unique<FakeTemplate>();
-  return model;
-}
-
-struct Outcome {
-  grpc::Status status;
-  std::vector<v1::GenerateResponse> messages;
-  std::string text() const {
-    std::string all;
-    for (const auto& message : messages) all += message.text();
-    return all;
-  }
-  std::vector<int32_t> ids() const {
-    std::vector<int32_t> all;
-    for (const auto& message : messages) all.insert(all.end(), message.ids().begin(), message.ids().end());
-    return all;
-  }
-};
-
-class GatewayTest : public ::testing::Test {
- protected:
-  GatewayTest() {
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-    builder.RegisterService(service_->service());
-    server_ = builder.BuildAndStart();
-    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
-    stub_ = v1::InferenceService::NewStub(channel_);
-    service_->SetDispatcher(&dispatcher_);
-  }
-  ~GatewayTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
-
-  static v1::GenerateRequest Text(const std::string& text) {
-    v1::GenerateRequest request;
-    request.set_text(text);
-    return request;
-  }
-
-  Outcome Generate(const v1::GenerateRequest& request) {
-    grpc::ClientContext context;
-    Outcome outcome;
-    auto stream = stub_->Generate(&context, request);
-    for (v1::GenerateResponse message; stream->Read(&message);) outcome.messages.push_back(message);
-    outcome.status = stream->Finish();
-    return outcome;
-  }
-
-  // Sends bytes that need not be a message, and returns the status.
-  grpc::Status SendRaw(const std::string& method, const std::string& bytes) {
-    grpc::GenericStub stub(channel_);
-    grpc::ClientContext context;
-    const grpc::Slice slice(bytes);
-    const grpc::ByteBuffer request(&slice, 1);
-    grpc::ByteBuffer response;
-    grpc::Status status;
-    absl::Notification done;
-    stub.UnaryCall(&context, "/conclave.v1.InferenceService/" + method, grpc::StubOptions(), &request, &response,
-                   [&](grpc::Status result) {
-                     status = std::move(result);
-                     done.Notify();
-                   });
-    done.WaitForNotification();
-    return status;
-  }
-
-  bool MetricsCome(const std::string& line) const {
-    for (int i = 0; i < 500; ++i, absl::SleepFor(absl::Milliseconds(10))) {
-      if (("\n" + metrics_->Text()).find("\n" + line + "\n") != std::string::npos) return true;
-    }
-    return false;
-  }
-
-  FakeRouter router_;
-  std::unique_ptr<ServedModel> model_ = TinyServedModel();
-  std::unique_ptr<Metrics> metrics_ = Metrics::Create();
-  std::unique_ptr<RouterClient> client_ = RouterClient::Create(router_.address);
-  Dispatcher dispatcher_{*model_, *client_, *metrics_};
-  std::unique_ptr<InferenceGrpcService> service_ = InferenceGrpcService::Create();
-  std::unique_ptr<grpc::Server> server_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::InferenceService::Stub> stub_;
-};
-
 TEST_F(GatewayTest, StreamsTextIdsAndTheEnd) {
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({kTinyHel}));
     writer->Write(Ids({'l', 'o'}));
     v1::DecodeResponse last = Ids({kTinyEnd}, "stop");
@@ -211,6 +42,7 @@ TEST_F(GatewayTest, StreamsTextIdsAndTheEnd) {
   ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
   EXPECT_EQ(outcome.text(), "hello");
   EXPECT_THAT(outcome.ids(), ElementsAre(kTinyHel, 'l', 'o', kTinyEnd));
+  EXPECT_EQ(outcome.messages.front().system_fingerprint(), "tiny/f32");
   EXPECT_THAT(outcome.messages.front().prompt_ids(), ElementsAre(kTinyHe, ' ', 's', 'a', 'i', 'd'));
   EXPECT_EQ(outcome.messages.front().request_id(), "my-request");
   const v1::GenerateResponse& last = outcome.messages.back();
@@ -226,7 +58,7 @@ TEST_F(GatewayTest, StreamsTextIdsAndTheEnd) {
 }
 
 TEST_F(GatewayTest, ACharacterAcrossTokenBordersComesWhole) {
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     for (const int byte : {0xf0, 0x9f, 0x99, 0x82}) writer->Write(Ids({byte}));
     writer->Write(Ids({0xf0, 0x9f}, "length"));
     return grpc::Status::OK;
@@ -261,7 +93,7 @@ TEST_F(GatewayTest, SetsEveryDefaultAndDrawsASeed) {
   EXPECT_NE(sent[0].request_id(), sent[1].request_id());
   EXPECT_EQ(sent[0].sampling().temperature(), 0);
   EXPECT_EQ(sent[0].sampling().top_p(), 1);
-  EXPECT_EQ(sent[0].max_tokens(), 128);
+  EXPECT_EQ(sent[0].max_tokens(), 63) << "what the context leaves";
   EXPECT_EQ(sent[2].sampling().seed(), 0u);
   EXPECT_EQ(sent[2].sampling().temperature(), 0.7f);
   EXPECT_EQ(sent[2].sampling().top_p(), 0.5f);
@@ -340,7 +172,7 @@ TEST_F(GatewayTest, BytesThatAreNoMessageAreInvalidArgument) {
 
 TEST_F(GatewayTest, AClientThatGoesAwayCancelsTheRoutersStream) {
   absl::Notification cancelled;
-  router_.Answer([&cancelled](grpc::ServerContext* context, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([&cancelled](grpc::ServerContext* context, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({'a'}));
     while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(2));
     cancelled.Notify();
@@ -360,7 +192,7 @@ TEST_F(GatewayTest, AClientThatGoesAwayCancelsTheRoutersStream) {
 
 TEST_F(GatewayTest, TheClientsDeadlineReachesTheRouter) {
   absl::Notification ended;
-  router_.Answer([&ended](grpc::ServerContext* context, const v1::DecodeRequest&, Writer*) {
+  router_.Answer([&ended](grpc::ServerContext* context, const v1::DecodeRequest&, DecodeWriter*) {
     EXPECT_LT(context->deadline(), std::chrono::system_clock::now() + std::chrono::seconds(5));
     while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(2));
     ended.Notify();
@@ -374,7 +206,7 @@ TEST_F(GatewayTest, TheClientsDeadlineReachesTheRouter) {
 }
 
 TEST_F(GatewayTest, ErrorsOfTheRouterComeThroughAfterTheTokensBeforeThem) {
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({'a'}));
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "layer 3 expert 7: no holder answered");
   });
@@ -383,19 +215,19 @@ TEST_F(GatewayTest, ErrorsOfTheRouterComeThroughAfterTheTokensBeforeThem) {
   EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_THAT(outcome.status.error_message(), HasSubstr("layer 3 expert 7"));
 
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, Writer*) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter*) {
     return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the queue is full");
   });
   EXPECT_EQ(Generate(Text("x")).status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
 TEST_F(GatewayTest, AStreamThatEndsWithoutAReasonOrWithAnImpossibleIdIsInternal) {
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({'a'}));
     return grpc::Status::OK;
   });
   EXPECT_EQ(Generate(Text("x")).status.error_code(), grpc::StatusCode::INTERNAL);
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({5000}, "stop"));
     return grpc::Status::OK;
   });
@@ -410,7 +242,7 @@ TEST_F(GatewayTest, ADeadRouterIsUnavailableAndNamed) {
 }
 
 TEST_F(GatewayTest, ManyStreamsAtOnceEachGetTheirOwn) {
-  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest& request, Writer* writer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest& request, DecodeWriter* writer) {
     for (const int32_t id : request.prompt_ids()) writer->Write(Ids({id}));
     writer->Write(Ids({kTinyEnd}, "stop"));
     return grpc::Status::OK;
@@ -431,7 +263,7 @@ TEST_F(GatewayTest, ManyStreamsAtOnceEachGetTheirOwn) {
 
 TEST_F(GatewayTest, DrainFinishesWhatRunsAndRefusesTheRest) {
   absl::Notification go_on;
-  router_.Answer([&go_on](grpc::ServerContext*, const v1::DecodeRequest&, Writer* writer) {
+  router_.Answer([&go_on](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({'a'}));
     go_on.WaitForNotification();
     writer->Write(Ids({'b'}, "length"));

@@ -13,13 +13,14 @@
 namespace conclave {
 namespace {
 
-absl::StatusOr<ModelSpec> ReadConfig(const std::string& directory) {
+// Empty where there is none.
+absl::StatusOr<std::string> ReadGenerationConfig(const std::string& directory) {
+  if (!ModelFileExists(directory, "generation_config.json")) return std::string();
+  return ReadModelFile(directory, "generation_config.json", limits::kConfigFileBytesMax);
+}
+
+absl::StatusOr<ModelSpec> ReadConfig(const std::string& directory, const std::string& generation_config) {
   ASSIGN_OR_RETURN(const std::string config, ReadModelFile(directory, "config.json", limits::kConfigFileBytesMax));
-  std::string generation_config;
-  if (ModelFileExists(directory, "generation_config.json")) {
-    ASSIGN_OR_RETURN(generation_config,
-                     ReadModelFile(directory, "generation_config.json", limits::kConfigFileBytesMax));
-  }
   absl::StatusOr<ModelSpec> spec = ParseModelConfig(config, generation_config);
   if (spec.ok()) return spec;
   return absl::Status(spec.status().code(), absl::StrCat(directory, "/config.json: ", spec.status().message()));
@@ -29,9 +30,19 @@ absl::StatusOr<ModelSpec> ReadConfig(const std::string& directory) {
 
 bool ServedModel::IsEos(int32_t id) const { return std::binary_search(eos_ids.begin(), eos_ids.end(), id); }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name) {
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name,
+                                                             bool generation_defaults) {
   auto model = std::make_unique<ServedModel>();
-  ASSIGN_OR_RETURN(const ModelSpec spec, ReadConfig(directory));
+  ASSIGN_OR_RETURN(const std::string generation_config, ReadGenerationConfig(directory));
+  ASSIGN_OR_RETURN(const ModelSpec spec, ReadConfig(directory, generation_config));
+  if (generation_defaults && !generation_config.empty()) {
+    absl::StatusOr<GenerationDefaults> defaults = ParseGenerationDefaults(generation_config);
+    if (!defaults.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(directory, "/", defaults.status().message(),
+                                                     "; correct it, or ignore it with --generation-defaults=false"));
+    }
+    model->defaults = *std::move(defaults);
+  }
   model->name = name;
   model->family = spec.model_type;
   model->vocab = spec.vocab;

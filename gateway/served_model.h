@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "gateway/generation_defaults.h"
 #include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/tokenizer.h"
 
@@ -24,13 +25,17 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: chat is refused with chat_status
   absl::Status chat_status;                     // why there is no chat template
+  GenerationDefaults defaults;                  // for what requests leave out
+  std::string system_fingerprint;               // who computes: the model's fingerprint and the numeric profile
 
   bool IsEos(int32_t id) const;
 };
 
 // Reads config.json, generation_config.json where present, the tokenizer's files and the chat template. Errors are
 // those of ParseModelConfig and Tokenizer::Load; a template that is missing or cannot be run is no error here.
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name);
+// `generation_defaults`: requests take defaults from generation_config.json, which must then be in order.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name,
+                                                             bool generation_defaults);
 
 }  // namespace conclave
 

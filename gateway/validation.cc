@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -50,18 +51,49 @@ absl::Status ValidateChat(const v1::ChatPrompt& chat) {
   return absl::OkStatus();
 }
 
-absl::Status ValidateTokens(const v1::TokenPrompt& tokens, int vocab) {
-  if (tokens.ids().empty()) return Invalid("tokens.ids: must not be empty");
-  for (int i = 0; i < tokens.ids_size(); ++i) {
-    if (tokens.ids(i) < 0 || tokens.ids(i) >= vocab) {
-      return Invalid("tokens.ids[", i, "]: is ", tokens.ids(i), "; the vocabulary has ", vocab, " ids, from 0");
+absl::Status ValidateIds(absl::string_view field, const google::protobuf::RepeatedField<int32_t>& ids, int vocab) {
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab) {
+      return Invalid(field, "[", i, "]: is ", ids[i], "; the vocabulary has ", vocab, " ids, from 0");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLogitBias(const v1::SamplingOptions& sampling, int vocab) {
+  if (static_cast<int>(sampling.logit_bias_size()) > kLogitBiasesMax) {
+    return Invalid("sampling.logit_bias: has ", sampling.logit_bias_size(), " entries; at most ", kLogitBiasesMax,
+                   " are taken");
+  }
+  for (const auto& [id, bias] : sampling.logit_bias()) {
+    if (id < 0 || id >= vocab) {
+      return Invalid("sampling.logit_bias: names the id ", id, "; the vocabulary has ", vocab, " ids, from 0");
+    }
+    if (!(bias >= -100 && bias <= 100)) {
+      return Invalid("sampling.logit_bias: is ", bias, " for the id ", id, "; it must be in [-100, 100]");
     }
   }
   return absl::OkStatus();
 }
 
 // Comparisons are written so that NaN fails them.
-absl::Status ValidateSampling(const v1::SamplingOptions& sampling) {
+absl::Status ValidatePenalties(const v1::SamplingOptions& sampling) {
+  if (sampling.has_repetition_penalty() &&
+      !(sampling.repetition_penalty() > 0 && std::isfinite(sampling.repetition_penalty()))) {
+    return Invalid("sampling.repetition_penalty: is ", sampling.repetition_penalty(),
+                   "; it must be a finite number above 0");
+  }
+  for (const auto& [name, present, penalty] :
+       {std::tuple("presence_penalty", sampling.has_presence_penalty(), sampling.presence_penalty()),
+        std::tuple("frequency_penalty", sampling.has_frequency_penalty(), sampling.frequency_penalty())}) {
+    if (present && !(penalty >= -2 && penalty <= 2)) {
+      return Invalid("sampling.", name, ": is ", penalty, "; it must be in [-2, 2]");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSampling(const v1::SamplingOptions& sampling, int vocab) {
   if (sampling.has_temperature() && !(sampling.temperature() >= 0 && std::isfinite(sampling.temperature()))) {
     return Invalid("sampling.temperature: is ", sampling.temperature(), "; it must be a finite number, 0 or more");
   }
@@ -70,6 +102,51 @@ absl::Status ValidateSampling(const v1::SamplingOptions& sampling) {
   }
   if (sampling.has_top_k() && sampling.top_k() < 0) {
     return Invalid("sampling.top_k: is ", sampling.top_k(), "; it must be 0 (all) or more");
+  }
+  if (sampling.has_min_p() && !(sampling.min_p() >= 0 && sampling.min_p() <= 1)) {
+    return Invalid("sampling.min_p: is ", sampling.min_p(), "; it must be in [0, 1]");
+  }
+  RETURN_IF_ERROR(ValidatePenalties(sampling));
+  return ValidateLogitBias(sampling, vocab);
+}
+
+// When the answer ends.
+absl::Status ValidateStops(const v1::GenerateRequest& request, int vocab) {
+  if (request.stop_size() > kStopsMax) {
+    return Invalid("stop: has ", request.stop_size(), " texts; at most ", kStopsMax, " are taken");
+  }
+  for (int i = 0; i < request.stop_size(); ++i) {
+    if (request.stop(i).empty()) return Invalid("stop[", i, "]: must not be empty");
+    if (request.stop(i).size() > kStopBytesMax) {
+      return Invalid("stop[", i, "]: has ", request.stop(i).size(), " bytes; at most ", kStopBytesMax, " are taken");
+    }
+  }
+  if (request.stop_token_ids_size() > kStopIdsMax) {
+    return Invalid("stop_token_ids: has ", request.stop_token_ids_size(), " ids; at most ", kStopIdsMax, " are taken");
+  }
+  RETURN_IF_ERROR(ValidateIds("stop_token_ids", request.stop_token_ids(), vocab));
+  if (request.has_max_tokens() && request.max_tokens() < 1) {
+    return Invalid("max_tokens: is ", request.max_tokens(), "; it must be at least 1");
+  }
+  if (request.has_min_tokens() && request.min_tokens() < 0) {
+    return Invalid("min_tokens: is ", request.min_tokens(), "; it must be 0 or more");
+  }
+  if (request.has_max_tokens() && request.min_tokens() > request.max_tokens()) {
+    return Invalid("min_tokens: is ", request.min_tokens(), ", more than max_tokens, which is ", request.max_tokens());
+  }
+  return absl::OkStatus();
+}
+
+// How many answers, and what is told about them.
+absl::Status ValidateAnswers(const v1::GenerateRequest& request) {
+  if (request.has_n() && (request.n() < 1 || request.n() > kAnswersMax)) {
+    return Invalid("n: is ", request.n(), "; it must be in [1, ", kAnswersMax, "]");
+  }
+  if (request.has_logprobs() && (request.logprobs() < 0 || request.logprobs() > kTopLogprobsMax)) {
+    return Invalid("logprobs: is ", request.logprobs(), "; it must be in [0, ", kTopLogprobsMax, "]");
+  }
+  if (request.has_priority() && (request.priority() < -kPriorityMax || request.priority() > kPriorityMax)) {
+    return Invalid("priority: is ", request.priority(), "; it must be in [-", kPriorityMax, ", ", kPriorityMax, "]");
   }
   return absl::OkStatus();
 }
@@ -89,17 +166,17 @@ absl::Status ValidateRequestId(absl::string_view id) {
 absl::Status ValidateGenerate(const v1::GenerateRequest& request, absl::string_view served_model, int vocab) {
   RETURN_IF_ERROR(ValidateRequestId(request.request_id()));
   RETURN_IF_ERROR(ValidateModel(request.model(), served_model));
-  RETURN_IF_ERROR(ValidateSampling(request.sampling()));
-  if (request.has_max_tokens() && request.max_tokens() < 1) {
-    return Invalid("max_tokens: is ", request.max_tokens(), "; it must be at least 1");
-  }
+  RETURN_IF_ERROR(ValidateSampling(request.sampling(), vocab));
+  RETURN_IF_ERROR(ValidateStops(request, vocab));
+  RETURN_IF_ERROR(ValidateAnswers(request));
   switch (request.prompt_case()) {
     case v1::GenerateRequest::kText:
       return ValidateText("text", request.text());
     case v1::GenerateRequest::kChat:
       return ValidateChat(request.chat());
     case v1::GenerateRequest::kTokens:
-      return ValidateTokens(request.tokens(), vocab);
+      if (request.tokens().ids().empty()) return Invalid("tokens.ids: must not be empty");
+      return ValidateIds("tokens.ids", request.tokens().ids(), vocab);
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
@@ -117,6 +194,14 @@ absl::Status ValidateTokenize(const v1::TokenizeRequest& request, absl::string_v
       break;
   }
   return Invalid("input: one of text and chat must be set");
+}
+
+absl::Status ValidateDetokenize(const v1::DetokenizeRequest& request, absl::string_view served_model, int vocab) {
+  RETURN_IF_ERROR(ValidateModel(request.model(), served_model));
+  if (request.ids_size() > kDetokenizeIdsMax) {
+    return Invalid("ids: has ", request.ids_size(), " ids; at most ", kDetokenizeIdsMax, " are taken");
+  }
+  return ValidateIds("ids", request.ids(), vocab);
 }
 
 absl::Status ValidatePromptLength(absl::string_view field, int64_t tokens, int context_max) {

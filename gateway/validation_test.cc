@@ -41,6 +41,18 @@ TEST(ValidateGenerate, AcceptsTheThreePromptsAndTheEdges) {
   request.mutable_sampling()->set_temperature(0);
   request.mutable_sampling()->set_top_p(1);
   request.mutable_sampling()->set_top_k(0);
+  request.mutable_sampling()->set_min_p(1);
+  request.mutable_sampling()->set_repetition_penalty(1.1f);
+  request.mutable_sampling()->set_presence_penalty(-2);
+  request.mutable_sampling()->set_frequency_penalty(2);
+  (*request.mutable_sampling()->mutable_logit_bias())[kVocab - 1] = -100;
+  request.set_n(kAnswersMax);
+  request.set_echo(true);
+  request.set_logprobs(0);
+  request.set_min_tokens(1);
+  request.add_stop(std::string(kStopBytesMax, 'x'));
+  request.add_stop_token_ids(0);
+  request.set_priority(-3);
   EXPECT_TRUE(ValidateGenerate(request, "demo", kVocab).ok());
   request.mutable_tokens()->add_ids(0);
   request.mutable_tokens()->add_ids(kVocab - 1);
@@ -80,6 +92,61 @@ TEST(ValidateGenerate, NamesTheSamplingOptionThatIsWrong) {
     ExpectRefused([bad](auto& r) { r.mutable_sampling()->set_top_p(bad); }, "sampling.top_p");
   }
   ExpectRefused([](auto& r) { r.mutable_sampling()->set_top_k(-1); }, "sampling.top_k");
+  for (const float bad : {nan, infinity, -0.1f, 1.01f}) {
+    ExpectRefused([bad](auto& r) { r.mutable_sampling()->set_min_p(bad); }, "sampling.min_p");
+  }
+  for (const float bad : {nan, infinity, 0.0f, -1.0f}) {
+    ExpectRefused([bad](auto& r) { r.mutable_sampling()->set_repetition_penalty(bad); }, "sampling.repetition_penalty");
+  }
+  for (const float bad : {nan, infinity, -2.5f, 2.5f}) {
+    ExpectRefused([bad](auto& r) { r.mutable_sampling()->set_presence_penalty(bad); }, "sampling.presence_penalty");
+    ExpectRefused([bad](auto& r) { r.mutable_sampling()->set_frequency_penalty(bad); }, "sampling.frequency_penalty");
+  }
+  for (const float bad : {nan, infinity, -100.5f, 101.0f}) {
+    ExpectRefused([bad](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[1] = bad; }, "sampling.logit_bias");
+  }
+  for (const int bad : {-1, kVocab}) {
+    ExpectRefused([bad](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[bad] = 1; }, "sampling.logit_bias");
+  }
+}
+
+TEST(ValidateGenerate, LimitsHowManyOfEverything) {
+  for (const int bad : {0, -1, kAnswersMax + 1, 1'000'000}) {
+    ExpectRefused([bad](auto& r) { r.set_n(bad); }, "n");
+  }
+  for (const int bad : {-1, kTopLogprobsMax + 1}) {
+    ExpectRefused([bad](auto& r) { r.set_logprobs(bad); }, "logprobs");
+  }
+  ExpectRefused([](auto& r) { r.set_priority(kPriorityMax + 1); }, "priority");
+  ExpectRefused([](auto& r) { r.set_min_tokens(-1); }, "min_tokens");
+  ExpectRefused(
+      [](auto& r) {
+        r.set_min_tokens(6);
+        r.set_max_tokens(5);
+      },
+      "min_tokens");
+  ExpectRefused([](auto& r) { r.add_stop(""); }, "stop[0]");
+  ExpectRefused([](auto& r) { r.add_stop(std::string(kStopBytesMax + 1, 'x')); }, "stop[0]");
+  ExpectRefused(
+      [](auto& r) {
+        for (int i = 0; i <= kStopsMax; ++i) r.add_stop("x");
+      },
+      "stop");
+  ExpectRefused([](auto& r) { r.add_stop_token_ids(kVocab); }, "stop_token_ids[0]");
+  ExpectRefused(
+      [](auto& r) {
+        for (int i = 0; i <= kStopIdsMax; ++i) r.add_stop_token_ids(1);
+      },
+      "stop_token_ids");
+}
+
+TEST(ValidateLogitBias, TakesManyEntriesAndNotMore) {
+  v1::GenerateRequest request = Good();
+  for (int id = 0; id < kLogitBiasesMax; ++id) (*request.mutable_sampling()->mutable_logit_bias())[id] = -100;
+  EXPECT_TRUE(ValidateGenerate(request, "demo", kLogitBiasesMax + 1).ok());
+  (*request.mutable_sampling()->mutable_logit_bias())[kLogitBiasesMax] = 100;
+  EXPECT_THAT(std::string(ValidateGenerate(request, "demo", kLogitBiasesMax + 1).message()),
+              StartsWith("sampling.logit_bias: has"));
 }
 
 TEST(ValidateGenerate, AnotherModelIsNotFound) {
@@ -97,6 +164,17 @@ TEST(ValidateTokenize, ChecksItsInput) {
   EXPECT_TRUE(ValidateTokenize(request, "demo").ok());
   request.mutable_chat();
   EXPECT_THAT(std::string(ValidateTokenize(request, "demo").message()), StartsWith("chat.messages:"));
+}
+
+TEST(ValidateDetokenize, ChecksItsIds) {
+  v1::DetokenizeRequest request;
+  EXPECT_TRUE(ValidateDetokenize(request, "demo", kVocab).ok());
+  request.add_ids(kVocab - 1);
+  EXPECT_TRUE(ValidateDetokenize(request, "demo", kVocab).ok());
+  request.add_ids(kVocab);
+  EXPECT_THAT(std::string(ValidateDetokenize(request, "demo", kVocab).message()), StartsWith("ids[1]:"));
+  request.set_model("other");
+  EXPECT_EQ(ValidateDetokenize(request, "demo", kVocab).code(), absl::StatusCode::kNotFound);
 }
 
 TEST(ValidatePromptLength, LeavesRoomForOneToken) {

@@ -3,6 +3,7 @@
 #ifndef CONCLAVE_MOE_DAEMON_SERVER_STREAM_H_
 #define CONCLAVE_MOE_DAEMON_SERVER_STREAM_H_
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,15 +11,20 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/strings/cord.h"
 #include "absl/synchronization/mutex.h"
 #include "grpcpp/support/server_callback.h"
 #include "grpcpp/support/status.h"
 
 namespace conclave {
 
+// A payload of a status: what a client gets as grpc-status-details-bin, a serialized google.rpc.Status.
+inline constexpr char kGrpcDetailsPayload[] = "conclave/grpc-details";
+
 // Both kinds of status number their codes alike.
 inline grpc::Status ToGrpcStatus(const absl::Status& status) {
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()),
+                      std::string(status.GetPayload(kGrpcDetailsPayload).value_or(absl::Cord())));
 }
 inline absl::Status FromGrpcStatus(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
@@ -38,13 +44,18 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
 
   // Lets `merge` add to the message that is written next: an empty one, or one that waits for a slow client.
   // `merge` runs under a lock and must not call back.
-  void Add(absl::FunctionRef<void(Message&)> merge) {
+  void Add(absl::FunctionRef<void(Message&)> merge) { Add(0, merge); }
+  // The same for streams of several kinds of messages: only those of one `kind` are merged, and the rest keep the order
+  // in which their kinds came.
+  void Add(int kind, absl::FunctionRef<void(Message&)> merge) {
     Step step = Step::kNone;
     {
       absl::MutexLock lock(&mutex_);
       if (ended_ || finished_) return;
-      merge(waiting_);
-      has_waiting_ = true;
+      auto place = waiting_.begin();
+      while (place != waiting_.end() && place->first != kind) ++place;
+      if (place == waiting_.end()) place = waiting_.emplace(waiting_.end(), kind, Message());
+      merge(place->second);
       step = Next();
     }
     Do(step);
@@ -75,13 +86,12 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
 
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_ || finished_) return Step::kNone;
-    if (has_waiting_) {
-      std::swap(waiting_, outgoing_);
-      waiting_ = Message();
-      has_waiting_ = false;
+    if (!waiting_.empty()) {
+      outgoing_ = std::move(waiting_.front().second);
+      waiting_.pop_front();
       writing_ = true;
-      finished_ = ended_;
-      return ended_ ? Step::kWriteAndFinish : Step::kWrite;
+      finished_ = ended_ && waiting_.empty();
+      return finished_ ? Step::kWriteAndFinish : Step::kWrite;
     }
     if (!ended_) return Step::kNone;
     finished_ = true;
@@ -119,8 +129,7 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
 
   std::shared_ptr<ServerStream> self_;
   absl::Mutex mutex_;
-  Message waiting_ ABSL_GUARDED_BY(mutex_);
-  bool has_waiting_ ABSL_GUARDED_BY(mutex_) = false;
+  std::deque<std::pair<int, Message>> waiting_ ABSL_GUARDED_BY(mutex_);  // by kind, one of each
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;     // End was called
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // gRPC was told so

@@ -1,0 +1,169 @@
+#include "gateway/gateway_fixture_for_test.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "moe/tokenizer/chat_template.h"
+#include "moe/tokenizer/tiny_tokenizer_for_test.h"
+
+namespace conclave {
+namespace {
+
+// "<|end|>" before each turn.
+class FakeTemplate final : public ChatTemplate {
+ public:
+  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool) const override {
+    if (turns[0].role == "assistant") return absl::InvalidArgumentError("a chat must not begin with the assistant");
+    std::vector<PromptPiece> pieces;
+    for (const ChatTurn& turn : turns) {
+      pieces.push_back({"<|end|>", true});
+      pieces.push_back({turn.content, false});
+    }
+    return pieces;
+  }
+};
+
+template <typename Stream>
+Outcome ReadAll(Stream& stream) {
+  Outcome outcome;
+  for (v1::GenerateResponse message; stream.Read(&message);) outcome.messages.push_back(message);
+  outcome.status = stream.Finish();
+  return outcome;
+}
+
+}  // namespace
+
+v1::DecodeResponse Ids(const std::vector<int32_t>& ids, const std::string& finish) {
+  v1::DecodeResponse response;
+  response.mutable_ids()->Add(ids.begin(), ids.end());
+  response.set_finish_reason(finish);
+  return response;
+}
+
+FakeRouter::FakeRouter() {
+  script_ = [](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
+    writer->Write(Ids({'o', 'k', kTinyEnd}, "stop"));
+    return grpc::Status::OK;
+  };
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(this);
+  server_ = builder.BuildAndStart();
+  address = absl::StrCat("127.0.0.1:", port);
+}
+
+void FakeRouter::Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+void FakeRouter::Answer(Script script) {
+  absl::MutexLock lock(&mutex_);
+  script_ = std::move(script);
+}
+
+std::vector<v1::DecodeRequest> FakeRouter::requests() {
+  absl::MutexLock lock(&mutex_);
+  return requests_;
+}
+
+grpc::Status FakeRouter::Decode(grpc::ServerContext* context, const v1::DecodeRequest* request, DecodeWriter* writer) {
+  Script script_now;
+  {
+    absl::MutexLock lock(&mutex_);
+    requests_.push_back(*request);
+    script_now = script_;
+  }
+  return script_now(context, *request, writer);
+}
+
+std::unique_ptr<ServedModel> TinyServedModel() {
+  auto model = std::make_unique<ServedModel>();
+  model->name = "tiny";
+  model->family = "deepseek_v3";
+  model->vocab = 261;
+  model->context_max = 64;
+  model->eos_ids = {kTinyEnd};
+  model->tokenizer = TinyTokenizer();
+  model->chat_template = std::make_unique<FakeTemplate>();
+  model->system_fingerprint = "tiny/f32";
+  return model;
+}
+
+std::string Outcome::text(int index) const {
+  std::string all;
+  for (const auto& message : messages) all += message.index() == index ? message.text() : "";
+  return all;
+}
+
+std::vector<int32_t> Outcome::ids(int index) const {
+  std::vector<int32_t> all;
+  for (const auto& message : messages) {
+    if (message.index() == index) all.insert(all.end(), message.ids().begin(), message.ids().end());
+  }
+  return all;
+}
+
+std::string Outcome::finish_reason(int index) const {
+  std::string reason;
+  for (const auto& message : messages) reason += message.index() == index ? message.finish_reason() : "";
+  return reason;
+}
+
+GatewayTest::GatewayTest() {
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(service_->service());
+  server_ = builder.BuildAndStart();
+  channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+  stub_ = v1::InferenceService::NewStub(channel_);
+  service_->SetDispatcher(&dispatcher_, authenticator_.get());
+}
+
+GatewayTest::~GatewayTest() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+v1::GenerateRequest GatewayTest::Text(const std::string& text) {
+  v1::GenerateRequest request;
+  request.set_text(text);
+  return request;
+}
+
+Outcome GatewayTest::Generate(const v1::GenerateRequest& request) {
+  grpc::ClientContext context;
+  return ReadAll(*stub_->Generate(&context, request));
+}
+
+Outcome GatewayTest::Chat(const v1::ChatRequest& request) {
+  grpc::ClientContext context;
+  return ReadAll(*stub_->Chat(&context, request));
+}
+
+grpc::Status GatewayTest::SendRaw(const std::string& method, const std::string& bytes) {
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  const grpc::Slice slice(bytes);
+  const grpc::ByteBuffer request(&slice, 1);
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  absl::Notification done;
+  stub.UnaryCall(&context, "/conclave.v1.InferenceService/" + method, grpc::StubOptions(), &request, &response,
+                 [&](grpc::Status result) {
+                   status = std::move(result);
+                   done.Notify();
+                 });
+  done.WaitForNotification();
+  return status;
+}
+
+bool GatewayTest::MetricsCome(const std::string& line) const {
+  for (int i = 0; i < 500; ++i, absl::SleepFor(absl::Milliseconds(10))) {
+    if (("\n" + metrics_->Text()).find("\n" + line + "\n") != std::string::npos) return true;
+  }
+  return false;
+}
+
+}  // namespace conclave

@@ -1,0 +1,95 @@
+// A gateway in one process with an attention service that answers as a test says. For tests only.
+#ifndef CONCLAVE_GATEWAY_GATEWAY_FIXTURE_FOR_TEST_H_
+#define CONCLAVE_GATEWAY_GATEWAY_FIXTURE_FOR_TEST_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "conclave/v1/control.grpc.pb.h"
+#include "conclave/v1/inference.grpc.pb.h"
+#include "gateway/caller.h"
+#include "gateway/dispatcher.h"
+#include "gateway/inference_service.h"
+#include "gateway/router_client.h"
+#include "gateway/served_model.h"
+#include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
+#include "moe/metrics/metrics.h"
+
+namespace conclave {
+
+using DecodeWriter = grpc::ServerWriter<v1::DecodeResponse>;
+
+// A message of an attention service's stream.
+v1::DecodeResponse Ids(const std::vector<int32_t>& ids, const std::string& finish = "");
+
+// An attention service that answers as the test says; until told otherwise "ok" and the end.
+class FakeRouter final : public v1::RouterService::Service {
+ public:
+  using Script = std::function<grpc::Status(grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter*)>;
+
+  FakeRouter();
+  ~FakeRouter() override { Stop(); }
+  void Stop();
+  void Answer(Script script);
+  // What has arrived, in order of arrival.
+  std::vector<v1::DecodeRequest> requests();
+
+  grpc::Status Decode(grpc::ServerContext* context, const v1::DecodeRequest* request, DecodeWriter* writer) override;
+
+  std::string address;
+
+ private:
+  absl::Mutex mutex_;
+  Script script_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::DecodeRequest> requests_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<grpc::Server> server_;
+};
+
+// The tiny tokenizer's model "tiny": 261 ids, a context of 64, and a chat template that puts "<|end|>" before a turn.
+std::unique_ptr<ServedModel> TinyServedModel();
+
+// What came of a call.
+struct Outcome {
+  grpc::Status status;
+  std::vector<v1::GenerateResponse> messages;
+  // Of one answer.
+  std::string text(int index = 0) const;
+  std::vector<int32_t> ids(int index = 0) const;
+  std::string finish_reason(int index = 0) const;
+};
+
+// Client → gRPC front → dispatcher → fake attention service.
+class GatewayTest : public ::testing::Test {
+ protected:
+  GatewayTest();
+  ~GatewayTest() override;
+
+  static v1::GenerateRequest Text(const std::string& text);
+  Outcome Generate(const v1::GenerateRequest& request);
+  Outcome Chat(const v1::ChatRequest& request);
+  // Sends bytes that need not be a message, and returns the status.
+  grpc::Status SendRaw(const std::string& method, const std::string& bytes);
+  // Whether the metrics come to contain the line within some seconds.
+  bool MetricsCome(const std::string& line) const;
+
+  FakeRouter router_;
+  std::unique_ptr<ServedModel> model_ = TinyServedModel();
+  std::unique_ptr<Metrics> metrics_ = Metrics::Create();
+  std::unique_ptr<Authenticator> authenticator_ = NewOpenAuthenticator();
+  std::unique_ptr<RouterClient> client_ = RouterClient::Create(router_.address);
+  Dispatcher dispatcher_{*model_, *client_, *metrics_};
+  std::unique_ptr<InferenceGrpcService> service_ = InferenceGrpcService::Create();
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::InferenceService::Stub> stub_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_GATEWAY_GATEWAY_FIXTURE_FOR_TEST_H_
