@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "cli/json_writer.h"
+#include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {

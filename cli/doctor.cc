@@ -8,7 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/command.h"
 #include "cli/doctor_checks.h"
-#include "cli/json_writer.h"
+#include "moe/base/json_writer.h"
 
 namespace conclave {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "cli/bars.h"
-#include "cli/json_writer.h"
+#include "moe/base/json_writer.h"
 
 namespace conclave {
 namespace {

@@ -37,6 +37,8 @@ std::optional<std::string> LimitOf(const absl::Status& status) {
   return std::string(*payload);
 }
 
+bool IsContextLengthExceeded(const absl::Status& status) { return status.GetPayload(kContextLengthPayload).has_value(); }
+
 std::string FieldOf(const absl::Status& status) {
   const absl::string_view message = status.message();
   const size_t colon = message.find(": ");

@@ -15,6 +15,8 @@ namespace conclave {
 // Payloads of a status, as text: whole milliseconds, at least 1; and the limit's name.
 inline constexpr char kRetryAfterPayload[] = "conclave/retry-after-ms";
 inline constexpr char kLimitPayload[] = "conclave/limit";
+// Present, though empty, where a prompt is longer than the context.
+inline constexpr char kContextLengthPayload[] = "conclave/context-length-exceeded";
 
 // Names of limits, which clients may look for.
 inline constexpr char kLimitRequestsPerMinute[] = "requests_per_minute";
@@ -30,6 +32,7 @@ absl::Status WithRetryAfter(absl::Status status, absl::Duration retry_after);
 // What a status says. Empty where it does not.
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status);
 std::optional<std::string> LimitOf(const absl::Status& status);
+bool IsContextLengthExceeded(const absl::Status& status);
 // "sampling.top_p" of INVALID_ARGUMENT "sampling.top_p: is 2; …", and "model" of NOT_FOUND "model: …"; empty where the
 // message does not begin with a field's name.
 std::string FieldOf(const absl::Status& status);

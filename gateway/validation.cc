@@ -6,7 +6,9 @@
 #include <tuple>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "gateway/refusal.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 
@@ -206,8 +208,10 @@ absl::Status ValidateDetokenize(const v1::DetokenizeRequest& request, absl::stri
 
 absl::Status ValidatePromptLength(absl::string_view field, int64_t tokens, int context_max) {
   if (tokens < context_max) return absl::OkStatus();
-  return Invalid(field, ": has ", tokens, " tokens; the context holds ", context_max,
-                 ", at least one of them for the answer");
+  absl::Status status = Invalid(field, ": has ", tokens, " tokens; the context holds ", context_max,
+                                ", at least one of them for the answer");
+  status.SetPayload(kContextLengthPayload, absl::Cord());
+  return status;
 }
 
 }  // namespace conclave

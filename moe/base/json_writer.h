@@ -1,6 +1,6 @@
-// Writes JSON text in one pass, for `-o json` and cluster.json.
-#ifndef CONCLAVE_CLI_JSON_WRITER_H_
-#define CONCLAVE_CLI_JSON_WRITER_H_
+// Writes JSON text in one pass, for `-o json`, cluster.json and answers over HTTP.
+#ifndef CONCLAVE_MOE_BASE_JSON_WRITER_H_
+#define CONCLAVE_MOE_BASE_JSON_WRITER_H_
 
 #include <cstdint>
 #include <string>
@@ -21,7 +21,8 @@ class JsonWriter {
   JsonWriter& Key(absl::string_view name);
   JsonWriter& Text(absl::string_view value);  // UTF-8
   JsonWriter& Number(int64_t value);
-  JsonWriter& Real(double value);  // null where not finite
+  JsonWriter& Real(double value);    // null where not finite
+  JsonWriter& Float32(float value);  // the fewest digits that read back as this float; null where not finite
   JsonWriter& Bool(bool value);
   JsonWriter& Null();
   JsonWriter& Numbers(absl::Span<const int32_t> values);
@@ -38,4 +39,4 @@ class JsonWriter {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_CLI_JSON_WRITER_H_
+#endif  // CONCLAVE_MOE_BASE_JSON_WRITER_H_

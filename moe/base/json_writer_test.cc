@@ -1,4 +1,4 @@
-#include "cli/json_writer.h"
+#include "moe/base/json_writer.h"
 
 #include <gtest/gtest.h>
 
@@ -14,6 +14,12 @@ TEST(JsonWriterTest, NestsObjectsAndArraysWithCommasBetween) {
   json.Key("list").BeginArray().BeginObject().Key("a").Bool(true).End().BeginObject().End().Null().End();
   json.Key("x").Real(0.5).Key("nan").Real(std::nan("")).End();
   EXPECT_EQ(json.text(), R"({"ids": [1, -2], "empty": [], "list": [{"a": true}, {}, null], "x": 0.5, "nan": null})");
+}
+
+TEST(JsonWriterTest, AFloatHasTheFewestDigitsThatReadBack) {
+  JsonWriter json;
+  json.BeginArray().Float32(-0.1f).Float32(0).Float32(-1e-10f).Float32(std::nanf("")).End();
+  EXPECT_EQ(json.text(), "[-0.1, 0, -1e-10, null]");
 }
 
 TEST(JsonWriterTest, EscapesWhatJsonWantsEscapedAndKeepsTheRest) {

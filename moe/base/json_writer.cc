@@ -1,5 +1,6 @@
-#include "cli/json_writer.h"
+#include "moe/base/json_writer.h"
 
+#include <charconv>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -61,6 +62,15 @@ JsonWriter& JsonWriter::Real(double value) {
   if (!std::isfinite(value)) return Null();
   Separate();
   absl::StrAppendFormat(&text_, "%.17g", value);
+  return *this;
+}
+
+JsonWriter& JsonWriter::Float32(float value) {
+  if (!std::isfinite(value)) return Null();
+  Separate();
+  char digits[32];
+  const std::to_chars_result end = std::to_chars(digits, digits + sizeof(digits), value);
+  text_.append(digits, end.ptr);
   return *this;
 }
 
