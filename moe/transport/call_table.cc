@@ -44,6 +44,15 @@ void CallTable::End(uint64_t call_id, absl::Status status) {
   if (pending != nullptr) EndAt(pending - pending_.data(), std::move(status));
 }
 
+void CallTable::Detach(uint64_t call_id) {
+  for (Pending& pending : pending_) {
+    if (pending.call_id != call_id) continue;
+    pending.shard = ShardId{-1};
+    pending.out = MatView{};
+    pending.deadline = absl::InfiniteFuture();
+  }
+}
+
 int CallTable::EndShard(ShardId shard, const absl::Status& status) {
   int ended = 0;
   for (size_t i = 0; i < pending_.size();) {

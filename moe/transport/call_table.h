@@ -35,6 +35,8 @@ class CallTable {
   const Pending* Find(uint64_t call_id) const;
   // The call is over: its Done becomes due. Ignored where the call is not in flight.
   void End(uint64_t call_id, absl::Status status);
+  // The call is over but its memory is still in use: neither shard nor deadline concern it any more; End must follow.
+  void Detach(uint64_t call_id);
   // All calls of one shard are over. Returns how many.
   int EndShard(ShardId shard, const absl::Status& status);
   // Ends calls whose deadline has come with DEADLINE_EXCEEDED; returns their ids until the next call of it.

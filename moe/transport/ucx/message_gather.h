@@ -1,0 +1,42 @@
+// Puts the fragments of messages together, one message after the other, as a shard receives them from one router.
+// It survives any fragments in any order (wire_fuzz.cc).
+#ifndef CONCLAVE_MOE_TRANSPORT_UCX_MESSAGE_GATHER_H_
+#define CONCLAVE_MOE_TRANSPORT_UCX_MESSAGE_GATHER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "moe/transport/ucx/body_buffer.h"
+#include "moe/transport/ucx/wire.h"
+
+namespace conclave {
+
+// Used by one thread.
+class MessageGather {
+ public:
+  // Takes a fragment that passed ReadFragment. True: its message is whole, and header() and Take() are good until the
+  // next Accept. INVALID_ARGUMENT names what is wrong: a fragment that is not the next of its message, a message that
+  // came before (its sequence is not greater than the last one's). DATA_LOSS: the checksum does not fit. Whatever had
+  // come of the message is then dropped.
+  absl::StatusOr<bool> Accept(const WireHeader& fragment, const void* payload, int64_t payload_bytes);
+  const WireHeader& header() const { return header_; }
+  // The body of the whole message; `spare` is used for the next one.
+  BodyBuffer Take(BodyBuffer spare) { return std::exchange(body_, std::move(spare)); }
+  int64_t bytes_held() const { return body_.capacity(); }
+
+ private:
+  absl::Status Begin(const WireHeader& fragment);
+
+  WireHeader header_;
+  BodyBuffer body_;
+  uint64_t received_ = 0;
+  bool open_ = false;  // a message has begun and is not whole
+  uint64_t last_sequence_ = 0;
+  WireChecksum checksum_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_UCX_MESSAGE_GATHER_H_

@@ -1,0 +1,80 @@
+// A router's connection to one shard as a state machine that never blocks: ask for a token, connect, greet, be open,
+// break, wait, ask again. Internal to the UCX transport.
+#ifndef CONCLAVE_MOE_TRANSPORT_UCX_UCX_CONNECTION_H_
+#define CONCLAVE_MOE_TRANSPORT_UCX_UCX_CONNECTION_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "moe/base/ids.h"
+#include "moe/transport/data_plane.h"
+#include "moe/transport/ucx/ucx_link.h"
+#include "moe/transport/ucx/ucx_transport.h"
+#include "moe/transport/ucx/ucx_worker.h"
+#include "moe/transport/ucx/wire.h"
+
+namespace conclave {
+
+// Used by the transport's thread alone.
+class UcxConnection {
+ public:
+  // All must outlive the connection.
+  UcxConnection(ShardId shard, const UcxTransportOptions& options, DataPlaneClient& control, UcxWorker& worker)
+      : shard_(shard), options_(options), control_(control), worker_(worker), backoff_(options.backoff_min) {}
+
+  // Goes on with whatever is to be done. True: it broke, and why() says what happened; calls that were on it are lost.
+  bool Step(absl::Time now);
+  // When Step has something to do though no message came.
+  absl::Time due(absl::Time now) const;
+  // Waits for its next attempt: calls are not taken.
+  bool down() const { return state_ == State::kDown; }
+  bool open() const { return state_ == State::kOpen; }
+  const absl::Status& why() const { return why_; }
+  // REQUIRES: open()
+  UcxLink& link() { return *link_; }
+  // What every message of this connection carries.
+  void Stamp(WireHeader* header) const;
+  bool Owns(const WireHeader& header) const;
+  // The shard's answer to the greeting.
+  void OnWelcome(const WireHeader& header, absl::string_view text);
+  // Gives the connection up; Step then tells of it.
+  void Break(absl::Status why);
+  // For good. Links are gone when idle() is true.
+  void Shutdown();
+  bool idle();
+  // Links that nobody can wait for any longer are left to themselves.
+  void Abandon();
+
+ private:
+  enum class State { kDown, kAsking, kGreeting, kOpen };
+  void Ask(absl::Time now);
+  void Greet(const DataPlaneOffer& offer);
+  void Fail(const absl::Status& why, absl::Time now);
+  absl::Status Progressed(absl::Time now);
+
+  const ShardId shard_;
+  const UcxTransportOptions& options_;
+  DataPlaneClient& control_;
+  UcxWorker& worker_;
+
+  State state_ = State::kDown;
+  absl::Time retry_at_ = absl::InfinitePast();
+  absl::Time give_up_at_ = absl::InfiniteFuture();  // of the attempt under way
+  absl::Duration backoff_;
+  absl::Status why_, break_why_;
+  bool welcome_ = false;  // the shard said so
+  uint64_t connection_ = 0, key_ = 0;
+  std::string token_;
+  OutgoingMessage hello_;
+  std::unique_ptr<UcxLink> link_;
+  std::vector<std::unique_ptr<UcxLink>> closing_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_UCX_UCX_CONNECTION_H_

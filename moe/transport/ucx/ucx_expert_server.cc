@@ -1,0 +1,385 @@
+#include "moe/transport/ucx/ucx_expert_server.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/transport/check_caller.h"
+#include "moe/transport/ucx/peer_book.h"
+#include "moe/transport/ucx/refusal_log.h"
+#include "moe/transport/ucx/socket_address.h"
+#include "moe/transport/ucx/ucx_peer.h"
+#include "moe/transport/ucx/wire.h"
+
+namespace conclave {
+namespace {
+
+constexpr absl::Duration kGreetTime = absl::Seconds(5);
+constexpr absl::Duration kHousekeeping = absl::Seconds(1);
+constexpr size_t kPeersMax = 1024;
+// What one router may have waiting for its turn.
+constexpr int kCallsQueuedMax = 256;
+constexpr int64_t kBytesQueuedMax = int64_t{1} << 30;
+constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
+constexpr size_t kKeptBodies = 8;
+
+class Server final : public UcxExpertServer {
+ public:
+  Server(const UcxExpertServerOptions& options, std::unique_ptr<UcxWorker> worker)
+      : book_(options.clock), refusals_(options.metrics), worker_(std::move(worker)) {}
+
+  ~Server() override {
+    stop_ = true;
+    worker_->Wake();
+    if (thread_.joinable()) thread_.join();
+    if (listener_ == nullptr) return;
+    for (const Arrival& arrival : arrivals_) ucp_listener_reject(listener_, arrival.request);
+    ucp_listener_destroy(listener_);
+  }
+
+  absl::Status Listen(const SocketAddress& address) {
+    ucp_am_handler_param_t handler = {};
+    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                         UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    handler.id = kWireActiveMessage;
+    handler.flags = UCP_AM_FLAG_WHOLE_MSG;
+    handler.cb = &Server::OnActiveMessage;
+    handler.arg = this;
+    ucp_worker_set_am_recv_handler(worker_->handle(), &handler);
+    ucp_listener_params_t parameters = {};
+    parameters.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
+    parameters.sockaddr = {address.get(), address.length()};
+    parameters.conn_handler = {&Server::OnConnectionRequest, this};
+    if (const ucs_status_t status = ucp_listener_create(worker_->handle(), &parameters, &listener_); status != UCS_OK) {
+      listener_ = nullptr;
+      return UcxError("listening", status);
+    }
+    ucp_listener_attr_t bound = {};
+    bound.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
+    ucp_listener_query(listener_, &bound);
+    const bool v6 = address.get()->sa_family == AF_INET6;
+    address_ = absl::StrCat(v6 ? "[" : "", address.Host(), v6 ? "]:" : ":", SocketAddress(bound.sockaddr).port());
+    thread_ = std::thread([this] { Loop(); });
+    return absl::OkStatus();
+  }
+
+  const std::string& address() const override { return address_; }
+
+  void SetHandler(ExpertHandler* handler) override { handler_ = handler; }
+
+  absl::StatusOr<DataPlaneOffer> Connect(const DataPlaneRequest& request) override {
+    if (draining_) return absl::UnavailableError("the shard is draining");
+    ExpertHandler* const handler = handler_;
+    if (handler == nullptr) return absl::UnavailableError("the shard is not ready");
+    if (request.peer.empty() || request.peer.size() > 200) {
+      return absl::InvalidArgumentError("peer: 1 to 200 bytes are expected");
+    }
+    DataPlaneOffer offer;
+    ASSIGN_OR_RETURN(offer.version, AgreeOnVersion(request.version_min, request.version_max));
+    RETURN_IF_ERROR(
+        CheckCaller(handler->Describe(), request.model_fingerprint, request.numeric_profile, request.placement_epoch));
+    ASSIGN_OR_RETURN(PeerBook::Ticket ticket, book_.Issue(request.peer));
+    offer.connection = ticket.connection;
+    offer.token = std::move(ticket.token);
+    offer.address = address_;
+    return offer;
+  }
+
+  void Drain(absl::Time deadline) override {
+    draining_ = true;
+    worker_->Wake();
+    std::unique_lock<std::mutex> lock(mutex_);
+    drained_cv_.wait_until(lock, absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(1))),
+                           [&] { return drained_.load(); });
+  }
+
+ private:
+  struct Arrival {
+    ucp_conn_request_h request;
+    std::string host;
+  };
+  struct WaitingCall {
+    UcxPeer* peer = nullptr;
+    WireHeader header;
+    BodyBuffer body;
+    absl::Time arrival;
+  };
+
+  void Loop() {
+    while (!stop_) {
+      const bool worked = worker_->Progress();
+      const absl::Time now = absl::Now();
+      Accept(now);
+      ServeOne();
+      absl::Time due = now + kHousekeeping;
+      for (auto& peer : peers_) {
+        peer->Pump();
+        due = std::min(due, peer->greet_by());
+      }
+      CutOff(now);
+      if (draining_ && !drained_) FinishDrain();
+      if (!worked && calls_.empty() && !stop_) worker_->Wait(due);
+    }
+    for (auto& peer : peers_) peer->link().Close();
+    std::move(peers_.begin(), peers_.end(), std::back_inserter(leaving_));
+    peers_.clear();
+    calls_.clear();
+    for (const absl::Time until = absl::Now() + absl::Seconds(2); !leaving_.empty() && absl::Now() < until;) {
+      worker_->Progress();
+      Reap();
+    }
+    for (auto& peer : leaving_) [[maybe_unused]] UcxPeer* const left = peer.release();
+    leaving_.clear();
+  }
+
+  static void OnConnectionRequest(ucp_conn_request_h request, void* self) {
+    ucp_conn_request_attr_t attributes = {};
+    attributes.field_mask = UCP_CONN_REQUEST_ATTR_FIELD_CLIENT_ADDR;
+    std::string host = "unknown";
+    if (ucp_conn_request_query(request, &attributes) == UCS_OK) {
+      host = SocketAddress(attributes.client_address).Host();
+    }
+    static_cast<Server*>(self)->arrivals_.push_back({request, std::move(host)});
+  }
+
+  void Accept(absl::Time now) {
+    for (; !arrivals_.empty(); arrivals_.pop_front()) {
+      const Arrival& arrival = arrivals_.front();
+      // Behind a host in quarantine may also be a router that was let in a moment ago.
+      const bool welcome =
+          !draining_ && peers_.size() < kPeersMax && (!book_.Quarantined(arrival.host) || book_.Expecting());
+      if (!welcome) {
+        refusals_.Count(Refusal::kConnection, arrival.host, "too many connections, draining, or in quarantine");
+        ucp_listener_reject(listener_, arrival.request);
+        continue;
+      }
+      auto peer = std::make_unique<UcxPeer>(*worker_, arrival.host, now + kGreetTime);
+      if (const absl::Status accepted = peer->link().Accept(arrival.request); !accepted.ok()) {
+        LogWarning(absl::StrCat("ucx: ", arrival.host, " could not connect: ", std::string(accepted.message())));
+        continue;
+      }
+      peers_.push_back(std::move(peer));
+    }
+  }
+
+  static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_bytes, void* data, size_t bytes,
+                                      const ucp_am_recv_param_t* parameters) {
+    static_cast<Server*>(self)->OnFragment(absl::MakeConstSpan(static_cast<const std::byte*>(header), header_bytes),
+                                           data, static_cast<int64_t>(bytes), *parameters);
+    return UCS_OK;
+  }
+
+  void OnFragment(absl::Span<const std::byte> header, const void* data, int64_t bytes,
+                  const ucp_am_recv_param_t& parameters) {
+    const bool named = (parameters.recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) != 0;
+    const auto at = std::find_if(peers_.begin(), peers_.end(), [&](const auto& peer) {
+      return named && peer->link().endpoint() == parameters.reply_ep;
+    });
+    if (at == peers_.end()) {
+      refusals_.Count(Refusal::kFragment, "an unknown connection", "a message without a sender");
+      return;
+    }
+    UcxPeer& peer = **at;
+    if (!peer.doom().ok()) return;
+    WireHeader fragment;
+    if ((parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
+      return Offence(peer, Refusal::kFragment, absl::InvalidArgumentError("a rendezvous where none is expected"));
+    }
+    if (absl::Status read = ReadFragment(header, bytes, &fragment); !read.ok()) {
+      return Offence(peer, Refusal::kFragment, read);
+    }
+    if (fragment.kind == WireKind::kHello) return OnHello(peer, fragment, data, bytes);
+    if (!peer.Owns(fragment) || fragment.kind != WireKind::kCall) {
+      return Offence(peer, Refusal::kToken, absl::UnauthenticatedError("a message without the connection's key"));
+    }
+    const absl::StatusOr<bool> whole = peer.gather().Accept(fragment, data, bytes);
+    if (absl::IsDataLoss(whole.status())) {
+      refusals_.Count(Refusal::kChecksum, peer.Who(), whole.status().message());
+      Answer(peer, fragment, whole.status());
+    } else if (!whole.ok()) {
+      Offence(peer, Refusal::kFragment, whole.status());
+    } else if (*whole) {
+      OnCall(peer);
+    }
+  }
+
+  void OnHello(UcxPeer& peer, const WireHeader& hello, const void* data, int64_t bytes) {
+    const absl::string_view token(static_cast<const char*>(data), static_cast<size_t>(bytes));
+    absl::StatusOr<std::string> name = absl::UnauthenticatedError("it said who it is already");
+    if (!peer.greeted()) name = book_.Redeem(hello.connection, token);
+    if (!name.ok()) {
+      Offence(peer, Refusal::kToken, name.status());
+      return peer.Refuse(hello, token, name.status());
+    }
+    uint64_t key = 0;
+    std::memcpy(&key, token.data(), sizeof(key));
+    peer.Welcome(*std::move(name), hello.connection, key);
+    LogInfo(absl::StrCat("ucx: ", peer.Who(), " connected"));
+  }
+
+  void OnCall(UcxPeer& peer) {
+    const WireHeader& header = peer.gather().header();
+    if (draining_) return Answer(peer, header, absl::UnavailableError("the shard is draining"));
+    const int64_t bytes = static_cast<int64_t>(header.body_bytes);
+    if (peer.calls_queued >= kCallsQueuedMax || peer.bytes_queued + bytes > kBytesQueuedMax) {
+      refusals_.Count(Refusal::kOverload, peer.Who(), "too many calls wait for their turn");
+      return Answer(peer, header, absl::ResourceExhaustedError("too many calls of this router wait for their turn"));
+    }
+    BodyBuffer spare;
+    if (!bodies_.empty()) {
+      spare = std::move(bodies_.back());
+      bodies_.pop_back();
+    }
+    ++peer.calls_queued;
+    peer.bytes_queued += bytes;
+    WaitingCall call;
+    call.peer = &peer;
+    call.header = header;
+    call.body = peer.gather().Take(std::move(spare));
+    call.arrival = absl::Now();
+    calls_.push_back(std::move(call));
+  }
+
+  void Answer(UcxPeer& peer, const WireHeader& call, const absl::Status& status) {
+    auto reply = peer.NewReply();
+    reply->text = WireText(status);
+    reply->message.header = ReplyTo(call, status, static_cast<int64_t>(reply->text.size()));
+    reply->message.rows = reinterpret_cast<const std::byte*>(reply->text.data());
+    Send(peer, std::move(reply));
+  }
+
+  void Send(UcxPeer& peer, std::unique_ptr<UcxReply> reply) {
+    WireHeader& header = reply->message.header;
+    if ((header.flags & kWireChecksummed) != 0) {
+      checksum_.Begin(header);
+      checksum_.Add(reply->message.rows, static_cast<int64_t>(header.body_bytes));
+      header.checksum = checksum_.Digest();
+    }
+    peer.Send(std::move(reply));
+  }
+
+  // Runs the call whose turn it is.
+  void ServeOne() {
+    if (calls_.empty()) return;
+    WaitingCall call = std::move(calls_.front());
+    calls_.pop_front();
+    UcxPeer& peer = *call.peer;
+    --peer.calls_queued;
+    peer.bytes_queued -= static_cast<int64_t>(call.header.body_bytes);
+    const absl::StatusOr<ExpertCall> decoded = ReadCall(call.header, call.body.data(), CallLimits{}, call.arrival);
+    absl::Status status = decoded.status();
+    if (status.ok()) {
+      auto reply = peer.NewReply();
+      const ConstMatView& rows = decoded->rows;
+      reply->body.Reserve(decoded->pairs() * rows.cols * SizeOf(rows.dtype));
+      const MatView out{reply->body.data(), rows.dtype, Device::kCpu, decoded->pairs(), rows.cols, rows.cols};
+      status = handler_.load()->Run(*decoded, out);
+      if (status.ok()) {
+        reply->message.header = ReplyTo(call.header, status, 0);
+        reply->message.rows = reply->body.data();
+        Send(peer, std::move(reply));
+      }
+    }
+    if (!status.ok()) Answer(peer, call.header, status);
+    if (absl::IsInvalidArgument(status)) OffendingCall(peer, status);
+    call.body.TrimTo(kKeptBytesMax);
+    if (bodies_.size() < kKeptBodies) bodies_.push_back(std::move(call.body));
+  }
+
+  // A whole message that asks for what cannot be: refused, and the connection stays until there are too many of them.
+  void OffendingCall(UcxPeer& peer, const absl::Status& why) {
+    refusals_.Count(Refusal::kCall, peer.Who(), why.message());
+    if (book_.Offend(peer.CulpritName())) Quarantine(peer, why);
+  }
+
+  // A message after which nothing on this connection can be trusted.
+  void Offence(UcxPeer& peer, Refusal kind, const absl::Status& why) {
+    refusals_.Count(kind, peer.Who(), why.message());
+    if (book_.Offend(peer.CulpritName())) {
+      Quarantine(peer, why);
+    } else {
+      peer.Doom(why);
+    }
+  }
+
+  void Quarantine(UcxPeer& peer, const absl::Status& why) {
+    refusals_.CountQuarantine(peer.Who(), why.message());
+    peer.Doom(why);
+  }
+
+  void CutOff(absl::Time now) {
+    for (size_t i = peers_.size(); i-- > 0;) {
+      UcxPeer& peer = *peers_[i];
+      if (!peer.Doomed(now)) continue;
+      LogInfo(absl::StrCat("ucx: ", peer.Who(), " is gone: ", std::string(peer.doom().message())));
+      calls_.erase(std::remove_if(calls_.begin(), calls_.end(), [&](const auto& call) { return call.peer == &peer; }),
+                   calls_.end());
+      peer.link().Close();
+      leaving_.push_back(std::move(peers_[i]));
+      peers_.erase(peers_.begin() + static_cast<int64_t>(i));
+    }
+    if (!leaving_.empty()) Reap();
+  }
+
+  void Reap() {
+    for (auto& peer : leaving_) peer->Pump();
+    leaving_.erase(std::remove_if(leaving_.begin(), leaving_.end(), [](auto& peer) { return peer->link().idle(); }),
+                   leaving_.end());
+  }
+
+  void FinishDrain() {
+    const auto quiet = [](const auto& peer) { return peer->Quiet(); };
+    if (!calls_.empty() || !std::all_of(peers_.begin(), peers_.end(), quiet)) return;
+    for (auto& peer : peers_) peer->Doom(absl::UnavailableError("the shard is draining"));
+    CutOff(absl::Now());
+    std::lock_guard<std::mutex> lock(mutex_);
+    drained_ = true;
+    drained_cv_.notify_all();
+  }
+
+  PeerBook book_;
+  RefusalLog refusals_;
+  std::string address_;
+  std::atomic<ExpertHandler*> handler_{nullptr};
+  std::atomic<bool> stop_{false}, draining_{false};
+  std::mutex mutex_;
+  std::condition_variable drained_cv_;
+  std::atomic<bool> drained_{false};  // written under mutex_
+
+  // The thread's own.
+  const std::unique_ptr<UcxWorker> worker_;
+  ucp_listener_h listener_ = nullptr;
+  std::deque<Arrival> arrivals_;
+  std::vector<std::unique_ptr<UcxPeer>> peers_, leaving_;
+  std::deque<WaitingCall> calls_;
+  std::vector<BodyBuffer> bodies_;
+  WireChecksum checksum_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UcxExpertServer>> UcxExpertServer::Start(const UcxExpertServerOptions& options) {
+  ASSIGN_OR_RETURN(const SocketAddress address, SocketAddress::Parse(options.address));
+  UcxWorkerOptions worker_options = options.worker;
+  worker_options.loopback_only = address.IsLoopback();
+  ASSIGN_OR_RETURN(auto worker, UcxWorker::Create(worker_options));
+  auto server = std::make_unique<Server>(options, std::move(worker));
+  if (absl::Status listening = server->Listen(address); !listening.ok()) {
+    return absl::UnavailableError(absl::StrCat("cannot listen for activations on ", options.address, ": ",
+                                               std::string(listening.message()), "; is the port in use?"));
+  }
+  return std::unique_ptr<UcxExpertServer>(std::move(server));
+}
+
+}  // namespace conclave

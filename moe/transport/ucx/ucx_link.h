@@ -1,0 +1,98 @@
+// One UCX endpoint and the messages that go out over it, cut into fragments; both ends of the transport use it.
+#ifndef CONCLAVE_MOE_TRANSPORT_UCX_UCX_LINK_H_
+#define CONCLAVE_MOE_TRANSPORT_UCX_UCX_LINK_H_
+
+#include <ucp/api/ucp.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "moe/transport/ucx/ucx_worker.h"
+#include "moe/transport/ucx/wire.h"
+
+namespace conclave {
+
+// A fragment fills one shared-memory segment with its headers, so that UCX copies it once on each side; over other
+// wires larger ones save system calls.
+inline constexpr int64_t kFragmentBytesShared = 16384;
+inline constexpr int64_t kFragmentBytesOther = 128 << 10;
+
+// A message that is being sent. Non-owning: header aside, its memory belongs to whoever pushed it, and must stay as it
+// is until idle().
+struct OutgoingMessage {
+  WireHeader header;
+  const std::byte* meta = nullptr;  // the first meta_bytes of the body
+  int64_t meta_bytes = 0;
+  const std::byte* rows = nullptr;  // the rest of it
+  int64_t handed_over = 0;          // bytes of the body that UCX has
+  int pending = 0;                  // fragments that UCX still reads
+  bool queued = false;              // more is to be handed over
+  bool idle() const { return !queued && pending == 0; }
+};
+
+// Used by its worker's thread. It may go once idle() is true after Close.
+class UcxLink {
+ public:
+  explicit UcxLink(UcxWorker& worker) : worker_(worker) {}
+  ~UcxLink();
+  UcxLink(const UcxLink&) = delete;
+  UcxLink& operator=(const UcxLink&) = delete;
+
+  // To a listener. `address`: a numeric host:port. What goes wrong later shows in broken().
+  absl::Status Connect(const std::string& address);
+  // At a listener.
+  absl::Status Accept(ucp_conn_request_h request);
+
+  // Sends `message` after those that were pushed before it. REQUIRES: message->idle()
+  void Push(OutgoingMessage* message);
+  // Hands more fragments over as far as UCX takes them. To be called after Progress.
+  void Pump();
+  // Forgets what has not been handed over of `message`, which is only possible where nothing has. False: something has.
+  bool Withdraw(OutgoingMessage* message);
+
+  // Ends the connection at once. Messages become idle within the next Progress calls.
+  void Close();
+  bool closed() const { return endpoint_ == nullptr; }
+  bool idle() const { return closed() && slots_used_ == 0; }
+  // The peer went, or the network says so.
+  bool broken() const { return !why_.ok(); }
+  const absl::Status& why() const { return why_; }
+  ucp_ep_h endpoint() const { return endpoint_; }
+  // Looks at the wires that UCX chose, which are known once a message has come from the peer: picks the size of
+  // fragments, and tells "shared memory", "tcp" or what else it is.
+  std::string InspectWires();
+
+ private:
+  static constexpr int kSlots = 32;
+  // A fragment that UCX reads: its header and parts must keep their place.
+  struct Slot {
+    UcxLink* link = nullptr;
+    WireHeader header;
+    std::array<ucp_dt_iov_t, 2> parts;
+    OutgoingMessage* message = nullptr;  // null: free
+  };
+
+  static void OnError(void* link, ucp_ep_h endpoint, ucs_status_t status);
+  static void OnSent(void* request, ucs_status_t status, void* slot);
+  absl::Status Open(ucp_ep_params_t& parameters);
+  bool SendNext(OutgoingMessage& message);
+  void Release(Slot& slot);
+
+  UcxWorker& worker_;
+  ucp_ep_h endpoint_ = nullptr;
+  absl::Status why_;
+  int64_t fragment_bytes_ = kFragmentBytesShared;
+  std::deque<OutgoingMessage*> queue_;
+  std::array<Slot, kSlots> slots_;
+  int slots_used_ = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_UCX_UCX_LINK_H_

@@ -1,0 +1,77 @@
+#include "moe/transport/ucx/ucx_transport.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "moe/base/ids.h"
+#include "moe/transport/fake_expert_handler.h"
+#include "moe/transport/transport_test_suite.h"
+#include "moe/transport/ucx/direct_control.h"
+#include "moe/transport/ucx/ucx_expert_server.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::unique_ptr<UcxExpertServer> MustStart(ExpertHandler* handler, UcxLinks links) {
+  UcxExpertServerOptions options;
+  options.worker.links = links;
+  auto server = UcxExpertServer::Start(options);
+  EXPECT_TRUE(server.ok()) << server.status();
+  (*server)->SetHandler(handler);
+  return *std::move(server);
+}
+
+class UcxHarness final : public TransportHarness {
+ public:
+  UcxHarness(std::vector<ExpertHandler*> handlers, UcxLinks links, bool checksum)
+      : handlers_(std::move(handlers)), links_(links), shards_(std::make_shared<std::vector<DataPlane*>>()) {
+    for (ExpertHandler* handler : handlers_) {
+      servers_.push_back(MustStart(handler, links_));
+      shards_->push_back(servers_.back().get());
+    }
+    UcxTransportOptions options;
+    options.checksum = checksum;
+    options.worker.links = links;
+    auto transport =
+        NewUcxTransport(static_cast<int>(shards_->size()), std::make_unique<DirectControl>(shards_), options);
+    EXPECT_TRUE(transport.ok()) << transport.status();
+    transport_ = *std::move(transport);
+  }
+  UcxTransport& transport() override { return *transport_; }
+  void Kill(ShardId shard) override {
+    (*shards_)[Value(shard)] = nullptr;
+    servers_[Value(shard)].reset();
+  }
+  void Revive(ShardId shard) override {
+    servers_[Value(shard)] = MustStart(handlers_[Value(shard)], links_);
+    (*shards_)[Value(shard)] = servers_[Value(shard)].get();
+  }
+
+ private:
+  std::vector<ExpertHandler*> handlers_;
+  const UcxLinks links_;
+  DirectShards shards_;
+  std::vector<std::unique_ptr<UcxExpertServer>> servers_;
+  std::unique_ptr<UcxTransport> transport_;
+};
+
+HarnessFactory Factory(UcxLinks links, bool checksum) {
+  return [=](std::vector<ExpertHandler*> handlers) {
+    return std::make_unique<UcxHarness>(std::move(handlers), links, checksum);
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(UcxSharedMemory, TransportTest, testing::Values(Factory(UcxLinks::kAuto, false)));
+INSTANTIATE_TEST_SUITE_P(UcxTcp, TransportTest, testing::Values(Factory(UcxLinks::kTcp, false)));
+INSTANTIATE_TEST_SUITE_P(UcxChecksums, TransportTest, testing::Values(Factory(UcxLinks::kAuto, true)));
+
+}  // namespace
+}  // namespace conclave

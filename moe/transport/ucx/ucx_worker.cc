@@ -1,0 +1,208 @@
+#include "moe/transport/ucx/ucx_worker.h"
+
+#include <poll.h>
+#include <sys/resource.h>
+#include <ucs/debug/log_def.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <ctime>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+
+namespace conclave {
+namespace {
+
+// What UCX would print on standard output becomes lines of our log. Its warnings are of no interest to users: a
+// setting for a wire that this machine lacks is one of them.
+ucs_log_func_rc_t LogOfUcx(const char*, unsigned, const char*, ucs_log_level_t level, const ucs_log_component_config_t*,
+                           const char* format, va_list arguments) {
+  if (level > UCS_LOG_LEVEL_WARN) return UCS_LOG_FUNC_RC_STOP;
+  char text[512];
+  vsnprintf(text, sizeof(text), format, arguments);
+  if (level == UCS_LOG_LEVEL_FATAL) {
+    LogError(absl::StrCat("ucx: ", text));
+  } else {
+    LogDebug(absl::StrCat("ucx: ", text));
+  }
+  return UCS_LOG_FUNC_RC_STOP;
+}
+
+struct Setting {
+  const char* name;
+  const char* value;
+};
+
+// Settings of the wires are named as UCX's own tables name them: MM_ is shared memory, bare names are TCP's.
+constexpr Setting kSettings[] = {
+    // A peer that died shows within this time also where no call is in flight.
+    {"KEEPALIVE_INTERVAL", "200ms"},
+    // Without it a shared-memory peer that dies is never noticed.
+    {"MM_ERROR_HANDLING", "y"},
+    // 4 MB in flight; with the default of 64 x 8 KB senders stop and go at a megabyte. A segment takes one fragment
+    // (kFragmentBytesShared) whole.
+    {"MM_FIFO_SIZE", "256"},
+    {"MM_SEG_SIZE", "16640"},
+    {"TX_SEG_SIZE", "256K"},
+    {"RX_SEG_SIZE", "256K"},
+    // One lane, so that the fragments of a message arrive in order.
+    {"MAX_EAGER_RAILS", "1"},
+};
+
+}  // namespace
+
+absl::Status UcxError(absl::string_view what, ucs_status_t status) {
+  const std::string text = absl::StrCat(what, ": ", ucs_status_string(status));
+  switch (status) {
+    case UCS_ERR_NO_MEMORY:
+    case UCS_ERR_INVALID_PARAM:
+    case UCS_ERR_UNSUPPORTED:
+      return absl::InternalError(text);
+    default:
+      return absl::UnavailableError(text);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxWorkerOptions& options) {
+  auto worker = absl::WrapUnique(new UcxWorker(options));
+  RETURN_IF_ERROR(worker->Init(options));
+  return worker;
+}
+
+absl::Status UcxWorker::Init(const UcxWorkerOptions& options) {
+  [[maybe_unused]] static const bool logged = [] {
+    ucs_log_push_handler(&LogOfUcx);
+    return true;
+  }();
+  ucp_config_t* config = nullptr;
+  if (const ucs_status_t read = ucp_config_read(nullptr, nullptr, &config); read != UCS_OK) {
+    return absl::InternalError(absl::StrCat("ucx configuration: ", ucs_status_string(read)));
+  }
+  // cma copies through the kernel and is slower than shared memory at every size; sysv is a second shared memory.
+  ucp_config_modify(config, "TLS", options.links == UcxLinks::kTcp ? "tcp,self" : "^sysv,cma");
+  if (options.loopback_only) ucp_config_modify(config, "NET_DEVICES", "lo");
+  for (const Setting& setting : kSettings) ucp_config_modify(config, setting.name, setting.value);
+  ucp_params_t parameters = {};
+  parameters.field_mask = UCP_PARAM_FIELD_FEATURES;
+  parameters.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  const ucs_status_t made = ucp_init(&parameters, config, &context_);
+  ucp_config_release(config);
+  if (made != UCS_OK) return absl::InternalError(absl::StrCat("ucx context: ", ucs_status_string(made)));
+  ucp_worker_params_t worker = {};
+  worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+  if (const ucs_status_t status = ucp_worker_create(context_, &worker, &worker_); status != UCS_OK) {
+    return absl::InternalError(absl::StrCat("ucx worker: ", ucs_status_string(status)));
+  }
+  if (const ucs_status_t status = ucp_worker_get_efd(worker_, &event_fd_); status != UCS_OK) {
+    return absl::InternalError(absl::StrCat("ucx event descriptor: ", ucs_status_string(status)));
+  }
+  return absl::OkStatus();
+}
+
+UcxWorker::~UcxWorker() {
+  if (worker_ != nullptr) {
+    FinishClosing(absl::Seconds(1));
+    for (const Region& region : regions_) ucp_mem_unmap(context_, region.handle);
+    ucp_worker_destroy(worker_);
+  }
+  if (context_ != nullptr) ucp_cleanup(context_);
+}
+
+bool UcxWorker::Progress() {
+  bool worked = false;
+  // Bounded, so that a peer that never stops sending cannot keep the caller from its deadlines.
+  for (int i = 0; i < 64 && ucp_worker_progress(worker_) != 0; ++i) worked = true;
+  if (!closing_.empty()) {
+    const auto gone = [](void* request) {
+      if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
+      ucp_request_free(request);
+      return true;
+    };
+    closing_.erase(std::remove_if(closing_.begin(), closing_.end(), gone), closing_.end());
+  }
+  return worked;
+}
+
+// Looking costs a third of a microsecond, so that spins that go well look now and then only.
+bool UcxWorker::Preempted() {
+  struct rusage usage;
+  if (getrusage(RUSAGE_THREAD, &usage) != 0) return false;
+  looks_skipped_ = 0;
+  return std::exchange(preemptions_, usage.ru_nivcsw) != usage.ru_nivcsw;
+}
+
+bool UcxWorker::Spin(absl::Time begin, absl::Duration budget, absl::Time until) {
+  const absl::Time end = std::min(begin + budget, until);
+  bool came = false;
+  do {
+    came = ucp_worker_progress(worker_) != 0;
+  } while (!came && absl::Now() < end);
+  const bool look = !came || ++looks_skipped_ >= 16;
+  gate_.Spun(came, look && Preempted());
+  return came;
+}
+
+void UcxWorker::Wait(absl::Time until) {
+  const absl::Time begin = absl::Now();
+  if (begin >= until) return;
+  const absl::Duration budget = gate_.Budget();
+  if (budget > absl::ZeroDuration() && Spin(begin, budget, until)) return;
+  // Not armed: something has come already.
+  if (ucp_worker_arm(worker_) != UCS_OK) return;
+  const absl::Duration left = until - absl::Now();
+  if (left <= absl::ZeroDuration()) return;
+  const timespec timeout = absl::ToTimespec(std::min(left, absl::Hours(1)));
+  pollfd descriptor = {event_fd_, POLLIN, 0};
+  const int ready = ppoll(&descriptor, 1, &timeout, nullptr);
+  if (ready > 0) gate_.Blocked(absl::Now() - begin);
+}
+
+void UcxWorker::Wake() { ucp_worker_signal(worker_); }
+
+void UcxWorker::Close(ucp_ep_h endpoint) {
+  ucp_request_param_t parameters = {};
+  parameters.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+  parameters.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  const ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &parameters);
+  if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
+}
+
+void UcxWorker::FinishClosing(absl::Duration grace) {
+  const absl::Time until = absl::Now() + grace;
+  do {
+    Progress();
+  } while (!closing_.empty() && absl::Now() < until);
+}
+
+absl::Status UcxWorker::Register(MatView region) {
+  const int64_t bytes = region.rows * region.stride * SizeOf(region.dtype);
+  if (bytes <= 0 || region.device != Device::kCpu) return absl::OkStatus();
+  ucp_mem_map_params_t parameters = {};
+  parameters.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+  parameters.address = region.data;
+  parameters.length = static_cast<size_t>(bytes);
+  ucp_mem_h handle = nullptr;
+  if (const ucs_status_t status = ucp_mem_map(context_, &parameters, &handle); status != UCS_OK) {
+    return UcxError(absl::StrCat("registering ", bytes, " bytes"), status);
+  }
+  regions_.push_back({static_cast<const std::byte*>(region.data), bytes, handle});
+  return absl::OkStatus();
+}
+
+ucp_mem_h UcxWorker::Registered(const void* begin, int64_t bytes) const {
+  const auto* from = static_cast<const std::byte*>(begin);
+  for (const Region& region : regions_) {
+    if (from >= region.begin && from + bytes <= region.begin + region.bytes) return region.handle;
+  }
+  return nullptr;
+}
+
+}  // namespace conclave

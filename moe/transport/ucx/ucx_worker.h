@@ -1,0 +1,93 @@
+// A UCX context and its one worker, with the settings that activations need, and a way to wait for messages that costs
+// neither latency on idle cores nor a core that others need.
+#ifndef CONCLAVE_MOE_TRANSPORT_UCX_UCX_WORKER_H_
+#define CONCLAVE_MOE_TRANSPORT_UCX_UCX_WORKER_H_
+
+#include <ucp/api/ucp.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "moe/tensor/mat_view.h"
+#include "moe/transport/ucx/spin_gate.h"
+
+namespace conclave {
+
+// Which wires UCX may use.
+enum class UcxLinks {
+  kAuto,  // shared memory, RDMA, TCP: whatever is best between two processes
+  kTcp,   // TCP alone
+};
+
+// How a worker reaches others and waits for them.
+struct UcxWorkerOptions {
+  UcxLinks links = UcxLinks::kAuto;
+  bool loopback_only = true;  // no socket of this worker listens anywhere but on the loopback device
+  absl::Duration spin_max = absl::Microseconds(50);
+};
+
+// Whatever UCX says as a status of ours: UNAVAILABLE where a peer is gone or unreachable, else INTERNAL. `what` begins
+// the message.
+absl::Status UcxError(absl::string_view what, ucs_status_t status);
+
+// Used by one thread at a time, but for Wake.
+class UcxWorker {
+ public:
+  // INTERNAL says what UCX said.
+  static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(const UcxWorkerOptions& options);
+  // Endpoints must have been given to Close.
+  ~UcxWorker();
+
+  // Lets UCX work and run callbacks, until there is nothing to do. True: something was done. Never called in a
+  // callback.
+  bool Progress();
+  // Returns when there may be something to do, at `until`, or after Wake. It spins first, where that pays.
+  void Wait(absl::Time until);
+  // Ends a Wait, the current or the next one. Thread-safe.
+  void Wake();
+
+  // Gives an endpoint up at once: sends that are under way end with an error, whose callbacks run in Progress.
+  // Not to be called in a callback.
+  void Close(ucp_ep_h endpoint);
+  // Progresses until all closing endpoints are gone, `grace` at most.
+  void FinishClosing(absl::Duration grace);
+
+  // Announces memory that messages are sent from, for wires that read it themselves. Kept until the worker goes.
+  absl::Status Register(MatView region);
+  // The registration that [begin, begin + bytes) lies in; null: none.
+  ucp_mem_h Registered(const void* begin, int64_t bytes) const;
+
+  ucp_worker_h handle() const { return worker_; }
+  ucp_context_h context() const { return context_; }
+
+ private:
+  struct Region {
+    const std::byte* begin;
+    int64_t bytes;
+    ucp_mem_h handle;
+  };
+
+  explicit UcxWorker(const UcxWorkerOptions& options) : gate_(options.spin_max) {}
+  absl::Status Init(const UcxWorkerOptions& options);
+  bool Spin(absl::Time begin, absl::Duration budget, absl::Time until);
+  bool Preempted();
+
+  ucp_context_h context_ = nullptr;
+  ucp_worker_h worker_ = nullptr;
+  int event_fd_ = -1;
+  SpinGate gate_;
+  int64_t preemptions_ = 0;  // of this thread, as last seen
+  int looks_skipped_ = 0;
+  std::vector<void*> closing_;  // requests of endpoints that are being closed
+  std::vector<Region> regions_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_UCX_UCX_WORKER_H_

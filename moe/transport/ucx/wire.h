@@ -1,0 +1,112 @@
+// What a message looks like on the wire between a router and a shard over UCX, and the checks that it must pass.
+//
+// A message is a header and a body. It travels as fragments, each an active message of its own whose UCX header is a
+// WireHeader and whose payload is the part of the body at `offset`: a receiver writes each part to where it belongs,
+// which saves the copy that UCX's own reassembly would make. Fragments of one message arrive in order, one message
+// after the other.
+//
+//   kHello    router → shard   body: the token of the connection
+//   kWelcome  shard → router   no body; `status` is not 0 where the shard refuses, and the body then says why
+//   kCall     router → shard   body: row_offsets u32 [rows + 1], experts i32 [pairs], zeros up to a multiple of 64,
+//                              rows [rows, cols] of `dtype`
+//   kReply    shard → router   body: [pairs, cols] of `dtype`; or `status` is not 0 and the body says why
+#ifndef CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
+#define CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "moe/transport/transport.h"
+#include "moe/transport/validate_call.h"
+
+namespace conclave {
+
+// Versions of this format. A shard speaks with routers of its own version and of the one before.
+inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersionMin = 1;
+// The highest version that both ends speak. FAILED_PRECONDITION: there is none, in a sentence.
+absl::StatusOr<uint32_t> AgreeOnVersion(uint32_t their_min, uint32_t their_max, uint32_t our_min = kWireVersionMin,
+                                        uint32_t our_max = kWireVersion);
+
+// What a message is; see above.
+enum class WireKind : uint8_t { kHello = 1, kWelcome = 2, kCall = 3, kReply = 4 };
+
+inline constexpr uint32_t kWireMagic = 0x43565831;  // "1XVC" in memory
+inline constexpr uint8_t kWireChecksummed = 1;      // flag: `checksum` holds; the reply to such a call has one too
+inline constexpr unsigned kWireActiveMessage = 7;   // UCX's id of all our messages
+inline constexpr int64_t kWireTextBytesMax = 4096;  // of a status message
+inline constexpr int64_t kBodyAlignment = 64;
+
+// Little-endian, as all machines are that this runs on. Fields that a kind does not use are zero.
+struct WireHeader {
+  uint32_t magic = kWireMagic;
+  uint8_t version = kWireVersion;
+  WireKind kind = WireKind::kHello;
+  uint8_t flags = 0;
+  uint8_t dtype = 0;        // 0: F32, 1: BF16
+  uint64_t connection = 0;  // as Connect handed it out
+  uint64_t key = 0;         // what only the two ends of the connection know
+  uint64_t sequence = 0;    // of the message: counts up on a connection; a reply repeats its call's
+  uint64_t call_id = 0;
+  uint64_t offset = 0;      // of this fragment in the body
+  uint64_t body_bytes = 0;  // of the whole message
+  uint64_t placement_epoch = 0;
+  uint64_t checksum = 0;    // XXH3 of the header, offset and checksum taken as zero, and the body
+  uint64_t timeout_us = 0;  // 0: none
+  int32_t layer = 0;
+  int32_t status = 0;  // an absl::StatusCode
+  uint32_t rows = 0;
+  uint32_t pairs = 0;
+  uint32_t cols = 0;
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(WireHeader) == 104);
+
+// Checks a fragment as far as it can be judged alone: its header's length, magic, version, kind and flags; that shape
+// and body have sizes that belong together and are within our limits; that the payload lies in the body.
+// INVALID_ARGUMENT names the field; `header` is then unspecified.
+absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payload_bytes, WireHeader* header);
+// Whether `next` may follow `first` as a fragment of the same message: equal but for the offset.
+bool SameMessage(const WireHeader& first, const WireHeader& next);
+
+// Bytes before the rows in the body of a call.
+int64_t CallMetaBytes(int64_t rows, int64_t pairs);
+// Fills in what `call` says; `now` turns its deadline into a timeout.
+void DescribeCall(const ExpertCall& call, absl::Time now, WireHeader* header);
+// Writes CallMetaBytes(..) bytes. REQUIRES: ValidateExpertCall accepts the call
+void WriteCallMeta(const ExpertCall& call, std::byte* meta);
+// A call whose spans and rows point into `body`, all of which has arrived; checked by ValidateExpertCall.
+// REQUIRES: the header passed ReadFragment; body is aligned to kBodyAlignment and has body_bytes
+absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, const CallLimits& limits,
+                                    absl::Time arrival);
+// The header of the reply to `call`: of `out`'s size where status is OK, else of a text of `text_bytes`.
+WireHeader ReplyTo(const WireHeader& call, const absl::Status& status, int64_t text_bytes);
+// An error's text, cut to what a message may carry.
+std::string WireText(const absl::Status& status);
+// The status of a reply that came with `text`. DATA_LOSS: no code that we know.
+absl::Status StatusOf(const WireHeader& header, absl::string_view text);
+
+// The checksum of a message, part after part.
+class WireChecksum {
+ public:
+  WireChecksum();
+  ~WireChecksum();
+  WireChecksum(const WireChecksum&) = delete;
+  WireChecksum& operator=(const WireChecksum&) = delete;
+  void Begin(const WireHeader& header);
+  void Add(const void* bytes, int64_t count);
+  uint64_t Digest() const;
+
+ private:
+  void* const state_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
