@@ -105,6 +105,16 @@ class Impl final : public UcxTransport {
     }
   }
 
+  void Cancel(uint64_t call_id) override {
+    const auto at = std::find_if(flights_.begin(), flights_.end(),
+                                 [&](const auto& flight) { return flight->call_id == call_id && !flight->over; });
+    if (at == flights_.end()) return;
+    Flight& flight = **at;
+    UcxConnection& connection = *connections_[Value(flight.shard)];
+    if (connection.open()) connection.link().Withdraw(&flight.message);
+    EndFlight(flight, absl::CancelledError("the caller took it back"));
+  }
+
   int Progress(absl::Duration wait) override {
     const absl::Time until = absl::Now() + std::min(wait, absl::Hours(1));
     while (true) {
