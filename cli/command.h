@@ -75,6 +75,7 @@ std::unique_ptr<Command> NewGenerateCommand();
 std::unique_ptr<Command> NewTopCommand();
 std::unique_ptr<Command> NewLogitsCommand();
 std::unique_ptr<Command> NewInspectCommand();
+std::unique_ptr<Command> NewKeyCommand();
 std::unique_ptr<Command> NewDoctorCommand();
 std::unique_ptr<Command> NewMakeModelCommand();
 // Prints scripts that complete the verbs and flags of `commands`, which must outlive it; itself may be among them.

@@ -56,6 +56,7 @@ int Main(int argc, char** argv) {
   commands.push_back(NewTopCommand());
   commands.push_back(NewLogitsCommand());
   commands.push_back(NewInspectCommand());
+  commands.push_back(NewKeyCommand());
   commands.push_back(NewDoctorCommand());
   commands.push_back(NewMakeModelCommand());
   commands.push_back(NewCompletionCommand(&commands));

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gateway/refusal.h"
 #include "moe/base/log.h"
 
 namespace conclave {
@@ -45,13 +47,14 @@ class Answer::Stream final : public DecodeListener {
 };
 
 Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, RouterClient& router,
-               AnswerPlan plan, std::shared_ptr<AnswerSink> sink)
+               AnswerPlan plan, std::unique_ptr<TenantLimits::Lease> lease, std::shared_ptr<AnswerSink> sink)
     : model_(model),
       metrics_(metrics),
       calls_(calls),
       router_(router),
       plan_(std::move(plan)),
       sink_(std::move(sink)),
+      lease_(std::move(lease)),
       streams_(static_cast<size_t>(plan_.answers)) {
   choices_.reserve(streams_.size());
   for (int i = 0; i < plan_.answers; ++i) choices_.emplace_back(model_, plan_.stops);
@@ -170,7 +173,7 @@ void Answer::CountTokens(Choice& choice, int tokens) {
   const absl::Time now = absl::Now();
   if (!first_token_.has_value()) {
     first_token_ = now;
-    metrics_.time_to_first_token->Observe(absl::ToDoubleSeconds(now - arrival_));
+    metrics_.time_to_first_token->Observe(absl::ToDoubleSeconds(now - plan_.usage.arrival));
   }
   if (choice.last_token.has_value()) {
     // Tokens that came in one message share the time since the message before.
@@ -181,6 +184,7 @@ void Answer::CountTokens(Choice& choice, int tokens) {
   choice.last_token = now;
   completion_tokens_ += tokens;
   metrics_.generated_tokens->Add(tokens);
+  lease_->AddTokens(tokens);
 }
 
 void Answer::Fail(const absl::Status& status) {
@@ -200,6 +204,9 @@ void Answer::OnEnd(int index, const absl::Status& status) {
     last = ++ended_ == started_;
     if (last) {
       LogEnd(failure_);
+      LogUsage(failure_);
+      // Before the client knows, so that its next request finds the room that this one had.
+      lease_.reset();
       sink_->OnEnd(failure_);
       sink_.reset();
     }
@@ -213,18 +220,32 @@ void Answer::OnEnd(int index, const absl::Status& status) {
   calls_.Leave();
 }
 
+void Answer::LogUsage(const absl::Status& status) {
+  if (plan_.usage_log == nullptr) return;
+  UsageRecord usage = plan_.usage;
+  usage.end = absl::Now();
+  usage.answers = plan_.answers;
+  usage.prompt_tokens = usage_.prompt_tokens();
+  usage.cached_tokens = usage_.cached_tokens();
+  usage.completion_tokens = completion_tokens_;
+  usage.code = status.code();
+  usage.limit = LimitOf(status).value_or("");
+  for (const Choice& choice : choices_) usage.finish_reasons.push_back(choice.finish_reason);
+  plan_.usage_log->Write(usage);
+}
+
 void Answer::LogEnd(const absl::Status& status) {
   const absl::Time now = absl::Now();
   metrics_.RequestEnded("Generate", status.code());
-  metrics_.request_duration->Observe(absl::ToDoubleSeconds(now - arrival_));
+  metrics_.request_duration->Observe(absl::ToDoubleSeconds(now - plan_.usage.arrival));
   const std::string& reason = choices_.front().finish_reason;
   // Counts and times only: prompts and answers are nobody's business but the client's.
-  LogInfo(absl::StrCat("request id=", plan_.decode.request_id(),
+  LogInfo(absl::StrCat("request id=", plan_.decode.request_id(), " tenant=", plan_.usage.tenant,
                        " method=Generate code=", absl::StatusCodeToString(status.code()), " n=", plan_.answers,
                        " prompt_tokens=", usage_.prompt_tokens(), " completion_tokens=", completion_tokens_,
-                       " finish=", reason.empty() ? "none" : reason,
-                       " first_token_ms=", first_token_.has_value() ? Milliseconds(*first_token_ - arrival_) : "none",
-                       " total_ms=", Milliseconds(now - arrival_),
+                       " finish=", reason.empty() ? "none" : reason, " first_token_ms=",
+                       first_token_.has_value() ? Milliseconds(*first_token_ - plan_.usage.arrival) : "none",
+                       " total_ms=", Milliseconds(now - plan_.usage.arrival),
                        status.ok() ? "" : absl::StrCat(" error=\"", status.message(), "\"")));
 }
 

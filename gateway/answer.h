@@ -13,7 +13,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "conclave/v1/control.pb.h"
 #include "gateway/answer_text.h"
@@ -32,15 +31,17 @@ struct AnswerPlan {
   std::string echo;  // stands before every answer's text
   AnswerStops stops;
   absl::Time deadline = absl::InfiniteFuture();
+  UsageRecord usage;              // begun
+  UsageLog* usage_log = nullptr;  // null: none
 };
 
 // n streams of ids become one stream of messages. Cancel may come from any thread. Counts as one open call from
 // construction until its last stream has ended.
 class Answer final : public AnswerHandle, public std::enable_shared_from_this<Answer> {
  public:
-  // The references must outlive it. REQUIRES: calls.Enter() returned true for this answer.
+  // The references must outlive it. `lease` ends with the last answer. REQUIRES: calls.Enter() returned true for it
   Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, RouterClient& router, AnswerPlan plan,
-         std::shared_ptr<AnswerSink> sink);
+         std::unique_ptr<TenantLimits::Lease> lease, std::shared_ptr<AnswerSink> sink);
 
   // To be called once. Where the answers have a prompt worth sharing, the first begins alone, and the others when it
   // has read the prompt, so that they find it in the prefix cache.
@@ -69,6 +70,7 @@ class Answer final : public AnswerHandle, public std::enable_shared_from_this<An
                  v1::GenerateResponse& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountTokens(Choice& choice, int tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LogUsage(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LogEnd(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CancelStreams(int begin, int end);
 
@@ -82,11 +84,11 @@ class Answer final : public AnswerHandle, public std::enable_shared_from_this<An
   OpenCalls& calls_;
   RouterClient& router_;
   const AnswerPlan plan_;
-  const absl::Time arrival_ = absl::Now();
 
   // Held while the sink is called: its calls never overlap.
   absl::Mutex mutex_;
   std::shared_ptr<AnswerSink> sink_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<TenantLimits::Lease> lease_ ABSL_GUARDED_BY(mutex_);
   std::vector<Choice> choices_ ABSL_GUARDED_BY(mutex_);
   int started_ ABSL_GUARDED_BY(mutex_) = 0, finished_ ABSL_GUARDED_BY(mutex_) = 0, ended_ ABSL_GUARDED_BY(mutex_) = 0;
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;    // any message has been sent

@@ -7,16 +7,24 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "gateway/answer.h"
 #include "gateway/answer_text.h"
 #include "gateway/decode_request.h"
 #include "gateway/prompt.h"
+#include "gateway/refusal.h"
 #include "gateway/validation.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {
 namespace {
+
+absl::Status CheckAllowed(const Tenant& tenant, const std::string& model) {
+  const auto& allowed = tenant.allowed_models;
+  if (allowed.empty() || std::find(allowed.begin(), allowed.end(), model) != allowed.end()) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat("model: tenant ", tenant.name, " may not use '", model, "'"));
+}
 
 // What stands before an answer that echoes its prompt: the text as it was given, or what the ids say.
 std::string EchoText(const ServedModel& model, const v1::GenerateRequest& request, const std::vector<int32_t>& ids) {
@@ -34,8 +42,8 @@ AnswerStops StopsOf(const v1::GenerateRequest& request) {
 
 }  // namespace
 
-Dispatcher::Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics)
-    : model_(model), router_(router), metrics_(metrics, calls_) {}
+Dispatcher::Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics, UsageLog* usage_log)
+    : model_(model), router_(router), usage_log_(usage_log), metrics_(metrics, calls_) {}
 
 absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller& caller,
                                                                    const v1::GenerateRequest& request,
@@ -43,13 +51,21 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
                                                                    std::shared_ptr<AnswerSink> sink) {
   const bool named = !request.request_id().empty();
   const std::string request_id = named ? request.request_id() : absl::StrFormat("req-%016x", Random64());
-  auto answer = Start(caller, request, request_id, deadline, std::move(sink));
+  UsageRecord usage;
+  usage.arrival = absl::Now();
+  // An id that was refused may hold anything; it does not belong into a log.
+  usage.request_id = !named || ValidateRequestId(request_id).ok() ? request_id : "refused";
+  usage.tenant = caller.tenant->name;
+  usage.model = model_.name;
+  auto answer = Start(caller, request, request_id, deadline, usage, std::move(sink));
   if (!answer.ok()) {
     metrics_.RequestEnded("Generate", answer.status().code());
-    // An id that was refused may hold anything; it does not belong into a log.
-    const bool loggable = !named || ValidateRequestId(request_id).ok();
-    LogInfo(absl::StrCat("request id=", loggable ? request_id : "refused",
+    LogInfo(absl::StrCat("request id=", usage.request_id, " tenant=", usage.tenant,
                          " method=Generate code=", absl::StatusCodeToString(answer.status().code())));
+    usage.end = absl::Now();
+    usage.code = answer.status().code();
+    usage.limit = LimitOf(answer.status()).value_or("");
+    if (usage_log_ != nullptr) usage_log_->Write(usage);
   }
   return answer;
 }
@@ -57,8 +73,10 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
 absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& caller,
                                                                 const v1::GenerateRequest& request,
                                                                 const std::string& request_id, absl::Time deadline,
+                                                                const UsageRecord& usage,
                                                                 std::shared_ptr<AnswerSink> sink) {
   RETURN_IF_ERROR(ValidateGenerate(request, model_.name, model_.vocab));
+  RETURN_IF_ERROR(CheckAllowed(*caller.tenant, model_.name));
   ASSIGN_OR_RETURN(std::vector<int32_t> prompt_ids, PromptIds(model_, request));
   RETURN_IF_ERROR(
       ValidatePromptLength(PromptField(request), static_cast<int64_t>(prompt_ids.size()), model_.context_max));
@@ -68,9 +86,13 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   plan.echo = EchoText(model_, request, prompt_ids);
   plan.stops = StopsOf(request);
   plan.deadline = deadline;
+  plan.usage = usage;
+  ASSIGN_OR_RETURN(auto lease, limits_.Admit(caller.tenant, plan.answers, static_cast<int64_t>(prompt_ids.size())));
+  plan.usage_log = usage_log_;
   if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
   metrics_.prompt_tokens->Add(static_cast<double>(prompt_ids.size()));
-  auto answer = std::make_shared<Answer>(model_, metrics_, calls_, router_, std::move(plan), std::move(sink));
+  auto answer =
+      std::make_shared<Answer>(model_, metrics_, calls_, router_, std::move(plan), std::move(lease), std::move(sink));
   answer->Start();
   return answer;
 }

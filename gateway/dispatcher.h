@@ -14,6 +14,9 @@
 #include "gateway/gateway_metrics.h"
 #include "gateway/router_client.h"
 #include "gateway/served_model.h"
+#include "gateway/tenants/tenant_limits.h"
+#include "gateway/tenants/usage_log.h"
+#include "moe/base/clock.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/metrics/metrics.h"
 
@@ -24,8 +27,8 @@ class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
   // Chunks of one answer, by their index, come in order; those of several interleave. The first chunk of all carries
-  // prompt_ids, request_id and system_fingerprint; the last of each answer its finish_reason, and the last of all, before
-  // a good end, the usage of all.
+  // prompt_ids, request_id and system_fingerprint; the last of each answer its finish_reason, and the last of all,
+  // before a good end, the usage of all.
   virtual void OnChunk(const v1::GenerateResponse& chunk) = 0;
   // The last call. OK only after a chunk with a finish_reason.
   virtual void OnEnd(const absl::Status& status) = 0;
@@ -35,21 +38,23 @@ class AnswerSink {
 class AnswerHandle {
  public:
   virtual ~AnswerHandle() = default;
-  // Nobody wants the answers any more, all n of them: the router is told, and the sink soon gets CANCELLED. Harmless after the end.
+  // Nobody wants the answers any more, all n of them: the router is told, and the sink soon gets CANCELLED. Harmless
+  // after the end.
   virtual void Cancel() = 0;
 };
 
 // Thread-safe.
 class Dispatcher {
  public:
-  // All must outlive it.
-  Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics);
+  // All must outlive it. usage_log: gets a record of every request; null: none.
+  Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics, UsageLog* usage_log = nullptr);
   // Waits for the last answer: whoever still has one must have cancelled it.
   ~Dispatcher() { calls_.Drain(absl::InfiniteFuture()); }
 
   // Starts an answer. `sink` is kept until its OnEnd has returned; it may be called before Generate has returned.
-  // INVALID_ARGUMENT names the field; NOT_FOUND: another model; UNAVAILABLE: draining. After an error the sink is
-  // never called. Errors of the router come through the sink.
+  // INVALID_ARGUMENT names the field; NOT_FOUND: another model; PERMISSION_DENIED: not this tenant's;
+  // RESOURCE_EXHAUSTED with the limit that the tenant has met (gateway/refusal.h); UNAVAILABLE: draining. After an
+  // error the sink is never called. Errors of the router come through the sink.
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const Caller& caller, const v1::GenerateRequest& request,
                                                          absl::Time deadline, std::shared_ptr<AnswerSink> sink);
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
@@ -63,10 +68,12 @@ class Dispatcher {
  private:
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const Caller& caller, const v1::GenerateRequest& request,
                                                       const std::string& request_id, absl::Time deadline,
-                                                      std::shared_ptr<AnswerSink> sink);
+                                                      const UsageRecord& usage, std::shared_ptr<AnswerSink> sink);
 
   const ServedModel& model_;
   RouterClient& router_;
+  UsageLog* const usage_log_;
+  TenantLimits limits_{Clock::Real()};
   OpenCalls calls_;
   GatewayMetrics metrics_;
 };

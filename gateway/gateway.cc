@@ -7,10 +7,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "conclave/v1/control.pb.h"
+#include "gateway/caller.h"
 #include "gateway/dispatcher.h"
 #include "gateway/inference_service.h"
 #include "gateway/router_client.h"
 #include "gateway/served_model.h"
+#include "gateway/tenants/key_authenticator.h"
+#include "gateway/tenants/usage_log.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/listen_address.h"
@@ -21,6 +24,21 @@ namespace conclave {
 namespace {
 
 constexpr absl::Duration kStatusTimeout = absl::Seconds(10);
+constexpr absl::Duration kKeyFilePoll = absl::Seconds(1);
+
+absl::StatusOr<std::unique_ptr<Authenticator>> CreateAuthenticator(const GatewayOptions& options) {
+  if (options.api_keys.empty()) return NewOpenAuthenticator();
+  absl::StatusOr<std::unique_ptr<KeyAuthenticator>> keys = KeyAuthenticator::Create(options.api_keys, kKeyFilePoll);
+  if (keys.ok()) return *std::move(keys);
+  return absl::Status(keys.status().code(), absl::StrCat("--api-keys: ", keys.status().message()));
+}
+
+absl::StatusOr<std::unique_ptr<UsageLog>> OpenUsageLog(const GatewayOptions& options) {
+  if (options.usage_log.empty()) return nullptr;
+  absl::StatusOr<std::unique_ptr<UsageLog>> log = UsageLog::Open(options.usage_log, options.usage_log_bytes_max);
+  if (log.ok()) return log;
+  return absl::Status(log.status().code(), absl::StrCat("--usage-log: ", log.status().message()));
+}
 
 // A gateway knows the vocabulary from its own files; a router with another model would get nonsense.
 absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOptions& options, ServedModel& model) {
@@ -44,6 +62,10 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("generation-defaults", &generation_defaults,
             "take defaults of requests (temperature, top_p, …) from the model's generation_config.json");
   flags.Add("router", &router, "host:port of the attention service");
+  flags.Add("api-keys", &api_keys,
+            "file of tenants with their keys and limits, read again when it changes; empty: no key is asked for");
+  flags.Add("usage-log", &usage_log, "file that gets one JSON object a request; opened anew on SIGHUP; empty: none");
+  flags.AddBytes("usage-log-max", &usage_log_bytes_max, "size at which the usage log becomes FILE.1; 0: any size");
   flags.Add("router-wait", &router_wait, "how long the attention service may take to load");
   daemon.AddTo(flags);
 }
@@ -60,13 +82,16 @@ absl::Status RunGateway(const GatewayOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   // What calls use outlives the server, and exists before it, though still empty: the ports open first.
   std::unique_ptr<ServedModel> model;
-  const std::unique_ptr<Authenticator> authenticator = NewOpenAuthenticator();
+  std::unique_ptr<Authenticator> authenticator;
+  std::unique_ptr<UsageLog> usage_log;
   std::unique_ptr<RouterClient> router;
   const auto metrics = Metrics::Create();
   std::unique_ptr<Dispatcher> dispatcher;
   const auto service = InferenceGrpcService::Create();
   ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {service->service()}, *metrics));
 
+  ASSIGN_OR_RETURN(authenticator, CreateAuthenticator(options));
+  ASSIGN_OR_RETURN(usage_log, OpenUsageLog(options));
   ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
   const bool named = !options.served_model_name.empty();
   ASSIGN_OR_RETURN(model,
@@ -81,8 +106,11 @@ absl::Status RunGateway(const GatewayOptions& options) {
   LogInfo(
       absl::StrCat("attention service at ", options.router, ": ", status.model_id(), ", ", status.numeric_profile()));
 
-  dispatcher = std::make_unique<Dispatcher>(*model, *router, *metrics);
+  dispatcher = std::make_unique<Dispatcher>(*model, *router, *metrics, usage_log.get());
   service->SetDispatcher(dispatcher.get(), authenticator.get());
+  daemon->OnHangup([&usage_log] {
+    if (usage_log != nullptr) usage_log->Reopen();
+  });
   daemon->SetServing(true);
   LogInfo(absl::StrCat("serving ", model->name, " at ", daemon->grpc_address()));
   return daemon->Run([&](absl::Time deadline) {

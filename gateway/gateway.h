@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_GATEWAY_GATEWAY_H_
 #define CONCLAVE_GATEWAY_GATEWAY_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -18,7 +19,10 @@ struct GatewayOptions {
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
   bool generation_defaults = true;
-  std::string router;  // host:port
+  std::string router;     // host:port
+  std::string api_keys;   // a tenant file; empty: everyone is let in
+  std::string usage_log;  // a file; empty: none
+  int64_t usage_log_bytes_max = 64 << 20;
   absl::Duration router_wait = absl::Minutes(30);
   HubEnvironment hub;  // read by main
 

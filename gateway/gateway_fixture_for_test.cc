@@ -1,6 +1,8 @@
 #include "gateway/gateway_fixture_for_test.h"
 
 #include <chrono>
+#include <cstdio>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -113,6 +115,28 @@ std::string Outcome::finish_reason(int index) const {
   return reason;
 }
 
+absl::StatusOr<std::shared_ptr<const Tenant>> OneTenant::Authenticate(absl::string_view shown) const {
+  if (tenant == nullptr) return absl::UnauthenticatedError("this key is nobody's");
+  authorization = std::string(shown);
+  return tenant;
+}
+
+std::string GatewayTest::NewUsagePath() {
+  const std::string path = testing::TempDir() + "/usage.jsonl";
+  std::remove(path.c_str());
+  return path;
+}
+
+std::vector<nlohmann::json> GatewayTest::UsageLines(size_t count) const {
+  std::vector<nlohmann::json> lines;
+  for (int i = 0; i < 500 && lines.size() < count; ++i, absl::SleepFor(absl::Milliseconds(10))) {
+    lines.clear();
+    std::ifstream file(usage_path_);
+    for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+  }
+  return lines;
+}
+
 GatewayTest::GatewayTest() {
   grpc::ServerBuilder builder;
   int port = 0;
@@ -121,7 +145,7 @@ GatewayTest::GatewayTest() {
   server_ = builder.BuildAndStart();
   channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
   stub_ = v1::InferenceService::NewStub(channel_);
-  service_->SetDispatcher(&dispatcher_, authenticator_.get());
+  service_->SetDispatcher(&dispatcher_, &authenticator_);
 }
 
 GatewayTest::~GatewayTest() { server_->Shutdown(std::chrono::system_clock::now()); }

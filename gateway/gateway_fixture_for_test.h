@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "gateway/inference_service.h"
 #include "gateway/router_client.h"
 #include "gateway/served_model.h"
+#include "gateway/tenants/usage_log.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "moe/metrics/metrics.h"
@@ -64,6 +66,14 @@ struct Outcome {
   std::string finish_reason(int index = 0) const;
 };
 
+// Lets everyone in as the tenant that the test sets; nobody where that is null.
+class OneTenant final : public Authenticator {
+ public:
+  absl::StatusOr<std::shared_ptr<const Tenant>> Authenticate(absl::string_view authorization) const override;
+  std::shared_ptr<const Tenant> tenant = std::make_shared<const Tenant>(Tenant{"default", 0, 0, 0, 0, {}, ""});
+  mutable std::string authorization;  // shown last
+};
+
 // Client → gRPC front → dispatcher → fake attention service.
 class GatewayTest : public ::testing::Test {
  protected:
@@ -77,13 +87,19 @@ class GatewayTest : public ::testing::Test {
   grpc::Status SendRaw(const std::string& method, const std::string& bytes);
   // Whether the metrics come to contain the line within some seconds.
   bool MetricsCome(const std::string& line) const;
+  // The usage log, line by line, once it has so many.
+  std::vector<nlohmann::json> UsageLines(size_t count) const;
+
+  static std::string NewUsagePath();
 
   FakeRouter router_;
   std::unique_ptr<ServedModel> model_ = TinyServedModel();
   std::unique_ptr<Metrics> metrics_ = Metrics::Create();
-  std::unique_ptr<Authenticator> authenticator_ = NewOpenAuthenticator();
+  OneTenant authenticator_;
   std::unique_ptr<RouterClient> client_ = RouterClient::Create(router_.address);
-  Dispatcher dispatcher_{*model_, *client_, *metrics_};
+  std::string usage_path_ = NewUsagePath();
+  std::unique_ptr<UsageLog> usage_log_ = *UsageLog::Open(usage_path_, 0);
+  Dispatcher dispatcher_{*model_, *client_, *metrics_, usage_log_.get()};
   std::unique_ptr<InferenceGrpcService> service_ = InferenceGrpcService::Create();
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;

@@ -196,14 +196,14 @@ class Service final : public InferenceGrpcService, public v1::InferenceService::
   using Context = grpc::CallbackServerContext;
 
   void AddStream(int method, bool chat) {
-    MarkMethodCallback(
-        method, new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, v1::GenerateResponse>(
-                    [this, chat](Context* context, const grpc::ByteBuffer* request) {
-                      auto stream = std::make_shared<GenerateStream>(calls_, chat);
-                      auto* reactor = GenerateStream::Open(stream);
-                      GenerateStream::Start(stream, serving_.load(), *context, *request);
-                      return reactor;
-                    }));
+    MarkMethodCallback(method,
+                       new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, v1::GenerateResponse>(
+                           [this, chat](Context* context, const grpc::ByteBuffer* request) {
+                             auto stream = std::make_shared<GenerateStream>(calls_, chat);
+                             auto* reactor = GenerateStream::Open(stream);
+                             GenerateStream::Start(stream, serving_.load(), *context, *request);
+                             return reactor;
+                           }));
   }
 
   template <typename Request, typename Response, typename Answer>

@@ -1,8 +1,11 @@
 // What clients of the gRPC front are told when they are refused, in the words that standard clients decode.
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gateway/gateway_fixture_for_test.h"
 #include "gateway/refusal.h"
 #include "gateway/rich_error.h"
@@ -16,6 +19,7 @@
 namespace conclave {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 // The detail of one type; empty where there is none.
@@ -49,41 +53,14 @@ TEST(WithGrpcDetails, SaysWhichLimitAndWhenToTryAgain) {
   EXPECT_EQ(ToGrpcStatus(WithGrpcDetails(absl::InternalError("x"))).error_details(), "");
 }
 
-// Knows one key.
-class OneKey final : public Authenticator {
- public:
-  absl::StatusOr<std::shared_ptr<const Tenant>> Authenticate(absl::string_view authorization) const override {
-    if (authorization == "Bearer good") return std::make_shared<const Tenant>(Tenant{"one", 0, 0, 0, 5, {}, "salt"});
-    return absl::UnauthenticatedError("this key is nobody's");
-  }
-};
-
-TEST(Front, EveryMethodAsksForTheKey) {
-  FakeRouter router;
-  const auto model = TinyServedModel();
-  const auto metrics = Metrics::Create();
-  const auto client = RouterClient::Create(router.address);
-  Dispatcher dispatcher(*model, *client, *metrics);
-  const OneKey authenticator;
-  const auto service = InferenceGrpcService::Create();
-  service->SetDispatcher(&dispatcher, &authenticator);
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(service->service());
-  const auto server = builder.BuildAndStart();
-  const auto stub = v1::InferenceService::NewStub(
-      grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials()));
-
-  const auto codes = [&stub](const std::string& authorization) {
+TEST_F(GatewayTest, EveryMethodAsksForTheKeyAndGoesOnAsItsTenant) {
+  const auto codes = [this] {
     std::map<std::string, grpc::StatusCode> codes;
-    const auto call = [&](const std::string& name, auto run) {
+    const auto call = [&codes](const std::string& name, auto run) {
       grpc::ClientContext context;
-      if (!authorization.empty()) context.AddMetadata("authorization", authorization);
+      context.AddMetadata("authorization", "Bearer shown");
       codes[name] = run(&context).error_code();
     };
-    v1::GenerateRequest generate;
-    generate.set_text("x");
     v1::ChatRequest chat;
     chat.add_messages()->set_role("user");
     v1::TokenizeRequest tokenize;
@@ -92,34 +69,101 @@ TEST(Front, EveryMethodAsksForTheKey) {
       for (v1::GenerateResponse message; stream->Read(&message);) continue;
       return stream->Finish();
     };
-    call("Generate", [&](auto* context) { return drain(stub->Generate(context, generate)); });
-    call("Chat", [&](auto* context) { return drain(stub->Chat(context, chat)); });
+    call("Generate", [&](auto* context) { return drain(stub_->Generate(context, Text("x"))); });
+    call("Chat", [&](auto* context) { return drain(stub_->Chat(context, chat)); });
     call("Tokenize", [&](auto* context) {
       v1::TokenizeResponse response;
-      return stub->Tokenize(context, tokenize, &response);
+      return stub_->Tokenize(context, tokenize, &response);
     });
     call("Detokenize", [&](auto* context) {
       v1::DetokenizeResponse response;
-      return stub->Detokenize(context, {}, &response);
+      return stub_->Detokenize(context, {}, &response);
     });
     call("ListModels", [&](auto* context) {
       v1::ListModelsResponse response;
-      return stub->ListModels(context, {}, &response);
+      return stub_->ListModels(context, {}, &response);
     });
     return codes;
   };
-  for (const std::string authorization : {"", "Bearer bad", "good"}) {
-    for (const auto& [method, code] : codes(authorization)) {
-      EXPECT_EQ(code, grpc::StatusCode::UNAUTHENTICATED) << method << " with '" << authorization << "'";
-    }
-  }
-  EXPECT_TRUE(router.requests().empty());
-  for (const auto& [method, code] : codes("Bearer good")) EXPECT_EQ(code, grpc::StatusCode::OK) << method;
-  const auto sent = router.requests();
+  authenticator_.tenant = nullptr;
+  for (const auto& [method, code] : codes()) EXPECT_EQ(code, grpc::StatusCode::UNAUTHENTICATED) << method;
+  EXPECT_TRUE(router_.requests().empty());
+  authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"one", 0, 0, 0, 5, {}, "salt"});
+  for (const auto& [method, code] : codes()) EXPECT_EQ(code, grpc::StatusCode::OK) << method;
+  EXPECT_EQ(authenticator_.authorization, "Bearer shown");
+  const auto sent = router_.requests();
   ASSERT_EQ(sent.size(), 2u);
   EXPECT_EQ(sent[0].priority(), 5) << "the tenant's";
   EXPECT_EQ(sent[0].cache_salt(), "salt");
-  server->Shutdown(std::chrono::system_clock::now());
+}
+
+TEST_F(GatewayTest, ATenantOverItsLimitIsToldWhichAndWhenAndTheRouterIsSpared) {
+  authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"small", 0, 6, 0, 0, {}, ""});
+  EXPECT_TRUE(Generate(Text("xyz")).status.ok());  // 3 and 3 more
+  const grpc::Status status = Generate(Text("xyz")).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("tenant small may use 6 tokens a minute"));
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(status).violations(0).subject(), "tokens_per_minute");
+  EXPECT_GT(DetailOf<google::rpc::RetryInfo>(status).retry_delay().seconds(), 10);
+  EXPECT_EQ(router_.requests().size(), 1u);
+}
+
+TEST_F(GatewayTest, ARunningAnswerTakesItsTenantsPlaceUntilItEnds) {
+  authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"narrow", 0, 0, 1, 0, {}, ""});
+  router_.Answer([](grpc::ServerContext* context, const v1::DecodeRequest&, DecodeWriter* writer) {
+    writer->Write(Ids({'a'}));
+    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    return grpc::Status::CANCELLED;
+  });
+  grpc::ClientContext context;
+  auto stream = stub_->Generate(&context, Text("x"));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(stream->Read(&message));
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(Generate(Text("x")).status).violations(0).subject(),
+            "requests_running");
+  context.TryCancel();
+  stream->Finish();
+  ASSERT_TRUE(MetricsCome("conclave_gateway_requests_running 0"));
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
+    writer->Write(Ids({'a'}, "length"));
+    return grpc::Status::OK;
+  });
+  EXPECT_TRUE(Generate(Text("x")).status.ok());
+}
+
+TEST_F(GatewayTest, ATenantMayUseItsModelsOnly) {
+  authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"other", 0, 0, 0, 0, {"large"}, ""});
+  const grpc::Status status = Generate(Text("x")).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_THAT(status.error_message(), StartsWith("model: tenant other may not use 'tiny'"));
+}
+
+TEST_F(GatewayTest, EveryRequestLeavesOneUsageRecord) {
+  authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"payer", 2, 0, 0, 0, {}, ""});
+  v1::GenerateRequest request = Text("hello");
+  request.set_request_id("first");
+  request.set_n(2);
+  EXPECT_TRUE(Generate(request).status.ok());
+  request.set_request_id("second\n");
+  EXPECT_FALSE(Generate(request).status.ok());
+  request.set_request_id("third");
+  EXPECT_TRUE(Generate(request).status.ok());
+  request.set_request_id("fourth");
+  EXPECT_FALSE(Generate(request).status.ok());
+  const auto lines = UsageLines(4);
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[0]["request_id"], "first");
+  EXPECT_EQ(lines[0]["tenant"], "payer");
+  EXPECT_EQ(lines[0]["model"], "tiny");
+  EXPECT_EQ(lines[0]["n"], 2);
+  EXPECT_EQ(lines[0]["prompt_tokens"], 3);
+  EXPECT_EQ(lines[0]["completion_tokens"], 6);
+  EXPECT_EQ(lines[0]["finish_reasons"], nlohmann::json({"stop", "stop"}));
+  EXPECT_EQ(lines[1]["request_id"], "refused");
+  EXPECT_EQ(lines[1]["code"], "INVALID_ARGUMENT");
+  EXPECT_EQ(lines[1]["prompt_tokens"], 0);
+  EXPECT_EQ(lines[3]["code"], "RESOURCE_EXHAUSTED");
+  EXPECT_EQ(lines[3]["limit"], "requests_per_minute");
 }
 
 TEST_F(GatewayTest, APriorityAheadOfTheTenantsIsRefused) {

@@ -182,8 +182,18 @@ class DaemonImpl final : public Daemon {
     stopping_ = true;
   }
 
+  void OnHangup(std::function<void()> action) override {
+    absl::MutexLock lock(&mutex_);
+    on_hangup_ = std::move(action);
+  }
+
  private:
   void OnSignal(int signal) {
+    if (signal == SIGHUP) {
+      absl::MutexLock lock(&mutex_);
+      if (on_hangup_ != nullptr) on_hangup_();
+      return;
+    }
     bool at_once = false;
     int code = 0;
     {
@@ -210,6 +220,7 @@ class DaemonImpl final : public Daemon {
   absl::Mutex mutex_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;  // has served, or runs
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::function<void()> on_hangup_ ABSL_GUARDED_BY(mutex_);
   int signals_seen_ ABSL_GUARDED_BY(mutex_) = 0;
   bool address_file_written_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::string> service_names_;

@@ -35,7 +35,7 @@ struct DaemonOptions {
 // A SIGTERM before the first SetServing(true) ends the process at once with exit code 0: nothing is in flight yet.
 class Daemon {
  public:
-  // Blocks SIGTERM and SIGINT for the process: call before other threads start. `services` must outlive it.
+  // Blocks SIGTERM, SIGINT and SIGHUP for the process: call before other threads start. `services` must outlive it.
   // Also names this process's log lines, sets the log level, and turns gRPC's own log lines into debug lines.
   // INVALID_ARGUMENT names the flag. UNAVAILABLE names a port in use.
   static absl::StatusOr<std::unique_ptr<Daemon>> Create(const DaemonOptions& options,
@@ -49,6 +49,9 @@ class Daemon {
   // end; DEADLINE_EXCEEDED: `drain` took all its time. A second signal ends the process at once.
   virtual absl::Status Run(std::function<void(absl::Time deadline)> drain) = 0;
   virtual void RequestStop() = 0;
+  // What SIGHUP does: by custom, opening log files anew. Until it is set the signal does nothing. Runs on the thread of
+  // signals.
+  virtual void OnHangup(std::function<void()> action) = 0;
 };
 
 }  // namespace conclave

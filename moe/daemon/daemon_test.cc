@@ -159,6 +159,16 @@ TEST(Daemon, ASecondSignalEndsItAtOnce) {
   EXPECT_EQ(process.Wait(), 128 + SIGTERM);
 }
 
+TEST(Daemon, AHangupIsNoReasonToEnd) {
+  Process process({});
+  ASSERT_TRUE(WaitUntilServing({process.Address("grpc")}, kService, absl::Now() + absl::Seconds(10)).ok());
+  process.Signal(SIGHUP);
+  ASSERT_TRUE(process.Says("hung up"));
+  ASSERT_TRUE(WaitUntilServing({process.Address("grpc")}, kService, absl::Now() + absl::Seconds(10)).ok());
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 0);
+}
+
 TEST(Daemon, ADrainThatTakesAllItsTimeIsAnError) {
   Process process({"--drain=1h", "--drain-timeout=100ms"});
   ASSERT_TRUE(WaitUntilServing({process.Address("grpc")}, kService, absl::Now() + absl::Seconds(10)).ok());

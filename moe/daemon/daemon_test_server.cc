@@ -24,6 +24,7 @@ absl::Status Run(const Options& options) {
   v1::ExpertService::Service service;
   ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {&service}, *metrics));
   if (options.never_ready) absl::SleepFor(absl::InfiniteDuration());
+  daemon->OnHangup([] { LogInfo("hung up"); });
   daemon->SetServing(true);
   return daemon->Run([&options](absl::Time deadline) {
     LogInfo("draining");

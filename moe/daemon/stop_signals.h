@@ -1,4 +1,4 @@
-// SIGTERM and SIGINT on a thread of their own, where anything may be done, unlike in a handler.
+// SIGTERM, SIGINT and SIGHUP on a thread of their own, where anything may be done, unlike in a handler.
 #ifndef CONCLAVE_MOE_DAEMON_STOP_SIGNALS_H_
 #define CONCLAVE_MOE_DAEMON_STOP_SIGNALS_H_
 
@@ -11,7 +11,7 @@ namespace conclave {
 // Lives from the start of main to its end.
 class StopSignals {
  public:
-  // Blocks both signals for the calling thread and every thread that it starts from now on; both stay blocked.
+  // Blocks the signals for the calling thread and every thread that it starts from now on; they stay blocked.
   // `on_signal` runs on the own thread for each signal that arrives.
   explicit StopSignals(std::function<void(int signal)> on_signal);
   ~StopSignals();
