@@ -303,6 +303,17 @@ class CommandTest(unittest.TestCase):
                                   '_conclave; echo "${COMPREPLY[@]}"'], capture_output=True, text=True).stdout.split()
             self.assertEqual(got, [expected])
 
+    def test_bench_model_measures_what_it_was_asked_for(self):
+        result = run("bench-model", "--model", DEMO_MODEL, "--prompt-tokens", 16, "--answer-tokens", 4, "--streams",
+                     "1,3", "--stream-tokens", 2, "--repetitions", 2, "-o", "json")
+        report = json.loads(result.stdout)
+        self.assertEqual([figure["name"] for figure in report["figures"]], ["pp16", "tg4", "tg2 x 1", "tg2 x 3"])
+        for figure in report["figures"]:
+            self.assertEqual(len(figure["repetitions"]), 2)
+            self.assertGreater(figure["tokens_per_second"], 0)
+        self.assertGreater(report["first_token_ms"], 0)
+        self.assertEqual(run("bench-model", "--model", DEMO_MODEL, "--streams", "4,x").returncode, 2)
+
     def test_doctor_and_inspect_speak_json(self):
         checks = json.loads(run("doctor", "-o", "json").stdout)["checks"]
         names = {check["name"] for check in checks}

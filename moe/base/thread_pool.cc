@@ -1,16 +1,58 @@
 #include "moe/base/thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "moe/base/check.h"
 
 namespace conclave {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::nanoseconds kSpinMin = std::chrono::microseconds(4);
+constexpr std::chrono::nanoseconds kSpinMax = std::chrono::microseconds(64);
+
+// Tells the core that this is a waiting loop.
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+}  // namespace
 
 struct ThreadPool::Loop {
   int64_t count;
   int64_t grain;
   absl::FunctionRef<void(int64_t, int64_t)> body;
   std::atomic<int64_t> next{0};
+};
+
+class ThreadPool::Patience {
+ public:
+  // Looks until `ready` or until patience ends; whether it was ready.
+  template <class Ready>
+  bool Look(const Ready& ready) {
+    constexpr int kLooksPerClock = 16;  // reading the clock costs as much as some pauses
+    const Clock::time_point end = Clock::now() + limit_;
+    do {
+      for (int i = 0; i < kLooksPerClock; ++i) {
+        if (ready()) {
+          limit_ = std::min(2 * limit_, kSpinMax);
+          return true;
+        }
+        Pause();
+      }
+    } while (Clock::now() < end);
+    limit_ = std::max(limit_ / 2, kSpinMin);
+    return false;
+  }
+
+ private:
+  std::chrono::nanoseconds limit_ = kSpinMax;
 };
 
 ThreadPool::ThreadPool(int threads) {
@@ -37,19 +79,38 @@ void ThreadPool::RunPieces(Loop& loop) {
 }
 
 void ThreadPool::Work() {
+  Patience patience;
   uint64_t seen = 0;
-  std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    start_.wait(lock, [&] { return stop_ || (loop_ != nullptr && generation_ != seen); });
+    WaitForLoop(seen, patience);
     if (stop_) return;
-    seen = generation_;
-    Loop* loop = loop_;
     ++working_;
-    lock.unlock();
-    RunPieces(*loop);
-    lock.lock();
-    if (--working_ == 0) done_.notify_one();
+    seen = generation_;
+    if (Loop* loop = loop_; loop != nullptr) RunPieces(*loop);
+    if (--working_ == 0 && caller_sleeps_) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      done_.notify_one();
+    }
   }
+}
+
+void ThreadPool::WaitForLoop(uint64_t seen, Patience& patience) {
+  const auto ready = [&] { return stop_ || generation_ != seen; };
+  if (patience.Look(ready)) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  ++sleeping_workers_;
+  start_.wait(lock, ready);
+  --sleeping_workers_;
+}
+
+void ThreadPool::WaitForWorkers() {
+  const auto ready = [&] { return working_ == 0; };
+  Patience patience;  // a fresh one: the last pieces of a loop end soon
+  if (patience.Look(ready)) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  caller_sleeps_ = true;
+  done_.wait(lock, ready);
+  caller_sleeps_ = false;
 }
 
 void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body) {
@@ -60,18 +121,17 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<voi
     RunPieces(loop);
     return;
   }
-  {
+  CONCLAVE_CHECK(loop_ == nullptr) << "ParallelFor is not reentrant and has one caller at a time";
+  loop_ = &loop;
+  ++generation_;
+  if (sleeping_workers_ > 0) {
     std::lock_guard<std::mutex> lock(mutex_);
-    CONCLAVE_CHECK(loop_ == nullptr) << "ParallelFor is not reentrant and has one caller at a time";
-    loop_ = &loop;
-    ++generation_;
+    start_.notify_all();
   }
-  start_.notify_all();
   RunPieces(loop);
-  // The pieces are all taken; wait for the workers that still run one, and let nobody join late.
-  std::unique_lock<std::mutex> lock(mutex_);
+  // The pieces are all taken; let nobody join late, and wait for the workers that still run one.
   loop_ = nullptr;
-  done_.wait(lock, [&] { return working_ == 0; });
+  WaitForWorkers();
 }
 
 }  // namespace conclave

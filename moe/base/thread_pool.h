@@ -15,6 +15,10 @@
 namespace conclave {
 
 // ParallelFor may be called by one thread at a time (the engine's, or a shard's); it takes part in the work.
+//
+// A model's step is a hundred short loops in a row, and waking a sleeping thread costs as much as one of them. So
+// whoever waits looks for a while before it sleeps: for as long as looking has paid lately, between kSpinMin and
+// kSpinMax. An idle pool sleeps, and so does one whose neighbours need the cores.
 class ThreadPool {
  public:
   // `threads` counts the caller too; 1 means no helper threads. REQUIRES: threads >= 1
@@ -31,15 +35,25 @@ class ThreadPool {
 
  private:
   struct Loop;
+  // How long one thread looks before it sleeps: doubled when it saw what it waited for, halved when not.
+  class Patience;
+
   void Work();
   void RunPieces(Loop& loop);
+  void WaitForLoop(uint64_t seen, Patience& patience);
+  void WaitForWorkers();
 
-  std::mutex mutex_;
+  // A worker counts itself into working_ before it reads loop_; the caller clears loop_ before it reads working_.
+  // Sequentially consistent, so that either the worker sees no loop, or the caller sees the worker.
+  std::atomic<Loop*> loop_{nullptr};
+  std::atomic<int> working_{0};          // workers that may be inside the current loop
+  std::atomic<uint64_t> generation_{0};  // counts loops, so that a worker joins each at most once
+  std::atomic<bool> stop_{false};
+  // Who sleeps says so first and then looks once more; who changes something looks for sleepers afterwards.
+  std::atomic<int> sleeping_workers_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::mutex mutex_;  // of the two conditions
   std::condition_variable start_, done_;
-  Loop* loop_ = nullptr;      // guarded by mutex_
-  uint64_t generation_ = 0;   // guarded by mutex_: counts loops, so that a worker joins each at most once
-  int working_ = 0;           // guarded by mutex_: workers inside the current loop
-  bool stop_ = false;         // guarded by mutex_
   std::vector<std::thread> workers_;
 };
 

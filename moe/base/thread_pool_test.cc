@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 namespace conclave {
@@ -29,6 +32,21 @@ TEST(ThreadPoolTest, RunsManyShortLoopsInARow) {
     pool.ParallelFor(8, 1, [&](int64_t begin, int64_t end) { sum += end - begin; });
   }
   EXPECT_EQ(sum, 5000 * 8);
+}
+
+// The caller and the workers sleep and wake in every order.
+TEST(ThreadPoolTest, WakesAfterRestsOfAnyLength) {
+  ThreadPool pool(3);
+  std::atomic<int64_t> sum{0};
+  for (int loop = 0; loop < 60; ++loop) {
+    std::this_thread::sleep_for(std::chrono::microseconds(loop * 7));
+    pool.ParallelFor(3, 1, [&](int64_t begin, int64_t end) {
+      // Longer than anybody looks on, now and then.
+      std::this_thread::sleep_for(std::chrono::microseconds((loop + begin) % 4 == 0 ? 150 : 1));
+      sum += end - begin;
+    });
+  }
+  EXPECT_EQ(sum, 60 * 3);
 }
 
 }  // namespace
