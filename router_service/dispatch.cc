@@ -1,15 +1,13 @@
 #include "router_service/dispatch.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "moe/base/check.h"
 
 namespace conclave {
 
 Dispatch::Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype)
-    : hidden_(hidden),
-      rows_(row_dtype, rows_max, hidden),
+    : rows_(row_dtype, rows_max, hidden),
       replies_(row_dtype, pairs_max, hidden),
       pairs_(pairs_max),
       experts_(pairs_max),
@@ -56,18 +54,6 @@ void Dispatch::Fill(absl::Span<const RoutedPair> pairs, ConstMatView x, const Ke
     message.pairs = absl::MakeConstSpan(pairs_).subspan(begin, end - begin);
     message.reply = replies_.view().Rows(begin, end - begin);
     messages_.push_back(message);
-  }
-}
-
-void Dispatch::Scatter(MatView out) const {
-  CONCLAVE_CHECK(out.cols == hidden_ && out.dtype == replies_.view().dtype) << out.cols << " of " << Name(out.dtype);
-  const int64_t row_bytes = int64_t{hidden_} * SizeOf(out.dtype);
-  for (const ShardMessage& message : messages_) {
-    if (!message.answered) continue;
-    for (size_t p = 0; p < message.pairs.size(); ++p) {
-      CONCLAVE_CHECK(message.pairs[p].out < out.rows) << message.pairs[p].out << " of " << out.rows;
-      std::memcpy(out.RowBytes(message.pairs[p].out), message.reply.RowBytes(static_cast<int64_t>(p)), row_bytes);
-    }
   }
 }
 

@@ -28,7 +28,6 @@ struct ShardMessage {
   ExpertCall call;                     // call_id, placement_epoch, layer and deadline are the sender's to set
   absl::Span<const RoutedPair> pairs;  // [pairs], in the order of call.experts
   MatView reply;                       // [pairs, hidden] of the row dtype
-  bool answered = false;               // reply is good
 };
 
 // Owns the memory of its messages. Sized at creation; Fill allocates nothing. Used by one thread.
@@ -42,13 +41,10 @@ class Dispatch {
   void Fill(absl::Span<const RoutedPair> pairs, ConstMatView x, const Kernels& kernels);
   // Views into this object, good until the next Fill.
   absl::Span<ShardMessage> messages() { return absl::MakeSpan(messages_); }
-  // Copies the rows of all answered messages to out [.., hidden], each to its pair's place.
-  void Scatter(MatView out) const;
 
  private:
   void SortByShard(absl::Span<const RoutedPair> pairs);
 
-  const int hidden_;
   MatBuffer rows_;                 // [rows_max, hidden] row dtype
   MatBuffer replies_;              // [pairs_max, hidden] row dtype
   std::vector<RoutedPair> pairs_;  // [pairs_max], by shard, then as given

@@ -15,10 +15,12 @@
 namespace conclave {
 namespace {
 
-// A shard that is gone or late is not asked again for the same ticket; one damaged reply is forgiven.
-constexpr int kStrikesMax = 2;
-
-int StrikesOf(absl::StatusCode code) { return code == absl::StatusCode::kDataLoss ? 1 : kStrikesMax; }
+// Between two calls of one ticket to a shard that failed it.
+constexpr absl::Duration kPauseMin = absl::Milliseconds(2);
+constexpr absl::Duration kPauseMax = absl::Seconds(1);
+// How often answers of shards are looked for while some are awaited.
+constexpr absl::Duration kNewsPause = absl::Milliseconds(1);
+constexpr absl::Duration kIdleWait = absl::Milliseconds(100);
 
 // Whether another holder, or the same once more, may do better.
 bool MayResend(absl::StatusCode code) {
@@ -28,6 +30,7 @@ bool MayResend(absl::StatusCode code) {
     case absl::StatusCode::kDataLoss:
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kCancelled:
       return true;
     default:
       return false;
@@ -45,36 +48,12 @@ absl::Status CheckOptions(const ModelSpec& spec, const RemoteExpertsOptions& opt
                                                    reply_bytes, " bytes, at most ", limits::kCallBytesMax,
                                                    " are possible; lower the rows of one step"));
   }
-  if (options.attempt_timeout <= absl::ZeroDuration() || options.timeout < options.attempt_timeout) {
-    return absl::InvalidArgumentError("attempt_timeout: must be positive and no longer than timeout");
+  if (options.timeout <= absl::ZeroDuration() || options.late_min <= absl::ZeroDuration() ||
+      options.late_max < options.late_min) {
+    return absl::InvalidArgumentError("timeout, late_min: must be positive, and late_max no less than late_min");
   }
-  return absl::OkStatus();
-}
-
-absl::Status CheckShard(const ShardDescription& shard, const ShardDescription& expected,
-                        const RemoteExpertsOptions& options) {
-  const auto differs = [&](absl::string_view what, const auto& theirs, const auto& ours, absl::string_view remedy) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("expert shard ", shard.name, " ", what, " ", theirs, ", this router ", ours, "; ", remedy));
-  };
-  if (shard.model_fingerprint != expected.model_fingerprint) {
-    return differs("serves the model", shard.model_fingerprint, expected.model_fingerprint,
-                   "start all with the same --model");
-  }
-  if (shard.hidden != expected.hidden) {
-    return differs("has the hidden size", shard.hidden, expected.hidden, "start all with the same --model");
-  }
-  if (shard.row_dtype != expected.row_dtype) {
-    return differs("takes rows of", Name(shard.row_dtype), Name(expected.row_dtype),
-                   "start all with the same --compute");
-  }
-  if (shard.numeric_profile != expected.numeric_profile && !options.allow_mixed_numerics) {
-    return differs("computes with the numeric profile", shard.numeric_profile, expected.numeric_profile,
-                   "start all with the same --compute and --isa, or allow it with --allow-mixed-numerics");
-  }
-  if (shard.placement_epoch != expected.placement_epoch) {
-    return differs("is at placement epoch", shard.placement_epoch, expected.placement_epoch,
-                   "wait until all shards are at the same one");
+  if (options.hedge_share < 0 || options.hedge_share > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("hedge_share: ", options.hedge_share, " is not in [0, 1]"));
   }
   return absl::OkStatus();
 }
@@ -90,66 +69,58 @@ absl::StatusOr<std::unique_ptr<RemoteExperts>> RemoteExperts::Create(const Model
     return absl::InvalidArgumentError(
         absl::StrCat("shards: ", shards.size(), " descriptions for ", transport.shards(), " shards"));
   }
-  ShardDescription expected;
-  expected.model_fingerprint = options.model_fingerprint;
-  expected.numeric_profile = NumericProfile(kernels);
-  expected.hidden = spec.hidden;
-  expected.row_dtype = RowDType(kernels.compute);
-  expected.placement_epoch = shards[0].placement_epoch;
-  std::vector<ShardHoldings> holdings;
-  std::vector<std::string> names;
-  for (const ShardDescription& shard : shards) {
-    RETURN_IF_ERROR(CheckShard(shard, expected, options));
-    holdings.push_back({shard.name, shard.holdings});
-    names.push_back(shard.name);
-  }
-  std::vector<LayerId> layers;
+  MembershipOptions membership_options;
+  membership_options.expected.model_fingerprint = options.model_fingerprint;
+  membership_options.expected.numeric_profile = NumericProfile(kernels);
+  membership_options.expected.hidden = spec.hidden;
+  membership_options.expected.row_dtype = RowDType(kernels.compute);
+  membership_options.allow_mixed_numerics = options.allow_mixed_numerics;
+  membership_options.experts = spec.gate.experts;
+  membership_options.metrics = options.metrics;
   for (int layer = 0; layer < spec.layers; ++layer) {
-    if (spec.IsMoe(LayerId{layer})) layers.push_back(LayerId{layer});
+    if (spec.IsMoe(LayerId{layer})) membership_options.layers.push_back(LayerId{layer});
   }
-  ASSIGN_OR_RETURN(auto placement, Placement::Create(expected.placement_epoch, layers, spec.gate.experts, holdings));
-  RETURN_IF_ERROR(placement->CheckComplete());
-  return absl::WrapUnique(new RemoteExperts(spec, kernels, transport, std::move(placement), names, options));
+  std::vector<std::string> names;
+  for (const ShardDescription& shard : shards) names.push_back(shard.name);
+  ASSIGN_OR_RETURN(auto membership, ShardMembership::Create(shards, options.control, membership_options));
+  if (options.control == nullptr) RETURN_IF_ERROR(membership->placement()->CheckComplete());
+  return absl::WrapUnique(new RemoteExperts(spec, kernels, transport, std::move(membership), names, options));
 }
 
 RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Transport& transport,
-                             std::shared_ptr<const Placement> placement, const std::vector<std::string>& names,
+                             std::unique_ptr<ShardMembership> membership, const std::vector<std::string>& names,
                              const RemoteExpertsOptions& options)
     : kernels_(kernels),
       transport_(transport),
-      placement_(std::move(placement)),
       options_(options),
       row_dtype_(RowDType(kernels.compute)),
       hidden_(spec.hidden),
       top_k_(spec.gate.top_k),
-      health_(names, options.metrics) {
-  if (options.metrics != nullptr) {
-    resends_total_ = options.metrics->AddCounter("conclave_router_expert_resends_total",
-                                                 "Calls whose rows were sent again after they failed.", {});
+      experts_(spec.gate.experts),
+      membership_(std::move(membership)),
+      health_(names, options.outliers, options.metrics),
+      hedge_budget_(options.hedge_share),
+      metrics_(options.metrics) {
+  const int shards = static_cast<int>(names.size());
+  for (int i = 0; i < kTicketsMax; ++i) {
+    tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, shards, hidden_, row_dtype_));
   }
-  const int shards = placement_->shards();
-  const int64_t pairs_max = int64_t{options.rows_max} * top_k_;
-  for (Ticket& ticket : tickets_) {
-    ticket.first = std::make_unique<Dispatch>(int64_t{options.rows_max} * std::min(top_k_, shards), pairs_max, shards,
-                                              hidden_, row_dtype_);
-    ticket.pairs.reserve(pairs_max);
-    ticket.strikes.resize(shards);
-    ticket.assigned.resize(shards);
+  for (int shard = 0; shard < shards; ++shard) {
+    health_.SetReachable(ShardId{shard}, membership_->Usable(ShardId{shard}));
   }
   flights_.reserve(size_t{kTicketsMax} * shards);
+  batch_.reserve(int64_t{options.rows_max} * top_k_);
 }
 
-// The holder with the fewest strikes in this ticket, not avoided, then with the fewest pairs. Whom it picks changes
+// The usable holder that the ticket has least against, not ejected, then with the fewest pairs. Whom it picks changes
 // no bit of the result.
-bool RemoteExperts::PickHolder(Ticket& ticket, int32_t expert, ShardId* shard) const {
-  const absl::Span<const ShardId> holders = placement_->Holders(ticket.layer, ExpertId{expert});
-  const absl::Time now = holders.size() > 1 ? options_.clock->Now() : absl::InfinitePast();
+bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard) {
   bool found = false;
   const auto cost = [&](ShardId holder) {
-    return std::make_tuple(ticket.strikes[Value(holder)], health_.Avoided(holder, now), ticket.assigned[Value(holder)]);
+    return std::make_tuple(ticket.grudge(holder).strikes, health_.Ejected(holder, now), ticket.assigned[Value(holder)]);
   };
-  for (const ShardId holder : holders) {
-    if (ticket.strikes[Value(holder)] >= kStrikesMax) continue;
+  for (const ShardId holder : membership_->Holders(ticket.layer, ExpertId{expert})) {
+    if (!membership_->Usable(holder) || now < ticket.grudge(holder).pause_until) continue;
     if (!found || cost(holder) < cost(*shard)) *shard = holder;
     found = true;
   }
@@ -157,21 +128,18 @@ bool RemoteExperts::PickHolder(Ticket& ticket, int32_t expert, ShardId* shard) c
   return found;
 }
 
-absl::Status RemoteExperts::PlanTicket(Ticket& ticket, const Routing& routing) {
-  std::fill(ticket.strikes.begin(), ticket.strikes.end(), 0);
-  std::fill(ticket.assigned.begin(), ticket.assigned.end(), 0);
-  ticket.pairs.clear();
-  for (size_t i = 0; i < routing.experts.size(); ++i) {
-    RoutedPair pair;
-    pair.row = static_cast<int32_t>(i / routing.top_k);
-    pair.expert = routing.experts[i];
-    pair.out = static_cast<int32_t>(i);
-    if (!PickHolder(ticket, pair.expert, &pair.shard)) {
-      return absl::InvalidArgumentError(absl::StrCat("layer ", Value(ticket.layer), " has no expert ", pair.expert));
-    }
-    ticket.pairs.push_back(pair);
+// Whether every row of the message that is still missing could come from another shard that nothing is held against.
+bool RemoteExperts::HasAlternative(LayerTicket& ticket, const ShardMessage& message, absl::Time now) const {
+  for (const RoutedPair& pair : message.pairs) {
+    if (ticket.has_row(pair)) continue;
+    const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{pair.expert});
+    const bool found = std::any_of(holders.begin(), holders.end(), [&](ShardId holder) {
+      return holder != message.shard && membership_->Usable(holder) && !health_.Ejected(holder, now) &&
+             ticket.grudge(holder).strikes == 0;
+    });
+    if (!found) return false;
   }
-  return absl::OkStatus();
+  return true;
 }
 
 absl::StatusOr<ExpertTicket> RemoteExperts::Start(LayerId layer, ConstMatView x, const Routing& routing) {
@@ -181,32 +149,111 @@ absl::StatusOr<ExpertTicket> RemoteExperts::Start(LayerId layer, ConstMatView x,
   }
   CONCLAVE_CHECK(x.cols == hidden_ && x.dtype == DType::kF32) << Name(x.dtype) << " of " << x.cols;
   CONCLAVE_CHECK(static_cast<int64_t>(routing.experts.size()) == x.rows * routing.top_k) << routing.experts.size();
-  auto ticket = std::find_if(tickets_.begin(), tickets_.end(), [](const Ticket& each) { return each.id == 0; });
-  if (ticket == tickets_.end()) {
+  const bool has_layer = membership_->HasLayer(layer);
+  for (const int32_t expert : routing.experts) {
+    if (has_layer && expert >= 0 && expert < experts_) continue;
+    return absl::InvalidArgumentError(absl::StrCat("layer ", Value(layer), " has no expert ", expert));
+  }
+  const auto idle = std::find_if(tickets_.begin(), tickets_.end(), [](const auto& each) { return each->id == 0; });
+  if (idle == tickets_.end()) {
     return absl::ResourceExhaustedError(absl::StrCat(kTicketsMax, " tickets are in flight already"));
   }
-  ticket->layer = layer;
-  ticket->x = x;
-  ticket->deadline = options_.clock->Now() + options_.timeout;
-  ticket->resends.clear();
-  ticket->failure = absl::OkStatus();
-  RETURN_IF_ERROR(PlanTicket(*ticket, routing));
-  ticket->id = ++last_ticket_;
-  ticket->first->Fill(ticket->pairs, x, kernels_);
-  Send(*ticket, *ticket->first);
-  return ExpertTicket{ticket->id};
+  LayerTicket& ticket = **idle;
+  const absl::Time now = options_.clock->Now();
+  ticket.Begin(++last_ticket_, layer, x, routing, std::min(now + options_.timeout, step_deadline_));
+  const int64_t pairs = static_cast<int64_t>(routing.experts.size());
+  counts_.sent_pairs += pairs;
+  hedge_budget_.OnSent(pairs);
+  Pump(now);
+  metrics_.ObserveDispatch(options_.clock->Now() - now);
+  return ExpertTicket{ticket.id};
 }
 
-void RemoteExperts::Send(Ticket& ticket, Dispatch& dispatch) {
-  const absl::Time now = options_.clock->Now();
+// Everything that is due: news of shards, second copies, rows that have no call.
+void RemoteExperts::Pump(absl::Time now) {
+  if (membership_->Poll(now)) {
+    for (int shard = 0; shard < transport_.shards(); ++shard) {
+      health_.SetReachable(ShardId{shard}, membership_->Up(ShardId{shard}));
+      if (membership_->Gone(ShardId{shard})) TakeBackFrom(ShardId{shard});
+    }
+  }
+  for (size_t i = 0; i < flights_.size(); ++i) {  // by index: Hedge adds flights
+    if (flights_[i].message == nullptr) continue;
+    if (now >= flights_[i].suspect_at) {
+      flights_[i].suspect_at = absl::InfiniteFuture();
+      membership_->OnSuspect(flights_[i].message->shard, now);
+    }
+    if (now >= flights_[i].hedge_at) Hedge(flights_[i], now);
+  }
+  for (auto& ticket : tickets_) {
+    if (ticket->id != 0 && ticket->failure.ok() && !ticket->open().empty()) PlanOpen(*ticket, now);
+  }
+}
+
+// Sends the open pairs that have a holder; the others stay open.
+void RemoteExperts::PlanOpen(LayerTicket& ticket, absl::Time now) {
+  std::vector<RoutedPair>& open = ticket.open();
+  batch_.clear();
+  size_t kept = 0;
+  for (RoutedPair& pair : open) {
+    if (PickHolder(ticket, pair.expert, now, &pair.shard)) {
+      batch_.push_back(pair);
+    } else {
+      open[kept++] = pair;
+    }
+  }
+  open.resize(kept);
+  if (kept > 0) membership_->LoadOrphans(now);
+  if (batch_.empty()) return;
+  Launch(ticket, ticket.Send(batch_, kernels_), /*is_hedge=*/false, now);
+}
+
+// Sends what a late call has not brought yet to other holders too, if all of it has some and the budget allows it.
+void RemoteExperts::Hedge(Flight& flight, absl::Time now) {
+  flight.hedge_at = absl::InfiniteFuture();
+  LayerTicket& ticket = *flight.ticket;
+  const ShardMessage& late = *flight.message;
+  if (!HasAlternative(ticket, late, now)) return;
+  batch_.clear();
+  for (RoutedPair pair : late.pairs) {
+    if (ticket.has_row(pair)) continue;
+    const int strikes = std::exchange(ticket.grudge(late.shard).strikes, 1000);  // anybody but the late one
+    const bool found = PickHolder(ticket, pair.expert, now, &pair.shard);
+    ticket.grudge(late.shard).strikes = strikes;
+    if (!found || pair.shard == late.shard) return;
+    batch_.push_back(pair);
+  }
+  const int64_t pairs = static_cast<int64_t>(batch_.size());
+  if (pairs == 0 || !hedge_budget_.Take(pairs)) return;
+  counts_.hedged_pairs += pairs;
+  metrics_.CountHedge(pairs);
+  Launch(ticket, ticket.SendAgain(batch_, kernels_), /*is_hedge=*/true, now);
+}
+
+void RemoteExperts::Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedge, absl::Time now) {
   for (ShardMessage& message : dispatch.messages()) {
     auto flight = std::find_if(flights_.begin(), flights_.end(), [](const Flight& f) { return f.message == nullptr; });
     if (flight == flights_.end()) flight = flights_.emplace(flights_.end());
-    *flight = Flight{&ticket, &message, now};
+    *flight = Flight{&ticket, &message, now, absl::InfiniteFuture(), absl::InfiniteFuture(), is_hedge};
+    const auto high_mark = health_.latency().HighMark(message.shard, message.call.pairs());
+    const bool alternative = HasAlternative(ticket, message, now);
+    absl::Duration patience = options_.late_max;
+    if (high_mark.has_value()) {
+      // What failed this ticket already may be slower than we think: it gets twice the time.
+      const int strikes = std::min(ticket.grudge(message.shard).strikes, 16);
+      const absl::Duration late = std::max(*high_mark * options_.late_factor, options_.late_min) * (1 << strikes);
+      if (alternative) {
+        patience = std::min(late, options_.late_max);
+        if (options_.hedge_share > 0) flight->hedge_at = now + std::max(*high_mark, options_.hedge_min);
+      } else {
+        flight->suspect_at = now + late;
+        patience = std::min(late * 4, options_.late_max);
+      }
+    }
     message.call.call_id = ++last_call_;
-    message.call.placement_epoch = placement_->epoch();
+    message.call.placement_epoch = membership_->epoch(message.shard);
     message.call.layer = ticket.layer;
-    message.call.deadline = std::min(ticket.deadline, now + options_.attempt_timeout);
+    message.call.deadline = std::min(ticket.deadline, now + patience);
     ++ticket.in_flight;
     const int index = static_cast<int>(flight - flights_.begin());
     transport_.Call(message.shard, message.call, message.reply,
@@ -217,52 +264,124 @@ void RemoteExperts::Send(Ticket& ticket, Dispatch& dispatch) {
 void RemoteExperts::OnDone(int flight_index, const absl::Status& status) {
   const Flight flight = flights_[flight_index];
   flights_[flight_index].message = nullptr;
-  Ticket& ticket = *flight.ticket;
+  LayerTicket& ticket = *flight.ticket;
   ShardMessage& message = *flight.message;
   const absl::Time now = options_.clock->Now();
-  health_.Record(message.shard, message.call.rows.rows, now - flight.sent, status, now);
   --ticket.in_flight;
-  if (status.ok()) {
-    message.answered = true;
-  } else if (ticket.failure.ok() && MayResend(status.code())) {
-    Resend(ticket, message, status);
-  } else if (ticket.failure.ok()) {
-    ticket.failure = absl::InternalError(absl::StrCat("shard ", Value(message.shard), " refused rows of layer ",
-                                                      Value(ticket.layer), ": ", status.ToString()));
+  if (!status.ok()) return OnFailed(flight, status, now);
+  health_.RecordAnswer(message.shard, message.call.rows.rows, message.call.pairs(), now - flight.sent, now);
+  membership_->OnAnswered(message.shard);
+  const int taken = ticket.TakeReply(message);
+  if (flight.is_hedge && taken > 0) metrics_.CountHedgeWin();
+  // Whoever was asked for the same rows need not answer any more.
+  if (taken > 0) TakeBack(ticket, /*all=*/false);
+}
+
+void RemoteExperts::OnFailed(const Flight& flight, const absl::Status& status, absl::Time now) {
+  LayerTicket& ticket = *flight.ticket;
+  const ShardMessage& message = *flight.message;
+  const ShardId shard = message.shard;
+  ticket.Reopen(message);
+  if (absl::IsCancelled(status)) {
+    if (flight.outpaced) health_.RecordOutpaced(shard, now);
+    return;
+  }
+  health_.RecordFailure(shard, status, now);
+  ticket.last_error = status;
+  if (!MayResend(status.code())) {
+    if (ticket.failure.ok()) {
+      ticket.failure = absl::InternalError(absl::StrCat("shard ", Value(shard), " refused rows of layer ",
+                                                        Value(ticket.layer), ": ", status.ToString()));
+    }
+    return;
+  }
+  if (ticket.missing() > 0) {
+    metrics_.CountResend(status.code());
+    counts_.resent_pairs += message.call.pairs();
+  }
+  LayerTicket::Grudge& grudge = ticket.grudge(shard);
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      membership_->OnUnreachable(shard, status, now);
+      health_.SetReachable(shard, false);
+      return;
+    case absl::StatusCode::kFailedPrecondition:
+      membership_->OnStale(shard, now);
+      return;
+    case absl::StatusCode::kDeadlineExceeded:
+      membership_->OnSuspect(shard, now);
+      break;
+    default:
+      break;
+  }
+  ++grudge.strikes;
+  grudge.pause_until = now + std::min(kPauseMin * (1 << std::min(grudge.strikes, 10)), kPauseMax);
+}
+
+// Takes calls of the ticket back: all, or those that would bring nothing new.
+void RemoteExperts::TakeBack(const LayerTicket& ticket, bool all) {
+  for (Flight& flight : flights_) {
+    if (flight.message == nullptr || flight.ticket != &ticket) continue;
+    const auto& pairs = flight.message->pairs;
+    const bool useless =
+        std::all_of(pairs.begin(), pairs.end(), [&](const RoutedPair& pair) { return ticket.has_row(pair); });
+    if (!all && !useless) continue;
+    flight.outpaced = useless && !flight.is_hedge;
+    transport_.Cancel(flight.message->call.call_id);
   }
 }
 
-void RemoteExperts::Resend(Ticket& ticket, const ShardMessage& failed, const absl::Status& why) {
-  uint8_t& strikes = ticket.strikes[Value(failed.shard)];
-  strikes = static_cast<uint8_t>(std::min(kStrikesMax, strikes + StrikesOf(why.code())));
-  std::vector<RoutedPair> pairs(failed.pairs.begin(), failed.pairs.end());
-  const bool late = options_.clock->Now() >= ticket.deadline;
-  for (RoutedPair& pair : pairs) {
-    if (!late && PickHolder(ticket, pair.expert, &pair.shard)) continue;
-    ticket.failure = absl::UnavailableError(absl::StrCat("layer ", Value(ticket.layer), " expert ", pair.expert,
-                                                         ": no shard answered", late ? " within the deadline" : "",
-                                                         "; the last one said: ", why.ToString()));
-    LogWarning(ticket.failure.message());
-    return;
+void RemoteExperts::TakeBackFrom(ShardId shard) {
+  for (const Flight& flight : flights_) {
+    if (flight.message != nullptr && flight.message->shard == shard) transport_.Cancel(flight.message->call.call_id);
   }
-  if (resends_total_ != nullptr) resends_total_->Add(1);
-  const int64_t count = static_cast<int64_t>(pairs.size());
-  // Failures are rare, so that a resend may have memory of its own: the first dispatch's may still be in use.
-  ticket.resends.push_back(std::make_unique<Dispatch>(count, count, placement_->shards(), hidden_, row_dtype_));
-  ticket.resends.back()->Fill(pairs, ticket.x, kernels_);
-  Send(ticket, *ticket.resends.back());
+}
+
+absl::Duration RemoteExperts::WaitTime(const LayerTicket& ticket, absl::Time now) const {
+  absl::Time wake = std::min({now + kIdleWait, ticket.deadline, membership_->due()});
+  if (membership_->waiting()) wake = std::min(wake, now + kNewsPause);
+  for (const Flight& flight : flights_) {
+    if (flight.message != nullptr) wake = std::min({wake, flight.hedge_at, flight.suspect_at});
+  }
+  // Open pairs wait for a pause to end; there are few shards and it is rare, so that looking often is cheaper than
+  // keeping the list.
+  for (const auto& each : tickets_) {
+    if (each->id != 0 && !each->open().empty()) wake = std::min(wake, now + kPauseMin);
+  }
+  return std::max(wake - now, absl::ZeroDuration());
+}
+
+absl::Status RemoteExperts::GiveUp(LayerTicket& ticket) const {
+  const int32_t expert = ticket.open().empty() ? ticket.FirstMissing() : ticket.open().front().expert;
+  const std::string last = ticket.last_error.ok() ? "" : absl::StrCat("; the last one said: ", ticket.last_error.ToString());
+  absl::Status status = absl::UnavailableError(absl::StrCat("layer ", Value(ticket.layer), " expert ", expert,
+                                                            ": no shard answered within the deadline", last));
+  LogWarning(status.message());
+  return status;
 }
 
 absl::Status RemoteExperts::Finish(ExpertTicket id, MatView out) {
-  const auto ticket =
-      std::find_if(tickets_.begin(), tickets_.end(), [&](const Ticket& each) { return each.id == id.id; });
-  CONCLAVE_CHECK(id.id != 0 && ticket != tickets_.end()) << "ticket " << id.id << " is not in flight";
+  const auto found =
+      std::find_if(tickets_.begin(), tickets_.end(), [&](const auto& each) { return each->id == id.id; });
+  CONCLAVE_CHECK(id.id != 0 && found != tickets_.end()) << "ticket " << id.id << " is not in flight";
+  LayerTicket& ticket = **found;
+  while (ticket.missing() > 0 && ticket.failure.ok()) {
+    const absl::Time now = options_.clock->Now();
+    Pump(now);
+    if (now >= ticket.deadline) {
+      ticket.failure = GiveUp(ticket);
+    } else {
+      transport_.Progress(WaitTime(ticket, now));
+    }
+  }
+  TakeBack(ticket, /*all=*/true);
   // Every call has a deadline, so that this ends.
-  while (ticket->in_flight > 0) transport_.Progress(absl::Milliseconds(100));
-  ticket->id = 0;
-  RETURN_IF_ERROR(ticket->failure);
-  ticket->first->Scatter(out);
-  for (const auto& resend : ticket->resends) resend->Scatter(out);
+  while (ticket.in_flight > 0) transport_.Progress(kIdleWait);
+  ticket.id = 0;
+  RETURN_IF_ERROR(ticket.failure);
+  const absl::Time begin = options_.clock->Now();
+  ticket.CopyTo(out);
+  metrics_.ObserveCombine(options_.clock->Now() - begin);
   return absl::OkStatus();
 }
 

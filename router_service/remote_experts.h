@@ -1,9 +1,11 @@
 // An ExpertPool whose experts live on shards, behind a transport: rows are rounded, grouped by shard through the
 // placement, sent, and put back in the order of the routing. Where an expert ran, never shows in the result.
+//
+// Shards may die, hang, crawl, come back, lie about their bytes and change what they hold: rows that a call did not
+// bring go to another holder of their expert, or wait for one, until the ticket's deadline. docs/faults.md tells how.
 #ifndef CONCLAVE_ROUTER_SERVICE_REMOTE_EXPERTS_H_
 #define CONCLAVE_ROUTER_SERVICE_REMOTE_EXPERTS_H_
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -20,9 +22,14 @@
 #include "moe/model/expert_pool.h"
 #include "moe/placement/placement.h"
 #include "moe/transport/expert_handler.h"
+#include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
 #include "router_service/dispatch.h"
+#include "router_service/failover_metrics.h"
+#include "router_service/hedge_budget.h"
+#include "router_service/layer_ticket.h"
 #include "router_service/shard_health.h"
+#include "router_service/shard_membership.h"
 
 namespace conclave {
 
@@ -31,22 +38,39 @@ struct RemoteExpertsOptions {
   int rows_max = 512;                 // rows of one Start; memory is sized for it
   std::string model_fingerprint;      // what the shards must serve: Checkpoint::fingerprint
   bool allow_mixed_numerics = false;  // shards of other numeric profiles; the same bits are then not promised
-  absl::Duration attempt_timeout = absl::Seconds(20);  // of one call, before another holder is asked
-  absl::Duration timeout = absl::Seconds(60);          // of one ticket, all attempts together
+  absl::Duration timeout = absl::Seconds(60);  // of one ticket, all attempts together
+  // A call that could go to another holder is given `late_factor` times what hardly any call takes, within these bounds.
+  // One that could not, or of which nothing is known, has late_max.
+  absl::Duration late_min = absl::Milliseconds(250), late_max = absl::Seconds(20);
+  double late_factor = 8;
+  // After what hardly any call takes, but not before this, rows are sent to a second holder as well: at most this share
+  // of all rows. 0: never.
+  absl::Duration hedge_min = absl::Milliseconds(5);
+  double hedge_share = 0.05;
+  OutlierOptions outliers;
+  ShardControl* control = nullptr;  // null: shards are never asked anything, and no expert finds a new holder
   Clock* clock = Clock::Real();
   Metrics* metrics = nullptr;
 };
 
-// Used by the engine's thread alone, which also progresses the transport here; shard_figures and placement are for any
-// thread. kTicketsMax tickets may be in flight.
+// What became of calls since start.
+struct FailoverCounts {
+  int64_t sent_pairs = 0;    // first copies
+  int64_t resent_pairs = 0;  // after a call failed
+  int64_t hedged_pairs = 0;  // while a call was late
+};
+
+// Used by the engine's thread alone, which also progresses the transport here; shard_figures, placement and holdings
+// are for any thread. kTicketsMax tickets may be in flight.
 class RemoteExperts final : public ExpertPool {
  public:
   static constexpr int kTicketsMax = 2;
 
-  // shards[i] is what ShardId{i} of the transport said of itself. Kernels, transport, clock and metrics must outlive
-  // the pool; the transport must be destroyed, or have no call in flight, before the pool goes.
+  // shards[i] is what ShardId{i} of the transport said of itself; with a control, hidden 0 means that it has not said
+  // anything yet. Kernels, transport, control, clock and metrics must outlive the pool; the transport must be destroyed,
+  // or have no call in flight, before the pool goes.
   // FAILED_PRECONDITION says in a sentence which shard does not fit and what to do: another model, numeric profile,
-  // hidden size, row dtype or placement epoch. UNAVAILABLE names an expert that no shard holds.
+  // hidden size or row dtype. UNAVAILABLE names an expert that no shard holds, where no control could find it one.
   // INVALID_ARGUMENT: options out of range.
   static absl::StatusOr<std::unique_ptr<RemoteExperts>> Create(const ModelSpec& spec, const Kernels& kernels,
                                                                Transport& transport,
@@ -54,56 +78,60 @@ class RemoteExperts final : public ExpertPool {
                                                                const RemoteExpertsOptions& options);
 
   DType row_dtype() const override { return row_dtype_; }
+  // Tickets that start from now on give up by `deadline`, if not before.
+  void SetDeadline(absl::Time deadline) override { step_deadline_ = deadline; }
   // INVALID_ARGUMENT too: a layer or expert that the model does not have. RESOURCE_EXHAUSTED too where kTicketsMax
   // tickets are in flight.
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override;
-  // Asks other holders for the rows of calls that failed, within the ticket's deadline. UNAVAILABLE names layer,
-  // expert and what its shard said last. Returns when no call of the ticket is in flight any more.
+  // Returns when every row is there, or at the ticket's deadline with UNAVAILABLE that names layer, expert and what a
+  // shard said last. No call of the ticket is in flight any more then.
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
 
   std::vector<ShardFigures> shard_figures() const { return health_.Figures(); }
-  const std::shared_ptr<const Placement>& placement() const { return placement_; }
+  std::shared_ptr<const Placement> placement() const { return membership_->placement(); }
+  std::vector<ShardHoldings> holdings() const { return membership_->holdings(); }
+  const FailoverCounts& counts() const { return counts_; }  // the engine's thread's
 
  private:
-  struct Ticket {
-    uint64_t id = 0;  // 0: free
-    LayerId layer{0};
-    ConstMatView x;
-    absl::Time deadline;
-    std::unique_ptr<Dispatch> first;                 // sized for rows_max
-    std::vector<std::unique_ptr<Dispatch>> resends;  // made when calls fail
-    std::vector<RoutedPair> pairs;                   // [rows_max * top_k]
-    std::vector<uint8_t> strikes;                    // by shard; at kStrikesMax it is not asked again
-    std::vector<int32_t> assigned;                   // pairs by shard, to spread them over holders
-    int in_flight = 0;
-    absl::Status failure;
-  };
   // A call on its way; its index is what its Done carries.
   struct Flight {
-    Ticket* ticket = nullptr;
+    LayerTicket* ticket = nullptr;
     ShardMessage* message = nullptr;  // null: free
     absl::Time sent;
+    absl::Time hedge_at, suspect_at;  // InfiniteFuture: never, or done
+    bool is_hedge = false, outpaced = false;
   };
 
   RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Transport& transport,
-                std::shared_ptr<const Placement> placement, const std::vector<std::string>& names,
+                std::unique_ptr<ShardMembership> membership, const std::vector<std::string>& names,
                 const RemoteExpertsOptions& options);
-  absl::Status PlanTicket(Ticket& ticket, const Routing& routing);
-  bool PickHolder(Ticket& ticket, int32_t expert, ShardId* shard) const;
-  void Send(Ticket& ticket, Dispatch& dispatch);
+  bool PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard);
+  bool HasAlternative(LayerTicket& ticket, const ShardMessage& message, absl::Time now) const;
+  void Pump(absl::Time now);
+  void PlanOpen(LayerTicket& ticket, absl::Time now);
+  void Hedge(Flight& flight, absl::Time now);
+  void Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedge, absl::Time now);
   void OnDone(int flight_index, const absl::Status& status);
-  void Resend(Ticket& ticket, const ShardMessage& failed, const absl::Status& why);
+  void OnFailed(const Flight& flight, const absl::Status& status, absl::Time now);
+  void TakeBack(const LayerTicket& ticket, bool all);
+  void TakeBackFrom(ShardId shard);
+  absl::Duration WaitTime(const LayerTicket& ticket, absl::Time now) const;
+  absl::Status GiveUp(LayerTicket& ticket) const;
 
   const Kernels& kernels_;
   Transport& transport_;
-  const std::shared_ptr<const Placement> placement_;
   const RemoteExpertsOptions options_;
   const DType row_dtype_;
-  const int hidden_, top_k_;
+  const int hidden_, top_k_, experts_;
+  const std::unique_ptr<ShardMembership> membership_;
   ShardHealth health_;
-  Counter* resends_total_ = nullptr;
-  std::array<Ticket, kTicketsMax> tickets_;
+  HedgeBudget hedge_budget_;
+  FailoverMetrics metrics_;
+  FailoverCounts counts_;
+  std::vector<std::unique_ptr<LayerTicket>> tickets_;  // [kTicketsMax]
   std::vector<Flight> flights_;
+  std::vector<RoutedPair> batch_;  // of PlanOpen and Hedge, kept for its memory
+  absl::Time step_deadline_ = absl::InfiniteFuture();
   uint64_t last_ticket_ = 0, last_call_ = 0;
 };
 

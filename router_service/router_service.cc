@@ -73,6 +73,10 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("shard", &shards, "host:port of an expert shard; none: experts run in this process");
   flags.Add("shards-file", &shards_file, "text file with one host:port of a shard a line, instead of --shard");
   flags.Add("shard-wait", &shard_wait, "how long the shards may take to load");
+  flags.Add("shard-grace", &shard_grace, "how long to wait at the start for shards that cannot be reached");
+  flags.Add("expert-timeout", &expert_timeout,
+            "how long a layer waits for experts, other holders and reloading included, before its requests fail");
+  flags.Add("checksum", &checksum, "check what travels to expert shards and back");
   flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
             "accept shards that compute in another way than this process");
   flags.Add("compute", &compute, "auto, f32 or bf16; the same here and on all shards");
@@ -97,6 +101,7 @@ absl::Status RouterServiceOptions::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("--compute: expected auto, f32 or bf16, got '", compute.substr(0, 60), "'"));
   }
+  if (expert_timeout <= absl::ZeroDuration()) return absl::InvalidArgumentError("--expert-timeout: must be positive");
   if (threads < 0 || threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
   }
@@ -121,6 +126,9 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   stack_options.model_id = ModelName(options.model, stack_options.directory);
   ASSIGN_OR_RETURN(stack_options.shards, ShardAddresses(options));
   stack_options.shard_wait = options.shard_wait;
+  stack_options.shard_grace = options.shard_grace;
+  stack_options.expert_timeout = options.expert_timeout;
+  stack_options.checksum = options.checksum;
   stack_options.allow_mixed_numerics = options.allow_mixed_numerics;
   stack_options.compute = options.compute;
   stack_options.isa = options.isa;

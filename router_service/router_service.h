@@ -21,6 +21,9 @@ struct RouterServiceOptions {
   std::vector<std::string> shards;  // host:port of each expert shard
   std::string shards_file;          // a text file with one host:port a line, instead of the list
   absl::Duration shard_wait = absl::Minutes(30);
+  absl::Duration shard_grace = absl::Seconds(10);
+  absl::Duration expert_timeout = absl::Seconds(60);
+  bool checksum = true;  // of activations on their way
   bool allow_mixed_numerics = false;
   std::string compute = "auto";  // auto, f32 or bf16
   std::string isa;               // empty: the best of this CPU

@@ -15,17 +15,18 @@
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/checkpoint/safetensors.h"
-#include "moe/daemon/health_client.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/local_experts.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/placement/placement.h"
-#include "moe/transport/grpc/describe.h"
+#include "moe/transport/grpc/grpc_shard_control.h"
 #include "moe/transport/grpc/grpc_transport.h"
+#include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
 #include "router_service/remote_experts.h"
+#include "router_service/shard_gathering.h"
 #include "router_service/shard_health.h"
 
 namespace conclave {
@@ -87,11 +88,12 @@ class StackImpl final : public ServingStack {
 
   ExpertMapView ExpertMap() const override {
     if (remote_ == nullptr) return map_;
-    ExpertMapView map = map_;
+    ExpertMapView map;
+    map.placement_epoch = remote_->placement()->epoch();
     const std::vector<ShardFigures> figures = remote_->shard_figures();
-    for (size_t i = 0; i < figures.size() && i < map.shards.size(); ++i) {
-      map.shards[i].healthy = figures[i].healthy;
-      map.shards[i].rows_total = figures[i].rows;
+    const std::vector<ShardHoldings> holdings = remote_->holdings();
+    for (size_t i = 0; i < figures.size(); ++i) {
+      map.shards.push_back({options_.shards[i], figures[i].healthy, holdings[i], figures[i].rows});
     }
     return map;
   }
@@ -124,25 +126,26 @@ class StackImpl final : public ServingStack {
   }
 
   absl::Status UseShards(int rows_max, Metrics& metrics) {
-    const absl::Time deadline = absl::Now() + options_.shard_wait;
-    RETURN_IF_ERROR(WaitUntilServing(options_.shards, "conclave.v1.ExpertService", deadline));
-    ASSIGN_OR_RETURN(const auto shards, DescribeShards(options_.shards, checkpoint_->fingerprint(), deadline));
+    control_ = NewGrpcShardControl(options_.shards, checkpoint_->fingerprint());
+    ShardGatheringOptions gathering;
+    gathering.deadline = absl::Now() + options_.shard_wait;
+    gathering.grace = options_.shard_grace;
+    ASSIGN_OR_RETURN(const auto shards, GatherShards(*control_, options_.shards, gathering, &absl::SleepFor));
     GrpcTransportOptions transport;
     transport.model_fingerprint = checkpoint_->fingerprint();
     if (!options_.allow_mixed_numerics) transport.numeric_profile = NumericProfile(*kernels_);
+    transport.checksum = options_.checksum;
     transport_ = NewGrpcTransport(options_.shards, transport);
     RemoteExpertsOptions remote;
     remote.rows_max = rows_max;
     remote.model_fingerprint = checkpoint_->fingerprint();
     remote.allow_mixed_numerics = options_.allow_mixed_numerics;
+    remote.timeout = options_.expert_timeout;
+    remote.control = control_.get();
     remote.metrics = &metrics;
     ASSIGN_OR_RETURN(auto pool, RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, shards, remote));
     remote_ = pool.get();
     experts_ = std::move(pool);
-    map_.placement_epoch = remote_->placement()->epoch();
-    for (size_t i = 0; i < shards.size(); ++i) {
-      map_.shards.push_back({options_.shards[i], true, {shards[i].name, shards[i].holdings}, 0});
-    }
     return absl::OkStatus();
   }
 
@@ -151,10 +154,11 @@ class StackImpl final : public ServingStack {
   std::unique_ptr<Checkpoint> checkpoint_;
   const Kernels* kernels_ = nullptr;
   std::optional<ThreadPool> threads_;
+  std::unique_ptr<ShardControl> control_;
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<ExpertPool> experts_;
   const RemoteExperts* remote_ = nullptr;  // experts_, where they are remote
-  ExpertMapView map_;                      // as it was at the start
+  ExpertMapView map_;                      // where experts are local
   RouterIdentity identity_;
   std::unique_ptr<Engine> engine_;
 };

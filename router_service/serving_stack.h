@@ -20,7 +20,10 @@ struct ServingStackOptions {
   std::string directory;            // of the model
   std::string model_id;             // what GetStatus calls it
   std::vector<std::string> shards;  // host:port of each; empty: experts run in this process
-  absl::Duration shard_wait = absl::Minutes(30);
+  absl::Duration shard_wait = absl::Minutes(30);      // for shards that load
+  absl::Duration shard_grace = absl::Seconds(10);     // for shards that cannot be reached
+  absl::Duration expert_timeout = absl::Seconds(60);  // of one layer, until its experts have answered
+  bool checksum = true;                               // of activations on their way
   bool allow_mixed_numerics = false;
   std::string compute = "auto";  // auto, f32 or bf16
   std::string isa;               // empty: the best of this CPU

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
 #include "moe/tensor/mat_view.h"
@@ -32,6 +33,8 @@ class ExpertPool {
   virtual ~ExpertPool() = default;
   // The dtype in which rows travel and are returned: F32 with Compute::kF32, BF16 with Compute::kBF16.
   virtual DType row_dtype() const = 0;
+  // Tickets that start from now on give up by `deadline`, where the pool waits for anything.
+  virtual void SetDeadline(absl::Time deadline) {}
   // Begins work on x [rows, hidden] F32, which must stay unchanged until Finish.
   // RESOURCE_EXHAUSTED: more rows than the pool was sized for.
   virtual absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) = 0;

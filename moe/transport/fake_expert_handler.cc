@@ -1,5 +1,6 @@
 #include "moe/transport/fake_expert_handler.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,25 @@ float FakeExpertValue(float value, LayerId layer, int32_t expert) {
 FakeExpertHandler::FakeExpertHandler(std::string name, int hidden, int experts)
     : FakeExpertHandler(Simple(std::move(name), hidden, experts)) {}
 
+ShardDescription FakeExpertHandler::Describe() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return description_;
+}
+
+absl::StatusOr<ShardDescription> FakeExpertHandler::LoadExperts(absl::Span<const LayerHolding> experts) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++description_.placement_epoch;
+  for (const LayerHolding& asked : experts) {
+    for (LayerHolding& held : description_.holdings) {
+      if (held.layer != asked.layer) continue;
+      held.experts.insert(held.experts.end(), asked.experts.begin(), asked.experts.end());
+      std::sort(held.experts.begin(), held.experts.end());
+      held.experts.erase(std::unique(held.experts.begin(), held.experts.end()), held.experts.end());
+    }
+  }
+  return description_;
+}
+
 bool FakeExpertHandler::Holds(LayerId layer, int32_t expert) const {
   for (const LayerHolding& holding : description_.holdings) {
     if (holding.layer != layer) continue;
@@ -43,15 +63,16 @@ bool FakeExpertHandler::Holds(LayerId layer, int32_t expert) const {
 
 absl::Status FakeExpertHandler::Run(const ExpertCall& call, MatView out) {
   ++runs_;
-  {
-    std::unique_lock<std::mutex> lock(mutex_);
-    resumed_.wait(lock, [&] { return !hangs_; });
-    if (!failure_.ok()) return failure_;
-  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  resumed_.wait(lock, [&] { return !hangs_; });
+  if (!failure_.ok()) return failure_;
   CallLimits limits;
   limits.hidden = description_.hidden;
   RETURN_IF_ERROR(ValidateExpertCall(call, limits));
   RETURN_IF_ERROR(ValidateReplyView(call, out));
+  if (checks_epochs_ && call.placement_epoch != description_.placement_epoch) {
+    return absl::FailedPreconditionError("placement_epoch: another");
+  }
   for (const int32_t expert : call.experts) {
     if (!Holds(call.layer, expert)) {
       return absl::FailedPreconditionError(

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "moe/transport/expert_handler.h"
 #include "moe/transport/transport.h"
 
@@ -25,9 +27,12 @@ class FakeExpertHandler final : public ExpertHandler {
   // width.
   FakeExpertHandler(std::string name, int hidden, int experts);
 
-  ShardDescription Describe() const override { return description_; }
+  ShardDescription Describe() const override;
   absl::Status Run(const ExpertCall& call, MatView out) override;
+  absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) override;
 
+  // From now on calls of another placement epoch than the description's are refused.
+  void CheckEpochs() { checks_epochs_ = true; }
   // Until Resume, Run waits before it computes.
   void Hang();
   void Resume();
@@ -39,9 +44,10 @@ class FakeExpertHandler final : public ExpertHandler {
  private:
   bool Holds(LayerId layer, int32_t expert) const;
 
-  const ShardDescription description_;
   std::atomic<int> runs_{0};
-  std::mutex mutex_;
+  std::atomic<bool> checks_epochs_{false};
+  mutable std::mutex mutex_;
+  ShardDescription description_;  // guarded by mutex_
   std::condition_variable resumed_;
   bool hangs_ = false;    // guarded by mutex_
   absl::Status failure_;  // guarded by mutex_

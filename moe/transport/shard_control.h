@@ -13,6 +13,9 @@
 
 namespace conclave {
 
+// How the message of UNAVAILABLE begins where the shard itself says it, while it loads.
+inline constexpr char kShardNotReady[] = "the shard is not ready";
+
 // An answer of one shard.
 struct ShardNews {
   ShardId shard{0};

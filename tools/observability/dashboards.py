@@ -83,7 +83,7 @@ SHARDS = Dashboard("conclave-shards", "Conclave / Shards", [
     Panel("Calls by outcome", [(rate("conclave_expert_calls_total", "code"), "{{code}}")], "reqps"),
     Panel("Failed calls, as routers see them", [(rate("conclave_router_shard_failures_total", "shard"), "{{shard}}")],
           "reqps"),
-    Panel("Rows sent again", [(rate("conclave_router_expert_resends_total"), "calls")], "reqps"),
+    Panel("Rows sent again", [(rate("conclave_router_expert_resends_total", "cause"), "{{cause}}")], "reqps"),
     Panel("Experts loaded", [("sum(conclave_expert_loaded) / sum(conclave_expert_held)", "share")], "percentunit",
           "stat"),
 ])

@@ -10,7 +10,7 @@ std::shared_ptr<grpc::Channel> NewExpertChannel(const std::string& address, int 
   arguments.SetMaxSendMessageSize(message_bytes_max);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 250);
   // Channels to the same address would otherwise share a connection and its back-off.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Shards are peers: a proxy that the environment names for the web has no place between.

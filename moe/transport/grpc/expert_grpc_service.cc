@@ -12,6 +12,7 @@
 #include "conclave/v1/expert.grpc.pb.h"
 #include "conclave/v1/expert.pb.h"
 #include "moe/transport/grpc/expert_codec.h"
+#include "moe/transport/shard_control.h"
 
 namespace conclave {
 namespace {
@@ -130,7 +131,7 @@ class Service final : public v1::ExpertService::Service {
   absl::StatusOr<ExpertHandler*> Ready() {
     std::lock_guard<std::mutex> lock(mutex_);
     if (draining_) return absl::UnavailableError("the shard is draining");
-    if (handler_ == nullptr) return absl::UnavailableError(absl::StrCat("the shard is not ready: ", not_ready_));
+    if (handler_ == nullptr) return absl::UnavailableError(absl::StrCat(kShardNotReady, ": ", not_ready_));
     return handler_;
   }
 

@@ -1,0 +1,85 @@
+// One layer's rows between Start and Finish: which of them have come back, which are on their way, and which have yet
+// to find a shard.
+#ifndef CONCLAVE_ROUTER_SERVICE_LAYER_TICKET_H_
+#define CONCLAVE_ROUTER_SERVICE_LAYER_TICKET_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "moe/base/ids.h"
+#include "moe/kernels/kernels.h"
+#include "moe/model/expert_pool.h"
+#include "moe/tensor/mat_view.h"
+#include "router_service/dispatch.h"
+
+namespace conclave {
+
+// Sized at creation; only what goes out again after a failure allocates. Used by one thread.
+class LayerTicket {
+ public:
+  // What this ticket has against a shard.
+  struct Grudge {
+    int strikes = 0;                                // calls that failed
+    absl::Time pause_until = absl::InfinitePast();  // before the next one
+  };
+
+  // For up to `rows_max` rows of `top_k` experts each.
+  LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype);
+
+  // Every pair of the routing becomes open. x must stay unchanged until the ticket is idle again.
+  void Begin(uint64_t id, LayerId layer, ConstMatView x, const Routing& routing, absl::Time deadline);
+  // The pairs in `batch`, which are open and carry their shards, go out in messages of their own.
+  // Ascending by out. The dispatch lives until the next Begin.
+  Dispatch& Send(absl::Span<const RoutedPair> batch, const Kernels& kernels);
+  // One more copy of pairs that are on their way already, not open ones.
+  Dispatch& SendAgain(absl::Span<const RoutedPair> batch, const Kernels& kernels);
+  // A message's call was answered: takes the rows that nobody brought before. Returns how many.
+  int TakeReply(const ShardMessage& message);
+  // A message's call ended without an answer: what no other call brings becomes open.
+  void Reopen(const ShardMessage& message);
+  // out[i] = the row of pair i. REQUIRES: missing() == 0
+  void CopyTo(MatView out) const;
+
+  bool has_row(const RoutedPair& pair) const { return rows_[pair.out] != nullptr; }
+  // Pairs without a row, of which no call is on its way; ascending by out.
+  std::vector<RoutedPair>& open();
+  int missing() const { return missing_; }
+  // The expert of the first pair that has no row. REQUIRES: missing() > 0
+  int32_t FirstMissing() const;
+  Grudge& grudge(ShardId shard) { return grudges_[Value(shard)]; }
+
+  uint64_t id = 0;  // 0: idle
+  LayerId layer{0};
+  absl::Time deadline;
+  int in_flight = 0;          // calls
+  absl::Status failure;       // no more can be done
+  absl::Status last_error;    // what a shard said last
+  std::vector<int32_t> assigned;  // pairs by shard, to spread them over holders
+
+ private:
+  Dispatch& Fill(absl::Span<const RoutedPair> batch, const Kernels& kernels);
+  void Land(const ShardMessage& message);
+
+  const int shards_, hidden_;
+  const DType row_dtype_;
+  ConstMatView x_;
+  absl::Span<const int32_t> experts_;  // [pairs] of the routing
+  std::unique_ptr<Dispatch> first_;                 // sized for everything
+  bool first_used_ = false;
+  std::vector<std::unique_ptr<Dispatch>> further_;  // made when calls fail
+  std::vector<const std::byte*> rows_;  // [pairs] where each pair's row lies; null: not there yet
+  std::vector<uint8_t> covering_;       // [pairs] calls on their way that will bring it
+  std::vector<RoutedPair> open_;
+  bool open_sorted_ = true;
+  int missing_ = 0;
+  std::vector<Grudge> grudges_;  // by shard
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_LAYER_TICKET_H_
