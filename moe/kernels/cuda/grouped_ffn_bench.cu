@@ -1,61 +1,14 @@
 // Checks the grouped kernels against the plain loops on fresh random inputs, then times them beside the copy bandwidth
 // measured in the same run:  grouped_ffn_bench [seed [check | EXPERTS ROWS]]     Exit 1 where a check fails.
 // With `check` it does not time; with EXPERTS and ROWS it times that shape alone, for a profiler.
-#include <cuda_bf16.h>
-#include <cuda_fp8.h>
-#include <cuda_runtime.h>
-
-#include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <functional>
 #include <random>
-#include <string>
-#include <vector>
 
+#include "moe/kernels/cuda/bench_support.cuh"
 #include "moe/kernels/cuda/grouped_ffn.h"
 
 namespace conclave::cuda {
 namespace {
-
-void Must(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) {
-    std::printf("FAILED: %s: %s\n", what, cudaGetErrorString(error));
-    std::exit(1);
-  }
-}
-void Must(const absl::Status& status, const char* what) {
-  if (!status.ok()) {
-    std::printf("FAILED: %s: %s\n", what, std::string(status.message()).c_str());
-    std::exit(1);
-  }
-}
-
-template <typename T>
-T* Allocate(int64_t count) {
-  T* pointer = nullptr;
-  Must(cudaMalloc(&pointer, count * sizeof(T)), "cudaMalloc");
-  return pointer;
-}
-
-__device__ uint32_t Mix(uint64_t x) {
-  x ^= x >> 33; x *= 0xff51afd7ed558ccdull; x ^= x >> 33; x *= 0xc4ceb9fe1a85ec53ull; x ^= x >> 33;
-  return static_cast<uint32_t>(x);
-}
-// e4m3 values that are roughly normal with deviation 64: sums of uniform bytes.
-__global__ void FillFp8(uint8_t* out, int64_t count, uint64_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
-    const uint32_t r = Mix(seed * 0x9E3779B97F4A7C15ull + i);
-    const float sum = static_cast<float>((r & 255) + ((r >> 8) & 255) + ((r >> 16) & 255) + (r >> 24)) - 510.0f;
-    out[i] = __nv_cvt_float_to_fp8(sum * 0.43f, __NV_SATFINITE, __NV_E4M3);
-  }
-}
-__global__ void FillScales(float* out, int64_t count, float around, uint64_t seed) {
-  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (i < count) out[i] = around * (0.5f + Mix(seed * 0x9E3779B97F4A7C15ull + i) * 2.3283064e-10f);
-}
 
 struct Problem {
   GroupedGemm gemm;
@@ -107,26 +60,6 @@ void ForEachRow(const Problem& p, const std::function<void(int64_t)>& body) {
   for (size_t e = 0; e < p.begins.size(); ++e) {
     for (int i = 0; i < p.counts[e]; ++i) body(p.begins[e] + i);
   }
-}
-
-int g_failures = 0;
-void Report(bool ok, const std::string& text) {
-  std::printf("%s %s\n", ok ? "ok    " : "FAILED", text.c_str());
-  g_failures += !ok;
-}
-
-template <typename T>
-std::vector<T> ToHost(const void* device, int64_t count) {
-  std::vector<T> host(count);
-  Must(cudaMemcpy(host.data(), device, count * sizeof(T), cudaMemcpyDeviceToHost), "copy back");
-  return host;
-}
-
-float Bf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
 }
 
 const int kWidths[] = {4, 16, 32, 64, 128, 512};
@@ -202,37 +135,6 @@ void CheckGateUp(const std::vector<int>& rows, int intermediate, int k, uint64_t
   }
   for (const void* pointer : {out.data, static_cast<void*>(out.scales), static_cast<void*>(reference)}) cudaFree(const_cast<void*>(pointer));
   Free(p);
-}
-
-// Median microseconds of `launch` over `runs`. Before each, `between` runs untimed: filling a few gigabytes empties the L2
-// cache and lets the chip's power settle, as DeepGEMM's own benchmark does; nothing measures sustained load instead.
-double Median(int runs, const std::function<void()>& launch, const std::function<void()>& between = [] {}) {
-  std::vector<cudaEvent_t> events(2 * runs);
-  for (auto& event : events) Must(cudaEventCreate(&event), "event");
-  for (int i = 0; i < 3; ++i) launch();
-  for (int i = 0; i < runs; ++i) {
-    between();
-    Must(cudaEventRecord(events[2 * i]), "event");
-    launch();
-    Must(cudaEventRecord(events[2 * i + 1]), "event");
-  }
-  Must(cudaDeviceSynchronize(), "timing");
-  std::vector<float> times(runs);
-  for (int i = 0; i < runs; ++i) Must(cudaEventElapsedTime(&times[i], events[2 * i], events[2 * i + 1]), "event");
-  for (auto& event : events) cudaEventDestroy(event);
-  std::sort(times.begin(), times.end());
-  return times[runs / 2] * 1e3;
-}
-
-double CopyBandwidth() {
-  const int64_t bytes = int64_t{4} << 30;
-  auto* from = Allocate<uint8_t>(bytes);
-  auto* to = Allocate<uint8_t>(bytes);
-  FillFp8<<<1024, 256>>>(from, bytes, 7);
-  const double us = Median(10, [&] { cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice); });
-  cudaFree(from);
-  cudaFree(to);
-  return 2.0 * bytes / us * 1e-6;
 }
 
 void Bench(int experts, int rows, double ceiling, bool sustained) {

@@ -5,18 +5,15 @@
 
 #include <string>
 
-#include "absl/status/statusor.h"
 #include "moe/kernels/cuda/grouped_ffn.h"
+#include "moe/kernels/cuda/launch.h"
+#include "moe/kernels/cuda/tensor_map.h"
 
 namespace conclave::cuda {
 namespace {
 
 using sm90::Epilogue;
 using sm90::KernelArguments;
-
-absl::Status CudaError(const char* what, cudaError_t error) {
-  return absl::InternalError(std::string(what) + ": " + cudaGetErrorString(error));
-}
 
 absl::Status Check(const GroupedGemm& problem, int features_multiple) {
   const auto invalid = [](const std::string& text) { return absl::InvalidArgumentError("grouped GEMM: " + text); };
@@ -39,68 +36,29 @@ absl::Status Check(const GroupedGemm& problem, int features_multiple) {
   return absl::OkStatus();
 }
 
-// The encoder lives in the driver; the run-time library finds it, so that nothing links to libcuda.
-using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
-                                 const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-absl::Status MakeMap(CUtensorMap* map, const void* data, CUtensorMapDataType type, int element_bytes, int64_t rows,
-                     int64_t cols, int box_rows, int box_cols, CUtensorMapSwizzle swizzle) {
-  static const EncodeTiled encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-    return reinterpret_cast<EncodeTiled>(function);
-  }();
-  if (encode == nullptr) return absl::FailedPreconditionError("the CUDA driver is older than 12.0: update it");
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(cols) * element_bytes};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  const CUresult result = encode(map, type, 2, const_cast<void*>(data), sizes, strides, box, steps,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result == CUDA_SUCCESS) return absl::OkStatus();
-  return absl::InternalError("cuTensorMapEncodeTiled failed with " + std::to_string(static_cast<int>(result)));
-}
-
-struct DeviceLimits {
-  int multiprocessors = 0;
-};
-
-absl::StatusOr<DeviceLimits> Limits() {
-  int device = 0, major = 0;
-  DeviceLimits limits;
-  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return CudaError("cudaGetDevice", error);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (major != 9) return absl::FailedPreconditionError("this kernel is for compute capability 9.0 (Hopper)");
-  return limits;
-}
-
 template <int kTokens, Epilogue kEpilogue>
 absl::Status Launch(const GroupedGemm& problem, KernelArguments arguments, cudaStream_t stream) {
   CUtensorMap weights, rows, scales;
   const int k = problem.w.cols;
-  auto status = MakeMap(&weights, problem.w.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
+  auto status = MakeTensorMap(&weights, problem.w.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
                         static_cast<int64_t>(problem.w.experts) * problem.w.rows, k, sm90::kHalfFeatures, sm90::kBlockK,
                         CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  status = MakeMap(&rows, problem.x.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.x.rows_capacity, k, kTokens, sm90::kBlockK,
+  status = MakeTensorMap(&rows, problem.x.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.x.rows_capacity, k, kTokens, sm90::kBlockK,
                    CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  status = MakeMap(&scales, problem.x.scales, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, k / kScaleBlock, problem.x.rows_capacity, 1,
+  status = MakeTensorMap(&scales, problem.x.scales, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, k / kScaleBlock, problem.x.rows_capacity, 1,
                    kTokens, CU_TENSOR_MAP_SWIZZLE_NONE);
   if (!status.ok()) return status;
   const auto limits = Limits();
   if (!limits.ok()) return limits.status();
+  if (!limits->hopper) return absl::FailedPreconditionError("this kernel is for compute capability 9.0 (Hopper)");
   const auto kernel = sm90::GroupedKernel<kTokens, kEpilogue>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
   kernel<<<limits->multiprocessors, sm90::kThreads, sm90::kSharedBytesMax, stream>>>(weights, rows, scales, arguments);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? absl::OkStatus() : CudaError("grouped GEMM launch", error);
+  return LaunchStatus("grouped GEMM launch");
 }
 
 // The narrowest tile that takes an expert's rows at once, so that weights stream through each block once. Every width
@@ -174,8 +132,7 @@ absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* s
   if (absl::Status status = Check(problem, 1); !status.ok()) return status;
   const dim3 grid((problem.w.rows + 127) / 128, problem.x.rows_capacity);
   ReferenceKernel<<<grid, 128, 0, static_cast<cudaStream_t>(stream)>>>(problem, out);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? absl::OkStatus() : CudaError("reference GEMM launch", error);
+  return LaunchStatus("reference GEMM launch");
 }
 
 }  // namespace conclave::cuda

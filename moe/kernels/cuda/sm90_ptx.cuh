@@ -73,6 +73,16 @@ __device__ __forceinline__ uint64_t OperandDescriptor(const void* tile) {
   return address | (uint64_t{1} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
 }
 
+// The descriptor of an operand [K, 64 n] whose K rows are panels of 64 two-byte elements in 128 bytes, 128-byte swizzle,
+// the panels `panel_bytes` apart. REQUIRES: `tile` is 1024-byte aligned. Adding 128 to the result steps 16 rows along K.
+__device__ __forceinline__ uint64_t TransposedOperandDescriptor(const void* tile, uint32_t panel_bytes) {
+  const uint64_t address = (SharedAddress(tile) & 0x3FFFF) >> 4;
+  return address | (uint64_t{panel_bytes >> 4} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
+}
+
+// Orders this thread's ordinary writes to shared memory before later reads by the tensor cores and the copy engine.
+__device__ __forceinline__ void FenceSharedForAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 template <int kRegisters>
 __device__ __forceinline__ void RegistersUp() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -98,6 +108,14 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t pair) {
   uint32_t transposed;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
   return transposed;
+}
+
+// Stores four 8x8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, and of each matrix
+// row l / 4, columns 2 (l % 4) and the next.
+__device__ __forceinline__ void StoreMatrices(void* row, const uint32_t* pairs) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(row)), "r"(pairs[0]),
+               "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+               : "memory");
 }
 
 }  // namespace conclave::sm90

@@ -1,0 +1,43 @@
+// What every launcher needs: CUDA's errors as Status, and the limits of the current device.
+#ifndef CONCLAVE_MOE_KERNELS_CUDA_LAUNCH_H_
+#define CONCLAVE_MOE_KERNELS_CUDA_LAUNCH_H_
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace conclave::cuda {
+
+inline absl::Status CudaError(const char* what, cudaError_t error) {
+  return absl::InternalError(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// The error of a launch just made, if any.
+inline absl::Status LaunchStatus(const char* what) {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? absl::OkStatus() : CudaError(what, error);
+}
+
+// What kernels are configured by.
+struct DeviceLimits {
+  int multiprocessors = 0;
+  bool hopper = false;  // compute capability 9.0: wgmma and the tensor copy engine
+};
+
+// Of the current device.
+inline absl::StatusOr<DeviceLimits> Limits() {
+  int device = 0, major = 0;
+  DeviceLimits limits;
+  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return CudaError("cudaGetDevice", error);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  limits.hopper = major == 9;
+  return limits;
+}
+
+}  // namespace conclave::cuda
+
+#endif  // CONCLAVE_MOE_KERNELS_CUDA_LAUNCH_H_
