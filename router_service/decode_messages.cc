@@ -71,12 +71,15 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, 
   result.prompt_logprobs = request.prompt_logprobs();
   result.hash_logits = request.hash_logits();
   result.report_expert_use = request.report_expert_use();
+  result.priority = request.priority();
+  result.cache_salt = request.cache_salt();
   result.deadline = deadline;
   return result;
 }
 
 void AddEvent(const TokenEvent& event, v1::DecodeResponse& message) {
   for (const TokenLogprobs& logprobs : event.prompt_logprobs) FillLogprob(logprobs, message.add_prompt_logprobs());
+  if (event.cached_tokens > 0) message.set_cached_tokens(event.cached_tokens);
   if (event.token >= 0) message.add_ids(event.token);
   if (event.logprobs.has_value()) FillLogprob(*event.logprobs, message.add_logprobs());
   if (!event.ended()) return;

@@ -31,6 +31,7 @@ struct EngineOptions {
   int sequences_queued_max = 256;
   int64_t kv_bytes = int64_t{1} << 30;
   int context_max = 0;            // 0: the model's own limit
+  bool prefix_cache = true;       // share the KV blocks of equal prefixes, and keep them while there is room
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field
 };
 
@@ -42,10 +43,11 @@ struct TokenEvent {
   FinishReason finish = FinishReason::kNone;
   uint64_t logits_hash = 0;  // where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]
   std::optional<TokenLogprobs> logprobs;  // where asked: of `token`
+  int32_t cached_tokens = 0;              // with the first token: of prompt_ids, those found in the prefix cache
   // Where asked, with the first token: one for each of prompt_ids; the first one follows nothing, and is 0.
   std::vector<TokenLogprobs> prompt_logprobs;
   // Where asked, at the end: rows that went to each expert, [layers][experts], dense layers empty. Rows that were
-  // computed again after a preemption count once.
+  // computed again after a preemption count once, rows found in the prefix cache not at all.
   std::vector<std::vector<uint32_t>> expert_use;
   absl::Status status;
   bool ended() const { return finish != FinishReason::kNone || !status.ok(); }
@@ -77,13 +79,20 @@ struct EngineRequest {
   bool hash_logits = false;
   bool report_expert_use = false;
   SequenceObserver* observer = nullptr;  // must outlive the sequence
+  int32_t priority = 0;                  // lower numbers first: each step counts like ten seconds of waiting
+  std::string cache_salt;                // shares cached prefixes only with equal salts; at most 256 bytes
   absl::Time deadline = absl::InfiniteFuture();
 };
 
 // How an engine stands after its last step.
 struct EngineStats {
-  int64_t queued = 0, running = 0, kv_blocks_used = 0, kv_blocks_total = 0;
+  int64_t queued = 0, running = 0;
+  int64_t queued_max = 0, running_max = 0;
+  int64_t kv_blocks_used = 0;    // by sequences, and by the prefix cache
+  int64_t kv_blocks_cached = 0;  // of them: what no sequence holds; free whenever it is needed
+  int64_t kv_blocks_total = 0;
   int64_t preemptions = 0;  // since start: sequences that gave their blocks back to be recomputed later
+  int64_t kv_blocks_held() const { return kv_blocks_used - kv_blocks_cached; }
 };
 
 // Runs on each event of a sequence, on the engine's thread, in order; must not block. The last one has ended().

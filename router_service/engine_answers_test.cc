@@ -97,5 +97,64 @@ TEST(EngineTest, LogprobsOfAnswerAndPromptAreThoseOfTheRawLogits) {
   }
 }
 
+TEST(EngineTest, ChoicesThatArriveTogetherComputeTheirPromptOnceAndAnswerAsTheyWouldAlone) {
+  for (int chunk : {5, 64}) {
+    EngineOptions options = TestEngineOptions();
+    options.prefill_chunk_tokens_max = chunk;
+    auto engine = MakeEngine(options);
+    std::vector<EngineRequest> requests;
+    std::vector<Answer> answers(4);
+    for (int choice = 0; choice < 4; ++choice) {
+      requests.push_back(TestRequest(50, 20, 3));
+      requests.back().sampling = {.temperature = 2.0f, .seed = 5, .choice = choice};
+      ASSERT_TRUE(engine->Submit(requests.back(), answers[choice].Callback()).ok());
+    }
+    for (int choice = 0; choice < 4; ++choice) {
+      SCOPED_TRACE(testing::Message() << "choice " << choice << ", chunk " << chunk);
+      ExpectAnswer(answers[choice], requests[choice]);
+      EXPECT_EQ(answers[choice].cached_tokens(), choice == 0 ? 0 : 48);
+    }
+    EXPECT_NE(answers[0].ids(), answers[1].ids());
+    uint64_t rows = 0;
+    const auto totals = engine->ExpertTokens();
+    for (uint64_t count : totals[1]) rows += count;
+    EXPECT_EQ(rows, 2u * (50 + 3 * 2 + 4 * 19)) << "two experts for each row";
+    EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
+    EXPECT_GT(engine->stats().kv_blocks_cached, 0);
+  }
+}
+
+TEST(EngineTest, ARepeatedPromptGivesTheSameBitsFromTheCacheAndReportsIt) {
+  for (bool prefix_cache : {true, false}) {
+    EngineOptions options = TestEngineOptions();
+    options.prefix_cache = prefix_cache;
+    auto engine = MakeEngine(options);
+    const EngineRequest request = TestRequest(70, 10, 8);
+    for (int turn = 0; turn < 3; ++turn) {
+      Answer answer;
+      ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+      ExpectAnswer(answer, request);
+      EXPECT_EQ(answer.cached_tokens(), turn == 0 || !prefix_cache ? 0 : 64);
+    }
+    EngineRequest salted = request, scored = request, resumed = request;
+    salted.cache_salt = "tenant";
+    scored.top_logprobs = 0;
+    scored.prompt_logprobs = true;
+    resumed.generated_ids = ExpectedOf(request).ids;
+    resumed.generated_ids.resize(9);
+    Answer of_salted, of_scored, of_resumed;
+    ASSERT_TRUE(engine->Submit(salted, of_salted.Callback()).ok());
+    ASSERT_TRUE(engine->Submit(scored, of_scored.Callback()).ok());
+    ASSERT_TRUE(engine->Submit(resumed, of_resumed.Callback()).ok());
+    ExpectAnswer(of_salted, salted);
+    EXPECT_EQ(of_salted.cached_tokens(), 0);
+    ExpectAnswer(of_scored, scored);
+    EXPECT_EQ(of_scored.cached_tokens(), 0);
+    EXPECT_EQ(of_scored.prompt_logprobs().size(), 70u);
+    EXPECT_EQ(of_resumed.Wait().logits_hash, ExpectedOf(request).logits_hash);
+    EXPECT_EQ(of_resumed.cached_tokens(), prefix_cache ? 64 : 0);
+  }
+}
+
 }  // namespace
 }  // namespace conclave

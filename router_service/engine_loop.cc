@@ -36,6 +36,7 @@ SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, 
   limits.context_max = plan.context_max;
   limits.kv_blocks = plan.kv_blocks;
   limits.kv_block_tokens = kKvBlockTokens;
+  limits.prefix_cache = options.prefix_cache;
   return limits;
 }
 
@@ -106,7 +107,7 @@ class EngineLoop final : public Engine {
 
 absl::StatusOr<SequenceId> EngineLoop::Submit(EngineRequest request, TokenCallback on_event) {
   RETURN_IF_ERROR(ValidateRequest(request, spec_, context_max_));
-  return inbox_.Submit(std::make_unique<LiveSequence>(std::move(request), spec_, std::move(on_event)));
+  return inbox_.Submit(std::make_unique<LiveSequence>(std::move(request), spec_, clock_->Now(), std::move(on_event)));
 }
 
 void EngineLoop::Run() {
@@ -145,6 +146,9 @@ void EngineLoop::Expire() {
 
 void EngineLoop::Step() {
   const Batch& batch = scheduler_.Next();
+  for (const Admission& admission : batch.admissions) {
+    sequences_.at(admission.sequence)->set_cached_tokens(admission.cached_tokens);
+  }
   if (batch.slices.empty()) return;
   if (const absl::Status status = Forward(batch); !status.ok()) {
     for (const BatchSlice& slice : batch.slices) Fail(slice.sequence, status);
@@ -237,8 +241,17 @@ void EngineLoop::Deliver() {
 }
 
 EngineStats EngineLoop::Stats() const {
-  return {scheduler_.waiting(), scheduler_.running(), scheduler_.blocks().used(), scheduler_.blocks().total(),
-          scheduler_.preemptions()};
+  const KvBlockPool& blocks = scheduler_.blocks();
+  EngineStats stats;
+  stats.queued = scheduler_.waiting();
+  stats.running = scheduler_.running();
+  stats.queued_max = scheduler_.live_max() - scheduler_.running_max();
+  stats.running_max = scheduler_.running_max();
+  stats.kv_blocks_used = blocks.total() - blocks.free();
+  stats.kv_blocks_cached = blocks.cached();
+  stats.kv_blocks_total = blocks.total();
+  stats.preemptions = scheduler_.preemptions();
+  return stats;
 }
 
 }  // namespace

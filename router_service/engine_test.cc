@@ -39,7 +39,7 @@ TEST(EngineTest, GivesTheSameAnswerAloneOrBesideOthersWholeOrInChunksAndThroughP
         SCOPED_TRACE(testing::Message() << "request " << i << ", chunk " << chunk << ", KV bytes " << kv_bytes);
         ExpectAnswer(answers[i], requests[i]);
       }
-      EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+      EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
       EXPECT_EQ(engine->stats().preemptions > 0, kv_bytes < 64 * kBlockBytes) << chunk << ", " << kv_bytes;
     }
   }
@@ -141,7 +141,7 @@ TEST(EngineTest, AFailedStepEndsItsSequencesWithThatStatusAndTheEngineGoesOn) {
   const TokenEvent& event = broken.Wait();
   EXPECT_EQ(event.status, absl::UnavailableError("layer 1: no shard holds expert 3"));
   EXPECT_EQ(event.token, -1);
-  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
   EXPECT_EQ(engine->stats().running, 0);
   fail = false;
   const EngineRequest request = TestRequest(20, 10);
@@ -163,7 +163,7 @@ TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequence) {
   EXPECT_EQ(bad.Wait().status.code(), absl::StatusCode::kInternal);
   EXPECT_NE(bad.Wait().status.message().find("token 7"), std::string::npos) << bad.Wait().status;
   ExpectAnswer(good, healthy);
-  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
 }
 
 TEST(EngineTest, CancelEndsASequenceWithinOneStep) {
@@ -183,7 +183,7 @@ TEST(EngineTest, CancelEndsASequenceWithinOneStep) {
   EXPECT_EQ(running.ids().size(), 1u) << "the step that was under way";
   EXPECT_EQ(queued.Wait().status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(gate.steps(), 1);
-  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
   engine->Cancel(*id);
 }
 
@@ -201,7 +201,7 @@ TEST(EngineTest, EndsASequenceWhoseDeadlinePasses) {
   gate.Step();
   EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(answer.ids().size(), 2u);
-  EXPECT_EQ(engine->stats().kv_blocks_used, 0);
+  EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
   gate.Open();
 }
 
@@ -300,7 +300,7 @@ TEST(EngineTest, SurvivesManyThreadsThatSubmitAndCancel) {
   ASSERT_TRUE(engine->Drain(absl::Now() + absl::Seconds(60)).ok());
   EXPECT_EQ(ended, accepted);
   const EngineStats stats = engine->stats();
-  EXPECT_EQ(stats.queued + stats.running + stats.kv_blocks_used, 0);
+  EXPECT_EQ(stats.queued + stats.running + stats.kv_blocks_held(), 0);
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ class Answer {
       std::lock_guard<std::mutex> lock(mutex_);
       EXPECT_FALSE(ended_) << "an event after the last one";
       if (event.token >= 0) ids_.push_back(event.token);
+      if (event.token >= 0 && ids_.size() == 1) cached_tokens_ = event.cached_tokens;
       if (event.logprobs.has_value()) logprobs_.push_back(*event.logprobs);
       for (const TokenLogprobs& logprobs : event.prompt_logprobs) {
         EXPECT_EQ(ids_.size(), 1u) << "they come with the first token";
@@ -58,6 +59,7 @@ class Answer {
   }
   // After Wait.
   const std::vector<int32_t>& ids() const { return ids_; }
+  int32_t cached_tokens() const { return cached_tokens_; }
   const std::vector<TokenLogprobs>& logprobs() const { return logprobs_; }
   const std::vector<TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
 
@@ -65,6 +67,7 @@ class Answer {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<int32_t> ids_;
+  int32_t cached_tokens_ = 0;
   std::vector<TokenLogprobs> logprobs_, prompt_logprobs_;
   TokenEvent last_;
   bool ended_ = false;
@@ -109,13 +112,15 @@ class Gate {
   bool open_ = false;
 };
 
-// The answer by definition: one token after the other from the fake model's formula.
+// What comes of a request.
 struct ExpectedAnswer {
   std::vector<int32_t> ids;
   uint64_t logits_hash = 0;
   std::vector<uint32_t> expert_use = std::vector<uint32_t>(5, 0);  // of the MoE layer
 };
-ExpectedAnswer ExpectedOf(const EngineRequest& request);
+// The answer by definition: one token after the other from the fake model's formula.
+// Rows of the first `cached_tokens` tokens go to no expert.
+ExpectedAnswer ExpectedOf(const EngineRequest& request, int32_t cached_tokens = 0);
 // Waits for the answer; ids, hash and expert use must be as defined.
 void ExpectAnswer(Answer& answer, const EngineRequest& request);
 

@@ -8,6 +8,9 @@ namespace conclave {
 KvBlockPool::KvBlockPool(int32_t blocks) {
   CONCLAVE_CHECK(blocks >= 0) << blocks;
   references_.assign(blocks, 0);
+  keep_.assign(blocks, false);
+  next_.assign(blocks + 1, blocks);
+  previous_.assign(blocks + 1, blocks);
   free_.reserve(blocks);
   // Block 0 is handed out first, which makes traces readable.
   for (int32_t block = blocks - 1; block >= 0; --block) free_.push_back(block);
@@ -19,34 +22,70 @@ int32_t KvBlockPool::references(int32_t block) const {
 }
 
 std::optional<int32_t> KvBlockPool::Allocate() {
-  if (free_.empty()) return std::nullopt;
-  const int32_t block = free_.back();
-  free_.pop_back();
-  CONCLAVE_CHECK(references_[block] == 0) << "block " << block << " was in the free list and in use";
+  int32_t block = 0;
+  if (!free_.empty()) {
+    block = free_.back();
+    free_.pop_back();
+  } else if (cached_ > 0) {
+    block = next_[total()];
+    Unlink(block);
+    keep_[block] = false;
+    if (on_evict_ != nullptr) on_evict_(block);
+  } else {
+    return std::nullopt;
+  }
+  CONCLAVE_CHECK(references_[block] == 0) << "block " << block << " was given out and in use";
   references_[block] = 1;
   return block;
 }
 
 void KvBlockPool::AddReference(int32_t block) {
-  CONCLAVE_CHECK(references(block) > 0) << "block " << block << " is free and cannot be shared";
+  if (references(block) == 0) {
+    CONCLAVE_CHECK(keep_[block]) << "block " << block << " is free and cannot be shared";
+    Unlink(block);
+  }
   ++references_[block];
 }
 
 void KvBlockPool::Release(int32_t block) {
   CONCLAVE_CHECK(references(block) > 0) << "block " << block << " was released twice";
-  if (--references_[block] == 0) free_.push_back(block);
+  if (--references_[block] > 0) return;
+  if (!keep_[block]) {
+    free_.push_back(block);
+    return;
+  }
+  const int32_t ring = total();
+  const int32_t last = previous_[ring];
+  next_[last] = previous_[ring] = block;
+  previous_[block] = last;
+  next_[block] = ring;
+  ++cached_;
+}
+
+void KvBlockPool::Keep(int32_t block) {
+  CONCLAVE_CHECK(references(block) > 0) << "block " << block << " is not held and has nothing to keep";
+  keep_[block] = true;
+}
+
+void KvBlockPool::Unlink(int32_t block) {
+  next_[previous_[block]] = next_[block];
+  previous_[next_[block]] = previous_[block];
+  --cached_;
 }
 
 absl::Status KvBlockPool::CheckInvariants() const {
-  std::vector<bool> listed(references_.size(), false);
-  for (int32_t block : free_) {
-    if (listed[block]) return absl::InternalError(absl::StrCat("block ", block, " is twice in the free list"));
-    listed[block] = true;
+  std::vector<int> listed(references_.size(), 0);
+  for (int32_t block : free_) ++listed[block];
+  int32_t cached = 0;
+  for (int32_t block = next_[total()]; block != total(); block = next_[block], ++cached) {
+    if (!keep_[block] || cached > cached_) return absl::InternalError(absl::StrCat("block ", block, " is not kept"));
+    ++listed[block];
   }
+  if (cached != cached_) return absl::InternalError(absl::StrCat(cached, " of ", cached_, " blocks are cached"));
   for (int32_t block = 0; block < total(); ++block) {
-    if (references_[block] < 0 || listed[block] != (references_[block] == 0)) {
-      return absl::InternalError(absl::StrCat("block ", block, " has ", references_[block], " references and is ",
-                                              listed[block] ? "" : "not ", "in the free list"));
+    if (references_[block] < 0 || listed[block] != (references_[block] == 0 ? 1 : 0)) {
+      return absl::InternalError(absl::StrCat("block ", block, " has ", references_[block], " references and stands ",
+                                              listed[block], " times in the lists of free and cached ones"));
     }
   }
   return absl::OkStatus();
@@ -58,7 +97,7 @@ PageTable::PageTable(KvBlockPool& pool, int block_tokens) : pool_(pool), block_t
 
 bool PageTable::Grow(int64_t tokens) {
   const int64_t missing = BlocksFor(tokens, block_tokens_) - static_cast<int64_t>(blocks_.size());
-  if (missing > pool_.free()) return false;
+  if (missing > pool_.available()) return false;
   for (int64_t i = 0; i < missing; ++i) blocks_.push_back(*pool_.Allocate());
   return true;
 }
@@ -68,8 +107,16 @@ void PageTable::AppendShared(int32_t block) {
   blocks_.push_back(block);
 }
 
+void PageTable::Replace(int64_t index, int32_t block) {
+  CONCLAVE_CHECK(index >= 0 && index < static_cast<int64_t>(blocks_.size())) << index << " of " << blocks_.size();
+  pool_.AddReference(block);
+  pool_.Release(blocks_[index]);
+  blocks_[index] = block;
+}
+
 void PageTable::Clear() {
-  // Backwards, so that the next sequence gets them in ascending order again.
+  // Backwards: the next sequence gets them in ascending order again, and of cached ones the end of a prefix is given
+  // out before its beginning, without which it could not be found.
   for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block) pool_.Release(*block);
   blocks_.clear();
 }

@@ -21,7 +21,7 @@ TEST(KvBlockPoolTest, HandsOutEveryBlockOnceAndThenNone) {
   }
   EXPECT_EQ(seen, (std::set<int32_t>{0, 1, 2, 3, 4}));
   EXPECT_FALSE(pool.Allocate().has_value());
-  EXPECT_EQ(pool.used(), 5);
+  EXPECT_EQ(pool.held(), 5);
   EXPECT_TRUE(pool.CheckInvariants().ok());
 }
 
@@ -75,9 +75,9 @@ TEST(PageTableTest, GivesItsBlocksBackWhenItDiesButNotThoseThatOthersShare) {
     ASSERT_TRUE(second.Grow(6));
     EXPECT_EQ(second.blocks()[0], first.blocks()[0]);
     EXPECT_NE(second.blocks()[1], first.blocks()[1]);
-    EXPECT_EQ(pool.used(), 3);
+    EXPECT_EQ(pool.held(), 3);
   }
-  EXPECT_EQ(pool.used(), 2);
+  EXPECT_EQ(pool.held(), 2);
   EXPECT_EQ(pool.references(first.blocks()[0]), 1);
   EXPECT_TRUE(pool.CheckInvariants().ok());
 }

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kTopLogprobsMax = 64;
 constexpr size_t kStopIdsMax = 1024;
+constexpr size_t kCacheSaltBytesMax = 256;
 // Log probabilities of a prompt come in one message: so many numbers at most.
 constexpr int64_t kPromptLogprobsMax = int64_t{1} << 20;
 
@@ -86,6 +87,9 @@ absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec
   if (request.stop_ids.size() > kStopIdsMax) {
     return Invalid("stop_token_ids has ", request.stop_ids.size(), " ids; at most ", kStopIdsMax, " are taken");
   }
+  if (request.cache_salt.size() > kCacheSaltBytesMax) {
+    return Invalid("cache_salt has ", request.cache_salt.size(), " bytes; at most ", kCacheSaltBytesMax, " are taken");
+  }
   RETURN_IF_ERROR(ValidateReports(request));
   for (const auto& [id, bias] : request.sampling.logit_bias) {
     if (id < 0 || id >= spec.vocab) {
@@ -102,7 +106,7 @@ absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec
   return absl::OkStatus();
 }
 
-LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, TokenCallback on_event)
+LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::Time arrival, TokenCallback on_event)
     : sampling_(std::move(request.sampling)),
       prompt_(static_cast<int32_t>(request.prompt_ids.size())),
       min_tokens_(request.min_tokens),
@@ -127,6 +131,9 @@ LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, TokenCa
   scheduled_.generated_ids = std::move(request.generated_ids);
   scheduled_.max_tokens = request.max_tokens;
   scheduled_.ending_ids = ending_ids_;
+  scheduled_.priority = request.priority;
+  scheduled_.cache_salt = std::move(request.cache_salt);
+  scheduled_.arrival = arrival;
   scheduled_.deadline = request.deadline;
 }
 
@@ -158,6 +165,7 @@ void LiveSequence::Report(TokenEvent& event) {
   if (event.token >= 0) {
     event.logprobs = std::exchange(logprobs_, std::nullopt);
     event.prompt_logprobs = std::exchange(prompt_logprobs_, {});
+    event.cached_tokens = std::exchange(cached_tokens_, 0);
   }
   if (event.ended()) event.expert_use = std::move(expert_use_);
 }

@@ -26,11 +26,12 @@ absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec
 class LiveSequence {
  public:
   // REQUIRES: a valid request
-  LiveSequence(EngineRequest request, const ModelSpec& spec, TokenCallback on_event);
+  LiveSequence(EngineRequest request, const ModelSpec& spec, absl::Time arrival, TokenCallback on_event);
 
   // What the scheduler takes; once.
   ScheduledRequest TakeScheduled() { return std::move(scheduled_); }
   void set_id(SequenceId id) { scheduled_.sequence = id; }
+  void set_cached_tokens(int32_t tokens) { cached_tokens_ = tokens; }
 
   // The logits of the row at `position`, [vocab], whose next token is known already: `next`, of the prompt or of what
   // is replayed. INTERNAL: a logit that is not a number.
@@ -59,6 +60,7 @@ class LiveSequence {
   std::optional<LogitsHash> logits_hash_;          // nothing: not asked for
   std::vector<std::vector<uint32_t>> expert_use_;  // empty: not asked for
   std::optional<TokenLogprobs> logprobs_;          // of the token sampled last
+  int32_t cached_tokens_ = 0;                      // until the first token has come
   std::vector<TokenLogprobs> prompt_logprobs_;     // until the first token has come
 };
 

@@ -16,7 +16,10 @@ RouterMetrics::RouterMetrics(Metrics& metrics)
       metrics_(metrics),
       requests_queued_(metrics.AddGauge("conclave_router_requests_queued", "Sequences that wait for a place.", {})),
       requests_running_(metrics.AddGauge("conclave_router_requests_running", "Sequences that run.", {})),
-      kv_blocks_used_(metrics.AddGauge("conclave_router_kv_blocks_used", "KV cache blocks in use.", {})),
+      kv_blocks_used_(metrics.AddGauge("conclave_router_kv_blocks_used",
+                                       "KV cache blocks of sequences and of cached prefixes.", {})),
+      kv_blocks_cached_(metrics.AddGauge("conclave_router_kv_blocks_cached",
+                                         "KV cache blocks that only the prefix cache keeps.", {})),
       kv_blocks_capacity_(metrics.AddGauge("conclave_router_kv_blocks_capacity", "KV cache blocks in all.", {})) {
   for (int code = 0; code <= static_cast<int>(absl::StatusCode::kUnauthenticated); ++code) {
     const auto status_code = static_cast<absl::StatusCode>(code);
@@ -40,6 +43,7 @@ void RouterMetrics::Refresh(const Engine& engine) {
   requests_queued_->Set(static_cast<double>(stats.queued));
   requests_running_->Set(static_cast<double>(stats.running));
   kv_blocks_used_->Set(static_cast<double>(stats.kv_blocks_used));
+  kv_blocks_cached_->Set(static_cast<double>(stats.kv_blocks_cached));
   kv_blocks_capacity_->Set(static_cast<double>(stats.kv_blocks_total));
   RefreshExperts(engine.ExpertTokens());
 }

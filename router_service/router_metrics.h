@@ -43,6 +43,7 @@ class RouterMetrics {
   Gauge* const requests_queued_;
   Gauge* const requests_running_;
   Gauge* const kv_blocks_used_;
+  Gauge* const kv_blocks_cached_;
   Gauge* const kv_blocks_capacity_;
   std::vector<std::vector<ExpertTokens>> experts_;  // [layers][experts]; used by the hook alone
   std::unique_ptr<RefreshHook> hook_;               // last: it uses the others

@@ -84,6 +84,8 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
   flags.Add("load", &load, "bring the weights into memory before saying ready");
   flags.AddBytes("kv-memory", &engine.kv_bytes, "memory of the KV cache");
+  flags.Add("prefix-cache", &engine.prefix_cache,
+            "share the KV blocks of equal beginnings, and keep them while there is room");
   flags.Add("context-max", &engine.context_max, "tokens of a prompt and its answer; 0: the model's limit");
   flags.Add("max-batch-tokens", &engine.batch_tokens_max, "rows of one step over all sequences");
   flags.Add("prefill-chunk-tokens", &engine.prefill_chunk_tokens_max, "prompt rows of one sequence in one step");

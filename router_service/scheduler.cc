@@ -5,40 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
+#include "router_service/scheduler_sequence.h"
 
 namespace conclave {
-
-struct Scheduler::Sequence {
-  Sequence(ScheduledRequest request, KvBlockPool& pool, int block_tokens)
-      : id(request.sequence),
-        tokens(std::move(request.prompt_ids)),
-        prompt(static_cast<int32_t>(tokens.size())),
-        max_tokens(request.max_tokens),
-        ending_ids(std::move(request.ending_ids)),
-        logits_from(request.logits_from),
-        deadline(request.deadline),
-        pages(pool, block_tokens) {
-    tokens.insert(tokens.end(), request.generated_ids.begin(), request.generated_ids.end());
-  }
-
-  int32_t pending() const { return static_cast<int32_t>(tokens.size()) - computed; }
-  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt; }
-  // One row is missing: the token that was sampled last.
-  bool decoding() const { return pending() == 1; }
-
-  const SequenceId id;
-  std::vector<int32_t> tokens;  // prompt, then answer
-  const int32_t prompt;         // tokens of the prompt
-  const int max_tokens;
-  const std::vector<int32_t> ending_ids;  // ascending
-  const int32_t logits_from;
-  const absl::Time deadline;
-  PageTable pages;
-  int32_t computed = 0;       // positions [0, computed) are in the cache
-  int32_t computed_ever = 0;  // the most that `computed` has been: below it, rows are replayed
-  bool in_batch = false;
-};
-
 namespace {
 
 SchedulerOptions Checked(const SchedulerOptions& options) {
@@ -57,9 +26,11 @@ Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(Checked(options)),
       running_max_(std::min({options.sequences_running_max, options.batch_tokens_max, options.logit_rows_max})),
       pool_(options.kv_blocks) {
+  if (options_.prefix_cache) prefixes_.emplace(pool_, options_.kv_block_tokens);
   running_.reserve(running_max_);
   batch_.slices.reserve(running_max_);
   tokens_.reserve(running_max_);
+  prefills_.reserve(running_max_);
 }
 
 Scheduler::~Scheduler() = default;
@@ -83,7 +54,9 @@ absl::Status Scheduler::Add(ScheduledRequest request) {
   auto [entry, added] = sequences_.try_emplace(id, nullptr);
   CONCLAVE_CHECK(added) << "sequence " << Value(id) << " was added twice";
   entry->second = std::make_unique<Sequence>(std::move(request), pool_, options_.kv_block_tokens);
-  waiting_.push_back(entry->second.get());
+  Sequence* sequence = entry->second.get();
+  const auto later = [this](const Sequence* a, const Sequence* b) { return Before(*a, *b); };
+  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), sequence, later), sequence);
   return absl::OkStatus();
 }
 
@@ -106,16 +79,23 @@ absl::Span<const SequenceId> Scheduler::Expire(absl::Time now) {
   return expired_;
 }
 
-const Batch& Scheduler::Next() {
+int Scheduler::decoding() const {
+  return static_cast<int>(
+      std::count_if(running_.begin(), running_.end(), [](const Sequence* sequence) { return sequence->decoding(); }));
+}
+
+const Batch& Scheduler::Next(int prefill_rows_max) {
   batch_.slices.clear();
-  batch_.rows = batch_.logit_rows = 0;
+  batch_.admissions.clear();
+  batch_.rows = batch_.decode_rows = batch_.logit_rows = 0;
   for (Sequence* sequence : running_) sequence->in_batch = false;
+  PreemptForUrgent();
   ScheduleDecodes();
-  // Preemption takes sequences from the back of running_, never one at or before the index.
-  for (size_t i = 0; i < running_.size(); ++i) {
-    if (!running_[i]->in_batch) SchedulePrefill(*running_[i]);
-  }
-  AdmitWaiting();
+  batch_.decode_rows = batch_.rows;
+  int rows = options_.batch_tokens_max - batch_.rows;
+  if (batch_.decode_rows > 0) rows = std::min(rows, prefill_rows_max);
+  AdmitWaiting(rows);
+  SchedulePrefills(rows);
   CONCLAVE_CHECK(batch_.rows <= options_.batch_tokens_max && batch_.logit_rows <= options_.logit_rows_max);
   return batch_;
 }
@@ -125,17 +105,38 @@ void Scheduler::ScheduleDecodes() {
     Sequence& sequence = *running_[i];
     if (!sequence.decoding()) continue;
     while (!sequence.pages.Grow(sequence.computed + 1)) {
-      Sequence& youngest = *running_.back();
-      Preempt(youngest);
-      if (&youngest == &sequence) return;
+      Sequence& last = *running_.back();
+      Preempt(last);
+      if (&last == &sequence) return;
     }
     Append(sequence, 1);
   }
 }
 
+void Scheduler::SchedulePrefills(int rows) {
+  prefills_.clear();
+  for (Sequence* sequence : running_) {
+    if (!sequence->in_batch) prefills_.push_back(sequence);
+  }
+  if (prefills_.empty()) return;
+  int64_t others = 0;
+  for (size_t i = 1; i < prefills_.size(); ++i) {
+    others += std::min(prefills_[i]->pending(), options_.prefill_chunk_tokens_max);
+  }
+  rows -= SchedulePrefill(*prefills_[0], rows - static_cast<int>(std::min<int64_t>(rows / 2, others)));
+  std::sort(prefills_.begin() + 1, prefills_.end(), [this](const Sequence* a, const Sequence* b) {
+    if (a->priority != b->priority) return a->priority < b->priority;
+    return a->pending() != b->pending() ? a->pending() < b->pending() : Before(*a, *b);
+  });
+  for (size_t i = 1; i < prefills_.size(); ++i) {
+    // Those before it may have taken its place.
+    if (prefills_[i]->running) rows -= SchedulePrefill(*prefills_[i], rows);
+  }
+}
+
 // Rows that the limits allow to prefill now, were there blocks for them; 0 where none.
-int Scheduler::ChunkRows(const Sequence& sequence) const {
-  int rows = std::min({sequence.pending(), options_.prefill_chunk_tokens_max, options_.batch_tokens_max - batch_.rows});
+int Scheduler::ChunkRows(const Sequence& sequence, int rows_max) const {
+  int rows = std::min({sequence.pending(), options_.prefill_chunk_tokens_max, rows_max});
   const int logit_rows = options_.logit_rows_max - batch_.logit_rows;
   const int32_t wanted_from = std::max(sequence.logits_from, sequence.computed_ever);
   if (sequence.computed + rows > wanted_from) {
@@ -146,47 +147,24 @@ int Scheduler::ChunkRows(const Sequence& sequence) const {
   return rows;
 }
 
-void Scheduler::SchedulePrefill(Sequence& sequence) {
-  const int wanted = ChunkRows(sequence);
-  if (wanted <= 0) return;
+// Returns the rows that it took.
+int Scheduler::SchedulePrefill(Sequence& sequence, int rows_max) {
+  const int wanted = ChunkRows(sequence, rows_max);
+  if (wanted <= 0) return 0;
   while (true) {
     const int64_t reachable = sequence.pages.reachable_tokens() - sequence.computed;
     const int rows = static_cast<int>(std::min<int64_t>(wanted, reachable));
     if (rows > 0) {
       CONCLAVE_CHECK(sequence.pages.Grow(sequence.computed + rows));
       Append(sequence, rows);
-      return;
+      return rows;
     }
-    // Only a younger one gives way, and none whose rows stand in this batch already: then the batch is not empty and
-    // blocks will come free without force.
-    Sequence& youngest = *running_.back();
-    if (&youngest == &sequence || youngest.in_batch) return;
-    Preempt(youngest);
+    // Only one behind it in rank gives way, and none whose rows stand in this batch already: then the batch is not
+    // empty and blocks will come free without force.
+    Sequence& last = *running_.back();
+    if (&last == &sequence || last.in_batch) return 0;
+    Preempt(last);
   }
-}
-
-void Scheduler::AdmitWaiting() {
-  while (!waiting_.empty() && running() < running_max_ && ChunkRows(*waiting_.front()) > 0 &&
-         MayAdmit(*waiting_.front())) {
-    Sequence& sequence = *waiting_.front();
-    waiting_.pop_front();
-    sequence.in_batch = false;
-    running_.push_back(&sequence);
-    SchedulePrefill(sequence);
-  }
-}
-
-// Room for all that the sequence must compute before its next token, beside what the running ones need for theirs and
-// one block each to grow into: who is admitted should not be preempted by the very next steps. It also keeps out who
-// was preempted in this step, for the blocks that it gave back are one too few for it.
-bool Scheduler::MayAdmit(const Sequence& sequence) const {
-  if (running_.empty()) return true;
-  int64_t needed = BlocksFor(static_cast<int64_t>(sequence.tokens.size()) + 1, options_.kv_block_tokens);
-  for (const Sequence* other : running_) {
-    const int64_t held = static_cast<int64_t>(other->pages.blocks().size());
-    needed += std::max<int64_t>(0, BlocksFor(other->tokens.size(), options_.kv_block_tokens) - held) + 1;
-  }
-  return needed <= pool_.free();
 }
 
 void Scheduler::Append(Sequence& sequence, int rows) {
@@ -207,15 +185,6 @@ void Scheduler::Append(Sequence& sequence, int rows) {
   sequence.in_batch = true;
 }
 
-void Scheduler::Preempt(Sequence& sequence) {
-  CONCLAVE_CHECK(running_.back() == &sequence && !sequence.in_batch);
-  running_.pop_back();
-  waiting_.push_front(&sequence);
-  sequence.pages.Clear();
-  sequence.computed = 0;
-  ++preemptions_;
-}
-
 absl::Span<const ScheduledToken> Scheduler::Commit(const Batch& batch, absl::Span<const int32_t> sampled) {
   CONCLAVE_CHECK(sampled.size() == batch.slices.size()) << sampled.size() << " of " << batch.slices.size();
   tokens_.clear();
@@ -226,6 +195,7 @@ absl::Span<const ScheduledToken> Scheduler::Commit(const Batch& batch, absl::Spa
     Sequence& sequence = *entry->second;
     sequence.computed = slice.end();
     sequence.computed_ever = std::max(sequence.computed_ever, sequence.computed);
+    KeepFullBlocks(sequence);
     if (!slice.samples) continue;
     sequence.tokens.push_back(sampled[i]);
     tokens_.push_back({sequence.id, sampled[i], Finish(sequence)});
@@ -238,7 +208,7 @@ FinishReason Scheduler::Finish(const Sequence& sequence) const {
   const int32_t token = sequence.tokens.back();
   if (std::binary_search(sequence.ending_ids.begin(), sequence.ending_ids.end(), token)) return FinishReason::kStop;
   if (sequence.generated() >= sequence.max_tokens) return FinishReason::kLength;
-  if (static_cast<int>(sequence.tokens.size()) >= options_.context_max) return FinishReason::kLength;
+  if (sequence.size() >= options_.context_max) return FinishReason::kLength;
   return FinishReason::kNone;
 }
 

@@ -1,12 +1,18 @@
 // Decides which rows of which sequences the next step computes. Pure logic: it knows tokens, positions and blocks, and
-// nothing of models. How it decides is told in docs/architecture.md, "The life of a request".
+// nothing of models. How it decides is told in docs/serving.md.
 //
-// Sequences are served in order of arrival: those that run are always older than those that wait. Each step takes
+// Sequences are served in order of rank: arrival, plus a handicap for each step of priority, so that who waits long
+// enough outranks every newcomer and nobody starves. Each step takes
 //   1. one row of every decoding sequence,
-//   2. chunks of prompts that are being prefilled,
-//   3. new sequences from the queue, while rows and blocks last.
-// When blocks run out, the youngest running sequence gives back all of its own and waits at the head of the queue; its
-// tokens, generated ones too, are computed again later. The same positions give the same bits, so nobody can tell.
+//   2. new sequences from the queue, while there are places, blocks, and rows to give them,
+//   3. chunks of what is being prefilled: the first in rank gets at least half of the rows, those with the fewest rows
+//      missing get the others, so that a short prompt does not wait for the end of a long one.
+// When blocks run out, the last in rank of those that run gives back all of its own and waits; its tokens, generated
+// ones too, are computed again later. The same positions give the same bits, so nobody can tell. A waiting sequence of
+// a better priority may take the place of running ones in the same way.
+//
+// Full blocks are shared through a PrefixCache. Who waits while a running sequence computes a prefix that it needs too
+// is admitted once the prefix is there.
 #ifndef CONCLAVE_ROUTER_SERVICE_SCHEDULER_H_
 #define CONCLAVE_ROUTER_SERVICE_SCHEDULER_H_
 
@@ -14,6 +20,8 @@
 #include <deque>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -21,8 +29,9 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
-#include "router_service/finish_reason.h"
+#include "router_service/batch.h"
 #include "router_service/kv_cache.h"
+#include "router_service/prefix_cache.h"
 
 namespace conclave {
 
@@ -36,6 +45,7 @@ struct SchedulerOptions {
   int context_max = 2048;  // tokens of one sequence, prompt and answer together
   int32_t kv_blocks = 1024;
   int kv_block_tokens = 16;
+  bool prefix_cache = true;
 };
 
 // A sequence as the scheduler sees it.
@@ -48,37 +58,10 @@ struct ScheduledRequest {
   // Rows at this position and behind it give their logits when they are computed for the first time. Whatever it is,
   // the row that chooses the next token gives its own.
   int32_t logits_from = std::numeric_limits<int32_t>::max();
+  int32_t priority = 0;  // lower numbers first
+  std::string cache_salt;
+  absl::Time arrival = absl::UnixEpoch();
   absl::Time deadline = absl::InfiniteFuture();
-};
-
-// Rows of one sequence in a step: positions [first_position, first_position + token_ids.size()).
-// The spans are valid until Commit, or until the sequence is cancelled.
-struct BatchSlice {
-  SequenceId sequence{0};
-  absl::Span<const int32_t> tokens;     // of the whole sequence, those that are not computed yet included
-  absl::Span<const int32_t> token_ids;  // [n]: a part of `tokens`
-  int32_t first_position = 0;
-  absl::Span<const int32_t> blocks;  // of the whole sequence so far, these rows included
-  int32_t logit_rows = 0;            // the last so many rows give their logits
-  bool samples = false;              // the last row's logits choose the sequence's next token
-  int32_t replayed_rows = 0;         // the first so many rows were computed before, and lost to a preemption
-  int32_t prompt_rows = 0;           // the first so many rows are prompt, not answer
-
-  int32_t end() const { return first_position + static_cast<int32_t>(token_ids.size()); }
-};
-
-// One step.
-struct Batch {
-  std::vector<BatchSlice> slices;  // at most one of each sequence
-  int rows = 0;
-  int logit_rows = 0;
-};
-
-// A token that a sequence got.
-struct ScheduledToken {
-  SequenceId sequence{0};
-  int32_t token = 0;
-  FinishReason finish = FinishReason::kNone;
 };
 
 // Used by one thread.
@@ -95,16 +78,19 @@ class Scheduler {
   absl::Status Add(ScheduledRequest request);
   // Ends a sequence and frees its blocks at once. False where it is unknown or has ended.
   bool Cancel(SequenceId sequence);
-  // Ends the sequences whose deadline is at or before `now`, oldest first. Valid until the next call.
+  // Ends the sequences whose deadline is at or before `now`, running ones first. Valid until the next call.
   absl::Span<const SequenceId> Expire(absl::Time now);
   // The next step, empty when nobody needs one. Must be committed, or its sequences cancelled, before the next call.
-  const Batch& Next();
+  // prefill_rows_max: rows beside those of decoding sequences, >= 0; no limit where nobody decodes.
+  const Batch& Next(int prefill_rows_max = std::numeric_limits<int>::max());
   // sampled: [slices], the token for each slice that samples (others are ignored). Sequences that were cancelled
   // since Next are skipped. Returns the tokens in order of the slices, valid until the next call.
   absl::Span<const ScheduledToken> Commit(const Batch& batch, absl::Span<const int32_t> sampled);
 
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
+  // Running sequences that miss nothing but the row of the token sampled last.
+  int decoding() const;
   int64_t preemptions() const { return preemptions_; }
   const KvBlockPool& blocks() const { return pool_; }
   // What the limits amount to: sequences that may run at once, and that may run or wait.
@@ -114,25 +100,40 @@ class Scheduler {
  private:
   struct Sequence;
 
-  void ScheduleDecodes();
-  void SchedulePrefill(Sequence& sequence);
-  void AdmitWaiting();
-  bool MayAdmit(const Sequence& sequence) const;
-  int ChunkRows(const Sequence& sequence) const;
-  void Append(Sequence& sequence, int rows);
+  bool Before(const Sequence& a, const Sequence& b) const;
+  // scheduler_admission.cc
+  void PreemptForUrgent();
+  void AdmitWaiting(int prefill_rows);
+  void Admit(Sequence& sequence);
+  void FindPrefix(const Sequence& sequence);
+  const Sequence* PrefixComes(const Sequence& sequence, int32_t& until) const;
+  bool StillWaits(const Sequence& sequence) const;
+  bool WaitsForPrefix(Sequence& sequence);
+  bool MayRun(const Sequence& sequence, int64_t survivors) const;
+  int64_t ShareableBlocks(const Sequence& sequence) const;
   void Preempt(Sequence& sequence);
+  void KeepFullBlocks(Sequence& sequence);
+  // scheduler.cc
+  void ScheduleDecodes();
+  void SchedulePrefills(int rows);
+  int SchedulePrefill(Sequence& sequence, int rows_max);
+  int ChunkRows(const Sequence& sequence, int rows_max) const;
+  void Append(Sequence& sequence, int rows);
   FinishReason Finish(const Sequence& sequence) const;
   void Erase(Sequence& sequence);
 
   SchedulerOptions options_;
   int running_max_;
   KvBlockPool pool_;
+  std::optional<PrefixCache> prefixes_;
   absl::flat_hash_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> running_;  // oldest first; every one is older than all that wait
-  std::deque<Sequence*> waiting_;   // oldest first
+  std::vector<Sequence*> running_;  // in order of rank, as waiting_ is
+  std::deque<Sequence*> waiting_;
   Batch batch_;
   std::vector<ScheduledToken> tokens_;
   std::vector<SequenceId> expired_;
+  std::vector<Sequence*> prefills_;
+  std::vector<PrefixBlock> matched_;  // what FindPrefix found
   int64_t preemptions_ = 0;
 };
 

@@ -72,6 +72,7 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
   }
 
   void Drain(absl::Time deadline) override {
+    draining_.store(true);
     calls_.Close();
     const Serving* serving = serving_.load();
     if (serving != nullptr) (void)serving->engine->Drain(deadline);  // calls_ knows better whether all have ended
@@ -101,6 +102,10 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
     response->set_requests_running(static_cast<uint32_t>(stats.running));
     response->set_kv_blocks_used(static_cast<uint64_t>(stats.kv_blocks_used));
     response->set_kv_blocks_total(static_cast<uint64_t>(stats.kv_blocks_total));
+    response->set_kv_blocks_cached(static_cast<uint64_t>(stats.kv_blocks_cached));
+    response->set_requests_queued_max(static_cast<uint32_t>(stats.queued_max));
+    response->set_requests_running_max(static_cast<uint32_t>(stats.running_max));
+    response->set_draining(draining_.load());
     v1::ModelInfo* model = response->mutable_model();
     model->set_id(identity.model_id);
     model->set_family(identity.family);
@@ -129,6 +134,7 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
   RouterMetrics metrics_;
   OpenCalls calls_;
   std::atomic<const Serving*> serving_{nullptr};
+  std::atomic<bool> draining_{false};
 };
 
 }  // namespace

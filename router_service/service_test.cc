@@ -43,7 +43,15 @@ class FakeEngine final : public Engine {
     cancelled_.push_back(Value(sequence));
   }
   absl::Status Drain(absl::Time) override { return absl::OkStatus(); }
-  EngineStats stats() const override { return {3, 2, 10, 40}; }
+  EngineStats stats() const override {
+    return {.queued = 3,
+            .running = 2,
+            .queued_max = 30,
+            .running_max = 20,
+            .kv_blocks_used = 10,
+            .kv_blocks_cached = 4,
+            .kv_blocks_total = 40};
+  }
   std::vector<std::vector<uint64_t>> ExpertTokens() const override { return {{}, {7, 0, uint64_t{1} << 40}}; }
 
   // Waits for sequence `id` and returns what was submitted.
@@ -199,6 +207,8 @@ TEST_F(RouterServiceTest, EveryFieldOfARequestReachesTheEngine) {
   for (const int id : {9, 8}) request.add_stop_token_ids(id);
   request.set_top_logprobs(0);
   request.set_prompt_logprobs(true);
+  request.set_priority(-2);
+  request.set_cache_salt("tenant");
   v1::SamplingOptions& sampling = *request.mutable_sampling();
   sampling.set_min_p(0.25f);
   sampling.set_repetition_penalty(1.5f);
@@ -214,6 +224,8 @@ TEST_F(RouterServiceTest, EveryFieldOfARequestReachesTheEngine) {
   EXPECT_THAT(submitted.stop_ids, ElementsAre(9, 8));
   EXPECT_EQ(submitted.top_logprobs, 0);
   EXPECT_TRUE(submitted.prompt_logprobs);
+  EXPECT_EQ(submitted.priority, -2);
+  EXPECT_EQ(submitted.cache_salt, "tenant");
   EXPECT_EQ(submitted.sampling.choice, 3);
   EXPECT_EQ(submitted.sampling.min_p, 0.25f);
   EXPECT_EQ(submitted.sampling.repetition_penalty, 1.5f);
@@ -234,10 +246,12 @@ TEST_F(RouterServiceTest, LogprobsTravelWithTheirIds) {
   engine_.WaitForRequest(1);
   TokenEvent event = FakeEngine::Token(21, FinishReason::kLength);
   event.prompt_logprobs = {{5, 0, {}}, {6, -1.0f, {{2, -0.5f}}}};
+  event.cached_tokens = 2;
   event.logprobs = TokenLogprobs{21, -0.25f, {{21, -0.25f}, {3, -2.0f}}};
   engine_.Send(1, event);
   v1::DecodeResponse response;
   ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.cached_tokens(), 2);
   ASSERT_EQ(response.prompt_logprobs_size(), 2);
   EXPECT_EQ(response.prompt_logprobs(1).id(), 6);
   EXPECT_EQ(response.prompt_logprobs(1).top(0).id(), 2);
@@ -342,6 +356,10 @@ TEST_F(RouterServiceTest, DrainRefusesNewSequencesAndWaitsForOpenStreams) {
   service_->Drain(start + absl::Milliseconds(100));
   EXPECT_GE(absl::Now() - start, absl::Milliseconds(100));
   EXPECT_EQ(DecodeOnce(Request()).error_code(), grpc::StatusCode::UNAVAILABLE);
+  grpc::ClientContext status_context;
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(stub_->GetStatus(&status_context, {}, &status).ok());
+  EXPECT_TRUE(status.draining());
   engine_.Send(1, FakeEngine::Token(1, FinishReason::kLength));
   start = absl::Now();
   service_->Drain(start + absl::Seconds(20));
@@ -361,7 +379,12 @@ TEST_F(RouterServiceTest, ShowsStatusExpertsAndMetrics) {
   EXPECT_EQ(status.model_fingerprint(), "fingerprint");
   EXPECT_EQ(status.numeric_profile(), "profile");
   EXPECT_EQ(status.requests_queued(), 3u);
+  EXPECT_EQ(status.kv_blocks_used(), 10u);
+  EXPECT_EQ(status.kv_blocks_cached(), 4u);
   EXPECT_EQ(status.kv_blocks_total(), 40u);
+  EXPECT_EQ(status.requests_queued_max(), 30u);
+  EXPECT_EQ(status.requests_running_max(), 20u);
+  EXPECT_FALSE(status.draining());
   EXPECT_EQ(status.model().vocab_size(), 61);
   EXPECT_EQ(status.model().context_tokens_max(), 96);
 

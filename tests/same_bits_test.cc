@@ -108,7 +108,7 @@ Outcome Answer(const std::vector<EngineRequest>& requests, const Kernels& kernel
     run.answers.push_back(std::move(collector.bits));
   }
   run.preemptions = (*engine)->stats().preemptions;
-  EXPECT_EQ((*engine)->stats().kv_blocks_used, 0);
+  EXPECT_EQ((*engine)->stats().kv_blocks_held(), 0);
   return run;
 }
 
