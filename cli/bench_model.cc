@@ -16,8 +16,8 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cli/command.h"
-#include "cli/json_writer.h"
 #include "cli/local_cluster.h"
+#include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
 #include "router_service/engine.h"
 
