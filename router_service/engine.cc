@@ -36,6 +36,10 @@ absl::Status EngineOptions::Validate() const {
   RETURN_IF_ERROR(InRange("sequences_queued_max", sequences_queued_max, 1, kSequencesMax));
   RETURN_IF_ERROR(InRange("kv_bytes", kv_bytes, 1, int64_t{1} << 50));
   RETURN_IF_ERROR(InRange("context_max", context_max, 0, limits::kContextMax));
+  if (!(prefill_stretch_max == 0 || (prefill_stretch_max > 1 && prefill_stretch_max <= 1000))) {
+    return absl::InvalidArgumentError(absl::StrCat("prefill_stretch_max is ", prefill_stretch_max,
+                                                   "; it must be above 1 and at most 1000, or 0 for no limit"));
+  }
   return absl::OkStatus();
 }
 

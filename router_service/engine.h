@@ -15,6 +15,7 @@
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
+#include "moe/metrics/metrics.h"
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/mat_view.h"
 #include "router_service/finish_reason.h"
@@ -30,8 +31,12 @@ struct EngineOptions {
   int sequences_running_max = 64;
   int sequences_queued_max = 256;
   int64_t kv_bytes = int64_t{1} << 30;
-  int context_max = 0;            // 0: the model's own limit
-  bool prefix_cache = true;       // share the KV blocks of equal prefixes, and keep them while there is room
+  int context_max = 0;       // 0: the model's own limit
+  bool prefix_cache = true;  // share the KV blocks of equal prefixes, and keep them while there is room
+  // A step with prefill may take so many times as long as one that only decodes, where sequences decode: prompts are
+  // cut into smaller chunks then. Above 1; 0: no limit.
+  double prefill_stretch_max = 2.0;
+  Metrics* metrics = nullptr;     // told about steps; must outlive the engine; null: nobody
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field
 };
 

@@ -12,7 +12,9 @@
 #include "moe/tensor/buffer.h"
 #include "router_service/engine_inbox.h"
 #include "router_service/engine_internal.h"
+#include "router_service/engine_metrics.h"
 #include "router_service/live_sequence.h"
+#include "router_service/prefill_pacer.h"
 #include "router_service/sampler.h"
 #include "router_service/scheduler.h"
 #include "router_service/step_routing.h"
@@ -54,6 +56,8 @@ class EngineLoop final : public Engine {
         logits_(DType::kF32, plan.logit_rows_max, spec.vocab),
         sampler_(spec.vocab),
         routing_(spec),
+        pacer_(options.prefill_stretch_max, options.batch_tokens_max),
+        metrics_(options.metrics),
         inbox_(scheduler_.live_max()) {
     inbox_.BeginDelivery(Stats(), {});
     inbox_.EndDelivery();
@@ -94,6 +98,8 @@ class EngineLoop final : public Engine {
   MatBuffer logits_;  // [logit_rows_max, vocab] F32
   Sampler sampler_;
   StepRouting routing_;
+  PrefillPacer pacer_;
+  EngineMetrics metrics_;
   absl::flat_hash_map<SequenceId, std::unique_ptr<LiveSequence>> sequences_;  // those that the scheduler has
   std::vector<InboxItem> taken_;
   std::vector<SequenceSlice> slices_;
@@ -145,9 +151,12 @@ void EngineLoop::Expire() {
 }
 
 void EngineLoop::Step() {
-  const Batch& batch = scheduler_.Next();
+  const absl::Time begin = clock_->Now();
+  const Batch& batch = scheduler_.Next(pacer_.Rows(scheduler_.decoding()));
   for (const Admission& admission : batch.admissions) {
-    sequences_.at(admission.sequence)->set_cached_tokens(admission.cached_tokens);
+    LiveSequence& sequence = *sequences_.at(admission.sequence);
+    metrics_.Admitted(admission, begin - sequence.arrival());
+    sequence.Admitted(begin, admission.cached_tokens);
   }
   if (batch.slices.empty()) return;
   if (const absl::Status status = Forward(batch); !status.ok()) {
@@ -158,6 +167,9 @@ void EngineLoop::Step() {
   for (const ScheduledToken& token : scheduler_.Commit(batch, sampled_)) {
     Emit(token.sequence, token.token, token.finish, absl::OkStatus());
   }
+  const absl::Duration took = clock_->Now() - begin;
+  pacer_.Observe(batch.decode_rows, batch.rows - batch.decode_rows, took);
+  metrics_.StepDone(batch, took, scheduler_.preemptions());
 }
 
 absl::Status EngineLoop::Forward(const Batch& batch) {
@@ -222,6 +234,7 @@ void EngineLoop::Emit(SequenceId id, int32_t token, FinishReason finish, const a
   pending.event.token = token;
   pending.event.finish = finish;
   pending.event.status = status;
+  if (token >= 0 && !sequence.has_answered()) metrics_.FirstToken(clock_->Now() - sequence.admission());
   sequence.Report(pending.event);
   if (pending.event.ended()) {
     pending.ended = std::move(entry->second);

@@ -38,6 +38,8 @@ TEST(EngineOptionsTest, NamesTheOptionThatIsOutOfRange) {
   expect("sequences_queued_max", [](EngineOptions& options) { options.sequences_queued_max = 0; });
   expect("kv_bytes", [](EngineOptions& options) { options.kv_bytes = 0; });
   expect("context_max", [](EngineOptions& options) { options.context_max = -1; });
+  expect("prefill_stretch_max", [](EngineOptions& options) { options.prefill_stretch_max = 0.9; });
+  expect("prefill_stretch_max", [](EngineOptions& options) { options.prefill_stretch_max = 1.0; });
   EXPECT_TRUE(Options().Validate().ok());
 }
 

@@ -163,6 +163,7 @@ absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const 
 void LiveSequence::Report(TokenEvent& event) {
   if (logits_hash_.has_value()) event.logits_hash = logits_hash_->Digest();
   if (event.token >= 0) {
+    has_answered_ = true;
     event.logprobs = std::exchange(logprobs_, std::nullopt);
     event.prompt_logprobs = std::exchange(prompt_logprobs_, {});
     event.cached_tokens = std::exchange(cached_tokens_, 0);

@@ -31,7 +31,15 @@ class LiveSequence {
   // What the scheduler takes; once.
   ScheduledRequest TakeScheduled() { return std::move(scheduled_); }
   void set_id(SequenceId id) { scheduled_.sequence = id; }
-  void set_cached_tokens(int32_t tokens) { cached_tokens_ = tokens; }
+  absl::Time arrival() const { return scheduled_.arrival; }
+  // It has left the queue, for the first time.
+  void Admitted(absl::Time when, int32_t cached_tokens) {
+    admission_ = when;
+    cached_tokens_ = cached_tokens;
+  }
+  absl::Time admission() const { return admission_; }
+  // Whether a token has been reported.
+  bool has_answered() const { return has_answered_; }
 
   // The logits of the row at `position`, [vocab], whose next token is known already: `next`, of the prompt or of what
   // is replayed. INTERNAL: a logit that is not a number.
@@ -48,6 +56,8 @@ class LiveSequence {
 
  private:
   ScheduledRequest scheduled_;
+  absl::Time admission_ = absl::InfinitePast();
+  bool has_answered_ = false;
   const SamplingParams sampling_;
   const int32_t prompt_;  // tokens
   const int min_tokens_;

@@ -37,7 +37,8 @@ std::string ShardsFile(const std::string& text) {
 TEST(RouterServiceOptions, AcceptsWhatItShould) {
   EXPECT_EQ(Refusal({}), "");
   EXPECT_EQ(Refusal({"--shard=127.0.0.1:1", "--shard=[::1]:2", "--compute=bf16", "--kv-memory=2GiB", "--threads=4",
-                     "--max-batch-tokens=64", "--allow-mixed-numerics", "--shard-wait=10s"}),
+                     "--max-batch-tokens=64", "--prefix-cache=false", "--prefill-stretch=0", "--allow-mixed-numerics",
+                     "--shard-wait=10s"}),
             "");
   EXPECT_EQ(Refusal({ShardsFile("# shards\n a:1 \n\nb:2 # second\n").c_str()}), "");
 }
@@ -51,6 +52,7 @@ TEST(RouterServiceOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--shard=a:1", "--shard=a:1"}), HasSubstr("twice"));
   EXPECT_THAT(Refusal({"--kv-memory=0"}), StartsWith("--kv-memory is 0"));
   EXPECT_THAT(Refusal({"--max-batch-tokens=0"}), StartsWith("--max-batch-tokens is 0"));
+  EXPECT_THAT(Refusal({"--prefill-stretch=1"}), StartsWith("--prefill-stretch is 1"));
   EXPECT_THAT(Refusal({"--max-queued=-1"}), StartsWith("--max-queued is -1"));
   EXPECT_THAT(Refusal({"--context-max=-1"}), StartsWith("--context-max is -1"));
   EXPECT_THAT(Refusal({"--kv_memory=1"}), HasSubstr("did you mean --kv-memory?"));

@@ -60,6 +60,7 @@ absl::Status NameFlags(const absl::Status& status) {
   return absl::InvalidArgumentError(
       absl::StrReplaceAll(status.message(), {{"batch_tokens_max", "--max-batch-tokens"},
                                              {"prefill_chunk_tokens_max", "--prefill-chunk-tokens"},
+                                             {"prefill_stretch_max", "--prefill-stretch"},
                                              {"sequences_running_max", "--max-running"},
                                              {"sequences_queued_max", "--max-queued"},
                                              {"kv_bytes", "--kv-memory"},
@@ -89,6 +90,8 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("context-max", &engine.context_max, "tokens of a prompt and its answer; 0: the model's limit");
   flags.Add("max-batch-tokens", &engine.batch_tokens_max, "rows of one step over all sequences");
   flags.Add("prefill-chunk-tokens", &engine.prefill_chunk_tokens_max, "prompt rows of one sequence in one step");
+  flags.Add("prefill-stretch", &engine.prefill_stretch_max,
+            "a step with prefill may take so many times as long as one that only decodes; 0: no limit");
   flags.Add("max-running", &engine.sequences_running_max, "sequences that run at once");
   flags.Add("max-queued", &engine.sequences_queued_max, "sequences that wait; beyond these requests are refused");
   daemon.AddTo(flags);

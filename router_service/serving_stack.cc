@@ -74,6 +74,7 @@ class StackImpl final : public ServingStack {
     if (options_.load) RETURN_IF_ERROR(LoadWeights(*checkpoint_, local));
     threads_.emplace(options_.threads);
     EngineOptions engine = options_.engine;
+    engine.metrics = &metrics;
     if (engine.context_max == 0) engine.context_max = ContextThatFits(engine.kv_bytes);
     RETURN_IF_ERROR(local ? UseLocalExperts(engine.batch_tokens_max) : UseShards(engine.batch_tokens_max, metrics));
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *kernels_, *threads_, *experts_, engine));
