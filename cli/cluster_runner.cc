@@ -48,6 +48,13 @@ ProcessSpec ClusterRunner::SpecFor(const std::string& role, const std::string& n
   return spec;
 }
 
+void ClusterRunner::AddTarget(ProcessSpec& spec) const {
+  spec.arguments.insert(spec.arguments.end(), {absl::StrCat("--device=", plan_.target.device),
+                                               absl::StrCat("--compute=", plan_.target.compute),
+                                               absl::StrCat("--gpu-memory=", plan_.target.gpu_memory_bytes)});
+  if (!plan_.target.isa.empty()) spec.arguments.push_back(absl::StrCat("--isa=", plan_.target.isa));
+}
+
 absl::Status ClusterRunner::Launch(ProcessSpec spec) {
   // Files of an earlier run in the same directory must not be taken for this one's.
   std::remove(AddressFileOf(spec.name).c_str());
@@ -66,9 +73,8 @@ absl::Status ClusterRunner::LaunchShards() {
     ProcessSpec spec = SpecFor("expert", absl::StrCat("expert-", shard), plan_.expert_binary);
     spec.arguments.insert(spec.arguments.end(),
                           {absl::StrCat("--shard-index=", shard), absl::StrCat("--shard-count=", plan_.shards),
-                           absl::StrCat("--replicas=", plan_.replicas), absl::StrCat("--compute=", plan_.compute),
-                           absl::StrCat("--threads=", threads)});
-    if (!plan_.isa.empty()) spec.arguments.push_back(absl::StrCat("--isa=", plan_.isa));
+                           absl::StrCat("--replicas=", plan_.replicas), absl::StrCat("--threads=", threads)});
+    AddTarget(spec);
     RETURN_IF_ERROR(Launch(std::move(spec)));
   }
   return absl::OkStatus();
@@ -76,9 +82,8 @@ absl::Status ClusterRunner::LaunchShards() {
 
 absl::Status ClusterRunner::LaunchRouter() {
   ProcessSpec spec = SpecFor("router", "router", plan_.router_binary);
-  spec.arguments.insert(spec.arguments.end(),
-                        {absl::StrCat("--compute=", plan_.compute), absl::StrCat("--threads=", plan_.threads)});
-  if (!plan_.isa.empty()) spec.arguments.push_back(absl::StrCat("--isa=", plan_.isa));
+  spec.arguments.push_back(absl::StrCat("--threads=", plan_.threads));
+  AddTarget(spec);
   for (const ClusterProcess& process : processes_) spec.arguments.push_back(absl::StrCat("--shard=", process.grpc));
   return Launch(std::move(spec));
 }

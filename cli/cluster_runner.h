@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "cli/cluster_file.h"
 #include "cli/process_group.h"
+#include "moe/model/device/compute_target.h"
 
 namespace conclave {
 
@@ -19,8 +20,7 @@ struct ClusterPlan {
   std::string model;            // as given to --model: a directory, or org/name[@revision]
   int shards = 4;               // expert processes; 0: experts run in the attention service
   int replicas = 1;             // on how many of them each expert lives
-  std::string compute = "f32";  // "f32" or "bf16"
-  std::string isa;              // forces a kernel set; empty: the best of this CPU
+  TargetOptions target;         // of the attention service and the shards; its compute is not "auto"
   int threads = 1;              // cores to share out
   int grpc_port = 0;            // the gateway's; 0: a free one
   int metrics_port = 0;         // the gateway's; 0: a free one
@@ -50,6 +50,7 @@ class ClusterRunner {
 
  private:
   ProcessSpec SpecFor(const std::string& role, const std::string& name, const std::string& binary) const;
+  void AddTarget(ProcessSpec& spec) const;
   absl::Status Launch(ProcessSpec spec);
   absl::Status LaunchShards();
   absl::Status LaunchRouter();

@@ -13,7 +13,6 @@
 #include "moe/base/thread_pool.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
-#include "moe/model/local_experts.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
 #include "moe/transport/grpc/grpc_transport.h"
@@ -61,7 +60,8 @@ class LocalClusterImpl final : public LocalCluster {
   }
 
   absl::Status Start(const LocalClusterFlags& flags, const HubEnvironment& hub, const EngineOptions& options) {
-    ASSIGN_OR_RETURN(kernels_, ChooseKernels(flags.compute, flags.isa));
+    ASSIGN_OR_RETURN(target_, ComputeTarget::Create(flags.target));
+    kernels_ = &target_->kernels();
     ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(flags.model, hub));
     ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(directory));
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -69,23 +69,27 @@ class LocalClusterImpl final : public LocalCluster {
     threads_.emplace(threads);
     const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, options);
     if (flags.shards == 0) {
-      ASSIGN_OR_RETURN(experts_, LocalExperts::Create(*checkpoint_, *kernels_, *threads_, fitted.batch_tokens_max));
+      ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, fitted.batch_tokens_max));
     } else {
-      RETURN_IF_ERROR(StartShards(flags.shards, std::max(1, threads / flags.shards)));
+      RETURN_IF_ERROR(StartShards(flags, std::max(1, threads / flags.shards)));
       RETURN_IF_ERROR(ConnectShards(flags.transport, fitted.batch_tokens_max));
     }
-    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *kernels_, *threads_, *experts_, fitted));
+    ExpertPool* const local = flags.shards == 0 ? experts_.get() : nullptr;
+    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local, fitted));
     return absl::OkStatus();
   }
 
  private:
-  absl::Status StartShards(int count, int threads_each) {
-    for (int index = 0; index < count; ++index) {
+  // Each shard has a queue of its own on the device, as it would in a process of its own.
+  absl::Status StartShards(const LocalClusterFlags& flags, int threads_each) {
+    for (int index = 0; index < flags.shards; ++index) {
+      ASSIGN_OR_RETURN(shard_targets_.emplace_back(), ComputeTarget::Create(flags.target));
       ExpertShardOptions options;
       options.name = absl::StrCat("expert-", index);
       options.shard_index = index;
-      options.shard_count = count;
-      options.kernels = kernels_;
+      options.shard_count = flags.shards;
+      options.kernels = &shard_targets_.back()->kernels();
+      options.device = shard_targets_.back()->memory();
       options.threads = threads_each;
       ASSIGN_OR_RETURN(shards_.emplace_back(), ExpertShard::Create(options, *checkpoint_));
     }
@@ -119,7 +123,9 @@ class LocalClusterImpl final : public LocalCluster {
     return absl::OkStatus();
   }
 
-  const Kernels* kernels_ = nullptr;
+  std::unique_ptr<ComputeTarget> target_;
+  const Kernels* kernels_ = nullptr;  // target_'s
+  std::vector<std::unique_ptr<ComputeTarget>> shard_targets_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::optional<ThreadPool> threads_;
   std::vector<std::unique_ptr<ExpertShard>> shards_;
@@ -138,8 +144,7 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
   shard_count.minimum = 0;
   shard_count.maximum = 256;
   flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc"};
-  flags.Add("compute", &compute, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32")
-      .choices = {"auto", "f32", "bf16", "fp8"};
+  DeclareTarget(flags, target);
   CommandFlag& thread_count = flags.Add("threads", &threads, "N", "cores to use; 0: all");
   thread_count.minimum = 0;
   thread_count.maximum = 1024;
@@ -148,18 +153,25 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
   chunk.minimum = 0;
   chunk.maximum = limits::kCallRowsMax;
   chunk.hidden = true;
-  flags.Add("isa", &isa, "NAME", "force a kernel set: scalar, avx2, avx512, avx512-bf16").hidden = true;
 }
 
 absl::Status LocalClusterFlags::Validate() const {
   if (model.empty()) return UsageError("--model is missing: name the model's directory, such as --model models/demo");
-  return absl::OkStatus();
+  return ValidateTarget(target);
 }
 
-absl::StatusOr<const Kernels*> ChooseKernels(absl::string_view compute, absl::string_view isa) {
-  if (compute == "fp8") return UsageError("--compute fp8 needs a GPU; on this machine's CPU use auto, f32 or bf16");
-  const bool bf16 = compute == "bf16" || (compute == "auto" && CpuHasBf16());
-  return CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, isa);
+void DeclareTarget(CommandFlags& flags, TargetOptions& options) {
+  flags.Add("device", &options.device, "NAME", "what to compute on: cpu, cuda or cuda:N");
+  flags.Add("compute", &options.compute, "TYPE", "numbers to compute in; auto: bf16 where the device has it, else f32")
+      .choices = {"auto", "f32", "bf16", "fp8"};
+  flags.Add("gpu-memory", ByteCount{&options.gpu_memory_bytes}, "SIZE",
+            "memory of the GPU that may be used; 0: nearly all that is free");
+  flags.Add("isa", &options.isa, "NAME", "force a CPU kernel set: scalar, avx2, avx512, avx512-bf16").hidden = true;
+}
+
+absl::Status ValidateTarget(const TargetOptions& options) {
+  const absl::Status status = options.Validate();
+  return status.ok() ? status : UsageError(status.message());
 }
 
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(const LocalClusterFlags& flags,

@@ -12,7 +12,7 @@
 #include "cli/command.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/checkpoint/model_dir.h"
-#include "moe/kernels/kernels.h"
+#include "moe/model/device/compute_target.h"
 #include "moe/placement/placement.h"
 #include "router_service/engine.h"
 
@@ -23,8 +23,7 @@ struct LocalClusterFlags {
   std::string model;  // a directory or org/name[@revision]
   int shards = 0;     // 0: experts run in the engine itself, without a transport
   std::string transport = "inproc";
-  std::string compute = "auto";
-  std::string isa;        // forces a kernel set; empty: the best of this CPU
+  TargetOptions target;
   int threads = 0;        // 0: one per core
   int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default
 
@@ -33,8 +32,11 @@ struct LocalClusterFlags {
   absl::Status Validate() const;
 };
 
-// The kernels for "auto", "f32" or "bf16". A usage error for "fp8", which needs a GPU.
-absl::StatusOr<const Kernels*> ChooseKernels(absl::string_view compute, absl::string_view isa);
+// The flags that say what is computed on, for every verb that starts a part of a model: --device, --gpu-memory,
+// --compute, and --isa, which is hidden. `options` must outlive parsing.
+void DeclareTarget(CommandFlags& flags, TargetOptions& options);
+// TargetOptions::Validate as a usage error.
+absl::Status ValidateTarget(const TargetOptions& options);
 
 // Owns the engine and all that it stands on.
 class LocalCluster {

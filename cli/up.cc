@@ -104,8 +104,7 @@ class UpCommand final : public Command {
         .Add("transport", &transport_, "NAME",
              "grpc: experts in processes of their own; inproc: in the attention service")
         .choices = {"inproc", "grpc"};
-    flags.Add("compute", &compute_, "TYPE", "numbers to compute in; auto: bf16 where this CPU has it, else f32")
-        .choices = {"auto", "f32", "bf16", "fp8"};
+    DeclareTarget(flags, plan_.target);
     flags.Add("http-port", &http_port_, "PORT", "the gateway's HTTP port (not built yet)");
     for (auto [flag, port, help] :
          {std::tuple("grpc-port", &plan_.grpc_port, "the gateway's gRPC port; 0: a free one"),
@@ -119,7 +118,6 @@ class UpCommand final : public Command {
     CommandFlag& threads = flags.Add("threads", &plan_.threads, "N", "cores to share out among the processes; 0: all");
     threads.minimum = 0;
     threads.maximum = 1024;
-    flags.Add("isa", &plan_.isa, "NAME", "force a kernel set").hidden = true;
     plan_.threads = 0;
   }
 
@@ -154,8 +152,10 @@ class UpCommand final : public Command {
     if (plan_.model.empty())
       return UsageError("--model is missing: name the model's directory, such as --model models/demo");
     if (http_port_ >= 0) return UsageError("--http-port: HTTP is not built yet; use gRPC (--grpc-port)");
-    ASSIGN_OR_RETURN(const Kernels* kernels, ChooseKernels(compute_, plan_.isa));
-    plan_.compute = std::string(Name(kernels->compute));
+    RETURN_IF_ERROR(ValidateTarget(plan_.target));
+    // Opened here, so that what is missing is said before a process starts, and to name what "auto" means.
+    ASSIGN_OR_RETURN(const auto target, ComputeTarget::Create(plan_.target));
+    plan_.target.compute = std::string(Name(target->kernels().compute));
     ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(plan_.model, context.hub));
     RETURN_IF_ERROR(Checkpoint::Open(directory).status());
     for (const auto& [flag, port] :
@@ -194,7 +194,7 @@ class UpCommand final : public Command {
   }
 
   ClusterPlan plan_;
-  std::string transport_ = "grpc", compute_ = "auto";
+  std::string transport_ = "grpc";
   int http_port_ = -1;
   bool temporary_directory_ = false;
 };

@@ -13,6 +13,7 @@
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/checkpoint.h"
+#include "moe/daemon/target_flags.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
 #include "moe/transport/grpc/expert_codec.h"
@@ -22,11 +23,6 @@ namespace conclave {
 namespace {
 
 constexpr absl::Duration kProgressPause = absl::Milliseconds(500);
-
-absl::StatusOr<const Kernels*> ChooseKernels(const ExpertServiceOptions& options) {
-  const bool bf16 = options.compute == "bf16" || (options.compute == "auto" && CpuHasBf16());
-  return CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, options.isa);
-}
 
 // Shows how far loading is: to scrapers, to routers that ask already, and in the log.
 ExpertStore::Progress ShowProgress(Metrics& metrics, ExpertGrpcService& service) {
@@ -47,8 +43,7 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("shard-index", &shard_index, "which shard this is, from 0");
   flags.Add("shard-count", &shard_count, "how many shards share the experts of every layer");
   flags.Add("replicas", &replicas, "on how many shards each expert lives; the same on all shards");
-  flags.Add("compute", &compute, "auto, f32 or bf16; the same on the router and on all shards");
-  flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
+  AddTargetFlags(flags, target);
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
   flags.AddBytes("expert-memory", &expert_bytes_max,
@@ -70,11 +65,7 @@ absl::Status ExpertServiceOptions::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("--replicas: ", replicas, " is not in [1, ", shard_count, "]: --shard-count is ", shard_count));
   }
-  if (compute != "auto" && compute != "f32" && compute != "bf16") {
-    return absl::InvalidArgumentError(absl::StrCat("--compute: expected auto, f32 or bf16, got '",
-                                                   compute.substr(0, 60), "'",
-                                                   compute == "fp8" ? "; fp8 needs a GPU" : ""));
-  }
+  RETURN_IF_ERROR(target.Validate());
   if (threads < 0 || threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
   }
@@ -98,7 +89,14 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   shard_options.shard_index = options.shard_index;
   shard_options.shard_count = options.shard_count;
   shard_options.replicas = options.replicas;
-  ASSIGN_OR_RETURN(shard_options.kernels, ChooseKernels(options));
+  ASSIGN_OR_RETURN(const auto target, ComputeTarget::Create(options.target));
+  shard_options.kernels = &target->kernels();
+  shard_options.device = target->memory();
+  // The health checks of routers and Kubernetes see it; calls go on to be refused, and their rows to go elsewhere.
+  shard_options.on_device_lost = [&daemon](const absl::Status& status) {
+    LogError(absl::StrCat("not ready any more: ", status.message()));
+    daemon->SetServing(false);
+  };
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   shard_options.threads = options.threads > 0 ? options.threads : std::max(cores, 1);
   shard_options.expert_bytes_max = options.expert_bytes_max;

@@ -8,6 +8,7 @@
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
+#include "moe/model/device/compute_target.h"
 
 namespace conclave {
 
@@ -18,8 +19,7 @@ struct ExpertServiceOptions {
   int shard_index = 0;
   int shard_count = 1;
   int replicas = 1;  // on how many shards each expert lives
-  std::string compute = "auto";  // auto, f32 or bf16
-  std::string isa;               // empty: the best of this CPU
+  TargetOptions target;
   int threads = 0;               // 0: one per core
   int64_t expert_bytes_max = 0;  // stored bytes of all experts held; 0: no limit
   bool load = true;              // bring all weights into memory before saying ready

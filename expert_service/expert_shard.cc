@@ -16,6 +16,21 @@ namespace {
 
 constexpr int kThreadsMax = 1024;
 
+absl::StatusOr<std::unique_ptr<DeviceExperts>> PutOnDevice(const ExpertShardOptions& options,
+                                                           const Checkpoint& checkpoint, const ExpertStore& store) {
+  DeviceExpertsOptions limits;
+  limits.compute = options.kernels->compute;
+  limits.rows_max = limits::kCallRowsMax;
+  limits.pairs_max = int64_t{limits::kCallRowsMax} * checkpoint.spec().gate.top_k;
+  const auto progress = [&](int64_t copied) {
+    if (options.progress) options.progress(copied, store.experts());
+  };
+  return DeviceExperts::Create(checkpoint, store.holdings(), limits, *options.device, progress);
+}
+
+// The CPU's scratch is not needed where a device computes.
+int CpuPairsMax(const ExpertShardOptions& options, int pairs_max) { return options.device == nullptr ? pairs_max : 1; }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ExpertShard>> ExpertShard::Create(const ExpertShardOptions& options,
@@ -31,12 +46,17 @@ absl::StatusOr<std::unique_ptr<ExpertShard>> ExpertShard::Create(const ExpertSha
                                                      " bytes, --expert-memory allows ", options.expert_bytes_max,
                                                      "; start more shards"));
   }
-  if (options.load) RETURN_IF_ERROR(store->LoadAll(options.progress));
-  return absl::WrapUnique(new ExpertShard(options, checkpoint, std::move(store)));
+  std::unique_ptr<DeviceExperts> device;
+  if (options.device != nullptr) {
+    ASSIGN_OR_RETURN(device, PutOnDevice(options, checkpoint, *store));
+  } else if (options.load) {
+    RETURN_IF_ERROR(store->LoadAll(options.progress));
+  }
+  return absl::WrapUnique(new ExpertShard(options, checkpoint, std::move(store), std::move(device)));
 }
 
 ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& checkpoint,
-                         std::unique_ptr<ExpertStore> store)
+                         std::unique_ptr<ExpertStore> store, std::unique_ptr<DeviceExperts> device)
     : checkpoint_(checkpoint),
       store_(std::move(store)),
       pairs_max_(limits::kCallRowsMax * checkpoint.spec().gate.top_k),
@@ -45,7 +65,10 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
       metrics_(options.metrics, *store_, checkpoint.spec().gate.experts),
       loader_(*store_, options.metrics),
       threads_(options.threads),
-      grouped_(*options.kernels, threads_, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate, pairs_max_) {
+      grouped_(*options.kernels, threads_, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate,
+               CpuPairsMax(options, pairs_max_)),
+      device_(std::move(device)),
+      on_device_lost_(options.on_device_lost) {
   limits_.hidden = checkpoint.spec().hidden;
   description_.name = options.name;
   description_.model_fingerprint = checkpoint.fingerprint();
@@ -72,11 +95,17 @@ absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const Layer
     return absl::Status(fresh.status().code(), absl::StrCat(description_.name, ": ", fresh.status().message()));
   }
   if (fresh->empty()) return description_;
+  if (device_ != nullptr) {
+    std::lock_guard<std::mutex> device_lock(mutex_);
+    if (const absl::Status status = device_->Hold(*fresh); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));
+    }
+  }
   ++description_.placement_epoch;
   description_.holdings = store_->holdings();
   description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
   metrics_.SetHeld(*store_);
-  if (load_) loader_.Add(*std::move(fresh));
+  if (load_ && device_ == nullptr) loader_.Add(*std::move(fresh));
   return description_;
 }
 
@@ -119,13 +148,28 @@ absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Tim
     return absl::DeadlineExceededError(
         absl::StrCat("the call's turn came after its deadline; it waited ", absl::FormatDuration(begin - arrival)));
   }
-  grouped_.Run(
-      call.rows, call.row_offsets, call.experts,
-      [&](ExpertId expert) -> const FfnWeights& { return *store_->Find(call.layer, expert); }, out);
+  if (device_ != nullptr) {
+    RETURN_IF_ERROR(ComputeOnDevice(call, out));
+  } else {
+    grouped_.Run(
+        call.rows, call.row_offsets, call.experts,
+        [&](ExpertId expert) -> const FfnWeights& { return *store_->Find(call.layer, expert); }, out);
+  }
   // A page that has gone from its file reads as zeros: nothing computed with it may leave the process.
   RETURN_IF_ERROR(checkpoint_.CheckStillWhole());
   metrics_.CountRun(call, begin - arrival, absl::Now() - begin);
   return absl::OkStatus();
+}
+
+absl::Status ExpertShard::ComputeOnDevice(const ExpertCall& call, MatView out) {
+  for (const int32_t expert : call.experts) {
+    if (device_->Holds(call.layer, expert)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("layer ", Value(call.layer), " expert ", expert, " did not fit on the device"));
+  }
+  const absl::Status status = device_->Run(call.layer, call.rows, call.row_offsets, call.experts, out);
+  if (absl::IsUnavailable(status) && on_device_lost_) std::exchange(on_device_lost_, nullptr)(status);
+  return status;
 }
 
 absl::Status ExpertShard::Run(const ExpertCall& call, MatView out) {

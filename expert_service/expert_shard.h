@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_EXPERT_SERVICE_EXPERT_SHARD_H_
 #define CONCLAVE_EXPERT_SERVICE_EXPERT_SHARD_H_
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -18,6 +19,8 @@
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
+#include "moe/model/device/device_experts.h"
+#include "moe/model/device/device_memory.h"
 #include "moe/model/expert_ffn.h"
 #include "moe/transport/expert_handler.h"
 #include "moe/transport/validate_call.h"
@@ -31,6 +34,8 @@ struct ExpertShardOptions {
   int shard_count = 1;
   int replicas = 1;                  // on how many shards each expert lives
   const Kernels* kernels = nullptr;  // required; what it computes in decides the row dtype
+  DeviceMemory* device = nullptr;    // where it computes; null: on this CPU. Must outlive the shard
+  std::function<void(const absl::Status&)> on_device_lost;  // called once, by the call that found out; may be empty
   int threads = 1;                   // that one call may use, the caller's included
   int64_t expert_bytes_max = 0;      // stored bytes of all experts held; 0: no limit
   bool load = false;                 // bring all weights into memory before Create returns, later ones by and by
@@ -51,7 +56,8 @@ class ExpertShard final : public ExpertHandler {
 
   ShardDescription Describe() const override;
   // Also FAILED_PRECONDITION for another placement epoch, DEADLINE_EXCEEDED where the call's turn came too late (it is
-  // then not run), DATA_LOSS where a file of the checkpoint was cut short under us.
+  // then not run), DATA_LOSS where a file of the checkpoint was cut short under us, UNAVAILABLE where the device is
+  // lost.
   absl::Status Run(const ExpertCall& call, MatView out) override;
   // Weights come into memory as calls use them; where `load` is set, a thread of the shard reads them all meanwhile.
   absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) override;
@@ -59,9 +65,11 @@ class ExpertShard final : public ExpertHandler {
   const ExpertStore& store() const { return *store_; }
 
  private:
-  ExpertShard(const ExpertShardOptions& options, const Checkpoint& checkpoint, std::unique_ptr<ExpertStore> store);
+  ExpertShard(const ExpertShardOptions& options, const Checkpoint& checkpoint, std::unique_ptr<ExpertStore> store,
+              std::unique_ptr<DeviceExperts> device);
   absl::Status Check(const ExpertCall& call, const MatView& out) const;
   absl::Status Compute(const ExpertCall& call, MatView out, absl::Time arrival);
+  absl::Status ComputeOnDevice(const ExpertCall& call, MatView out);
 
   const Checkpoint& checkpoint_;
   const std::unique_ptr<ExpertStore> store_;
@@ -76,7 +84,9 @@ class ExpertShard final : public ExpertHandler {
   BackgroundLoader loader_;
   std::mutex mutex_;
   ThreadPool threads_;      // guarded by mutex_
-  GroupedExperts grouped_;  // guarded by mutex_
+  GroupedExperts grouped_;  // guarded by mutex_; idle where there is a device
+  const std::unique_ptr<DeviceExperts> device_;                      // guarded by mutex_
+  std::function<void(const absl::Status&)> on_device_lost_;          // guarded by mutex_; empty once called
 };
 
 }  // namespace conclave

@@ -85,4 +85,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
   return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, experts, options, Clock::Real());
 }
 
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, ComputeTarget& target,
+                                                       ThreadPool& threads, ExpertPool& experts, ExpertPool* local,
+                                                       const EngineOptions& options) {
+  const DType cache_dtype = CacheDType(target.kernels().compute);
+  ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
+  ASSIGN_OR_RETURN(auto transformer, target.MakeTransformer(checkpoint, threads, local, plan.transformer()));
+  return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, experts, options, Clock::Real());
+}
+
 }  // namespace conclave

@@ -16,6 +16,7 @@
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
+#include "moe/model/device/compute_target.h"
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/mat_view.h"
 #include "router_service/finish_reason.h"
@@ -110,6 +111,10 @@ class Engine {
   // option is out of range, or kv_bytes do not hold one sequence of context_max tokens. Else as Transformer::Create.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                         ThreadPool& threads, ExpertPool& experts,
+                                                        const EngineOptions& options);
+  // The same on `target`, with `local` as in ComputeTarget::MakeTransformer.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Checkpoint& checkpoint, ComputeTarget& target,
+                                                        ThreadPool& threads, ExpertPool& experts, ExpertPool* local,
                                                         const EngineOptions& options);
   virtual ~Engine() = default;  // ends what still runs with CANCELLED, and joins the thread
 

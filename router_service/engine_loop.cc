@@ -44,15 +44,15 @@ SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, 
 
 class EngineLoop final : public Engine {
  public:
-  EngineLoop(std::unique_ptr<Transformer> transformer, const ModelSpec& spec, DType cache_dtype, ExpertPool& experts,
-             const EnginePlan& plan, const EngineOptions& options, Clock* clock)
+  EngineLoop(std::unique_ptr<Transformer> transformer, std::unique_ptr<KvStorage> kv, const ModelSpec& spec,
+             ExpertPool& experts, const EnginePlan& plan, const EngineOptions& options, Clock* clock)
       : spec_(spec),
         context_max_(plan.context_max),
         transformer_(std::move(transformer)),
         experts_(experts),
         clock_(clock),
         scheduler_(SchedulerLimits(spec, plan, options)),
-        kv_(spec, cache_dtype, plan.kv_blocks),
+        kv_(std::move(kv)),
         logits_(DType::kF32, plan.logit_rows_max, spec.vocab),
         sampler_(spec.vocab),
         routing_(spec),
@@ -94,7 +94,7 @@ class EngineLoop final : public Engine {
   ExpertPool& experts_;
   Clock* const clock_;
   Scheduler scheduler_;
-  KvStorage kv_;
+  std::unique_ptr<KvStorage> kv_;
   MatBuffer logits_;  // [logit_rows_max, vocab] F32
   Sampler sampler_;
   StepRouting routing_;
@@ -182,7 +182,7 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
                             slice.prompt_rows, sequence.expert_use(), sequence.observer()});
   }
   routing_.BeginStep(routed_rows_);
-  return transformer_->Forward(slices_, kv_, experts_, logits_.first(batch.logit_rows), &routing_);
+  return transformer_->Forward(slices_, *kv_, experts_, logits_.first(batch.logit_rows), &routing_);
 }
 
 // Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler.
@@ -191,7 +191,8 @@ void EngineLoop::TakeLogits(const Batch& batch) {
   int row = 0;
   for (size_t i = 0; i < batch.slices.size(); ++i) {
     const BatchSlice& slice = batch.slices[i];
-    const absl::Status status = TakeRows(slice, logits_.view().Rows(row, slice.logit_rows), sampled_[i]);
+    absl::Status status = transformer_->SliceStatus(i);
+    if (status.ok()) status = TakeRows(slice, logits_.view().Rows(row, slice.logit_rows), sampled_[i]);
     if (!status.ok()) Fail(slice.sequence, status);
     row += slice.logit_rows;
   }
@@ -275,8 +276,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Tr
                                                               Clock* clock) {
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(spec, cache_dtype, options));
   try {
-    return std::unique_ptr<Engine>(
-        std::make_unique<EngineLoop>(std::move(transformer), spec, cache_dtype, experts, plan, options, clock));
+    ASSIGN_OR_RETURN(auto kv, transformer->NewCache(spec, cache_dtype, plan.kv_blocks));
+    return std::unique_ptr<Engine>(std::make_unique<EngineLoop>(std::move(transformer), std::move(kv), spec, experts,
+                                                                plan, options, clock));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "no memory for a KV cache of ", plan.kv_blocks * KvBlockBytes(spec, cache_dtype), " bytes: lower kv_bytes"));

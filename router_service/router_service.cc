@@ -18,6 +18,7 @@
 #include "moe/checkpoint/model_file.h"
 #include "moe/daemon/listen_address.h"
 #include "moe/daemon/model_name.h"
+#include "moe/daemon/target_flags.h"
 #include "moe/metrics/metrics.h"
 #include "router_service/service.h"
 #include "router_service/serving_stack.h"
@@ -80,8 +81,7 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("checksum", &checksum, "check what travels to expert shards and back");
   flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
             "accept shards that compute in another way than this process");
-  flags.Add("compute", &compute, "auto, f32 or bf16; the same here and on all shards");
-  flags.Add("isa", &isa, "forces a kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
+  AddTargetFlags(flags, target);
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
   flags.Add("load", &load, "bring the weights into memory before saying ready");
   flags.AddBytes("kv-memory", &engine.kv_bytes, "memory of the KV cache");
@@ -99,13 +99,7 @@ void RouterServiceOptions::AddTo(Flags& flags) {
 
 absl::Status RouterServiceOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
-  if (compute == "fp8") {
-    return absl::InvalidArgumentError("--compute: fp8 needs a GPU; on this machine's CPU use auto, f32 or bf16");
-  }
-  if (compute != "auto" && compute != "f32" && compute != "bf16") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--compute: expected auto, f32 or bf16, got '", compute.substr(0, 60), "'"));
-  }
+  RETURN_IF_ERROR(target.Validate());
   if (expert_timeout <= absl::ZeroDuration()) return absl::InvalidArgumentError("--expert-timeout: must be positive");
   if (threads < 0 || threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
@@ -135,8 +129,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   stack_options.expert_timeout = options.expert_timeout;
   stack_options.checksum = options.checksum;
   stack_options.allow_mixed_numerics = options.allow_mixed_numerics;
-  stack_options.compute = options.compute;
-  stack_options.isa = options.isa;
+  stack_options.target = options.target;
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   stack_options.threads = options.threads > 0 ? options.threads : cores;
   stack_options.load = options.load;

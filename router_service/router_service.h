@@ -10,6 +10,7 @@
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
+#include "moe/model/device/compute_target.h"
 #include "router_service/engine.h"
 
 namespace conclave {
@@ -25,8 +26,7 @@ struct RouterServiceOptions {
   absl::Duration expert_timeout = absl::Seconds(60);
   bool checksum = true;  // of activations on their way
   bool allow_mixed_numerics = false;
-  std::string compute = "auto";  // auto, f32 or bf16
-  std::string isa;               // empty: the best of this CPU
+  TargetOptions target;
   int threads = 0;               // 0: one per core
   bool load = true;              // bring the weights into memory before saying ready
   EngineOptions engine;

@@ -18,7 +18,6 @@
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
-#include "moe/model/local_experts.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/placement/placement.h"
 #include "moe/transport/grpc/grpc_shard_control.h"
@@ -68,16 +67,17 @@ class StackImpl final : public ServingStack {
 
   absl::Status Start(Metrics& metrics) {
     ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.directory));
-    const bool bf16 = options_.compute == "bf16" || (options_.compute == "auto" && CpuHasBf16());
-    ASSIGN_OR_RETURN(kernels_, CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, options_.isa));
+    ASSIGN_OR_RETURN(target_, ComputeTarget::Create(options_.target));
+    kernels_ = &target_->kernels();
     const bool local = options_.shards.empty();
-    if (options_.load) RETURN_IF_ERROR(LoadWeights(*checkpoint_, local));
+    if (options_.load && target_->memory() == nullptr) RETURN_IF_ERROR(LoadWeights(*checkpoint_, local));
     threads_.emplace(options_.threads);
     EngineOptions engine = options_.engine;
     engine.metrics = &metrics;
     if (engine.context_max == 0) engine.context_max = ContextThatFits(engine.kv_bytes);
     RETURN_IF_ERROR(local ? UseLocalExperts(engine.batch_tokens_max) : UseShards(engine.batch_tokens_max, metrics));
-    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *kernels_, *threads_, *experts_, engine));
+    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local ? experts_.get() : nullptr, engine));
+    if (target_->memory() != nullptr) LogInfo(absl::StrCat("GPU memory: ", target_->memory()->Plan()));
     const ModelSpec& spec = checkpoint_->spec();
     identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_),
                  spec.model_type,   engine.context_max,         spec.vocab};
@@ -113,7 +113,7 @@ class StackImpl final : public ServingStack {
   }
 
   absl::Status UseLocalExperts(int rows_max) {
-    ASSIGN_OR_RETURN(experts_, LocalExperts::Create(*checkpoint_, *kernels_, *threads_, rows_max));
+    ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, rows_max));
     const ModelSpec& spec = checkpoint_->spec();
     ShardView here;
     here.holdings.name = "local";
@@ -153,7 +153,8 @@ class StackImpl final : public ServingStack {
   // They die in reverse order: the engine and its thread first.
   const ServingStackOptions options_;
   std::unique_ptr<Checkpoint> checkpoint_;
-  const Kernels* kernels_ = nullptr;
+  std::unique_ptr<ComputeTarget> target_;
+  const Kernels* kernels_ = nullptr;  // target_'s
   std::optional<ThreadPool> threads_;
   std::unique_ptr<ShardControl> control_;
   std::unique_ptr<Transport> transport_;

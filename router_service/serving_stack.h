@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/metrics/metrics.h"
+#include "moe/model/device/compute_target.h"
 #include "router_service/engine.h"
 #include "router_service/service.h"
 
@@ -25,8 +26,7 @@ struct ServingStackOptions {
   absl::Duration expert_timeout = absl::Seconds(60);  // of one layer, until its experts have answered
   bool checksum = true;                               // of activations on their way
   bool allow_mixed_numerics = false;
-  std::string compute = "auto";  // auto, f32 or bf16
-  std::string isa;               // empty: the best of this CPU
+  TargetOptions target;
   int threads = 1;
   bool load = true;      // bring the weights into memory first
   EngineOptions engine;  // context_max 0: as much as the KV cache holds, at most the model's limit

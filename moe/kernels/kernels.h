@@ -18,8 +18,9 @@
 namespace conclave {
 
 // What products are computed in. kF32: float32 over the stored weights, the oracle. kBF16: inputs of matrix
-// products rounded to bfloat16, products of bfloat16 pairs accumulated in float32.
-enum class Compute : uint8_t { kF32 = 1, kBF16 = 2 };
+// products rounded to bfloat16, products of bfloat16 pairs accumulated in float32. kF8, on accelerators alone: the
+// routed experts' inputs are quantised to e4m3 with a scale per row and 128 values (DeepSeek-V3, section 3.3.2).
+enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3 };
 absl::string_view Name(Compute compute);
 
 // One row of scores over a paged latent KV cache. All pointers are to float32 but `pages`.

@@ -12,12 +12,19 @@ KvStorage::KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks)
     : layers_(spec.layers),
       blocks_(blocks),
       dtype_(cache_dtype),
-      memory_(cache_dtype, int64_t{spec.layers} * blocks * kKvBlockTokens, spec.attention.cache_width()) {}
+      memory_(cache_dtype, int64_t{spec.layers} * blocks * kKvBlockTokens, spec.attention.cache_width()),
+      rows_(memory_.view()) {}
+
+KvStorage::KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks, void* memory, Device device)
+    : layers_(spec.layers), blocks_(blocks), dtype_(cache_dtype) {
+  const int64_t width = spec.attention.cache_width();
+  rows_ = {memory, cache_dtype, device, int64_t{spec.layers} * blocks * kKvBlockTokens, width, width};
+}
 
 MatView KvStorage::Block(LayerId layer, int32_t block) {
   CONCLAVE_CHECK(Value(layer) >= 0 && Value(layer) < layers_) << "layer " << Value(layer) << " of " << layers_;
   CONCLAVE_CHECK(block >= 0 && block < blocks_) << "block " << block << " of " << blocks_;
-  return memory_.view().Rows((int64_t{Value(layer)} * blocks_ + block) * kKvBlockTokens, kKvBlockTokens);
+  return rows_.Rows((int64_t{Value(layer)} * blocks_ + block) * kKvBlockTokens, kKvBlockTokens);
 }
 
 }  // namespace conclave

@@ -21,6 +21,8 @@ int64_t KvBlockBytes(const ModelSpec& spec, DType cache_dtype);
 class KvStorage {
  public:
   KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks);
+  // Over memory of another device that somebody else owns: [layers * blocks * kKvBlockTokens, width].
+  KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks, void* memory, Device device);
 
   int32_t blocks() const { return blocks_; }
   DType dtype() const { return dtype_; }
@@ -31,7 +33,8 @@ class KvStorage {
   int layers_;
   int32_t blocks_;
   DType dtype_;
-  MatBuffer memory_;  // [layers * blocks * kKvBlockTokens, width]
+  MatBuffer memory_;  // the rows, where they are ours
+  MatView rows_;      // [layers * blocks * kKvBlockTokens, width]
 };
 
 }  // namespace conclave

@@ -31,6 +31,9 @@ class Rope {
   // out[0, dim) = x[0, dim) rotated to the position of row `row`; dim is qk_rope_head_dim. `out` may be `x`.
   // Pairs are (2i, 2i + 1) where the spec says interleaved, else (i, i + dim / 2).
   void Rotate(int64_t row, const float* x, float* out) const;
+  // Of all rows, the attention factor in them: [rows_max, qk_rope_head_dim / 2].
+  ConstMatView cosines() const { return cosines_.view(); }
+  ConstMatView sines() const { return sines_.view(); }
 
  private:
   bool interleaved_;

@@ -46,22 +46,37 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   auto runner = absl::WrapUnique(new TestRunner);
   ASSIGN_OR_RETURN(runner->checkpoint_, Checkpoint::Open(directory));
   runner->threads_ = std::make_unique<ThreadPool>(threads);
-  TransformerOptions options;
-  options.rows_max = rows_max;
-  options.logit_rows_max = rows_max;
-  ASSIGN_OR_RETURN(runner->transformer_,
-                   Transformer::Create(*runner->checkpoint_, kernels, *runner->threads_, options));
+  ASSIGN_OR_RETURN(runner->transformer_, Transformer::Create(*runner->checkpoint_, kernels, *runner->threads_,
+                                                             {.rows_max = rows_max, .logit_rows_max = rows_max}));
   ASSIGN_OR_RETURN(runner->experts_, LocalExperts::Create(*runner->checkpoint_, kernels, *runner->threads_, rows_max));
+  RETURN_IF_ERROR(runner->MakeCache(kernels.compute, context));
+  return runner;
+}
+
+absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string& directory, ComputeTarget& target,
+                                                               int threads, int rows_max, int context) {
+  auto runner = absl::WrapUnique(new TestRunner);
+  ASSIGN_OR_RETURN(runner->checkpoint_, Checkpoint::Open(directory));
+  runner->threads_ = std::make_unique<ThreadPool>(threads);
+  ASSIGN_OR_RETURN(runner->experts_, target.MakeLocalExperts(*runner->checkpoint_, *runner->threads_, rows_max));
+  const TransformerOptions options{.rows_max = rows_max, .logit_rows_max = rows_max};
+  ASSIGN_OR_RETURN(runner->transformer_, target.MakeTransformer(*runner->checkpoint_, *runner->threads_,
+                                                                runner->experts_.get(), options));
+  RETURN_IF_ERROR(runner->MakeCache(target.kernels().compute, context));
+  return runner;
+}
+
+absl::Status TestRunner::MakeCache(Compute compute, int context) {
   const int blocks = (context + kKvBlockTokens - 1) / kKvBlockTokens;
-  runner->kv_ = std::make_unique<KvStorage>(runner->spec(), CacheDType(kernels.compute), blocks * kSequencesMax);
-  runner->positions_.resize(kSequencesMax);
-  runner->blocks_.resize(kSequencesMax);
+  ASSIGN_OR_RETURN(kv_, transformer_->NewCache(spec(), CacheDType(compute), blocks * kSequencesMax));
+  positions_.resize(kSequencesMax);
+  blocks_.resize(kSequencesMax);
   for (int i = 0; i < blocks; ++i) {  // no two blocks of a sequence are neighbours
     for (int sequence = 0; sequence < kSequencesMax; ++sequence) {
-      runner->blocks_[sequence].push_back((blocks - 1 - i) * kSequencesMax + sequence);
+      blocks_[sequence].push_back((blocks - 1 - i) * kSequencesMax + sequence);
     }
   }
-  return runner;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Logits> TestRunner::Step(const std::vector<TestSlice>& slices, ForwardObserver* observer) {

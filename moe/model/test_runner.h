@@ -13,6 +13,7 @@
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
+#include "moe/model/device/compute_target.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/local_experts.h"
 #include "moe/model/transformer.h"
@@ -49,6 +50,9 @@ class TestRunner {
   // Every sequence has room for `context` tokens. rows_max bounds one Step.
   static absl::StatusOr<std::unique_ptr<TestRunner>> Create(const std::string& directory, const Kernels& kernels,
                                                             int threads, int rows_max = 256, int context = 256);
+  // On `target`, which must outlive the runner.
+  static absl::StatusOr<std::unique_ptr<TestRunner>> Create(const std::string& directory, ComputeTarget& target,
+                                                            int threads, int rows_max = 256, int context = 256);
 
   // The same; fails the test and returns null on errors.
   static std::unique_ptr<TestRunner> Make(const std::string& directory, const Kernels& kernels, int threads);
@@ -65,13 +69,15 @@ class TestRunner {
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   Transformer& transformer() { return *transformer_; }
   KvStorage& kv() { return *kv_; }
+  ExpertPool& experts() { return *experts_; }
 
  private:
   TestRunner() = default;
+  absl::Status MakeCache(Compute compute, int context);
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<ThreadPool> threads_;
+  std::unique_ptr<ExpertPool> experts_;
   std::unique_ptr<Transformer> transformer_;
-  std::unique_ptr<LocalExperts> experts_;
   std::unique_ptr<KvStorage> kv_;
   std::vector<int32_t> positions_;
   std::vector<std::vector<int32_t>> blocks_;

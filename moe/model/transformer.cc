@@ -216,6 +216,10 @@ void DecoderTransformer::Head(MatView logits) {
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<KvStorage>> Transformer::NewCache(const ModelSpec& spec, DType dtype, int32_t blocks) {
+  return std::make_unique<KvStorage>(spec, dtype, blocks);
+}
+
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                                  ThreadPool& threads,
                                                                  const TransformerOptions& options) {

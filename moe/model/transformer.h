@@ -53,6 +53,13 @@ class Transformer {
   // positions are then unspecified, and the step may be run again.
   virtual absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts,
                                MatView logits, ForwardObserver* observer) = 0;
+
+  // A cache of `blocks` blocks in the memory that Forward works in; the transformer must outlive it.
+  // RESOURCE_EXHAUSTED: there is too little of that memory.
+  virtual absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks);
+  // Of the last Forward, whose other slices are not affected: INTERNAL names the layer at which a hidden state of the
+  // slice stopped being a finite number.
+  virtual absl::Status SliceStatus(size_t slice) const { return absl::OkStatus(); }
 };
 
 }  // namespace conclave

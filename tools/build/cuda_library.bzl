@@ -1,4 +1,4 @@
-"""cuda_library and cuda_binary: see cuda.bzl."""
+"""cuda_library, cuda_binary and cuda_shared_library: see cuda.bzl."""
 
 load("@local_cuda//:cuda_config.bzl", "CUDA_HOME", "HAVE_CUDA", "NVCC")
 
@@ -36,3 +36,16 @@ def cuda_binary(name, src, hdrs = [], deps = [], **kwargs):
     if not HAVE_CUDA:
         return
     native.cc_binary(name = name, srcs = [_compile(src, hdrs)], deps = deps, **kwargs)
+
+def cuda_shared_library(name, src, hdrs = [], deps = [], **kwargs):
+    """A shared object whose one exported function is in `src`: what programs without a CUDA dependency open at run time."""
+    if not HAVE_CUDA:
+        return
+    native.cc_binary(
+        name = name,
+        srcs = [_compile(src, hdrs)],
+        linkshared = True,
+        linkopts = ["-Wl,--exclude-libs,ALL"],
+        deps = deps,
+        **kwargs
+    )

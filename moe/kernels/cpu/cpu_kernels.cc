@@ -151,9 +151,13 @@ bool Runs(absl::string_view isa) {
 
 }  // namespace
 
-absl::string_view Name(Compute compute) { return compute == Compute::kF32 ? "f32" : "bf16"; }
+absl::string_view Name(Compute compute) {
+  if (compute == Compute::kF8) return "fp8";
+  return compute == Compute::kF32 ? "f32" : "bf16";
+}
 
 absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view forced_isa) {
+  if (compute == Compute::kF8) return absl::InvalidArgumentError("no CPU kernels compute in fp8: use f32 or bf16");
   bool known = false;
   for (const Kernels& table : kTables) {
     if (!forced_isa.empty() && table.isa != forced_isa) continue;

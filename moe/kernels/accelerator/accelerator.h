@@ -1,0 +1,72 @@
+// A device with memory of its own that the model can run on. The model's code above it (moe/model/device) holds no
+// vendor's types: this interface is all that crosses into the shared object that talks to the driver.
+#ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_ACCELERATOR_H_
+#define CONCLAVE_MOE_KERNELS_ACCELERATOR_ACCELERATOR_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "moe/kernels/accelerator/expert_ops.h"
+#include "moe/kernels/accelerator/ops.h"
+#include "moe/kernels/kernels.h"
+
+namespace conclave {
+
+// What was found at opening.
+struct AcceleratorInfo {
+  std::string isa;   // "sm90"; part of the numeric profile
+  std::string name;  // "NVIDIA H200"
+  int64_t memory_total_bytes = 0;
+  int64_t memory_free_bytes = 0;  // when it was opened
+};
+
+// One queue of work, in order. Operations and asynchronous copies return at once and never fail by themselves: what
+// went wrong comes out of the next Synchronize. After a lost device everything fails with UNAVAILABLE.
+// Used by one thread at a time.
+class Accelerator {
+ public:
+  virtual ~Accelerator() = default;
+  virtual const AcceleratorInfo& info() const = 0;
+  // Whether `compute` can be had for experts of this shape on this device; INVALID_ARGUMENT says why not.
+  virtual absl::Status Supports(Compute compute, const ExpertSlots& slots) const = 0;
+
+  // Device memory, 256-byte aligned, zeroed. RESOURCE_EXHAUSTED: there is too little left.
+  virtual absl::StatusOr<void*> Allocate(int64_t bytes) = 0;
+  virtual void Free(void* memory) = 0;
+  // Host memory that the device copies from and to at full speed and asynchronously.
+  virtual absl::StatusOr<void*> AllocateHost(int64_t bytes) = 0;
+  virtual void FreeHost(void* memory) = 0;
+
+  // In the order of the queue. Host memory not from AllocateHost must stay as it is until Synchronize.
+  virtual void CopyIn(void* device, const void* host, int64_t bytes) = 0;
+  virtual void CopyOut(void* host, const void* device, int64_t bytes) = 0;
+  // Waits for all work. INTERNAL: an operation failed; UNAVAILABLE: the device is lost. Both name the first failure.
+  virtual absl::Status Synchronize() = 0;
+
+  // Work between BeginGraph and EndGraph is recorded under `key` and then run; Replay runs it again with the same
+  // arguments and returns true, or returns false where nothing was recorded under `key`.
+  virtual bool Replay(uint64_t key) = 0;
+  virtual void BeginGraph(uint64_t key) = 0;
+  virtual void EndGraph() = 0;
+
+  virtual void Embed(const EmbedArgs& args) = 0;
+  virtual void RmsNorm(const NormArgs& args) = 0;
+  virtual void Linear(const LinearArgs& args) = 0;
+  virtual void FillCache(const FillCacheArgs& args) = 0;
+  virtual void RotateQueries(const RotateArgs& args) = 0;
+  virtual void Attend(const AttendArgs& args) = 0;
+  virtual void SiluMul(const SiluMulArgs& args) = 0;
+  virtual void AddToResidual(const AddArgs& args) = 0;
+  virtual void SelectExperts(const SelectArgs& args) = 0;
+  virtual void Round(const RoundArgs& args) = 0;
+  virtual void Combine(const CombineArgs& args) = 0;
+  virtual void RunExperts(const ExpertFfnArgs& args) = 0;
+  // What RunExperts needs for up to `pairs` pairs over experts in this shape.
+  virtual int64_t ExpertWorkspaceBytes(Compute compute, int64_t pairs, const ExpertSlots& slots) const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_ACCELERATOR_ACCELERATOR_H_

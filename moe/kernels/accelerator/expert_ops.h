@@ -1,0 +1,59 @@
+// The accelerator's half of a MoE layer: rows to and from experts. See ops.h for the rules.
+#ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_EXPERT_OPS_H_
+#define CONCLAVE_MOE_KERNELS_ACCELERATOR_EXPERT_OPS_H_
+
+#include <cstdint>
+
+#include "moe/kernels/accelerator/ops.h"
+#include "moe/kernels/kernels.h"
+#include "moe/tensor/dtype.h"
+
+namespace conclave {
+
+// out = x rounded to out_dtype (F32 copies, BF16 to nearest even).
+struct RoundArgs {
+  const float* x = nullptr;  // [count]
+  void* out = nullptr;       // [count]
+  DType out_dtype = DType::kF32;
+  int64_t count = 0;
+};
+
+// acc[r] = (from_zero ? 0 : acc[r]) + Σ_k weights[r, k] · expert_rows[r, k], k ascending, one multiply-add per element.
+struct CombineArgs {
+  const void* expert_rows = nullptr;  // [rows * top_k, cols]
+  DType row_dtype = DType::kF32;
+  const float* weights = nullptr;     // [rows, top_k]
+  float* acc = nullptr;               // [rows, cols]
+  int64_t rows = 0, cols = 0;
+  int top_k = 0;
+  bool from_zero = false;
+};
+
+// How experts' matrices lie on the device: one layer's, `slots` of them.
+struct ExpertSlots {
+  DeviceWeight gate_up;  // 2 * slots matrices [intermediate, hidden]: gate, then up, of each slot
+  DeviceWeight down;     // slots matrices [hidden, intermediate]
+  int slots = 0;
+  int hidden = 0;
+  int intermediate = 0;
+};
+
+// out[p] = round(FFN_{slot_of[pair_experts[p]]}(rows[pair_rows[p]])) for every pair; rounds to row_dtype.
+struct ExpertFfnArgs {
+  Compute compute = Compute::kF32;
+  DType row_dtype = DType::kF32;
+  const void* rows = nullptr;             // [rows, hidden]
+  const int32_t* pair_experts = nullptr;  // [pairs]
+  const int32_t* pair_rows = nullptr;     // [pairs]; null: p / top_k
+  const int32_t* slot_of = nullptr;       // [experts]: the slot of each expert; all that pairs name must have one
+  int experts = 0;
+  int top_k = 1;
+  int64_t pairs = 0;
+  ExpertSlots slots;
+  void* out = nullptr;                    // [pairs, hidden]
+  void* workspace = nullptr;              // ExpertWorkspaceBytes(…) bytes
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_ACCELERATOR_EXPERT_OPS_H_

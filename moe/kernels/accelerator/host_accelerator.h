@@ -1,0 +1,24 @@
+// An accelerator that is this process's own memory and plain loops, sums in double: the oracle that a real one is
+// checked against, and what tests run the model's device half on where there is no GPU.
+#ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_ACCELERATOR_H_
+#define CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_ACCELERATOR_H_
+
+#include <memory>
+
+#include "moe/kernels/accelerator/accelerator.h"
+
+namespace conclave {
+
+// Adds what tests need to provoke.
+class HostAccelerator : public Accelerator {
+ public:
+  // Pretends to have that much memory.
+  static std::unique_ptr<HostAccelerator> Create(int64_t memory_bytes = int64_t{1} << 32);
+  // From now on everything fails as on a device that fell off its bus.
+  virtual void Lose() = 0;
+  virtual int64_t allocated_bytes() const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_ACCELERATOR_H_

@@ -1,0 +1,246 @@
+#include "moe/kernels/accelerator/host_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace conclave::host_ops {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void Store(float value, void* data, DType dtype, int64_t index) {
+  if (dtype == DType::kBF16) {
+    static_cast<uint16_t*>(data)[index] = FloatToBf16(value);
+  } else {
+    static_cast<float*>(data)[index] = value;
+  }
+}
+
+void Rotate(const RopeTable& rope, int64_t position, const float* x, float* out) {
+  const int step = rope.interleaved ? 2 : 1;
+  const int partner = rope.interleaved ? 1 : rope.pairs;
+  for (int i = 0; i < rope.pairs; ++i) {
+    const float a = x[i * step], b = x[i * step + partner];
+    const float c = rope.cosines[position * rope.pairs + i], s = rope.sines[position * rope.pairs + i];
+    out[i * step] = a * c - b * s;
+    out[i * step + partner] = b * c + a * s;
+  }
+}
+
+double NormFactor(const float* x, int64_t cols, float eps) {
+  double squares = 0;
+  for (int64_t i = 0; i < cols; ++i) squares += static_cast<double>(x[i]) * x[i];
+  return 1.0 / std::sqrt(squares / static_cast<double>(cols) + eps);
+}
+
+// The indices of the `count` largest values, lower index first among equals; what is not a number counts as -inf.
+std::vector<int32_t> TopK(const std::vector<float>& values, int count) {
+  std::vector<int32_t> order(values.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  const auto key = [&](int32_t i) { return std::isnan(values[i]) ? -HUGE_VALF : values[i]; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return key(a) > key(b); });
+  order.resize(count);
+  return order;
+}
+
+void DropGroups(const SelectArgs& args, std::vector<float>& choice) {
+  const int size = args.experts / args.groups;
+  std::vector<float> scores(args.groups);
+  for (int group = 0; group < args.groups; ++group) {
+    std::vector<float> values(choice.begin() + group * size, choice.begin() + (group + 1) * size);
+    const std::vector<int32_t> best = TopK(values, std::min(size, args.group_sum_of_two ? 2 : 1));
+    for (const int32_t index : best) scores[group] += values[index];
+  }
+  std::vector<int32_t> kept = TopK(scores, args.groups_kept);
+  for (int group = 0; group < args.groups; ++group) {
+    if (std::find(kept.begin(), kept.end(), group) != kept.end()) continue;
+    std::fill_n(choice.begin() + group * size, size, -HUGE_VALF);
+  }
+}
+
+}  // namespace
+
+float WeightAt(const DeviceWeight& weight, int64_t matrix, int64_t row, int64_t col) {
+  const float value = LoadAsFloat(weight.data, weight.dtype, (matrix * weight.rows + row) * weight.cols + col);
+  if (weight.scales == nullptr) return value;
+  const int64_t scale_cols = CeilDiv(weight.cols, weight.block_cols);
+  const int64_t scale_rows = CeilDiv(weight.rows, weight.block_rows);
+  return value * weight.scales[(matrix * scale_rows + row / weight.block_rows) * scale_cols + col / weight.block_cols];
+}
+
+void Embed(const EmbedArgs& args) {
+  for (int64_t r = 0; r < args.rows; ++r) {
+    args.fault_layer[r] = kNoFault;
+    for (int64_t i = 0; i < args.table.cols; ++i) {
+      args.out[r * args.table.cols + i] = WeightAt(args.table, 0, args.tokens[r], i);
+    }
+  }
+}
+
+void RmsNorm(const NormArgs& args) {
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const float* x = args.x + (args.row_index == nullptr ? r : args.row_index[r]) * args.x_stride;
+    const double factor = NormFactor(x, args.cols, args.eps);
+    for (int64_t i = 0; i < args.cols; ++i) {
+      args.out[r * args.out_stride + i] = static_cast<float>(x[i] * factor * args.weight[i]);
+    }
+  }
+}
+
+void Linear(const LinearArgs& args) {
+  const int64_t outputs = args.transposed ? args.w.cols : args.features;
+  const int64_t inner = args.transposed ? args.features : args.w.cols;
+  for (int64_t b = 0; b < args.batch; ++b) {
+    const int64_t first = args.row_begin + b * args.row_step;
+    const int64_t matrix = args.w.matrices > 1 ? b : 0;
+    for (int64_t o = 0; o < outputs; ++o) {
+      std::vector<double> weights(inner);
+      for (int64_t i = 0; i < inner; ++i) {
+        weights[i] = args.transposed ? WeightAt(args.w, matrix, first + i, o) : WeightAt(args.w, matrix, first + o, i);
+      }
+      for (int64_t r = 0; r < args.rows; ++r) {
+        const float* x = args.x + r * args.x_stride + b * args.x_batch;
+        double sum = 0;
+        for (int64_t i = 0; i < inner; ++i) sum += x[i] * weights[i];
+        if (args.bias != nullptr) sum += args.bias[o];
+        args.out[r * args.out_stride + b * args.out_batch + o] = static_cast<float>(sum);
+      }
+    }
+  }
+}
+
+void FillCache(const FillCacheArgs& args) {
+  const int width = args.latent + 2 * args.rope.pairs;
+  std::vector<float> row(width);
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const float* x = args.x + r * width;
+    const double factor = NormFactor(x, args.latent, args.eps);
+    for (int i = 0; i < args.latent; ++i) row[i] = static_cast<float>(x[i] * factor * args.weight[i]);
+    Rotate(args.rope, args.positions[r], x + args.latent, row.data() + args.latent);
+    for (int i = 0; i < width; ++i) {
+      Store(row[i], args.cache, args.cache_dtype, int64_t{args.cache_rows[r]} * width + i);
+    }
+  }
+}
+
+void RotateQueries(const RotateArgs& args) {
+  const int width = args.latent + 2 * args.rope.pairs;
+  const int query_width = args.nope + 2 * args.rope.pairs;
+  for (int64_t item = 0; item < args.rows * args.heads; ++item) {
+    Rotate(args.rope, args.positions[item / args.heads], args.query + item * query_width + args.nope,
+           args.out + item * width + args.latent);
+  }
+}
+
+void Attend(const AttendArgs& args) {
+  const int width = args.latent + args.rope;
+  for (int64_t item = 0; item < args.rows * args.heads; ++item) {
+    const int64_t r = item / args.heads;
+    const float* query = args.query + item * width;
+    const int64_t tokens = int64_t{args.positions[r]} + 1;
+    std::vector<double> weights(tokens);
+    const auto cached = [&](int64_t token, int i) {
+      const int64_t block = args.blocks[args.first_block[r] + token / args.block_tokens];
+      return LoadAsFloat(args.cache, args.cache_dtype,
+                         (block * args.block_tokens + token % args.block_tokens) * width + i);
+    };
+    double maximum = -HUGE_VAL, sum = 0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      double score = 0;
+      for (int i = 0; i < width; ++i) score += static_cast<double>(query[i]) * cached(t, i);
+      weights[t] = score * args.scale;
+      maximum = std::fmax(maximum, weights[t]);
+    }
+    for (double& weight : weights) sum += weight = std::exp(weight - maximum);
+    for (int i = 0; i < args.latent; ++i) {
+      double value = 0;
+      for (int64_t t = 0; t < tokens; ++t) value += weights[t] * cached(t, i);
+      args.out[item * args.latent + i] = static_cast<float>(value / sum);
+    }
+  }
+}
+
+void SiluMul(const SiluMulArgs& args) {
+  for (int64_t r = 0; r < args.rows; ++r) {
+    for (int64_t i = 0; i < args.cols; ++i) {
+      const double g = args.x[r * 2 * args.cols + i];
+      args.out[r * args.cols + i] = static_cast<float>(g / (1.0 + std::exp(-g)) * args.x[(r * 2 + 1) * args.cols + i]);
+    }
+  }
+}
+
+void AddToResidual(const AddArgs& args) {
+  for (int64_t i = 0; i < args.rows * args.cols; ++i) {
+    args.acc[i] += args.y[i];
+    if (std::isfinite(args.acc[i])) continue;
+    int32_t& fault = args.fault_layer[i / args.cols];
+    fault = std::min(fault, args.layer);
+  }
+}
+
+void SelectExperts(const SelectArgs& args) {
+  std::vector<float> scores(args.experts), choice(args.experts);
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const float* logits = args.logits + r * args.experts;
+    const float largest = *std::max_element(logits, logits + args.experts);
+    double sum = 0;
+    for (int i = 0; i < args.experts; ++i) sum += std::exp(static_cast<double>(logits[i]) - largest);
+    for (int i = 0; i < args.experts; ++i) {
+      scores[i] = static_cast<float>(args.softmax ? std::exp(static_cast<double>(logits[i]) - largest) / sum
+                                                  : 1.0 / (1.0 + std::exp(-static_cast<double>(logits[i]))));
+      choice[i] = args.bias == nullptr ? scores[i] : scores[i] + args.bias[i];
+    }
+    if (args.by_groups && args.groups > args.groups_kept) DropGroups(args, choice);
+    std::vector<int32_t> best = TopK(choice, args.top_k);
+    std::sort(best.begin(), best.end());
+    float chosen = 0;
+    for (const int32_t expert : best) chosen += scores[expert];
+    for (int k = 0; k < args.top_k; ++k) {
+      args.experts_out[r * args.top_k + k] = best[k];
+      args.weights_out[r * args.top_k + k] =
+          scores[best[k]] / (args.normalise ? chosen + 1e-20f : 1.0f) * args.scaling;
+    }
+  }
+}
+
+void Round(const RoundArgs& args) {
+  for (int64_t i = 0; i < args.count; ++i) Store(args.x[i], args.out, args.out_dtype, i);
+}
+
+void Combine(const CombineArgs& args) {
+  if (args.from_zero) std::fill_n(args.acc, args.rows * args.cols, 0.0f);
+  for (int64_t pair = 0; pair < args.rows * args.top_k; ++pair) {
+    float* acc = args.acc + pair / args.top_k * args.cols;
+    for (int64_t i = 0; i < args.cols; ++i) {
+      acc[i] = std::fma(args.weights[pair], LoadAsFloat(args.expert_rows, args.row_dtype, pair * args.cols + i), acc[i]);
+    }
+  }
+}
+
+void RunExperts(const ExpertFfnArgs& args) {
+  const int hidden = args.slots.hidden, intermediate = args.slots.intermediate;
+  std::vector<float> product(intermediate);
+  for (int64_t pair = 0; pair < args.pairs; ++pair) {
+    const int64_t slot = args.slot_of[args.pair_experts[pair]];
+    const int64_t row = args.pair_rows == nullptr ? pair / args.top_k : args.pair_rows[pair];
+    for (int i = 0; i < intermediate; ++i) {
+      double gate = 0, up = 0;
+      for (int j = 0; j < hidden; ++j) {
+        const double x = LoadAsFloat(args.rows, args.row_dtype, row * hidden + j);
+        gate += x * WeightAt(args.slots.gate_up, 2 * slot, i, j);
+        up += x * WeightAt(args.slots.gate_up, 2 * slot + 1, i, j);
+      }
+      product[i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * up);
+      if (args.row_dtype == DType::kBF16) product[i] = Bf16ToFloat(FloatToBf16(product[i]));
+    }
+    for (int j = 0; j < hidden; ++j) {
+      double sum = 0;
+      for (int i = 0; i < intermediate; ++i) sum += static_cast<double>(product[i]) * WeightAt(args.slots.down, slot, j, i);
+      Store(static_cast<float>(sum), args.out, args.row_dtype, pair * hidden + j);
+    }
+  }
+}
+
+}  // namespace conclave::host_ops

@@ -1,0 +1,143 @@
+// What an accelerator computes: one struct of arguments per operation. All pointers are to its own memory; all
+// activations are float32 unless a field says otherwise. Nothing here knows which accelerator it is.
+//
+// The rule of moe/kernels/kernels.h holds: the result of a row depends on that row and the weights alone. One order of
+// accumulation per output, whatever the number of rows.
+#ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_OPS_H_
+#define CONCLAVE_MOE_KERNELS_ACCELERATOR_OPS_H_
+
+#include <cstdint>
+
+#include "moe/kernels/kernels.h"
+#include "moe/tensor/dtype.h"
+
+namespace conclave {
+
+// `matrices` matrices [rows, cols] one after the other, as the checkpoint stores them (weight_view.h); block scales
+// are float32 whatever the file has, [matrices, ceil(rows / block_rows), ceil(cols / block_cols)].
+struct DeviceWeight {
+  const void* data = nullptr;
+  const float* scales = nullptr;  // null: none
+  DType dtype = DType::kF32;
+  int32_t block_rows = 0;
+  int32_t block_cols = 0;
+  int64_t matrices = 1;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// out[r] = row tokens[r] of the table, widened; also clears fault_layer[r].
+struct EmbedArgs {
+  const int32_t* tokens = nullptr;  // [rows]
+  int64_t rows = 0;
+  DeviceWeight table;               // [vocab, hidden]
+  float* out = nullptr;             // [rows, hidden]
+  int32_t* fault_layer = nullptr;   // [rows], see AddArgs
+};
+
+// out[r, i] = x[row_index[r], i] · weight[i] / sqrt(mean(x²) + eps).
+struct NormArgs {
+  const float* x = nullptr;            // rows are x_stride floats apart
+  const int32_t* row_index = nullptr;  // [rows]; null: r itself
+  const float* weight = nullptr;       // [cols]
+  float* out = nullptr;                // rows are out_stride floats apart; may be x where row_index is null
+  int64_t rows = 0, cols = 0, x_stride = 0, out_stride = 0;
+  float eps = 0;
+};
+
+// For each row r and batch b: out[r, b, n] = bias[n] + Σ_k x[r, b, k] · W[row_begin + b · row_step + n, k], or with
+// `transposed` out[r, b, k] = Σ_n x[r, b, n] · W[row_begin + b · row_step + n, k]; W is matrix b where w has several.
+struct LinearArgs {
+  const float* x = nullptr;     // [rows, x_stride], batch b starts at b * x_batch
+  DeviceWeight w;               // one matrix, or `batch` of them
+  const float* bias = nullptr;  // [features] or null
+  float* out = nullptr;         // [rows, out_stride], batch b starts at b * out_batch
+  int64_t rows = 0, batch = 1;
+  int64_t features = 0;  // rows of W that a batch uses
+  int64_t row_begin = 0, row_step = 0;
+  int64_t x_stride = 0, x_batch = 0, out_stride = 0, out_batch = 0;
+  bool transposed = false;
+};
+
+// The angles of every position: [positions, pairs] each.
+struct RopeTable {
+  const float* cosines = nullptr;
+  const float* sines = nullptr;
+  int pairs = 0;
+  bool interleaved = false;
+};
+
+// cache row of r = [rms_norm(x[r, 0 .. latent)) | x[r, latent ..) rotated to positions[r]].
+struct FillCacheArgs {
+  const float* x = nullptr;            // [rows, latent + 2 * rope.pairs]
+  const float* weight = nullptr;       // [latent]
+  const int32_t* positions = nullptr;  // [rows]
+  const int32_t* cache_rows = nullptr; // [rows]: the row of the cache that each one fills
+  RopeTable rope;
+  void* cache = nullptr;               // [tokens, latent + 2 * rope.pairs] of one layer
+  DType cache_dtype = DType::kF32;
+  int64_t rows = 0;
+  int latent = 0;
+  float eps = 0;
+};
+
+// out[r, head, latent ..) = query[r, head, nope ..) rotated to positions[r].
+struct RotateArgs {
+  const float* query = nullptr;        // [rows, heads, nope + 2 * rope.pairs]
+  const int32_t* positions = nullptr;  // [rows]
+  RopeTable rope;
+  float* out = nullptr;                // [rows, heads, latent + 2 * rope.pairs]
+  int64_t rows = 0;
+  int heads = 0, nope = 0, latent = 0;
+};
+
+// Absorbed MLA over the paged cache of one layer, in chunks of kAttentionChunkTokens merged in ascending order.
+struct AttendArgs {
+  const float* query = nullptr;          // [rows, heads, latent + rope]
+  const void* cache = nullptr;           // [blocks * block_tokens, latent + rope]
+  DType cache_dtype = DType::kF32;
+  const int32_t* positions = nullptr;    // [rows]: row r attends to tokens [0, positions[r]] …
+  const int32_t* first_block = nullptr;  // [rows]: … of blocks[first_block[r]], blocks[first_block[r] + 1], …
+  const int32_t* blocks = nullptr;
+  float* out = nullptr;                  // [rows, heads, latent]
+  int64_t rows = 0;
+  int heads = 0, latent = 0, rope = 0, block_tokens = 0;
+  float scale = 0;
+};
+
+// out = silu(x[r, 0 .. cols)) ⊙ x[r, cols .. 2 cols).
+struct SiluMulArgs {
+  const float* x = nullptr;  // [rows, 2 * cols]
+  float* out = nullptr;      // [rows, cols]
+  int64_t rows = 0, cols = 0;
+};
+
+// acc += y. Where a sum is not a finite number, fault_layer[r] becomes `layer` unless a lower one stands there.
+struct AddArgs {
+  const float* y = nullptr;        // [rows, cols]
+  float* acc = nullptr;            // [rows, cols]
+  int32_t* fault_layer = nullptr;  // [rows]
+  int64_t rows = 0, cols = 0;
+  int32_t layer = 0;
+};
+// What fault_layer holds for a row without a fault.
+inline constexpr int32_t kNoFault = 0x7fffffff;
+
+// moe/model/gate.h's SelectExperts for every row.
+struct SelectArgs {
+  const float* logits = nullptr;  // [rows, experts]
+  const float* bias = nullptr;    // [experts] or null
+  int32_t* experts_out = nullptr; // [rows, top_k], ascending within a row
+  float* weights_out = nullptr;   // [rows, top_k]
+  int64_t rows = 0;
+  int experts = 0, top_k = 0, groups = 1, groups_kept = 1;
+  bool softmax = false;           // else sigmoid
+  bool by_groups = false;         // drop all but groups_kept groups …
+  bool group_sum_of_two = false;  // … by the sum of their two best, else by their best
+  bool normalise = false;
+  float scaling = 1;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_ACCELERATOR_OPS_H_

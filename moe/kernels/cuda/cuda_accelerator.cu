@@ -1,0 +1,221 @@
+// The Accelerator over CUDA's run-time library: what libconclave_cuda.so exports. One stream, one thread at a time.
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "moe/kernels/accelerator/accelerator.h"
+#include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/fp8_experts.h"
+
+namespace conclave::cuda {
+namespace {
+
+// The driver that CUDA 13 needs, as cudaDriverGetVersion counts.
+constexpr int kDriverVersionMin = 13000;
+
+class CudaAccelerator final : public Accelerator {
+ public:
+  CudaAccelerator(int ordinal, AcceleratorInfo info, cudaStream_t stream)
+      : ordinal_(ordinal), info_(std::move(info)), stream_(stream) {}
+  ~CudaAccelerator() override {
+    Use();
+    cudaStreamSynchronize(stream_);
+    for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+    cudaStreamDestroy(stream_);
+  }
+
+  const AcceleratorInfo& info() const override { return info_; }
+  absl::Status Supports(Compute compute, const ExpertSlots& slots) const override {
+    if (compute != Compute::kF8) return absl::OkStatus();
+    if (info_.isa != "sm90") {
+      return absl::InvalidArgumentError(absl::StrCat("--compute fp8 needs a Hopper GPU (compute capability 9.0); ",
+                                                     info_.name, " is ", info_.isa, ": use --compute bf16"));
+    }
+    return SupportsFp8Experts(slots);
+  }
+
+  absl::StatusOr<void*> Allocate(int64_t bytes) override {
+    Use();
+    void* memory = nullptr;
+    const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1));
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      return absl::ResourceExhaustedError(absl::StrCat(info_.name, " has no ", bytes >> 20, " MiB left"));
+    }
+    Note(error, "cudaMalloc");
+    if (failure_.ok()) Note(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_), "cudaMemset");
+    if (!failure_.ok()) return failure_;
+    return memory;
+  }
+  void Free(void* memory) override {
+    Use();
+    cudaFree(memory);
+  }
+  absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
+    Use();
+    void* memory = nullptr;
+    if (cudaMallocHost(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1)) != cudaSuccess) {
+      cudaGetLastError();
+      return absl::ResourceExhaustedError(absl::StrCat("no ", bytes >> 20, " MiB of pinned host memory"));
+    }
+    return memory;
+  }
+  void FreeHost(void* memory) override { cudaFreeHost(memory); }
+
+  void CopyIn(void* device, const void* host, int64_t bytes) override {
+    Use();
+    if (bytes > 0) {
+      Note(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_), "copy in");
+    }
+  }
+  void CopyOut(void* host, const void* device, int64_t bytes) override {
+    Use();
+    if (bytes > 0) {
+      Note(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_), "copy out");
+    }
+  }
+  absl::Status Synchronize() override {
+    Use();
+    Note(cudaStreamSynchronize(stream_), "the device's work");
+    const absl::Status status = failure_;
+    if (!absl::IsUnavailable(failure_)) failure_ = absl::OkStatus();  // a lost device stays lost
+    return status;
+  }
+
+  bool Replay(uint64_t key) override {
+    Use();
+    const auto found = graphs_.find(key);
+    if (found == graphs_.end()) return false;
+    Note(cudaGraphLaunch(found->second, stream_), "graph launch");
+    return true;
+  }
+  void BeginGraph(uint64_t key) override {
+    Use();
+    recording_ = key;
+    Note(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "begin of a graph");
+  }
+  void EndGraph() override {
+    cudaGraph_t graph = nullptr;
+    Note(cudaStreamEndCapture(stream_, &graph), "end of a graph");
+    if (graph == nullptr) return;
+    cudaGraphExec_t executable = nullptr;
+    Note(cudaGraphInstantiate(&executable, graph, 0), "graph");
+    cudaGraphDestroy(graph);
+    if (!failure_.ok()) return;
+    graphs_[recording_] = executable;
+    Note(cudaGraphLaunch(executable, stream_), "graph launch");
+  }
+
+  void Embed(const EmbedArgs& args) override { Queue("embed", [&] { cuda::Embed(args, stream_); }); }
+  void RmsNorm(const NormArgs& args) override { Queue("norm", [&] { cuda::RmsNorm(args, stream_); }); }
+  void Linear(const LinearArgs& args) override { Queue("linear", [&] { cuda::Linear(args, stream_); }); }
+  void FillCache(const FillCacheArgs& args) override { Queue("cache", [&] { cuda::FillCache(args, stream_); }); }
+  void RotateQueries(const RotateArgs& args) override { Queue("rope", [&] { cuda::RotateQueries(args, stream_); }); }
+  void Attend(const AttendArgs& args) override { Queue("attention", [&] { cuda::Attend(args, stream_); }); }
+  void SiluMul(const SiluMulArgs& args) override { Queue("silu", [&] { cuda::SiluMul(args, stream_); }); }
+  void AddToResidual(const AddArgs& args) override { Queue("residual", [&] { cuda::AddToResidual(args, stream_); }); }
+  void SelectExperts(const SelectArgs& args) override { Queue("gate", [&] { cuda::SelectExperts(args, stream_); }); }
+  void Round(const RoundArgs& args) override { Queue("round", [&] { cuda::Round(args, stream_); }); }
+  void Combine(const CombineArgs& args) override { Queue("combine", [&] { cuda::Combine(args, stream_); }); }
+  void RunExperts(const ExpertFfnArgs& args) override {
+    Queue("experts", [&] {
+      if (args.compute != Compute::kF8) return RunPlainExperts(args, stream_);
+      const absl::Status status = RunFp8Experts(args, stream_);
+      if (failure_.ok()) failure_ = status;
+    });
+  }
+  int64_t ExpertWorkspaceBytes(Compute compute, int64_t pairs, const ExpertSlots& slots) const override {
+    return compute == Compute::kF8 ? Fp8ExpertBytes(pairs, slots) : PlainExpertBytes(pairs, slots);
+  }
+
+ private:
+  // Several accelerators may live in one thread.
+  void Use() const { cudaSetDevice(ordinal_); }
+
+  template <typename Function>
+  void Queue(const char* what, Function function) {
+    Use();
+    function();
+    Note(cudaGetLastError(), what);
+  }
+
+  // Keeps the first failure. One that the device does not recover from fails every later call too.
+  void Note(cudaError_t error, const char* what) {
+    if (error == cudaSuccess || absl::IsUnavailable(failure_)) return;
+    cudaGetLastError();
+    const std::string text = absl::StrCat(what, ": ", cudaGetErrorString(error));
+    if (cudaStreamQuery(stream_) != cudaErrorNotReady && cudaDeviceSynchronize() != cudaSuccess) {
+      failure_ = absl::UnavailableError(absl::StrCat("the device is lost (", info_.name, "): ", text));
+    } else if (failure_.ok()) {
+      failure_ = absl::InternalError(absl::StrCat(info_.name, ": ", text));
+    }
+  }
+
+  const int ordinal_;
+  const AcceleratorInfo info_;
+  const cudaStream_t stream_;
+  absl::Status failure_;
+  uint64_t recording_ = 0;
+  std::unordered_map<uint64_t, cudaGraphExec_t> graphs_;
+};
+
+absl::Status Missing(const std::string& what) { return absl::FailedPreconditionError("--device cuda: " + what); }
+
+absl::StatusOr<AcceleratorInfo> Examine(int ordinal) {
+  int driver = 0, count = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    return Missing("no NVIDIA driver is installed; use --device cpu");
+  }
+  if (driver < kDriverVersionMin) {
+    return Missing(absl::StrCat("the NVIDIA driver supports CUDA ", driver / 1000, ".", driver % 1000 / 10,
+                                ", this program needs 13.0: update the driver (580 or later)"));
+  }
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    return Missing(absl::StrCat("no GPU is found (", cudaGetErrorString(error), "); use --device cpu"));
+  }
+  if (ordinal >= count) return Missing(absl::StrCat("there is no GPU ", ordinal, ": this machine has ", count));
+  cudaDeviceProp properties;
+  size_t free_bytes = 0, total_bytes = 0;
+  if (cudaSetDevice(ordinal) != cudaSuccess || cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess ||
+      cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) {
+    return Missing(absl::StrCat("GPU ", ordinal, " does not answer: ", cudaGetErrorString(cudaGetLastError())));
+  }
+  if (properties.major != 9) {
+    return Missing(absl::StrCat("GPU ", ordinal, ", ", properties.name, ", has compute capability ", properties.major,
+                                ".", properties.minor, "; this build has kernels for 9.0 (Hopper)"));
+  }
+  AcceleratorInfo info;
+  info.isa = absl::StrCat("sm", properties.major, properties.minor);
+  info.name = properties.name;
+  info.memory_total_bytes = static_cast<int64_t>(total_bytes);
+  info.memory_free_bytes = static_cast<int64_t>(free_bytes);
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Accelerator>> Open(int revision, int ordinal) {
+  if (revision != kAcceleratorRevision) {
+    return Missing(absl::StrCat(kCudaLibrary, " is of another build (interface ", kAcceleratorRevision,
+                                ", the program has ", revision, "): install both from one build"));
+  }
+  absl::StatusOr<AcceleratorInfo> info = Examine(ordinal);
+  if (!info.ok()) return info.status();
+  cudaStream_t stream = nullptr;
+  const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error != cudaSuccess) return Missing(absl::StrCat("no stream: ", cudaGetErrorString(error)));
+  return std::make_unique<CudaAccelerator>(ordinal, *std::move(info), stream);
+}
+
+}  // namespace conclave::cuda
+
+extern "C" absl::StatusOr<std::unique_ptr<conclave::Accelerator>> conclave_open_cuda_accelerator(int revision,
+                                                                                               int ordinal) {
+  return conclave::cuda::Open(revision, ordinal);
+}

@@ -1,0 +1,99 @@
+// The kernels behind CudaAccelerator: each function queues one operation of ops.h or expert_ops.h on `stream`.
+// Plain CUDA: every output is summed by one fixed set of threads in one fixed order, whatever the number of rows, and
+// how a launch tiles rows never enters it. What failed to launch is found by cudaGetLastError.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "moe/kernels/accelerator/expert_ops.h"
+#include "moe/kernels/accelerator/ops.h"
+
+namespace conclave::cuda {
+
+void Embed(const EmbedArgs& args, cudaStream_t stream);
+void RmsNorm(const NormArgs& args, cudaStream_t stream);
+void Linear(const LinearArgs& args, cudaStream_t stream);
+void FillCache(const FillCacheArgs& args, cudaStream_t stream);
+void RotateQueries(const RotateArgs& args, cudaStream_t stream);
+void Attend(const AttendArgs& args, cudaStream_t stream);
+void SiluMul(const SiluMulArgs& args, cudaStream_t stream);
+void AddToResidual(const AddArgs& args, cudaStream_t stream);
+void SelectExperts(const SelectArgs& args, cudaStream_t stream);
+void Round(const RoundArgs& args, cudaStream_t stream);
+void Combine(const CombineArgs& args, cudaStream_t stream);
+
+// Experts in f32 or bf16, any shape.
+int64_t PlainExpertBytes(int64_t pairs, const ExpertSlots& slots);
+void RunPlainExperts(const ExpertFfnArgs& args, cudaStream_t stream);
+
+// Threads' sums become every thread's: a fixed tree.
+__device__ inline float WarpSum(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// The same over a block of up to 1024 threads, a multiple of 32; `scratch` is 32 floats of shared memory.
+__device__ inline float BlockSum(float value, float* scratch) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  value = WarpSum(value);
+  __syncthreads();
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  return WarpSum(lane < warps ? scratch[lane] : 0.0f);
+}
+
+// One stored weight as float32, without its block's scale.
+template <DType kType>
+__device__ inline float LoadWeight(const void* data, int64_t index) {
+  if constexpr (kType == DType::kF32) return static_cast<const float*>(data)[index];
+  if constexpr (kType == DType::kBF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);
+  if constexpr (kType == DType::kF16) return __half2float(static_cast<const __half*>(data)[index]);
+  if constexpr (kType == DType::kF8E4M3) return static_cast<float>(static_cast<const __nv_fp8_e4m3*>(data)[index]);
+}
+
+// Four neighbours at once. REQUIRES: index is a multiple of 4, and so is every row's length.
+template <DType kType>
+__device__ inline float4 LoadWeight4(const void* data, int64_t index) {
+  if constexpr (kType == DType::kF32) return *reinterpret_cast<const float4*>(static_cast<const float*>(data) + index);
+  if constexpr (kType == DType::kBF16) {
+    const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(data) + index);
+    return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u),
+                       __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u));
+  }
+  if constexpr (kType == DType::kF16) {
+    const auto* pairs = reinterpret_cast<const __half2*>(static_cast<const __half*>(data) + index);
+    const float2 a = __half22float2(pairs[0]), b = __half22float2(pairs[1]);
+    return make_float4(a.x, a.y, b.x, b.y);
+  }
+  if constexpr (kType == DType::kF8E4M3) {
+    const auto four = *reinterpret_cast<const __nv_fp8x4_e4m3*>(static_cast<const uint8_t*>(data) + index);
+    return static_cast<float4>(four);
+  }
+}
+
+// The block scale of (matrix, row, col); 1 without scales.
+__device__ inline float ScaleAt(const DeviceWeight& weight, int64_t matrix, int64_t row, int64_t col) {
+  if (weight.scales == nullptr) return 1.0f;
+  const int64_t scale_rows = (weight.rows + weight.block_rows - 1) / weight.block_rows;
+  const int64_t scale_cols = (weight.cols + weight.block_cols - 1) / weight.block_cols;
+  return weight.scales[(matrix * scale_rows + row / weight.block_rows) * scale_cols + col / weight.block_cols];
+}
+
+// Calls function.operator()<kType>() for the weight's dtype.
+template <typename Function>
+void ForWeightType(DType dtype, Function function) {
+  switch (dtype) {
+    case DType::kBF16: return function.template operator()<DType::kBF16>();
+    case DType::kF16: return function.template operator()<DType::kF16>();
+    case DType::kF8E4M3: return function.template operator()<DType::kF8E4M3>();
+    default: return function.template operator()<DType::kF32>();
+  }
+}
+
+}  // namespace conclave::cuda

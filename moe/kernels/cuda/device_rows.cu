@@ -1,0 +1,156 @@
+// Everything that works row by row: embedding, norms, rotations, activations, sums.
+#include "moe/kernels/cuda/device_ops.cuh"
+
+namespace conclave::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned Blocks(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
+
+__device__ inline int64_t GlobalThread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+template <DType kType>
+__global__ void EmbedKernel(EmbedArgs args) {
+  const int64_t row = blockIdx.x;
+  const int64_t token = args.tokens[row];
+  if (threadIdx.x == 0) args.fault_layer[row] = kNoFault;
+  for (int64_t i = threadIdx.x; i < args.table.cols; i += blockDim.x) {
+    const float value = LoadWeight<kType>(args.table.data, token * args.table.cols + i);
+    args.out[row * args.table.cols + i] = value * ScaleAt(args.table, 0, token, i);
+  }
+}
+
+// 1 / sqrt(mean(x²) + eps), the same in every thread of the block.
+__device__ float NormFactor(const float* x, int64_t cols, float eps) {
+  __shared__ float scratch[32];
+  float squares = 0;
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) squares = fmaf(x[i], x[i], squares);
+  return 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + eps);
+}
+
+__global__ void NormKernel(NormArgs args) {
+  const int64_t row = blockIdx.x;
+  const float* x = args.x + (args.row_index == nullptr ? row : args.row_index[row]) * args.x_stride;
+  const float factor = NormFactor(x, args.cols, args.eps);
+  float* out = args.out + row * args.out_stride;
+  for (int64_t i = threadIdx.x; i < args.cols; i += blockDim.x) out[i] = x[i] * factor * args.weight[i];
+}
+
+// Pair `i` of a head, rotated; calls store(index, value) for its two halves.
+template <typename Store>
+__device__ void RotatePair(const RopeTable& rope, int64_t position, int i, const float* x, Store store) {
+  const int first = rope.interleaved ? 2 * i : i;
+  const int second = rope.interleaved ? 2 * i + 1 : i + rope.pairs;
+  const float a = x[first], b = x[second];
+  const float c = rope.cosines[position * rope.pairs + i], s = rope.sines[position * rope.pairs + i];
+  store(first, __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s)));
+  store(second, __fadd_rn(__fmul_rn(b, c), __fmul_rn(a, s)));
+}
+
+__global__ void FillCacheKernel(FillCacheArgs args) {
+  const int64_t row = blockIdx.x, width = args.latent + 2 * args.rope.pairs;
+  const float* x = args.x + row * width;
+  const int64_t base = static_cast<int64_t>(args.cache_rows[row]) * width;
+  const auto store = [&](int64_t i, float value) {
+    if (args.cache_dtype == DType::kBF16) {
+      static_cast<__nv_bfloat16*>(args.cache)[base + i] = __float2bfloat16_rn(value);
+    } else {
+      static_cast<float*>(args.cache)[base + i] = value;
+    }
+  };
+  const float factor = NormFactor(x, args.latent, args.eps);
+  for (int i = threadIdx.x; i < args.latent; i += blockDim.x) store(i, x[i] * factor * args.weight[i]);
+  for (int i = threadIdx.x; i < args.rope.pairs; i += blockDim.x) {
+    RotatePair(args.rope, args.positions[row], i, x + args.latent,
+               [&](int half, float value) { store(args.latent + half, value); });
+  }
+}
+
+__global__ void RotateKernel(RotateArgs args) {
+  const int64_t index = GlobalThread();
+  const int64_t head = index / args.rope.pairs;  // of all rows
+  if (head >= args.rows * args.heads) return;
+  const int rope = 2 * args.rope.pairs;
+  float* out = args.out + head * (args.latent + rope) + args.latent;
+  RotatePair(args.rope, args.positions[head / args.heads], static_cast<int>(index % args.rope.pairs),
+             args.query + head * (args.nope + rope) + args.nope, [&](int half, float value) { out[half] = value; });
+}
+
+__global__ void SiluMulKernel(SiluMulArgs args) {
+  const int64_t index = GlobalThread();
+  if (index >= args.rows * args.cols) return;
+  const float* x = args.x + index / args.cols * 2 * args.cols + index % args.cols;
+  args.out[index] = x[0] / (1.0f + expf(-x[0])) * x[args.cols];
+}
+
+__global__ void AddKernel(AddArgs args) {
+  const int64_t index = GlobalThread();
+  if (index >= args.rows * args.cols) return;
+  const float sum = args.acc[index] + args.y[index];
+  args.acc[index] = sum;
+  if (!isfinite(sum)) atomicMin(&args.fault_layer[index / args.cols], args.layer);
+}
+
+__global__ void RoundKernel(RoundArgs args) {
+  const int64_t index = GlobalThread();
+  if (index >= args.count) return;
+  if (args.out_dtype == DType::kBF16) {
+    static_cast<__nv_bfloat16*>(args.out)[index] = __float2bfloat16_rn(args.x[index]);
+  } else {
+    static_cast<float*>(args.out)[index] = args.x[index];
+  }
+}
+
+__global__ void CombineKernel(CombineArgs args) {
+  const int64_t index = GlobalThread();
+  if (index >= args.rows * args.cols) return;
+  const int64_t row = index / args.cols, col = index % args.cols;
+  float sum = args.from_zero ? 0.0f : args.acc[index];
+  for (int k = 0; k < args.top_k; ++k) {
+    const int64_t at = (row * args.top_k + k) * args.cols + col;
+    const float value = args.row_dtype == DType::kBF16
+                            ? __bfloat162float(static_cast<const __nv_bfloat16*>(args.expert_rows)[at])
+                            : static_cast<const float*>(args.expert_rows)[at];
+    sum = fmaf(args.weights[row * args.top_k + k], value, sum);
+  }
+  args.acc[index] = sum;
+}
+
+}  // namespace
+
+void Embed(const EmbedArgs& args, cudaStream_t stream) {
+  ForWeightType(args.table.dtype, [&]<DType kType>() {
+    EmbedKernel<kType><<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+  });
+}
+
+void RmsNorm(const NormArgs& args, cudaStream_t stream) {
+  NormKernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+}
+
+void FillCache(const FillCacheArgs& args, cudaStream_t stream) {
+  FillCacheKernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+}
+
+void RotateQueries(const RotateArgs& args, cudaStream_t stream) {
+  RotateKernel<<<Blocks(args.rows * args.heads * args.rope.pairs), kThreads, 0, stream>>>(args);
+}
+
+void SiluMul(const SiluMulArgs& args, cudaStream_t stream) {
+  SiluMulKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+}
+
+void AddToResidual(const AddArgs& args, cudaStream_t stream) {
+  AddKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+}
+
+void Round(const RoundArgs& args, cudaStream_t stream) {
+  RoundKernel<<<Blocks(args.count), kThreads, 0, stream>>>(args);
+}
+
+void Combine(const CombineArgs& args, cudaStream_t stream) {
+  CombineKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+}
+
+}  // namespace conclave::cuda

@@ -1,0 +1,69 @@
+#include "moe/kernels/cuda/expert_sort.cuh"
+
+namespace conclave::cuda {
+namespace {
+
+constexpr int kThreads = 1024;
+
+int64_t Rounded(int64_t count) { return (count + 63) / 64 * 64; }
+
+// One block. Pass 1 counts, pass 2 gives every slot its begin and its tiles, pass 3 places the pairs. Where a pair
+// lands among its expert's others depends on timing and changes no bit: rows are computed alone.
+__global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, SortedPairs sorted, int alignment) {
+  const int slots = args.slots.slots;
+  for (int slot = threadIdx.x; slot < slots; slot += kThreads) sorted.counts[slot] = 0;
+  for (int64_t i = threadIdx.x; i < sorted.capacity; i += kThreads) sorted.order[i] = -1;
+  for (int64_t i = threadIdx.x; i < sorted.tiles_max; i += kThreads) sorted.tile_slot[i] = -1;
+  __syncthreads();
+  for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
+    atomicAdd(&sorted.counts[args.slot_of[args.pair_experts[pair]]], 1);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int begin = 0, tile = 0;
+    for (int slot = 0; slot < slots; ++slot) {
+      const int count = sorted.counts[slot];
+      sorted.begins[slot] = begin;
+      for (int row = 0; row < count; row += kExpertTileRows, ++tile) {
+        sorted.tile_slot[tile] = slot;
+        sorted.tile_begin[tile] = begin + row;
+      }
+      begin += (count + alignment - 1) / alignment * alignment;
+    }
+  }
+  __syncthreads();
+  for (int slot = threadIdx.x; slot < slots; slot += kThreads) sorted.counts[slot] = 0;
+  __syncthreads();
+  for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
+    const int slot = args.slot_of[args.pair_experts[pair]];
+    sorted.order[sorted.begins[slot] + atomicAdd(&sorted.counts[slot], 1)] = static_cast<int32_t>(pair);
+  }
+}
+
+int64_t TilesMax(int64_t pairs, int slots) { return pairs / kExpertTileRows + (pairs < slots ? pairs : slots) + 1; }
+
+}  // namespace
+
+int64_t SortedPairsBytes(int64_t pairs, int slots, int alignment) {
+  const int64_t integers = 2 * Rounded(slots) + Rounded(SortedCapacity(pairs, slots, alignment)) +
+                           2 * Rounded(TilesMax(pairs, slots));
+  return integers * static_cast<int64_t>(sizeof(int32_t));
+}
+
+SortedPairs SortedPairsIn(void* memory, int64_t pairs, int slots, int alignment) {
+  SortedPairs sorted;
+  sorted.capacity = SortedCapacity(pairs, slots, alignment);
+  sorted.tiles_max = TilesMax(pairs, slots);
+  sorted.begins = static_cast<int32_t*>(memory);
+  sorted.counts = sorted.begins + Rounded(slots);
+  sorted.order = sorted.counts + Rounded(slots);
+  sorted.tile_slot = sorted.order + Rounded(sorted.capacity);
+  sorted.tile_begin = sorted.tile_slot + Rounded(sorted.tiles_max);
+  return sorted;
+}
+
+void SortPairs(const ExpertFfnArgs& args, const SortedPairs& sorted, int alignment, cudaStream_t stream) {
+  SortKernel<<<1, kThreads, 0, stream>>>(args, sorted, alignment);
+}
+
+}  // namespace conclave::cuda

@@ -1,0 +1,134 @@
+#include "moe/kernels/cuda/fp8_experts.h"
+
+#include <string>
+
+#include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/expert_sort.cuh"
+#include "moe/kernels/cuda/grouped_ffn.h"
+
+namespace conclave::cuda {
+namespace {
+
+constexpr float kLargestE4M3 = 448.0f;
+
+int64_t Rounded(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
+
+// A warp quantises 128 values of one sorted row: four to a lane.
+__global__ void GatherQuantiseKernel(ExpertFfnArgs args, SortedPairs sorted, Fp8Rows out) {
+  const int lane = threadIdx.x & 31, block = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5);
+  const int64_t place = blockIdx.x;
+  const int pair = sorted.order[place];
+  if (pair < 0 || block >= args.slots.hidden / kScaleBlock) return;
+  const int64_t row = args.pair_rows == nullptr ? pair / args.top_k : args.pair_rows[pair];
+  const int64_t col = int64_t{block} * kScaleBlock + lane * 4;
+  const float4 x = LoadWeight4<DType::kBF16>(args.rows, row * args.slots.hidden + col);
+  float largest = fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)));
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) {
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+  }
+  const float scale = fmaxf(largest, 1e-10f) / kLargestE4M3;
+  const __nv_fp8x4_e4m3 four(make_float4(x.x / scale, x.y / scale, x.z / scale, x.w / scale));
+  *reinterpret_cast<__nv_fp8x4_e4m3*>(static_cast<uint8_t*>(out.data) + place * args.slots.hidden + col) = four;
+  if (lane == 0) out.scales[int64_t{block} * out.rows_capacity + place] = scale;
+}
+
+// Sorted rows of bfloat16 back to the order of the pairs, 16 bytes a thread.
+__global__ void ScatterKernel(ExpertFfnArgs args, SortedPairs sorted, const uint4* rows) {
+  const int pair = sorted.order[blockIdx.x];
+  if (pair < 0) return;
+  const int chunks = args.slots.hidden / 8;
+  for (int i = threadIdx.x; i < chunks; i += blockDim.x) {
+    static_cast<uint4*>(args.out)[int64_t{pair} * chunks + i] = rows[int64_t{blockIdx.x} * chunks + i];
+  }
+}
+
+// The pieces of the workspace.
+struct Workspace {
+  SortedPairs sorted;
+  Fp8Rows x, activation;
+  void* out;  // [capacity, hidden] BF16
+  int64_t bytes;
+};
+
+Workspace Layout(void* memory, int64_t pairs, const ExpertSlots& slots) {
+  Workspace space;
+  auto* base = static_cast<std::byte*>(memory);
+  int64_t offset = 0;
+  const auto take = [&](int64_t bytes) {
+    std::byte* const piece = base + offset;
+    offset += Rounded(bytes);
+    return piece;
+  };
+  space.sorted = SortedPairsIn(take(SortedPairsBytes(pairs, slots.slots, kRowAlignment)), pairs, slots.slots,
+                               kRowAlignment);
+  const int64_t capacity = space.sorted.capacity;
+  const auto rows = [&](int cols) {
+    Fp8Rows made;
+    made.data = take(capacity * cols);
+    made.scales = reinterpret_cast<float*>(take(capacity * (cols / kScaleBlock) * int64_t{sizeof(float)}));
+    made.rows_capacity = static_cast<int>(capacity);
+    made.cols = cols;
+    return made;
+  };
+  space.x = rows(slots.hidden);
+  space.activation = rows(slots.intermediate);
+  space.out = take(capacity * slots.hidden * 2);
+  space.bytes = offset;
+  return space;
+}
+
+Fp8Experts Matrices(const DeviceWeight& weight, int slots) {
+  Fp8Experts experts;
+  experts.data = weight.data;
+  experts.scales = weight.scales;
+  experts.experts = slots;
+  experts.rows = static_cast<int>(weight.rows * weight.matrices / slots);
+  experts.cols = static_cast<int>(weight.cols);
+  return experts;
+}
+
+}  // namespace
+
+absl::Status SupportsFp8Experts(const ExpertSlots& slots) {
+  const auto refuse = [](const std::string& why) {
+    return absl::InvalidArgumentError("--compute fp8: " + why + "; use --compute bf16");
+  };
+  if (slots.gate_up.dtype != DType::kF8E4M3 || slots.down.dtype != DType::kF8E4M3) {
+    return refuse("the experts' weights are stored as " + std::string(Name(slots.gate_up.dtype)) + ", not as F8_E4M3");
+  }
+  if (slots.gate_up.block_rows != kScaleBlock || slots.gate_up.block_cols != kScaleBlock ||
+      slots.down.block_rows != kScaleBlock || slots.down.block_cols != kScaleBlock) {
+    return refuse("the experts' scale blocks are not 128 x 128");
+  }
+  if (slots.hidden % 256 != 0) return refuse("hidden size " + std::to_string(slots.hidden) + " is no multiple of 256");
+  if (slots.intermediate % kScaleBlock != 0) {
+    return refuse("the experts' intermediate size " + std::to_string(slots.intermediate) + " is no multiple of 128");
+  }
+  return absl::OkStatus();
+}
+
+int64_t Fp8ExpertBytes(int64_t pairs, const ExpertSlots& slots) { return Layout(nullptr, pairs, slots).bytes; }
+
+absl::Status RunFp8Experts(const ExpertFfnArgs& args, void* stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  const Workspace space = Layout(args.workspace, args.pairs, args.slots);
+  SortPairs(args, space.sorted, kRowAlignment, cuda_stream);
+  const unsigned places = static_cast<unsigned>(space.sorted.capacity);
+  const unsigned blocks = static_cast<unsigned>((args.slots.hidden / kScaleBlock + 7) / 8);
+  GatherQuantiseKernel<<<dim3(places, blocks), 256, 0, cuda_stream>>>(args, space.sorted, space.x);
+  GroupedGemm problem;
+  problem.x = space.x;
+  problem.w = Matrices(args.slots.gate_up, args.slots.slots);
+  problem.row_begins = space.sorted.begins;
+  problem.row_counts = space.sorted.counts;
+  problem.rows_per_expert = static_cast<int>((args.pairs + args.slots.slots - 1) / args.slots.slots);
+  if (absl::Status status = LaunchGroupedGateUp(problem, space.activation, stream); !status.ok()) return status;
+  problem.x = space.activation;
+  problem.w = Matrices(args.slots.down, args.slots.slots);
+  if (absl::Status status = LaunchGroupedGemm(problem, space.out, stream); !status.ok()) return status;
+  ScatterKernel<<<places, 128, 0, cuda_stream>>>(args, space.sorted, static_cast<const uint4*>(space.out));
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::cuda

@@ -1,0 +1,25 @@
+// For tests: compute targets over a host accelerator, so that the device half of the model runs without a GPU.
+#ifndef CONCLAVE_MOE_MODEL_DEVICE_DEVICE_TESTING_H_
+#define CONCLAVE_MOE_MODEL_DEVICE_DEVICE_TESTING_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "moe/kernels/accelerator/host_accelerator.h"
+#include "moe/model/device/compute_target.h"
+
+namespace conclave {
+
+// A target and the accelerator inside it, for provoking its loss.
+struct HostTarget {
+  HostAccelerator* accelerator = nullptr;
+  std::unique_ptr<ComputeTarget> target;
+};
+
+// Fails the test where it cannot be made. The device has `memory_bytes` of memory.
+HostTarget MakeHostTarget(const std::string& compute, int64_t memory_bytes = int64_t{1} << 32);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_DEVICE_DEVICE_TESTING_H_

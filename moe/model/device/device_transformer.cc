@@ -1,0 +1,432 @@
+#include "moe/model/device/device_transformer.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "moe/base/check.h"
+#include "moe/base/status_macros.h"
+#include "moe/model/device/device_attention.h"
+#include "moe/model/device/device_weights.h"
+#include "moe/model/device/step_plan.h"
+#include "moe/model/numeric_profile.h"
+
+namespace conclave {
+namespace {
+
+// Steps of up to this many rows, all of them sampled from, are recorded and replayed: launching their kernels one by
+// one would take longer than they run.
+constexpr int64_t kGraphRowsMax = 256;
+
+// Device scratch of one step and its pinned twins; sized once.
+struct StepBuffers {
+  DeviceBuffer residual;        // [rows_max, hidden] F32
+  DeviceBuffer normed;          // [rows_max, hidden] F32
+  DeviceBuffer branch;          // [rows_max, hidden] F32: what attention or the FFN adds to the residual
+  DeviceBuffer gate_up;         // [rows_max, 2 * intermediate] F32
+  DeviceBuffer activation;      // [rows_max, intermediate] F32
+  DeviceBuffer gate_logits;     // [rows_max, experts] F32
+  DeviceBuffer rounded;         // [rows_max, hidden] row dtype
+  DeviceBuffer expert_rows;     // [rows_max * top_k, hidden] row dtype
+  DeviceBuffer experts;         // [moe_layers, rows, top_k] int32, of the step's own rows
+  DeviceBuffer expert_weights;  // [moe_layers, rows, top_k] F32
+  DeviceBuffer fault_layer;     // [rows_max] int32
+  DeviceBuffer logits;          // [logit_rows_max, vocab] F32
+  DeviceBuffer host_experts, host_expert_weights, host_fault_layer;
+  DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
+};
+
+int IntermediateMax(const ModelSpec& spec) {
+  const bool dense = spec.moe_layers() < spec.layers;
+  return std::max({dense ? spec.dense_intermediate : 0, spec.moe_intermediate * spec.shared_experts, 1});
+}
+
+class DeviceTransformer final : public Transformer {
+ public:
+  DeviceTransformer(const Checkpoint& checkpoint, const Kernels& kernels, DeviceMemory& memory,
+                    DeviceExpertPool* local, const TransformerOptions& options)
+      : checkpoint_(checkpoint),
+        spec_(checkpoint.spec()),
+        memory_(memory),
+        device_(memory.accelerator()),
+        local_(local),
+        options_(options),
+        row_dtype_(RowDType(kernels.compute)) {}
+
+  absl::Status Start();
+  absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks) override;
+  absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
+                       ForwardObserver* observer) override;
+  absl::Status SliceStatus(size_t slice) const override;
+
+ private:
+  absl::Status AllocateBuffers();
+  absl::Status RunStep(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
+  absl::Status RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
+  void RunFfn(const DeviceLayer& weights, int64_t intermediate);
+  void Route(LayerId layer);
+  absl::Status RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
+  absl::StatusOr<ExpertTicket> SendRows(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
+  absl::Status TakeRows(ExpertTicket ticket, ExpertPool& experts);
+  void Normalise(const float* weight);
+  void AddToResidual(LayerId layer);
+  void Head();
+  void FetchResults(MatView logits, bool routing);
+  void ShowRouting(ForwardObserver& observer);
+  void NoteFaults(absl::Span<const SequenceSlice> slices);
+  bool OnDevice(const ExpertPool& experts) const { return local_ == &experts; }
+  int64_t PairOffset(LayerId layer) const { return moe_index_[Value(layer)] * plan_->rows() * spec_.gate.top_k; }
+
+  const Checkpoint& checkpoint_;
+  const ModelSpec& spec_;
+  DeviceMemory& memory_;
+  Accelerator& device_;
+  DeviceExpertPool* const local_;
+  const TransformerOptions options_;
+  const DType row_dtype_;
+  std::unique_ptr<DeviceWeights> weights_;
+  std::unique_ptr<DeviceAttention> attention_;
+  std::optional<StepPlan> plan_;
+  StepBuffers buffers_;
+  std::vector<int64_t> moe_index_;  // by layer: how many MoE layers stand before it
+  std::vector<DeviceBuffer> caches_;
+  std::vector<int32_t> slice_faults_;  // of the last Forward
+};
+
+absl::Status DeviceTransformer::Start() {
+  int64_t moe_layers = 0;
+  for (int layer = 0; layer < spec_.layers; ++layer) {
+    moe_index_.push_back(moe_layers);
+    moe_layers += spec_.IsMoe(LayerId{layer});
+  }
+  ASSIGN_OR_RETURN(weights_, LoadDeviceWeights(checkpoint_, options_.context_max, memory_));
+  ASSIGN_OR_RETURN(attention_, DeviceAttention::Create(spec_, weights_->rope, options_.rows_max, memory_));
+  ASSIGN_OR_RETURN(StepPlan plan, StepPlan::Create(options_, memory_));
+  plan_.emplace(std::move(plan));
+  return AllocateBuffers();
+}
+
+absl::Status DeviceTransformer::AllocateBuffers() {
+  const int64_t rows = options_.rows_max;
+  const int64_t pairs = rows * std::max(spec_.gate.top_k, 1);
+  const int64_t routed = pairs * std::max(spec_.moe_layers(), 1);
+  const int64_t hidden = spec_.hidden, intermediate = IntermediateMax(spec_), row_size = SizeOf(row_dtype_);
+  constexpr int64_t kF32 = sizeof(float), kI32 = sizeof(int32_t);
+  const std::vector<std::pair<DeviceBuffer*, int64_t>> on_device = {
+      {&buffers_.residual, rows * hidden * kF32},
+      {&buffers_.normed, rows * hidden * kF32},
+      {&buffers_.branch, rows * hidden * kF32},
+      {&buffers_.gate_up, rows * 2 * intermediate * kF32},
+      {&buffers_.activation, rows * intermediate * kF32},
+      {&buffers_.gate_logits, rows * std::max(spec_.gate.experts, 1) * kF32},
+      {&buffers_.rounded, rows * hidden * row_size},
+      {&buffers_.expert_rows, pairs * hidden * row_size},
+      {&buffers_.experts, routed * kI32},
+      {&buffers_.expert_weights, routed * kF32},
+      {&buffers_.fault_layer, rows * kI32},
+      {&buffers_.logits, int64_t{options_.logit_rows_max} * spec_.vocab * kF32},
+  };
+  int64_t total = 0;
+  for (const auto& [buffer, bytes] : on_device) total += DeviceMemory::Rounded(bytes);
+  RETURN_IF_ERROR(memory_.Reserve("activations", total));
+  for (const auto& [buffer, bytes] : on_device) {
+    ASSIGN_OR_RETURN(*buffer, memory_.Allocate(bytes));
+  }
+  std::vector<std::pair<DeviceBuffer*, int64_t>> on_host = {{&buffers_.host_experts, routed * kI32},
+                                                            {&buffers_.host_expert_weights, routed * kF32},
+                                                            {&buffers_.host_fault_layer, rows * kI32}};
+  if (local_ == nullptr) {
+    on_host.push_back({&buffers_.host_normed, rows * hidden * kF32});
+    on_host.push_back({&buffers_.host_expert_rows, pairs * hidden * row_size});
+  }
+  for (const auto& [buffer, bytes] : on_host) {
+    ASSIGN_OR_RETURN(*buffer, memory_.AllocateHost(bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<KvStorage>> DeviceTransformer::NewCache(const ModelSpec&, DType dtype,
+                                                                            int32_t blocks) {
+  const int64_t bytes = blocks * KvBlockBytes(spec_, dtype);
+  RETURN_IF_ERROR(memory_.Reserve("KV cache", DeviceMemory::Rounded(bytes)));
+  ASSIGN_OR_RETURN(DeviceBuffer memory, memory_.Allocate(bytes));
+  caches_.push_back(std::move(memory));
+  return std::make_unique<KvStorage>(spec_, dtype, blocks, caches_.back().as<void>(), Device::kCuda);
+}
+
+absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts,
+                                        MatView logits, ForwardObserver* observer) {
+  if (experts.row_dtype() != row_dtype_) {
+    return absl::FailedPreconditionError(absl::StrCat("the expert pool returns rows of ", Name(experts.row_dtype()),
+                                                      ", the model was created for ", Name(row_dtype_)));
+  }
+  RETURN_IF_ERROR(plan_->Set(slices, spec_));
+  const int64_t rows = plan_->rows();
+  CONCLAVE_CHECK(logits.rows == plan_->logit_count() && (logits.rows == 0 || logits.cols == spec_.vocab));
+  const bool recorded = OnDevice(experts) && rows <= kGraphRowsMax && plan_->logit_count() == rows;
+  const uint64_t key = plan_->generation() << 32 | static_cast<uint64_t>(rows);
+  if (!recorded) {
+    RETURN_IF_ERROR(RunStep(kv, experts, observer));
+  } else if (!device_.Replay(key)) {
+    device_.BeginGraph(key);
+    const absl::Status status = RunStep(kv, experts, observer);
+    device_.EndGraph();
+    RETURN_IF_ERROR(status);
+  }
+  FetchResults(logits, OnDevice(experts) && observer != nullptr);
+  RETURN_IF_ERROR(device_.Synchronize());
+  NoteFaults(slices);
+  if (OnDevice(experts) && observer != nullptr) ShowRouting(*observer);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceTransformer::RunStep(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer) {
+  EmbedArgs embed;
+  embed.tokens = plan_->tokens();
+  embed.rows = plan_->rows();
+  embed.table = weights_->embedding;
+  embed.out = buffers_.residual.as<float>();
+  embed.fault_layer = buffers_.fault_layer.as<int32_t>();
+  device_.Embed(embed);
+  for (int layer = 0; layer < spec_.layers; ++layer) {
+    RETURN_IF_ERROR(RunLayer(LayerId{layer}, kv, experts, observer));
+  }
+  Head();
+  return absl::OkStatus();
+}
+
+absl::Status DeviceTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts,
+                                         ForwardObserver* observer) {
+  const DeviceLayer& weights = weights_->layers[Value(layer)];
+  Normalise(weights.attention_norm);
+  attention_->Run(weights, buffers_.normed.as<float>(), *plan_, kv.Block(layer, 0).data, kv.dtype(),
+                  buffers_.branch.as<float>());
+  AddToResidual(layer);
+  Normalise(weights.ffn_norm);
+  if (spec_.IsMoe(layer)) {
+    RETURN_IF_ERROR(RunMoe(layer, experts, observer));
+  } else {
+    RunFfn(weights, spec_.dense_intermediate);
+  }
+  AddToResidual(layer);
+  return absl::OkStatus();
+}
+
+// branch = down · (silu(gate · normed) ⊙ (up · normed)).
+void DeviceTransformer::RunFfn(const DeviceLayer& weights, int64_t intermediate) {
+  LinearArgs linear;
+  linear.rows = plan_->rows();
+  linear.x = buffers_.normed.as<float>();
+  linear.x_stride = spec_.hidden;
+  linear.w = weights.gate_up;
+  linear.batch = 2;
+  linear.features = intermediate;
+  linear.out = buffers_.gate_up.as<float>();
+  linear.out_stride = 2 * intermediate;
+  linear.out_batch = intermediate;
+  device_.Linear(linear);
+  device_.SiluMul({buffers_.gate_up.as<float>(), buffers_.activation.as<float>(), plan_->rows(), intermediate});
+  linear = LinearArgs();
+  linear.rows = plan_->rows();
+  linear.x = buffers_.activation.as<float>();
+  linear.x_stride = intermediate;
+  linear.w = weights.down;
+  linear.features = spec_.hidden;
+  linear.out = buffers_.branch.as<float>();
+  linear.out_stride = spec_.hidden;
+  device_.Linear(linear);
+}
+
+void DeviceTransformer::Route(LayerId layer) {
+  const DeviceLayer& weights = weights_->layers[Value(layer)];
+  const GateSpec& gate = spec_.gate;
+  LinearArgs linear;
+  linear.rows = plan_->rows();
+  linear.x = buffers_.normed.as<float>();
+  linear.x_stride = spec_.hidden;
+  linear.w = weights.gate;
+  linear.features = gate.experts;
+  linear.out = buffers_.gate_logits.as<float>();
+  linear.out_stride = gate.experts;
+  device_.Linear(linear);
+  SelectArgs select;
+  select.logits = buffers_.gate_logits.as<float>();
+  select.bias = weights.gate_bias;
+  select.experts_out = buffers_.experts.as<int32_t>() + PairOffset(layer);
+  select.weights_out = buffers_.expert_weights.as<float>() + PairOffset(layer);
+  select.rows = plan_->rows();
+  select.experts = gate.experts;
+  select.top_k = gate.top_k;
+  select.groups = gate.groups;
+  select.groups_kept = gate.groups_kept;
+  select.softmax = gate.score_function == ScoreFunction::kSoftmax;
+  select.by_groups = gate.method != TopKMethod::kGreedy;
+  select.group_sum_of_two = gate.method == TopKMethod::kNoAuxTc;
+  select.normalise = gate.normalise_top_k;
+  select.scaling = gate.routed_scaling_factor;
+  device_.SelectExperts(select);
+}
+
+// branch = shared expert + Σ weight · expert row.
+absl::Status DeviceTransformer::RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer) {
+  const DeviceLayer& weights = weights_->layers[Value(layer)];
+  const bool shared = weights.down.data != nullptr;
+  const int64_t rows = plan_->rows(), shared_intermediate = int64_t{spec_.moe_intermediate} * spec_.shared_experts;
+  Route(layer);
+  if (OnDevice(experts)) {
+    device_.Round({buffers_.normed.as<float>(), buffers_.rounded.as<void>(), row_dtype_, rows * spec_.hidden});
+    local_->experts().Queue(layer, buffers_.rounded.as<void>(), rows, spec_.gate.top_k,
+                            buffers_.experts.as<int32_t>() + PairOffset(layer), buffers_.expert_rows.as<void>());
+    if (shared) RunFfn(weights, shared_intermediate);
+  } else {
+    ASSIGN_OR_RETURN(const ExpertTicket ticket, SendRows(layer, experts, observer));
+    if (shared) RunFfn(weights, shared_intermediate);  // while the pool's rows travel
+    RETURN_IF_ERROR(TakeRows(ticket, experts));
+  }
+  CombineArgs combine;
+  combine.expert_rows = buffers_.expert_rows.as<void>();
+  combine.row_dtype = row_dtype_;
+  combine.weights = buffers_.expert_weights.as<float>() + PairOffset(layer);
+  combine.acc = buffers_.branch.as<float>();
+  combine.from_zero = !shared;
+  combine.rows = rows;
+  combine.cols = spec_.hidden;
+  combine.top_k = spec_.gate.top_k;
+  device_.Combine(combine);
+  return absl::OkStatus();
+}
+
+// Brings the layer's rows and routing to the host and hands them to the pool.
+absl::StatusOr<ExpertTicket> DeviceTransformer::SendRows(LayerId layer, ExpertPool& experts,
+                                                         ForwardObserver* observer) {
+  const int64_t rows = plan_->rows(), offset = PairOffset(layer), pairs = rows * spec_.gate.top_k;
+  int32_t* const chosen = buffers_.host_experts.as<int32_t>() + offset;
+  float* const weights = buffers_.host_expert_weights.as<float>() + offset;
+  float* const normed = buffers_.host_normed.as<float>();
+  device_.CopyOut(chosen, buffers_.experts.as<int32_t>() + offset, pairs * int64_t{sizeof(int32_t)});
+  device_.CopyOut(weights, buffers_.expert_weights.as<float>() + offset, pairs * int64_t{sizeof(float)});
+  device_.CopyOut(normed, buffers_.normed.as<void>(), rows * spec_.hidden * int64_t{sizeof(float)});
+  RETURN_IF_ERROR(device_.Synchronize());
+  const Routing routing{spec_.gate.top_k, absl::MakeConstSpan(chosen, pairs), absl::MakeConstSpan(weights, pairs)};
+  if (observer != nullptr) observer->OnRouting(layer, routing);
+  return experts.Start(layer, MatView{normed, DType::kF32, Device::kCpu, rows, spec_.hidden, spec_.hidden},
+                       routing);
+}
+
+absl::Status DeviceTransformer::TakeRows(ExpertTicket ticket, ExpertPool& experts) {
+  const int64_t pairs = plan_->rows() * spec_.gate.top_k;
+  const MatView rows{buffers_.host_expert_rows.as<void>(), row_dtype_, Device::kCpu, pairs, spec_.hidden, spec_.hidden};
+  RETURN_IF_ERROR(experts.Finish(ticket, rows));
+  device_.CopyIn(buffers_.expert_rows.as<void>(), rows.data, pairs * spec_.hidden * SizeOf(row_dtype_));
+  return absl::OkStatus();
+}
+
+// normed = rms_norm(residual).
+void DeviceTransformer::Normalise(const float* weight) {
+  NormArgs norm;
+  norm.x = buffers_.residual.as<float>();
+  norm.weight = weight;
+  norm.out = buffers_.normed.as<float>();
+  norm.rows = plan_->rows();
+  norm.cols = norm.x_stride = norm.out_stride = spec_.hidden;
+  norm.eps = spec_.rms_norm_eps;
+  device_.RmsNorm(norm);
+}
+
+void DeviceTransformer::AddToResidual(LayerId layer) {
+  AddArgs add;
+  add.y = buffers_.branch.as<float>();
+  add.acc = buffers_.residual.as<float>();
+  add.fault_layer = buffers_.fault_layer.as<int32_t>();
+  add.rows = plan_->rows();
+  add.cols = spec_.hidden;
+  add.layer = Value(layer);
+  device_.AddToResidual(add);
+}
+
+void DeviceTransformer::Head() {
+  if (plan_->logit_count() == 0) return;
+  NormArgs norm;
+  norm.x = buffers_.residual.as<float>();
+  norm.row_index = plan_->logit_rows();
+  norm.weight = weights_->norm;
+  norm.out = buffers_.normed.as<float>();
+  norm.rows = plan_->logit_count();
+  norm.cols = norm.x_stride = norm.out_stride = spec_.hidden;
+  norm.eps = spec_.rms_norm_eps;
+  device_.RmsNorm(norm);
+  LinearArgs linear;
+  linear.rows = plan_->logit_count();
+  linear.x = buffers_.normed.as<float>();
+  linear.x_stride = spec_.hidden;
+  linear.w = weights_->head;
+  linear.features = spec_.vocab;
+  linear.out = buffers_.logits.as<float>();
+  linear.out_stride = spec_.vocab;
+  device_.Linear(linear);
+}
+
+void DeviceTransformer::FetchResults(MatView logits, bool routing) {
+  const int64_t routed = plan_->rows() * spec_.gate.top_k * spec_.moe_layers();
+  device_.CopyOut(buffers_.host_fault_layer.as<void>(), buffers_.fault_layer.as<void>(),
+                  plan_->rows() * int64_t{sizeof(int32_t)});
+  if (routing && routed > 0) {
+    device_.CopyOut(buffers_.host_experts.as<void>(), buffers_.experts.as<void>(), routed * int64_t{sizeof(int32_t)});
+    device_.CopyOut(buffers_.host_expert_weights.as<void>(), buffers_.expert_weights.as<void>(),
+                    routed * int64_t{sizeof(float)});
+  }
+  if (logits.rows == 0) return;
+  CONCLAVE_CHECK(logits.stride == spec_.vocab) << logits.stride;
+  device_.CopyOut(logits.data, buffers_.logits.as<void>(), logits.rows * spec_.vocab * int64_t{sizeof(float)});
+}
+
+void DeviceTransformer::ShowRouting(ForwardObserver& observer) {
+  const int64_t pairs = plan_->rows() * spec_.gate.top_k;
+  for (int number = 0; number < spec_.layers; ++number) {
+    const LayerId layer{number};
+    if (!spec_.IsMoe(layer)) continue;
+    const int32_t* experts = buffers_.host_experts.as<int32_t>() + PairOffset(layer);
+    const float* weights = buffers_.host_expert_weights.as<float>() + PairOffset(layer);
+    observer.OnRouting(
+        layer, Routing{spec_.gate.top_k, absl::MakeConstSpan(experts, pairs), absl::MakeConstSpan(weights, pairs)});
+  }
+}
+
+void DeviceTransformer::NoteFaults(absl::Span<const SequenceSlice> slices) {
+  const int32_t* fault = buffers_.host_fault_layer.as<int32_t>();
+  slice_faults_.clear();
+  for (const SequenceSlice& slice : slices) {
+    const int32_t* const end = fault + slice.token_ids.size();
+    slice_faults_.push_back(*std::min_element(fault, end));
+    fault = end;
+  }
+}
+
+absl::Status DeviceTransformer::SliceStatus(size_t slice) const {
+  if (slice >= slice_faults_.size() || slice_faults_[slice] == kNoFault) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("layer ", slice_faults_[slice],
+                                          ": a hidden state of this sequence is not a finite number; other sequences "
+                                          "are not affected"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transformer>> CreateDeviceTransformer(const Checkpoint& checkpoint,
+                                                                     const Kernels& kernels, DeviceMemory& memory,
+                                                                     DeviceExpertPool* local,
+                                                                     const TransformerOptions& options) {
+  if (options.rows_max < 1 || options.logit_rows_max < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("rows_max ", options.rows_max, ", logit_rows_max ",
+                                                   options.logit_rows_max, ": both must be positive"));
+  }
+  TransformerOptions sized = options;
+  const int context = checkpoint.spec().context_max;
+  sized.context_max = options.context_max > 0 ? std::min(options.context_max, context) : context;
+  auto transformer = std::make_unique<DeviceTransformer>(checkpoint, kernels, memory, local, sized);
+  RETURN_IF_ERROR(transformer->Start());
+  return transformer;
+}
+
+}  // namespace conclave

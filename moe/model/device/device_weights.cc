@@ -1,0 +1,86 @@
+#include "moe/model/device/device_weights.h"
+
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "moe/base/status_macros.h"
+#include "moe/model/device/weight_uploader.h"
+#include "moe/model/rope.h"
+#include "moe/model/transformer_weights.h"
+
+namespace conclave {
+namespace {
+
+absl::Status AddLayer(const Checkpoint& checkpoint, LayerId number, LayerWeights& from, DeviceLayer& to,
+                      WeightUploader& uploader) {
+  const ModelSpec& spec = checkpoint.spec();
+  const AttentionSpec& mla = spec.attention;
+  MlaWeights& attention = from.attention;
+  uploader.Add(&to.attention_norm, std::move(from.attention_norm));
+  if (mla.q_lora_rank > 0) uploader.Add(&to.q_a, {attention.q_a});
+  uploader.Add(&to.q_a_bias, std::move(attention.q_a_bias));
+  uploader.Add(&to.q_a_norm, std::move(attention.q_a_norm));
+  uploader.Add(&to.q, {attention.q});
+  uploader.Add(&to.kv_a, {attention.kv_a});
+  uploader.Add(&to.kv_a_bias, std::move(attention.kv_a_bias));
+  uploader.Add(&to.kv_a_norm, std::move(attention.kv_a_norm));
+  ASSIGN_OR_RETURN(const WeightView kv_b,
+                   checkpoint.Weight(absl::StrCat("model.layers.", Value(number), ".self_attn.kv_b_proj.weight"),
+                                     int64_t{mla.heads} * (mla.qk_nope_head_dim + mla.v_head_dim), mla.kv_lora_rank));
+  uploader.Add(&to.kv_b, {kv_b});
+  uploader.Add(&to.o, {attention.o});
+  uploader.Add(&to.o_bias, std::move(attention.o_bias));
+  uploader.Add(&to.ffn_norm, std::move(from.ffn_norm));
+  if (from.gate.has_value()) {
+    uploader.Add(&to.gate, {from.gate->matrix});
+    uploader.Add(&to.gate_bias, std::move(from.gate->bias));
+  }
+  if (from.ffn.has_value()) {
+    uploader.Add(&to.gate_up, {from.ffn->gate, from.ffn->up});
+    uploader.Add(&to.down, {from.ffn->down});
+  }
+  return absl::OkStatus();
+}
+
+// The CPU's own angles, so that both devices rotate by the same ones.
+void AddRope(const AttentionSpec& spec, int context_max, RopeTable& table, WeightUploader& uploader) {
+  Rope rope(spec, context_max);
+  std::vector<int32_t> positions(context_max);
+  std::iota(positions.begin(), positions.end(), 0);
+  rope.SetPositions(positions);
+  table.pairs = spec.qk_rope_head_dim / 2;
+  table.interleaved = spec.rope_interleaved;
+  const auto copy = [&](ConstMatView view) {
+    const float* values = view.Row<float>(0);
+    return std::vector<float>(values, values + view.rows * view.cols);
+  };
+  uploader.Add(&table.cosines, copy(rope.cosines()));
+  uploader.Add(&table.sines, copy(rope.sines()));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceWeights>> LoadDeviceWeights(const Checkpoint& checkpoint, int context_max,
+                                                                 DeviceMemory& memory) {
+  const ModelSpec& spec = checkpoint.spec();
+  ASSIGN_OR_RETURN(TransformerWeights weights, LoadTransformer(checkpoint));
+  auto loaded = std::make_unique<DeviceWeights>();
+  WeightUploader uploader;
+  uploader.Add(&loaded->embedding, {weights.embedding});
+  loaded->layers.resize(weights.layers.size());
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    RETURN_IF_ERROR(
+        AddLayer(checkpoint, LayerId{static_cast<int32_t>(i)}, weights.layers[i], loaded->layers[i], uploader));
+  }
+  uploader.Add(&loaded->norm, std::move(weights.norm));
+  if (!spec.tie_word_embeddings) uploader.Add(&loaded->head, {weights.head});
+  AddRope(spec.attention, context_max, loaded->rope, uploader);
+  RETURN_IF_ERROR(memory.Reserve("attention weights", uploader.bytes()));
+  ASSIGN_OR_RETURN(loaded->memory, uploader.Run(memory, {}));
+  if (spec.tie_word_embeddings) loaded->head = loaded->embedding;
+  RETURN_IF_ERROR(checkpoint.CheckStillWhole());
+  return loaded;
+}
+
+}  // namespace conclave

@@ -1,0 +1,72 @@
+#include "moe/model/device/step_plan.h"
+
+#include <algorithm>
+
+#include "moe/base/check.h"
+#include "moe/base/status_macros.h"
+
+namespace conclave {
+
+absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, DeviceMemory& memory) {
+  StepPlan plan(options, memory);
+  const int64_t rows = 4 * int64_t{options.rows_max} + options.logit_rows_max;
+  const int64_t sequence_blocks = options.context_max / kKvBlockTokens + 1;
+  RETURN_IF_ERROR(plan.Grow(rows + std::max<int64_t>(2 * sequence_blocks, 16384)));
+  return plan;
+}
+
+absl::Status StepPlan::Grow(int64_t integers) {
+  RETURN_IF_ERROR(memory_->accelerator().Synchronize());  // nobody reads the old ones
+  const int64_t bytes = integers * int64_t{sizeof(int32_t)};
+  RETURN_IF_ERROR(memory_->Reserve("step tables", bytes - capacity_ * int64_t{sizeof(int32_t)}));
+  host_.Reset();
+  device_.Reset();
+  ASSIGN_OR_RETURN(host_, memory_->AllocateHost(bytes));
+  ASSIGN_OR_RETURN(device_, memory_->Allocate(bytes));
+  capacity_ = integers;
+  ++generation_;
+  return absl::OkStatus();
+}
+
+absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec) {
+  int64_t rows = 0, logits = 0, blocks = 0;
+  for (const SequenceSlice& slice : slices) {
+    const int64_t count = static_cast<int64_t>(slice.token_ids.size());
+    const int64_t end = slice.first_position + count;
+    CONCLAVE_CHECK(slice.first_position >= 0 && end <= options_.context_max) << "positions up to " << end;
+    CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * kKvBlockTokens >= end) << slice.blocks.size();
+    CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows;
+    rows += count;
+    logits += slice.logit_rows;
+    blocks += static_cast<int64_t>(slice.blocks.size());
+  }
+  CONCLAVE_CHECK(rows >= 1 && rows <= options_.rows_max) << rows << " rows";
+  CONCLAVE_CHECK(logits <= options_.logit_rows_max) << logits;
+  const int64_t needed = 4 * rows + logits + blocks;
+  if (needed > capacity_) RETURN_IF_ERROR(Grow(std::max(needed, 2 * capacity_)));
+  rows_ = rows;
+  logit_count_ = logits;
+  int32_t* const base = host_.as<int32_t>();
+  int32_t* logit = base + 4 * rows;
+  int32_t* const block_begin = logit + logits;
+  int32_t* block = block_begin;
+  int64_t row = 0;
+  for (const SequenceSlice& slice : slices) {
+    const int64_t count = static_cast<int64_t>(slice.token_ids.size());
+    for (int64_t i = 0; i < count; ++i, ++row) {
+      const int64_t position = slice.first_position + i;
+      CONCLAVE_CHECK(slice.token_ids[i] >= 0 && slice.token_ids[i] < spec.vocab) << slice.token_ids[i];
+      if (i >= count - slice.logit_rows) *logit++ = static_cast<int32_t>(row);
+      base[row] = slice.token_ids[i];
+      base[rows + row] = static_cast<int32_t>(position);
+      base[2 * rows + row] = static_cast<int32_t>(int64_t{slice.blocks[position / kKvBlockTokens]} * kKvBlockTokens +
+                                                  position % kKvBlockTokens);
+      base[3 * rows + row] = static_cast<int32_t>(block - block_begin);
+    }
+    block = std::copy(slice.blocks.begin(), slice.blocks.end(), block);
+  }
+  memory_->accelerator().CopyIn(device_.as<void>(), base, needed * int64_t{sizeof(int32_t)});
+  return absl::OkStatus();
+}
+
+}  // namespace conclave

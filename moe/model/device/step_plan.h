@@ -1,0 +1,53 @@
+// Where the rows of one step stand, in the form that kernels read: one packed array of integers, copied at once.
+#ifndef CONCLAVE_MOE_MODEL_DEVICE_STEP_PLAN_H_
+#define CONCLAVE_MOE_MODEL_DEVICE_STEP_PLAN_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "moe/checkpoint/model_spec.h"
+#include "moe/model/device/device_memory.h"
+#include "moe/model/transformer.h"
+
+namespace conclave {
+
+// Owned by a transformer; its arrays lie one after the other for the step's own number of rows, so that steps of equal
+// size find them at equal places.
+class StepPlan {
+ public:
+  // Sized for options; room for blocks grows to what the largest step needed.
+  static absl::StatusOr<StepPlan> Create(const TransformerOptions& options, DeviceMemory& memory);
+
+  // Lists every row and queues the copy to the device. REQUIRES: slices keep Transformer::Forward's contract.
+  // Errors are those of growing.
+  absl::Status Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec);
+
+  int64_t rows() const { return rows_; }
+  int64_t logit_count() const { return logit_count_; }
+  // Grows whenever the arrays moved, which makes what was recorded with them worthless.
+  uint64_t generation() const { return generation_; }
+  const int32_t* tokens() const { return device(0); }
+  const int32_t* positions() const { return device(rows_); }
+  const int32_t* cache_rows() const { return device(2 * rows_); }   // block * kKvBlockTokens + its row
+  const int32_t* first_block() const { return device(3 * rows_); }  // into blocks()
+  const int32_t* logit_rows() const { return device(4 * rows_); }   // [logit_count()] rows whose logits are wanted
+  const int32_t* blocks() const { return device(4 * rows_ + logit_count_); }
+
+ private:
+  StepPlan(const TransformerOptions& options, DeviceMemory& memory) : options_(options), memory_(&memory) {}
+  absl::Status Grow(int64_t integers);
+  const int32_t* device(int64_t offset) const { return device_.as<int32_t>() + offset; }
+
+  TransformerOptions options_;
+  DeviceMemory* memory_;
+  int64_t capacity_ = 0;
+  uint64_t generation_ = 0;
+  DeviceBuffer host_, device_;
+  int64_t rows_ = 0;
+  int64_t logit_count_ = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_DEVICE_STEP_PLAN_H_
