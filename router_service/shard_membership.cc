@@ -173,6 +173,7 @@ bool ShardMembership::TakeNews(ShardNews news, absl::Time now) {
   if (news.of_load) {
     LogWarning(absl::StrCat("expert shard ", member.description.name, " takes no further experts: ", status.message()));
     member.load_again_at = now + kLoadPause;
+    if (!absl::IsResourceExhausted(status)) OnSuspect(news.shard, now);
     return true;
   }
   return TakeFailure(news.shard, status, now);
@@ -225,13 +226,14 @@ bool ShardMembership::Orphaned(LayerId layer, ExpertId expert) const {
 void ShardMembership::LoadOrphans(absl::Time now) {
   if (control_ == nullptr) return;
   // Nothing is planned on top of loads that are under way: their answers change the picture.
-  if (std::any_of(members_.begin(), members_.end(), [](const Member& member) { return member.loading; })) return;
+  const auto loads = [](const Member& member) { return member.loading && member.up; };
+  if (std::any_of(members_.begin(), members_.end(), loads)) return;
   std::vector<ShardId> takers;
   std::vector<int64_t> load(members_.size());
   for (size_t i = 0; i < members_.size(); ++i) {
     const ShardId shard{static_cast<int32_t>(i)};
     load[i] = ExpertsOf(members_[i].description);
-    if (Usable(shard) && now >= members_[i].load_again_at) takers.push_back(shard);
+    if (Usable(shard) && !members_[i].loading && now >= members_[i].load_again_at) takers.push_back(shard);
   }
   if (takers.empty()) return;
   const auto has_room = [&](ShardId shard) {

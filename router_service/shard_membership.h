@@ -40,8 +40,9 @@ class ShardMembership {
  public:
   // How long a question may take: a shard that does not answer it counts as gone.
   static constexpr absl::Duration kAskTimeout = absl::Seconds(1);
-  // A shard that loads maps files; it reads them later.
-  static constexpr absl::Duration kLoadTimeout = absl::Seconds(30);
+  // A shard that loads maps files and reads them later. One that takes longer may finish all the same; meanwhile another
+  // is asked.
+  static constexpr absl::Duration kLoadTimeout = absl::Seconds(2);
 
   // shards[i] is what ShardId{i} said of itself; hidden 0: nothing yet, and it counts as gone. `control` null: shards
   // that are gone are taken back after a while without being asked. It must outlive this.
