@@ -93,6 +93,7 @@ absl::Status ClusterRunner::LaunchGateway() {
   ASSIGN_OR_RETURN(const std::string router, AddressOfRole(processes_, "router"));
   spec.arguments.insert(spec.arguments.end(),
                         {absl::StrCat("--router=", router), absl::StrCat("--grpc-address=127.0.0.1:", plan_.grpc_port),
+                         absl::StrCat("--http-address=127.0.0.1:", plan_.http_port),
                          absl::StrCat("--metrics-address=127.0.0.1:", plan_.metrics_port)});
   return Launch(std::move(spec));
 }

@@ -23,6 +23,7 @@ struct ClusterPlan {
   TargetOptions target;         // of the attention service and the shards; its compute is not "auto"
   int threads = 1;              // cores to share out
   int grpc_port = 0;            // the gateway's; 0: a free one
+  int http_port = 0;            // the gateway's; 0: a free one
   int metrics_port = 0;         // the gateway's; 0: a free one
   std::string run_directory;    // logs, address files, cluster.json
   std::string gateway_binary, router_binary, expert_binary;

@@ -78,9 +78,9 @@ std::string ReadyLine(const std::vector<ClusterProcess>& processes, const std::s
   for (const char* role : {"gateway", "router", "expert"}) {
     for (const ClusterProcess& process : processes) {
       if (process.role == role) parts.push_back(absl::StrCat(process.name, " ", process.grpc));
-      if (process.role == role && process.role == "gateway" && !process.metrics.empty()) {
-        absl::StrAppend(&parts.back(), " (metrics http://", process.metrics, "/metrics)");
-      }
+      if (process.role != role || process.role != "gateway") continue;
+      if (!process.http.empty()) absl::StrAppend(&parts.back(), " (OpenAI's API http://", process.http, "/v1)");
+      if (!process.metrics.empty()) absl::StrAppend(&parts.back(), " (metrics http://", process.metrics, "/metrics)");
     }
   }
   return absl::StrCat("ready: ", absl::StrJoin(parts, ", "), "; run directory ", run_directory);
@@ -105,9 +105,9 @@ class UpCommand final : public Command {
              "grpc: experts in processes of their own; inproc: in the attention service")
         .choices = {"inproc", "grpc"};
     DeclareTarget(flags, plan_.target);
-    flags.Add("http-port", &http_port_, "PORT", "the gateway's HTTP port (not built yet)");
     for (auto [flag, port, help] :
-         {std::tuple("grpc-port", &plan_.grpc_port, "the gateway's gRPC port; 0: a free one"),
+         {std::tuple("http-port", &plan_.http_port, "the gateway's HTTP port; 0: a free one"),
+          std::tuple("grpc-port", &plan_.grpc_port, "the gateway's gRPC port; 0: a free one"),
           std::tuple("metrics-port", &plan_.metrics_port, "the gateway's metrics port; 0: a free one")}) {
       CommandFlag& declared = flags.Add(flag, port, "PORT", help);
       declared.minimum = 0;
@@ -151,15 +151,14 @@ class UpCommand final : public Command {
   absl::Status Check(const CommandContext& context) {
     if (plan_.model.empty())
       return UsageError("--model is missing: name the model's directory, such as --model models/demo");
-    if (http_port_ >= 0) return UsageError("--http-port: HTTP is not built yet; use gRPC (--grpc-port)");
     RETURN_IF_ERROR(ValidateTarget(plan_.target));
     // Opened here, so that what is missing is said before a process starts, and to name what "auto" means.
     ASSIGN_OR_RETURN(const auto target, ComputeTarget::Create(plan_.target));
     plan_.target.compute = std::string(Name(target->kernels().compute));
     ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(plan_.model, context.hub));
     RETURN_IF_ERROR(Checkpoint::Open(directory).status());
-    for (const auto& [flag, port] :
-         {std::pair("grpc-port", plan_.grpc_port), std::pair("metrics-port", plan_.metrics_port)}) {
+    for (const auto& [flag, port] : {std::pair("http-port", plan_.http_port), std::pair("grpc-port", plan_.grpc_port),
+                                     std::pair("metrics-port", plan_.metrics_port)}) {
       if (!CanListenOnLoopback(port)) return ExplainListenFailure(JoinHostPort("127.0.0.1", port), flag);
     }
     ASSIGN_OR_RETURN(plan_.gateway_binary, FindServiceBinary(context.binary_directory, "gateway"));
@@ -195,7 +194,6 @@ class UpCommand final : public Command {
 
   ClusterPlan plan_;
   std::string transport_ = "grpc";
-  int http_port_ = -1;
   bool temporary_directory_ = false;
 };
 

@@ -9,6 +9,8 @@
 #include "conclave/v1/control.pb.h"
 #include "gateway/caller.h"
 #include "gateway/dispatcher.h"
+#include "gateway/http/api_handler.h"
+#include "gateway/http/server.h"
 #include "gateway/inference_service.h"
 #include "gateway/router_client.h"
 #include "gateway/served_model.h"
@@ -67,6 +69,7 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("usage-log", &usage_log, "file that gets one JSON object a request; opened anew on SIGHUP; empty: none");
   flags.AddBytes("usage-log-max", &usage_log_bytes_max, "size at which the usage log becomes FILE.1; 0: any size");
   flags.Add("router-wait", &router_wait, "how long the attention service may take to load");
+  http.AddTo(flags);
   daemon.AddTo(flags);
 }
 
@@ -75,7 +78,7 @@ absl::Status GatewayOptions::Validate() const {
   if (router.empty()) return absl::InvalidArgumentError("--router: missing; give host:port of the attention service");
   const absl::StatusOr<HostPort> address = ParseHostPort(router);
   if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--router: ", address.status().message()));
-  return absl::OkStatus();
+  return http.Validate();
 }
 
 absl::Status RunGateway(const GatewayOptions& options) {
@@ -88,7 +91,16 @@ absl::Status RunGateway(const GatewayOptions& options) {
   const auto metrics = Metrics::Create();
   std::unique_ptr<Dispatcher> dispatcher;
   const auto service = InferenceGrpcService::Create();
-  ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {service->service()}, *metrics));
+  const auto api = ApiHandler::Create(options.http, *metrics);
+  std::unique_ptr<HttpServer> http;
+  DaemonOptions daemon_options = options.daemon;
+  if (!options.http.address.empty()) {
+    ASSIGN_OR_RETURN(http, HttpServer::Listen(options.http, *api));
+    daemon_options.http_address = http->address();
+  }
+  ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(daemon_options, {service->service()}, *metrics));
+  // Only now: signals are to reach no other thread than the daemon's.
+  if (http != nullptr) http->Start();
 
   ASSIGN_OR_RETURN(authenticator, CreateAuthenticator(options));
   ASSIGN_OR_RETURN(usage_log, OpenUsageLog(options));
@@ -111,12 +123,19 @@ absl::Status RunGateway(const GatewayOptions& options) {
   daemon->OnHangup([&usage_log] {
     if (usage_log != nullptr) usage_log->Reopen();
   });
+  api->SetServing(*dispatcher, *model, *authenticator);
   daemon->SetServing(true);
-  LogInfo(absl::StrCat("serving ", model->name, " at ", daemon->grpc_address()));
-  return daemon->Run([&](absl::Time deadline) {
+  LogInfo(absl::StrCat("serving ", model->name, " at ", daemon->grpc_address(),
+                       http == nullptr ? "" : absl::StrCat(", http ", http->address())));
+  const absl::Status end = daemon->Run([&](absl::Time deadline) {
+    api->SetStopping();
     dispatcher->Drain(deadline);
     service->Drain(deadline);
+    if (http != nullptr) http->Drain(deadline);
   });
+  // Whoever is still connected is cut off, which cancels answers that the dispatcher would wait for.
+  http.reset();
+  return end;
 }
 
 }  // namespace conclave

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "gateway/http/http_options.h"
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
@@ -16,6 +17,7 @@ namespace conclave {
 // The command line, checked.
 struct GatewayOptions {
   DaemonOptions daemon;
+  HttpOptions http;
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
   bool generation_defaults = true;

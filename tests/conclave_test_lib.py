@@ -12,6 +12,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 CONCLAVE = os.environ.get("CONCLAVE", "bazel-bin/cli/conclave")
 DEMO_MODEL = os.environ.get("CONCLAVE_DEMO_MODEL", "models/demo")
@@ -130,6 +131,11 @@ class Cluster:
     def gateway(self):
         return self.processes("gateway")[0]["grpc"]
 
+    def http(self):
+        """Where the gateway serves HTTP: (host, port)."""
+        host, port = self.processes("gateway")[0]["http"].rsplit(":", 1)
+        return host, int(port)
+
     def stop(self, number=signal.SIGTERM):
         """Sends the signal and returns the exit code."""
         self.process.send_signal(number)
@@ -139,6 +145,45 @@ class Cluster:
         """Waits for the command to end on its own; its exit code and error text."""
         code = self.process.wait(timeout=seconds)
         return code, self.text(self.errors)
+
+
+class Gateway:
+    """One more gateway for the attention service of a cluster, with flags of its own; stopped by stop()."""
+
+    def __init__(self, cluster, *flags, ready=True):
+        binary = command_line_of(cluster.processes("gateway")[0]["pid"])[0]
+        self.folder = tempfile.TemporaryDirectory()
+        self.log = os.path.join(self.folder.name, "gateway.log")
+        addresses = os.path.join(self.folder.name, "addresses.json")
+        router = cluster.processes("router")[0]["grpc"]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen([binary, "--model", DEMO_MODEL, "--router", router, "--address-file", addresses,
+                                             *map(str, flags)], stderr=log, env=clean_environment())
+        assert eventually(lambda: os.path.exists(addresses)), open(self.log).read()
+        with open(addresses) as file:
+            self.addresses = json.load(file)
+        if ready:
+            assert eventually(self.is_ready), open(self.log).read()
+
+    def http(self):
+        host, port = self.addresses["http"].rsplit(":", 1)
+        return host, int(port)
+
+    def is_ready(self):
+        try:
+            with urllib.request.urlopen(f"http://{self.addresses['http']}/ready", timeout=10) as page:
+                return page.status == 200
+        except OSError:
+            return False
+
+    def stop(self):
+        """The exit code after SIGTERM."""
+        self.process.terminate()
+        try:
+            return self.process.wait(timeout=60)
+        finally:
+            self.process.kill()
+            self.folder.cleanup()
 
 
 DTYPE_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I32": 4, "I64": 8, "F64": 8, "U8": 1}

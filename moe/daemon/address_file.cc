@@ -13,7 +13,8 @@ absl::Status WriteAddressFile(const std::string& path, const ProcessAddresses& a
   // Names and addresses hold no character that JSON would escape.
   const std::string text = absl::StrCat(
       "{\"name\": \"", addresses.name, "\", \"pid\": ", addresses.pid, ", \"grpc\": \"", addresses.grpc, "\"",
-      addresses.metrics.empty() ? "" : absl::StrCat(", \"metrics\": \"", addresses.metrics, "\""), "}\n");
+      addresses.metrics.empty() ? "" : absl::StrCat(", \"metrics\": \"", addresses.metrics, "\""),
+      addresses.http.empty() ? "" : absl::StrCat(", \"http\": \"", addresses.http, "\""), "}\n");
   const std::string unfinished = absl::StrCat(path, ".", addresses.pid, ".tmp");
   errno = 0;
   std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);

@@ -14,9 +14,10 @@ struct ProcessAddresses {
   int pid = 0;
   std::string grpc;     // host:port
   std::string metrics;  // host:port, or empty: left out of the file
+  std::string http;     // likewise
 };
 
-// Writes {"name": …, "pid": …, "grpc": …, "metrics": …} beside `path` and renames it there, so that a reader sees all
+// Writes {"name": …, "pid": …, "grpc": …, "metrics": …, "http": …} beside `path` and renames it there, so that a reader sees all
 // of it or nothing. An error names the path and what the system said.
 absl::Status WriteAddressFile(const std::string& path, const ProcessAddresses& addresses);
 

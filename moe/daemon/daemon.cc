@@ -138,7 +138,7 @@ class DaemonImpl final : public Daemon {
     }
     if (!options_.address_file.empty()) {
       RETURN_IF_ERROR(WriteAddressFile(options_.address_file,
-                                       {options_.name, static_cast<int>(getpid()), grpc_address_, metrics_address_}));
+                                       {options_.name, static_cast<int>(getpid()), grpc_address_, metrics_address_, options_.http_address}));
       absl::MutexLock lock(&mutex_);
       address_file_written_ = true;
     }
@@ -238,6 +238,7 @@ void DaemonOptions::AddTo(Flags& flags) {
   flags.Add("address-file", &address_file, "file to write the addresses to, as JSON, once they are listened on");
   flags.Add("drain-timeout", &drain_timeout, "time that running requests get to finish after SIGTERM");
   flags.Add("log-level", &log_level, "debug, info, warning or error");
+  flags.Add("log-format", &log_format, "text, or json: one object a line");
 }
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonOptions& options,
@@ -246,7 +247,12 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonOptions& opti
   RETURN_IF_ERROR(CheckAddress("grpc-address", options.grpc_address));
   if (!options.metrics_address.empty()) RETURN_IF_ERROR(CheckAddress("metrics-address", options.metrics_address));
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(options.log_level));
+  if (options.log_format != "text" && options.log_format != "json") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--log-format: expected text or json, got '", options.log_format.substr(0, 60), "'"));
+  }
   SetLogLevel(level);
+  SetLogFormat(options.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   SetLogName(options.name);
   RouteLibraryLogs();
   // A peer that goes away while we write is an error of that write, not the end of the process.

@@ -24,9 +24,11 @@ struct DaemonOptions {
   std::string name;                             // "router", "expert-2": stands in logs and in the address file
   std::string grpc_address = "127.0.0.1:0";     // host:port, port 0 picks a free one
   std::string metrics_address = "127.0.0.1:0";  // host:port, the host as an IP address; empty: no metrics port
-  std::string address_file;                     // written atomically when listening: {"name","pid","grpc","metrics"}
+  std::string http_address;                     // where this process serves HTTP, for the address file; no flag
+  std::string address_file;                     // written atomically when listening: {"name","pid","grpc","http","metrics"}
   absl::Duration drain_timeout = absl::Seconds(20);
   std::string log_level = "info";    // debug, info, warning or error
+  std::string log_format = "text";   // text or json
   int message_bytes_max = 64 << 20;  // a larger gRPC message is refused with RESOURCE_EXHAUSTED; no flag
   void AddTo(Flags& flags);          // --name, --grpc-address, --metrics-address, --address-file, …
 };

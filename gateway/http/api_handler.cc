@@ -1,0 +1,241 @@
+#include "gateway/http/api_handler.h"
+
+#include <atomic>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "gateway/http/access_log.h"
+#include "gateway/http/api_call.h"
+#include "gateway/http/api_request.h"
+#include "gateway/http/error_body.h"
+#include "gateway/http/json_body.h"
+#include "gateway/http/routes.h"
+#include "gateway/validation.h"
+#include "moe/base/json_writer.h"
+#include "moe/base/status_macros.h"
+#include "moe/daemon/version.h"
+
+namespace conclave {
+namespace {
+
+constexpr size_t kHttpRequestIdBytesMax = 100;  // so that the number of a prompt fits behind it
+
+std::string DrawRequestId() {
+  thread_local std::random_device device;
+  return absl::StrFormat("req-%08x%08x", device(), device());
+}
+
+HttpResponse Json(std::string body) {
+  HttpResponse response;
+  response.body = std::move(body);
+  return response;
+}
+
+HttpResponse StatusJson(absl::string_view status) {
+  return Json(JsonWriter().BeginObject().Key("status").Text(status).End().text());
+}
+
+HttpResponse NotServing() {
+  return ErrorResponse(absl::UnavailableError("the model is not being served: this gateway starts or stops"));
+}
+
+void WriteModel(JsonWriter& json, const v1::ModelInfo& model, int64_t created) {
+  json.BeginObject().Key("id").Text(model.id()).Key("object").Text("model").Key("created").Number(created);
+  json.Key("owned_by").Text("conclave").Key("max_model_len").Number(model.context_tokens_max()).End();
+}
+
+// Whether the model's chat prompts end with <think>, so that its answers begin with thoughts.
+bool ChatBeginsInside(const ServedModel& model) {
+  if (model.chat_template == nullptr) return false;
+  const ChatTurn turn{"user", "?"};
+  const auto pieces = model.chat_template->Render({turn}, /*add_generation_prompt=*/true);
+  if (!pieces.ok() || pieces->empty()) return false;
+  return absl::EndsWith(absl::StripAsciiWhitespace(pieces->back().text), "<think>");
+}
+
+class ApiHandlerImpl final : public ApiHandler {
+ public:
+  ApiHandlerImpl(const HttpOptions& options, Metrics& metrics) : options_(options), access_log_(metrics) {}
+
+  void SetServing(Dispatcher& dispatcher, const ServedModel& model, const Authenticator& authenticator) override {
+    reasoning_ = !options_.reasoning_content ? ReasoningMode::kOff
+                 : ChatBeginsInside(model)   ? ReasoningMode::kBeginsInside
+                                             : ReasoningMode::kByTag;
+    model_ = &model;
+    authenticator_ = &authenticator;
+    dispatcher_.store(&dispatcher);  // the last one: the others are read after it
+    ready_.store(true);
+  }
+  void SetStopping() override { ready_.store(false); }
+
+  std::optional<HttpResponse> CheckHead(const HttpRequest& head, RequestContext& context) override {
+    const absl::string_view id = head.Header("X-Request-Id");
+    context.request_id = id.empty() ? DrawRequestId() : std::string(id);
+    context.route = "none";
+    if (id.size() > kHttpRequestIdBytesMax || !ValidateRequestId(id).ok()) {
+      context.request_id = DrawRequestId();
+      return ErrorResponse(
+          400, absl::StrCat("X-Request-Id must be at most ", kHttpRequestIdBytesMax, " visible ASCII characters."));
+    }
+    std::string model_id;
+    const Route* route = FindRoute(head.path, &model_id);
+    if (route == nullptr) {
+      return ErrorResponse(ApiError{404, "There is no such path here.", "invalid_request_error", "", "unknown_url"});
+    }
+    context.route = std::string(route->path);
+    if (head.method == "OPTIONS") {
+      HttpResponse response;
+      response.status = 204;
+      return response.With("Allow", std::string(AllowedMethods(*route)));
+    }
+    if (!Allows(*route, head.method)) {
+      HttpResponse response = ErrorResponse(405, absl::StrCat(route->path, " takes ", AllowedMethods(*route), "."));
+      return response.With("Allow", std::string(AllowedMethods(*route)));
+    }
+    if (route->needs_key) {
+      if (dispatcher_.load() == nullptr) return NotServing();
+      auto tenant = authenticator_->Authenticate(head.Header("Authorization"));
+      if (!tenant.ok()) return ErrorResponse(tenant.status());
+      context.tenant = *std::move(tenant);
+    }
+    return route->post ? CheckPost(head) : std::optional<HttpResponse>(Get(*route, model_id));
+  }
+
+  void Handle(std::shared_ptr<Exchange> exchange) override {
+    std::string unused;
+    const Route* route = FindRoute(exchange->request().path, &unused);
+    absl::StatusOr<nlohmann::json> body = ParseJsonBody(exchange->TakeBody());
+    if (!body.ok()) {
+      exchange->Respond(ErrorResponse(body.status()));
+      return;
+    }
+    if (const absl::Status status = Answer(route->endpoint, *body, exchange); !status.ok()) {
+      exchange->Respond(ErrorResponse(status));
+    }
+  }
+
+  void OnFinished(const ExchangeSummary& summary) override { access_log_.Add(summary); }
+
+ private:
+  // A browser sends JSON from another site only after asking, which is refused; any other type it sends unasked.
+  std::optional<HttpResponse> CheckPost(const HttpRequest& head) const {
+    const absl::string_view type = head.Header("Content-Type");
+    const absl::string_view name = absl::StripAsciiWhitespace(type.substr(0, type.find(';')));
+    if (!name.empty() && !absl::EqualsIgnoreCase(name, "application/json")) {
+      return ErrorResponse(415, "Content-Type must be application/json.");
+    }
+    return std::nullopt;
+  }
+
+  HttpResponse Get(const Route& route, const std::string& model_id) {
+    Dispatcher* const dispatcher = dispatcher_.load();
+    switch (route.endpoint) {
+      case Endpoint::kHealth:
+        return StatusJson("ok");
+      case Endpoint::kReady:
+      case Endpoint::kPing:
+        return ready_.load() ? StatusJson("ready") : NotServing();
+      case Endpoint::kVersion:
+        return Json(JsonWriter().BeginObject().Key("version").Text(kVersion).End().text());
+      case Endpoint::kModels:
+      case Endpoint::kModel:
+        return Models(dispatcher->ListModels(), route, model_id);
+      default:
+        return ErrorResponse(500, "a route without an answer");
+    }
+  }
+
+  HttpResponse Models(const v1::ListModelsResponse& models, const Route& route, const std::string& model_id) const {
+    JsonWriter json;
+    if (route.endpoint == Endpoint::kModels) {
+      json.BeginObject().Key("object").Text("list").Key("data").BeginArray();
+      for (const v1::ModelInfo& model : models.models()) WriteModel(json, model, started_);
+      return Json(json.End().End().text());
+    }
+    for (const v1::ModelInfo& model : models.models()) {
+      if (model.id() != model_id) continue;
+      WriteModel(json, model, started_);
+      return Json(json.text());
+    }
+    return ErrorResponse(absl::NotFoundError("The model does not exist or you do not have access to it."));
+  }
+
+  absl::Status Answer(Endpoint endpoint, const nlohmann::json& body, const std::shared_ptr<Exchange>& exchange) {
+    TranslationOptions options;
+    options.prompts_max = options_.prompts_max;
+    const GenerationDefaults& defaults = model_->defaults;
+    if (defaults.sampling.has_temperature()) options.temperature = std::nullopt;
+    if (defaults.max_tokens.has_value()) options.completion_tokens_max = std::nullopt;
+    if (!defaults.max_tokens.has_value()) options.chat_tokens_max = model_->context_max;
+    switch (endpoint) {
+      case Endpoint::kTokenize:
+        return Tokenize(body, *exchange);
+      case Endpoint::kDetokenize:
+        return Detokenize(body, *exchange);
+      case Endpoint::kChatCompletions:
+        return Generate(TranslateChat(body, options), exchange);
+      case Endpoint::kCompletions:
+        return Generate(TranslateCompletion(body, options), exchange);
+      case Endpoint::kInvocations:
+        return Generate(TranslateInvocation(body, options), exchange);
+      default:
+        return absl::InternalError("a route without an answer");
+    }
+  }
+
+  absl::Status Generate(absl::StatusOr<ApiRequest> request, const std::shared_ptr<Exchange>& exchange) {
+    RETURN_IF_ERROR(request.status());
+    AnswerHead head;
+    head.chat = request->chat;
+    head.id = absl::StrCat(head.chat ? "chatcmpl-" : "cmpl-", exchange->context().request_id);
+    head.model = model_->name;
+    head.created = absl::ToUnixSeconds(absl::Now());
+    const auto call = std::make_shared<ApiCall>(exchange, *std::move(request), std::move(head), reasoning_);
+    call->Start(*dispatcher_.load(), absl::Now() + options_.request_timeout);
+    return absl::OkStatus();
+  }
+
+  absl::Status Tokenize(const nlohmann::json& body, Exchange& exchange) {
+    ASSIGN_OR_RETURN(const v1::TokenizeRequest request, TranslateTokenize(body));
+    ASSIGN_OR_RETURN(const v1::TokenizeResponse response, dispatcher_.load()->Tokenize(request));
+    JsonWriter json;
+    json.BeginObject().Key("count").Number(response.ids_size()).Key("max_model_len").Number(model_->context_max);
+    exchange.Respond(Json(json.Key("tokens").Numbers(response.ids()).End().text()));
+    return absl::OkStatus();
+  }
+
+  absl::Status Detokenize(const nlohmann::json& body, Exchange& exchange) {
+    ASSIGN_OR_RETURN(const v1::DetokenizeRequest request, TranslateDetokenize(body));
+    ASSIGN_OR_RETURN(const v1::DetokenizeResponse response, dispatcher_.load()->Detokenize(request));
+    exchange.Respond(Json(JsonWriter().BeginObject().Key("prompt").Text(response.text()).End().text()));
+    return absl::OkStatus();
+  }
+
+  const HttpOptions options_;
+  AccessLog access_log_;
+  const int64_t started_ = absl::ToUnixSeconds(absl::Now());
+  std::atomic<Dispatcher*> dispatcher_{nullptr};
+  std::atomic<bool> ready_{false};
+  // Set before dispatcher_.
+  const ServedModel* model_ = nullptr;
+  const Authenticator* authenticator_ = nullptr;
+  ReasoningMode reasoning_ = ReasoningMode::kOff;
+};
+
+}  // namespace
+
+std::unique_ptr<ApiHandler> ApiHandler::Create(const HttpOptions& options, Metrics& metrics) {
+  return std::make_unique<ApiHandlerImpl>(options, metrics);
+}
+
+}  // namespace conclave

@@ -1,0 +1,23 @@
+// Strict reading of a request's JSON: what is wrong is named by its place in the tree and in the text.
+#ifndef CONCLAVE_GATEWAY_HTTP_JSON_BODY_H_
+#define CONCLAVE_GATEWAY_HTTP_JSON_BODY_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace conclave {
+
+// Values of one body: each costs memory beside its text.
+inline constexpr int64_t kJsonValuesMax = 4'000'000;
+
+// The body as one JSON object in UTF-8, at most limits::kJsonDepthMax deep, with no key twice in one object and no
+// number beyond a double. INVALID_ARGUMENT begins with the path of the value, "messages[2].content: ", where the
+// damage is inside one. Stack use is bounded; time is linear.
+absl::StatusOr<nlohmann::json> ParseJsonBody(absl::string_view text);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_GATEWAY_HTTP_JSON_BODY_H_

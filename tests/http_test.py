@@ -1,0 +1,266 @@
+"""What the gateway says over HTTP: OpenAI's endpoints, probes, streams, connections that stay, clients that leave."""
+import json
+import os
+import signal
+import socket
+import unittest
+import urllib.request
+
+from conclave_test_lib import DEMO_MODEL, Cluster, Gateway, eventually, generate
+from http_client import Client, Connection
+
+STORY = "Once upon a time"
+
+
+def is_busy(cluster):
+    return metric(cluster, "conclave_router_requests_running") > 0
+
+
+def is_free(cluster):
+    """Nothing runs, and the only KV blocks in use are those that the prefix cache keeps."""
+    return not is_busy(cluster) and (metric(cluster, "conclave_router_kv_blocks_used") ==
+                                     metric(cluster, "conclave_router_kv_blocks_cached"))
+
+
+def lines_of(path):
+    with open(path) as file:
+        return file.read().splitlines()
+
+
+def metric(cluster, name):
+    url = f"http://{cluster.processes('router')[0]['metrics']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as page:
+        for line in page.read().decode().splitlines():
+            if line.startswith(name + " ") or line.startswith(name + "{"):
+                return float(line.rsplit(" ", 1)[1])
+    return None
+
+
+class HttpTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--transport", "inproc", "--compute", "f32")
+        cls.gateway = Gateway(cls.cluster, "--http-ping-interval", "20ms", "--http-output-bytes-max", "64KiB",
+                              "--log-format", "json")
+        cls.client = Client(cls.gateway.http())
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.gateway.stop()
+        cls.cluster.__exit__()
+
+    def assert_idle(self):
+        """Nothing runs any more, and a good request succeeds."""
+        self.assertTrue(eventually(lambda: is_free(self.cluster)))
+        self.assertEqual(self.client.complete().status, 200)
+
+    def test_probes_and_models(self):
+        for path, key in (("/health", "ok"), ("/ready", "ready"), ("/ping", "ready")):
+            self.assertEqual(self.client.get(path).json(), {"status": key})
+        self.assertRegex(self.client.get("/version").json()["version"], r"^\d+\.\d+")
+        models = self.client.get("/v1/models").json()
+        self.assertEqual((models["object"], [m["id"] for m in models["data"]]), ("list", ["demo"]))
+        self.assertEqual(self.client.get("/v1/models/demo").json(), models["data"][0])
+        self.assertEqual(self.client.get("/v1/models/de%6Do").json(), models["data"][0])
+        unknown = self.client.get("/v1/models/other")
+        self.assertEqual((unknown.status, unknown.error()["code"]), (404, "model_not_found"))
+
+    def test_methods(self):
+        head = self.client.request("HEAD", "/health")
+        with Connection(self.client.address) as connection:
+            connection.send(head)
+            answer = connection.read_answer(head_only=True)
+            self.assertEqual((answer.status, answer.headers["content-length"]), (200, "16"))
+            connection.send(self.client.request("GET", "/health"))  # no body came in between
+            self.assertEqual(connection.read_answer().status, 200)
+        for method, path, status, allow in (("OPTIONS", "/v1/models", 204, "GET, HEAD, OPTIONS"),
+                                            ("GET", "/v1/completions", 405, "POST, OPTIONS"),
+                                            ("DELETE", "/v1/models/demo", 405, "GET, HEAD, OPTIONS")):
+            answer = self.client.raw(self.client.request(method, path))
+            self.assertEqual((answer.status, answer.headers["allow"]), (status, allow))
+        unknown = self.client.get("/v1/embeddings")
+        self.assertEqual((unknown.status, unknown.error()["code"]), (404, "unknown_url"))
+
+    def test_completion_equals_the_answer_over_grpc(self):
+        answer = self.client.complete(max_tokens=24, hash_logits=True).json()
+        other = generate("--gateway", self.cluster.gateway(), "--prompt", STORY, "--max-tokens", 24, "--hash-logits")
+        choice = answer["choices"][0]
+        self.assertEqual((choice["text"], choice["logits_hash"]), (other["text"], other["logits_hash"]))
+        self.assertEqual((answer["object"], choice["finish_reason"]), ("text_completion", "length"))
+        self.assertEqual(answer["usage"]["prompt_tokens"], len(other["prompt_ids"]))
+        self.assertEqual(answer["usage"]["completion_tokens"], 24)
+        self.assertIn("cached_tokens", answer["usage"]["prompt_tokens_details"])
+        self.assertIn("mla-absorbed", answer["system_fingerprint"])
+
+    def test_prompts_as_text_ids_and_lists_of_both(self):
+        ids = self.client.post("/tokenize", {"prompt": STORY}).json()
+        self.assertEqual(ids["count"], len(ids["tokens"]))
+        self.assertTrue(self.client.post("/detokenize", {"tokens": ids["tokens"]}).json()["prompt"].endswith(STORY))
+        text = self.client.complete().json()["choices"][0]["text"]
+        self.assertEqual(self.client.complete(prompt=ids["tokens"]).json()["choices"][0]["text"], text)
+        several = self.client.complete(prompt=[STORY, "2 + 2 =", STORY], n=2).json()
+        self.assertEqual([c["index"] for c in several["choices"]], list(range(6)))
+        self.assertEqual([several["choices"][i]["text"] for i in (0, 1, 4, 5)], [text] * 4)
+        self.assertNotEqual(several["choices"][2]["text"], text)
+        both = self.client.complete(prompt=[ids["tokens"], ids["tokens"]]).json()
+        self.assertEqual([c["text"] for c in both["choices"]], [text] * 2)
+
+    def test_echo_with_log_probabilities_of_the_prompt(self):
+        choice = self.client.complete(echo=True, logprobs=2, max_tokens=1).json()["choices"][0]
+        logprobs = choice["logprobs"]
+        self.assertTrue(choice["text"].startswith(STORY))
+        self.assertIsNone(logprobs["token_logprobs"][0])
+        self.assertIsNone(logprobs["top_logprobs"][0])
+        self.assertEqual({len(value) for value in logprobs.values()}, {len(logprobs["tokens"])})
+        for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"]))[1:]:
+            self.assertEqual(choice["text"][offset:offset + len(token)], token)
+
+    def test_stream_says_what_the_whole_answer_says(self):
+        whole = self.client.chat(logprobs=True, top_logprobs=2).json()
+        answer = self.client.chat(logprobs=True, top_logprobs=2, stream=True, stream_options={"include_usage": True})
+        self.assertEqual(answer.headers["content-type"], "text/event-stream; charset=utf-8")
+        events = answer.events()
+        self.assertEqual(events[-1], "[DONE]")
+        chunks = events[:-1]
+        self.assertEqual({c["object"] for c in chunks}, {"chat.completion.chunk"})
+        self.assertEqual(len({c["id"] for c in chunks}), 1)
+        self.assertEqual(chunks[0]["choices"][0]["delta"], {"role": "assistant", "content": ""})
+        self.assertEqual([c["usage"] for c in chunks[:-1]], [None] * (len(chunks) - 1))
+        self.assertEqual((chunks[-1]["choices"], chunks[-1]["usage"]), ([], whole["usage"]))
+        choices = [c["choices"][0] for c in chunks[:-1]]
+        text = "".join(c["delta"].get("content", "") for c in choices)
+        self.assertEqual(text, whole["choices"][0]["message"]["content"])
+        self.assertEqual((choices[-1]["delta"], choices[-1]["finish_reason"]), ({}, "length"))
+        logprobs = [entry for c in choices if c["logprobs"] for entry in c["logprobs"]["content"]]
+        self.assertEqual(logprobs, whole["choices"][0]["logprobs"]["content"])
+
+    def test_a_stream_that_waits_sends_comments(self):
+        answer = self.client.complete(prompt="a b c d " * 450, stream=True, max_tokens=2)
+        self.assertIn(b": ping\n\n", answer.body)
+        self.assertEqual(answer.events()[-1], "[DONE]")
+
+    def test_seeds_and_stop_texts(self):
+        ask = lambda **fields: self.client.complete(max_tokens=12, temperature=1.5, **fields).json()["choices"][0]
+        self.assertEqual(ask(seed=-7)["text"], ask(seed=-7)["text"])
+        self.assertGreater(len({ask()["text"] for _ in range(5)}), 1)
+        whole = self.client.complete(max_tokens=12).json()["choices"][0]["text"]
+        stopped = self.client.complete(max_tokens=12, stop=[whole[5:9], "\x00never"]).json()["choices"][0]
+        self.assertEqual((stopped["text"], stopped["finish_reason"]), (whole[:whole.index(whole[5:9])], "stop"))
+
+    def test_request_ids_are_echoed_in_header_body_and_log(self):
+        with Connection(self.client.address) as connection:
+            connection.send(self.client.request("POST", "/v1/completions", '{"prompt": "secret words", "max_tokens": 2}',
+                                                {"X-Request-Id": "trace-77"}))
+            answer = connection.read_answer()
+        self.assertEqual(answer.headers["x-request-id"], "trace-77")
+        self.assertEqual(answer.json()["id"], "cmpl-trace-77")
+        log = self.gateway.log
+        find = lambda: [json.loads(line) for line in lines_of(log) if "trace-77" in line and '"event": "http"' in line]
+        line = eventually(find)[0]
+        self.assertEqual((line["status"], line["route"], line["method"]), (200, "/v1/completions", "POST"))
+        self.assertEqual([line for line in lines_of(log) if "secret words" in line], [])
+        refused = self.client.get("/health", {"X-Request-Id": "has space"})
+        self.assertEqual(refused.status, 400)
+
+    def test_pipelined_requests_are_answered_in_order(self):
+        with Connection(self.client.address) as connection:
+            bodies = [{"prompt": STORY, "max_tokens": n, "temperature": 0} for n in (9, 1, 5)]
+            connection.send(b"".join(self.client.request("POST", "/v1/completions", json.dumps(b)) for b in bodies))
+            connection.send(self.client.request("GET", "/health"))
+            counts = [connection.read_answer().json()["usage"]["completion_tokens"] for _ in bodies]
+            self.assertEqual(counts, [9, 1, 5])
+            self.assertEqual(connection.read_answer().json(), {"status": "ok"})
+
+    def test_http_1_0_gets_its_stream_until_the_connection_closes(self):
+        body = json.dumps({"prompt": STORY, "max_tokens": 3, "stream": True})
+        answer = self.client.raw(f"POST /v1/completions HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}")
+        self.assertEqual(answer.headers["connection"], "close")
+        self.assertEqual(answer.events()[-1], "[DONE]")
+
+    def test_expect_100_continue(self):
+        body = json.dumps({"prompt": STORY, "max_tokens": 1})
+        head = self.client.head("POST", "/v1/completions", {"Expect": "100-continue", "Content-Length": len(body)})
+        with Connection(self.client.address) as connection:
+            connection.send(head + "\r\n")
+            self.assertEqual(connection.read_answer().status, 100)
+            connection.send(body)
+            self.assertEqual(connection.read_answer().status, 200)
+
+    def test_invocations_take_chats_and_completions(self):
+        chat = self.client.post("/invocations", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
+        self.assertEqual(chat.json()["object"], "chat.completion")
+        completion = self.client.post("/invocations", {"prompt": "Hi", "max_tokens": 1})
+        self.assertEqual(completion.json()["object"], "text_completion")
+
+    def test_a_client_that_leaves_in_mid_stream_frees_everything(self):
+        for how in ("close", "reset"):
+            with self.subTest(how), Connection(self.client.address) as connection:
+                fields = {"prompt": STORY, "max_tokens": 1900, "ignore_eos": True, "stream": True, "n": 3}
+                connection.send(self.client.request("POST", "/v1/completions", json.dumps(fields)))
+                connection.read_until(b"data: ")
+                if how == "reset":
+                    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.assert_idle()
+
+    def test_a_client_that_leaves_before_a_whole_answer_frees_everything(self):
+        with Connection(self.client.address) as connection:
+            fields = {"prompt": STORY, "max_tokens": 1900, "ignore_eos": True, "n": 2}
+            connection.send(self.client.request("POST", "/v1/completions", json.dumps(fields)))
+            self.assertTrue(eventually(lambda: is_busy(self.cluster)))
+        self.assert_idle()
+
+    def test_a_client_that_never_reads_is_cut_off(self):
+        with socket.socket() as stuck:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.connect(self.client.address)
+            fields = {"prompt": STORY, "max_tokens": 1900, "ignore_eos": True, "stream": True, "n": 4, "logprobs": 20}
+            stuck.sendall(self.client.request("POST", "/v1/completions", json.dumps(fields)))
+            self.assertTrue(eventually(lambda: is_busy(self.cluster)))
+            self.assert_idle()
+
+
+class LifeTest(unittest.TestCase):
+    def test_a_dead_attention_service_is_an_error_event_in_mid_stream(self):
+        with Cluster("--model", DEMO_MODEL, "--transport", "inproc") as cluster:
+            client = Client(cluster.http())
+            with Connection(client.address) as connection:
+                fields = {"prompt": STORY, "max_tokens": 1900, "ignore_eos": True, "stream": True}
+                connection.send(client.request("POST", "/v1/completions", json.dumps(fields)))
+                status, _ = connection.read_head()
+                self.assertEqual(status, 200)
+                connection.read_until(b"data: ")
+                os.kill(cluster.processes("router")[0]["pid"], signal.SIGKILL)
+                rest = b""
+                while b"\r\n0\r\n\r\n" not in connection.buffer:
+                    more = connection.read()
+                    if not more:
+                        break
+                    connection.buffer += more
+                rest = connection.buffer
+            self.assertIn(b'data: {"error": {"message": ', rest)
+            self.assertNotIn(b"[DONE]", rest)
+
+    def test_before_the_model_is_served_probes_say_so_and_afterwards_a_stream_is_finished(self):
+        with Cluster("--model", DEMO_MODEL, "--transport", "inproc") as cluster:
+            lonely = Gateway(cluster, "--router", "127.0.0.1:1", ready=False)
+            client = Client(lonely.http())
+            self.assertEqual(client.get("/health").status, 200)
+            for path in ("/ready", "/ping", "/v1/models"):
+                answer = client.get(path)
+                self.assertEqual((answer.status, "retry-after" in answer.headers), (503, True), path)
+            self.assertEqual(client.complete().status, 503)
+            self.assertEqual(lonely.stop(), 0)
+            client = Client(cluster.http())
+            with Connection(client.address) as idle, Connection(client.address) as connection:
+                fields = {"prompt": STORY, "max_tokens": 400, "ignore_eos": True, "stream": True}
+                connection.send(client.request("POST", "/v1/completions", json.dumps(fields)))
+                connection.socket.settimeout(60)
+                head = connection.read_head()
+                cluster.process.send_signal(signal.SIGTERM)
+                self.assertEqual(connection.read_body(*head).events()[-1], "[DONE]")
+                self.assertTrue(idle.is_closed())
+            self.assertEqual(cluster.process.wait(timeout=60), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
