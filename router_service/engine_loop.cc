@@ -265,6 +265,7 @@ EngineStats EngineLoop::Stats() const {
   stats.kv_blocks_cached = blocks.cached();
   stats.kv_blocks_total = blocks.total();
   stats.preemptions = scheduler_.preemptions();
+  stats.experts_last_step = routing_.experts_read();
   return stats;
 }
 

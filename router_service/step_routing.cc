@@ -9,7 +9,12 @@ void StepRouting::OnRouting(LayerId layer, const Routing& routing) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     std::vector<uint64_t>& counts = totals_[Value(layer)];
-    for (int32_t expert : routing.experts) ++counts[expert];
+    read_.assign(counts.size(), false);
+    for (int32_t expert : routing.experts) {
+      ++counts[expert];
+      experts_read_ += !read_[expert];
+      read_[expert] = true;
+    }
   }
   size_t row = 0;
   for (const RoutedRows& rows : step_) {

@@ -41,7 +41,12 @@ class StepRouting final : public ForwardObserver {
   explicit StepRouting(const ModelSpec& spec) : totals_(ZeroExpertCounts<uint64_t>(spec)) {}
 
   // What the next Forward runs; must stay unchanged until it has returned.
-  void BeginStep(absl::Span<const RoutedRows> rows) { step_ = rows; }
+  void BeginStep(absl::Span<const RoutedRows> rows) {
+    step_ = rows;
+    experts_read_ = 0;
+  }
+  // Experts that got rows since BeginStep, over all layers: what the step had to read of their weights.
+  int64_t experts_read() const { return experts_read_; }
   void OnRouting(LayerId layer, const Routing& routing) override;
 
   // Rows by [layer][expert] since start.
@@ -49,6 +54,8 @@ class StepRouting final : public ForwardObserver {
 
  private:
   absl::Span<const RoutedRows> step_;
+  int64_t experts_read_ = 0;
+  std::vector<bool> read_;  // [experts] of the layer at hand
   mutable std::mutex mutex_;
   std::vector<std::vector<uint64_t>> totals_;  // guarded by mutex_
 };
