@@ -46,8 +46,8 @@ struct MlaDecode {
 size_t MlaWorkspaceBytes(int rows, int heads, int latent, int tokens_max);
 
 // `stream` is a cudaStream_t. Cached tokens at or past a row's length are never read into its result, be they NaN.
-// bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens (a power of two) runs on Hopper's tensor cores; all else
-// runs plain loops, which are slow. Which of the two, depends on the fields above other than rows, lengths and tables.
+// bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens (a power of two; 64 is the fastest) runs on Hopper's tensor
+// cores; all else runs plain loops, which are slow. Which of the two, depends on the fields above other than rows, lengths and tables.
 // INVALID_ARGUMENT names the field; INTERNAL carries CUDA's error.
 absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream);
 

@@ -15,19 +15,23 @@ bool Sm90Bf16MlaTakes(const MlaDecode& problem) {
 }
 
 absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
-  CUtensorMap query, cache;
   constexpr int kWidth = kLatent + kRope;
-  auto status = MakeTensorMap(&query, problem.query, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, int64_t{problem.rows} * problem.heads,
-                              kWidth, kHeads, 64, CU_TENSOR_MAP_SWIZZLE_128B);
+  constexpr auto kType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  Maps maps;
+  const int64_t tokens = int64_t{problem.pages} * problem.page_tokens;
+  auto status = MakeTensorMap(&maps.query, problem.query, kType, 2, int64_t{problem.rows} * problem.heads, kWidth, kHeads, 64,
+                              CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  status = MakeTensorMap(&cache, problem.cache, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, int64_t{problem.pages} * problem.page_tokens,
-                         kWidth, problem.page_tokens, 64, CU_TENSOR_MAP_SWIZZLE_128B);
+  status = MakeTensorMap(&maps.cache, problem.cache, kType, 2, tokens, kWidth, problem.page_tokens, 64, CU_TENSOR_MAP_SWIZZLE_128B);
+  if (!status.ok()) return status;
+  const TensorShape<3> panels = {{64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, 4}};
+  status = MakeTensorMap(&maps.latents, problem.cache, kType, panels, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   static const cudaError_t raised = cudaFuncSetAttribute(DecodeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
   const int tiles = (problem.heads + kHeads - 1) / kHeads;
   const int splits = (problem.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
-  DecodeKernel<<<dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream>>>(query, cache, problem);
+  DecodeKernel<<<dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream>>>(maps, problem);
   if (splits > 1) MergeKernel<<<problem.rows * problem.heads, kLatent / 4, 0, stream>>>(problem, splits);
   return LaunchStatus("MLA decode launch");
 }

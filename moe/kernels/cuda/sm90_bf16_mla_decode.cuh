@@ -1,7 +1,7 @@
 // MLA decode on Hopper's tensor cores: 64 heads of one row against one split of its cache.
 //
-// A producer warp brings blocks of 64 tokens (nine panels of 64 columns: eight of the latent, one of the rotated part)
-// to two stages of shared memory. One warpgroup takes the scores of even blocks, the other those of odd ones, and both
+// Producer warps bring blocks of 64 tokens (nine panels of 64 columns: eight of the latent, one of the rotated part) to
+// shared memory, which has room for two. One warpgroup takes the scores of even blocks, the other those of odd ones, and both
 // share the weighted sum: each holds 256 of the 512 latent columns of all 64 heads. So the softmax of either runs beside
 // products of the other. The weights of a block replace its rotated part, which nobody needs once its scores are known.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_DECODE_CUH_
@@ -63,8 +63,7 @@ __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p, const Work& w
 }
 
 __global__ void __launch_bounds__(kThreads, 1)
-    DecodeKernel(const __grid_constant__ CUtensorMap query, const __grid_constant__ CUtensorMap cache,
-                 const __grid_constant__ MlaDecode p) {
+    DecodeKernel(const __grid_constant__ Maps maps, const __grid_constant__ MlaDecode p) {
   extern __shared__ uint8_t unaligned[];
   Shared& s = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
   const Work work = ThisWork(p);
@@ -92,7 +91,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
     RegistersDown<40>();
-    if (threadIdx.x == kConsumers) Produce(s, query, cache, p, work);
+    if (threadIdx.x == kConsumers) Produce<0>(s, maps, p, work);
+    if (threadIdx.x == kConsumers + 32) Produce<1>(s, maps, p, work);
+    if (threadIdx.x == kConsumers + 64) Produce<2>(s, maps, p, work);
   } else if (threadIdx.x < 128) {
     RegistersUp<232>();
     RunWarpgroup<0>(s, p, work);

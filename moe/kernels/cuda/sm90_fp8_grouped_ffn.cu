@@ -69,7 +69,6 @@ absl::Status Configure(const GroupedGemm& problem, const KernelArguments& argume
   if (problem.rows_per_expert <= 8) return Launch<8, kEpilogue>(problem, arguments, cuda_stream);
   if (problem.rows_per_expert <= 16) return Launch<16, kEpilogue>(problem, arguments, cuda_stream);
   if (problem.rows_per_expert <= 32) return Launch<32, kEpilogue>(problem, arguments, cuda_stream);
-  if (problem.rows_per_expert <= 64) return Launch<64, kEpilogue>(problem, arguments, cuda_stream);
   return Launch<sm90::kWideTokens, kEpilogue>(problem, arguments, cuda_stream);
 }
 

@@ -145,7 +145,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     RegistersUp<232>();
     float acc[2][kTokens / 2];
-    if constexpr (kTokens == kWideTokens) Turns::Begin(threadIdx.x / 128);
     while (dealer.Next(&tile)) {
       const int half_features[2] = {tile.feature_tile * tile_step, tile.feature_tile * tile_step + half_step};
       const float* of_expert = arguments.weight_scales + static_cast<int64_t>(tile.expert) * (arguments.features / 128) * k_blocks;

@@ -10,66 +10,60 @@ namespace conclave::sm90 {
 
 inline constexpr int kWideTokens = 128;  // rows of a tile, 64 a warpgroup
 
-// The two warpgroups take turns at the tensor cores: while one multiplies, the other adds up. Left alone
-// they fall into step, multiply together and add up together, and the tensor cores idle a third of the time.
-struct Turns {
-    static constexpr int kFirstBarrier = 3;  // barriers 1 and 2 are the narrow epilogue's
-  // The second warpgroup grants the first one its first turn.
-  static __device__ void Begin(int warpgroup) {
-    if (warpgroup == 1) NamedBarrierArrive(kFirstBarrier, kConsumers);
-  }
-  static __device__ void Take(int warpgroup) {
-    NamedBarrier(kFirstBarrier + warpgroup, kConsumers);
-  }
-  static __device__ void Pass(int warpgroup) {
-    NamedBarrierArrive(kFirstBarrier + 1 - warpgroup, kConsumers);
-  }
-};
-
-// Multiplies one tile. acc[h] holds this thread's part of D[64 rows, 128 features] of half h (layout: WgmmaE4M3).
+// Multiplies one tile. acc[h] holds this thread's part of D[64 rows, 128 features] of half h (layout: WgmmaE4M3, but with
+// neighbours swapped: partial[i] is added to acc[i ^ 1], which keeps the two in different register banks). Either
+// warpgroup's sums run beside products of the other, so that every instruction here that is no product must be worth it:
+// addresses are 32 bits of shared memory, and uniform.
 __device__ inline void ConsumeWideTile(Ring<kWideTokens>& ring, const float* const (&weight_scales)[2], int k_blocks,
                                        float (&acc)[2][64]) {
-  const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 32;
-  const int row = threadIdx.x / 32 * 16 + lane / 4;  // and row + 8
+  using Stage = Stage<kWideTokens>;
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+  const uint32_t stages = SharedAddress(ring.stages), full = SharedAddress(ring.full);
+  const uint32_t scales = SharedAddress(ring.scales) + (threadIdx.x / 32 * 16 + lane / 4) * 4;  // and 8 rows on
 #pragma unroll
   for (int i = 0; i < 64; ++i) acc[0][i] = acc[1][i] = 0.0f;
   float next_scales[2] = {__ldg(weight_scales[0]), __ldg(weight_scales[1])};
   for (int block = 0; block < k_blocks; ++block) {
     const float scale_of_half[2] = {next_scales[0], next_scales[1]};
-    if (block + 1 < k_blocks) {
-      next_scales[0] = __ldg(weight_scales[0] + block + 1);
-      next_scales[1] = __ldg(weight_scales[1] + block + 1);
-    }
-    BarrierWait(&ring.full[ring.index], ring.phase);
-    const uint64_t a = OperandDescriptor(ring.rows() + warpgroup * 64 * kBlockK);
-    const float of_rows[2] = {ring.row_scales()[row], ring.row_scales()[row + 8]};
+    const int next = min(block + 1, k_blocks - 1);
+    next_scales[0] = __ldg(weight_scales[0] + next);
+    next_scales[1] = __ldg(weight_scales[1] + next);
+    const uint32_t stage = stages + ring.index * Stage::kStride;
+    const uint64_t b0 = OperandDescriptorAt(stage);
+    const uint64_t a = OperandDescriptorAt(stage + Stage::kWeightBytes + warpgroup * 64 * kBlockK);
+    BarrierWaitAt(full + 8 * ring.index, ring.phase);
+    const uint32_t of_stage = scales + ring.index * (4 * Stage::kScalePitch);
+    const float of_rows[2] = {LoadShared(of_stage), LoadShared(of_stage + 32)};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint64_t b = OperandDescriptor(ring.weights() + half * kHalfFeatures * kBlockK);
+      const uint64_t b = b0 + half * (kHalfFeatures * kBlockK >> 4);
+      const float s[2] = {scale_of_half[half] * of_rows[0], scale_of_half[half] * of_rows[1]};
       float partial[64];
 #pragma unroll
       for (int i = 0; i < 64; ++i) WgmmaTouch(partial[i]);
-      Turns::Take(warpgroup);
       WgmmaFence();
 #pragma unroll
       for (int step = 0; step < kBlockK / 32; ++step) {
         WgmmaE4M3<128>::Run(partial, a + 2 * step, b + 2 * step, step > 0);
-        if (step >= kBlockK / 32 - 2) WgmmaCommit();
       }
+      WgmmaCommit();
 #pragma unroll
       for (int i = 0; i < 64; ++i) WgmmaTouch(partial[i]);
-      WgmmaWait<1>();  // the last step still runs while the turn changes hands
-      Turns::Pass(warpgroup);
       WgmmaWait<0>();
       if (half == 1 && lane == 0) BarrierArrive(&ring.empty[ring.index]);
-      const float s[2] = {scale_of_half[half] * of_rows[0], scale_of_half[half] * of_rows[1]};
 #pragma unroll
-      for (int i = 0; i < 64; ++i) acc[half][i] = __fmaf_rn(partial[i], s[i / 2 % 2], acc[half][i]);
-      // The sums belong before the next turn; the compiler would rather put them behind its barrier.
-#pragma unroll
-      for (int i = 0; i < 64; ++i) WgmmaTouch(acc[half][i]);
+      for (int i = 0; i < 64; ++i) acc[half][i ^ 1] = __fmaf_rn(partial[i], s[i / 2 % 2], acc[half][i ^ 1]);
     }
     ring.Advance();
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int i = 0; i < 64; i += 2) {
+      const float swapped = acc[half][i];
+      acc[half][i] = acc[half][i + 1];
+      acc[half][i + 1] = swapped;
+    }
   }
 }
 

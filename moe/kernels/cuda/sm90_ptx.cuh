@@ -13,6 +13,12 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+__device__ __forceinline__ float LoadShared(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address));
+  return value;
+}
+
 __device__ __forceinline__ void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals));
 }
@@ -29,14 +35,15 @@ __device__ __forceinline__ void BarrierArriveExpect(uint64_t* barrier, uint32_t 
                : "memory");
 }
 
-__device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t phase) {
+__device__ __forceinline__ void BarrierWaitAt(uint32_t barrier, uint32_t phase) {
   asm volatile(
       "{\n.reg .pred done;\n"
       "WAIT:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra DONE;\nbra WAIT;\nDONE:\n}\n" ::"r"(SharedAddress(barrier)),
+      "@done bra DONE;\nbra WAIT;\nDONE:\n}\n" ::"r"(barrier),
       "r"(phase)
       : "memory");
 }
+__device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t phase) { BarrierWaitAt(SharedAddress(barrier), phase); }
 
 // A box of a two-dimensional tensor to shared memory; completes on `barrier`.
 __device__ __forceinline__ void CopyTensor2d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y,
@@ -45,6 +52,15 @@ __device__ __forceinline__ void CopyTensor2d(const CUtensorMap* map, uint64_t* b
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(to)),
       "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "l"(cache_hint)
+      : "memory");
+}
+// A box of a three-dimensional tensor.
+__device__ __forceinline__ void CopyTensor3d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y, int32_t z,
+                                             uint64_t cache_hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "l"(cache_hint)
       : "memory");
 }
 // Cache policies of createpolicy, as the copy engine takes them.
@@ -68,10 +84,10 @@ __device__ __forceinline__ void WgmmaTouch(float& value) { asm volatile("" : "+f
 
 // The descriptor of a K-contiguous operand whose rows are 128 bytes, 128-byte swizzle, eight rows an atom of 1024 bytes.
 // REQUIRES: `tile` is 1024-byte aligned. Adding 2 to the result steps 32 bytes along K.
-__device__ __forceinline__ uint64_t OperandDescriptor(const void* tile) {
-  const uint64_t address = (SharedAddress(tile) & 0x3FFFF) >> 4;
-  return address | (uint64_t{1} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
+__device__ __forceinline__ uint64_t OperandDescriptorAt(uint32_t tile) {
+  return ((tile & 0x3FFFF) >> 4) | (uint64_t{1} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
 }
+__device__ __forceinline__ uint64_t OperandDescriptor(const void* tile) { return OperandDescriptorAt(SharedAddress(tile)); }
 
 // The descriptor of an operand [K, 64 n] whose K rows are panels of 64 two-byte elements in 128 bytes, 128-byte swizzle,
 // the panels `panel_bytes` apart. REQUIRES: `tile` is 1024-byte aligned. Adding 128 to the result steps 16 rows along K.
