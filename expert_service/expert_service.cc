@@ -18,6 +18,8 @@
 #include "moe/metrics/metrics.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
+#include "moe/transport/ucx/socket_address.h"
+#include "moe/transport/ucx/ucx_expert_server.h"
 
 namespace conclave {
 namespace {
@@ -45,6 +47,8 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("replicas", &replicas, "on how many shards each expert lives; the same on all shards");
   AddTargetFlags(flags, target);
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
+  flags.Add("ucx-address", &ucx_address,
+            "numeric host:port where routers connect for activations over UCX, port 0 picks one; empty: gRPC alone");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
   flags.AddBytes("expert-memory", &expert_bytes_max,
                  "stored bytes of the experts held, those taken over from dead shards included; 0: no limit");
@@ -69,8 +73,25 @@ absl::Status ExpertServiceOptions::Validate() const {
   if (threads < 0 || threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
   }
+  if (!ucx_address.empty()) {
+    const absl::StatusOr<SocketAddress> address = SocketAddress::Parse(ucx_address);
+    if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--ucx-address: ", address.status().message()));
+  }
   return absl::OkStatus();
 }
+
+namespace {
+
+// Null where none is asked for.
+absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOptions& options, Metrics& metrics) {
+  if (options.ucx_address.empty()) return nullptr;
+  UcxExpertServerOptions ucx;
+  ucx.address = options.ucx_address;
+  ucx.metrics = &metrics;
+  return UcxExpertServer::Start(ucx);
+}
+
+}  // namespace
 
 absl::Status RunExpertService(const ExpertServiceOptions& options) {
   RETURN_IF_ERROR(options.Validate());
@@ -107,10 +128,20 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   const ShardDescription description = shard->Describe();
   LogInfo(absl::StrCat("ready: ", shard->store().experts(), " experts, ", description.expert_bytes >> 20, " MiB, ",
                        description.numeric_profile, ", in ", absl::FormatDuration(absl::Now() - begin)));
+  // It goes before the shard that it calls.
+  ASSIGN_OR_RETURN(const auto ucx, StartUcx(options, *metrics));
+  if (ucx != nullptr) {
+    ucx->SetHandler(shard.get());
+    service->SetDataPlane(ucx.get());
+    LogInfo(absl::StrCat("activations over ucx at ", ucx->address()));
+  }
   service->SetHandler(shard.get());
   daemon->SetServing(true);
   // The shard must outlive the server's threads, which Run has ended when it returns.
-  return daemon->Run([&](absl::Time deadline) { service->Drain(deadline); });
+  return daemon->Run([&](absl::Time deadline) {
+    service->Drain(deadline);
+    if (ucx != nullptr) ucx->Drain(deadline);
+  });
 }
 
 }  // namespace conclave

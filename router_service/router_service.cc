@@ -20,6 +20,7 @@
 #include "moe/daemon/model_name.h"
 #include "moe/daemon/target_flags.h"
 #include "moe/metrics/metrics.h"
+#include "moe/transport/dial/dial_shards.h"
 #include "router_service/service.h"
 #include "router_service/serving_stack.h"
 
@@ -79,6 +80,8 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("expert-timeout", &expert_timeout,
             "how long a layer waits for experts, other holders and reloading included, before its requests fail");
   flags.Add("checksum", &checksum, "check what travels to expert shards and back");
+  flags.Add("transport", &transport,
+            "how activations reach the shards: grpc; ucx; auto: ucx where a shard offers it and it works, else grpc");
   flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
             "accept shards that compute in another way than this process");
   AddTargetFlags(flags, target);
@@ -107,6 +110,9 @@ absl::Status RouterServiceOptions::Validate() const {
   if (!shards.empty() && !shards_file.empty()) {
     return absl::InvalidArgumentError("--shard and --shards-file: give one of them");
   }
+  if (const auto kind = ParseTransportKind(transport); !kind.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--transport: ", kind.status().message()));
+  }
   RETURN_IF_ERROR(ShardAddresses(*this).status());
   return NameFlags(engine.Validate());
 }
@@ -128,6 +134,8 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   stack_options.shard_grace = options.shard_grace;
   stack_options.expert_timeout = options.expert_timeout;
   stack_options.checksum = options.checksum;
+  ASSIGN_OR_RETURN(stack_options.transport, ParseTransportKind(options.transport));
+  stack_options.router_name = options.daemon.name;
   stack_options.allow_mixed_numerics = options.allow_mixed_numerics;
   stack_options.target = options.target;
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

@@ -21,7 +21,6 @@
 #include "moe/model/numeric_profile.h"
 #include "moe/placement/placement.h"
 #include "moe/transport/grpc/grpc_shard_control.h"
-#include "moe/transport/grpc/grpc_transport.h"
 #include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
 #include "router_service/remote_experts.h"
@@ -132,11 +131,13 @@ class StackImpl final : public ServingStack {
     gathering.deadline = absl::Now() + options_.shard_wait;
     gathering.grace = options_.shard_grace;
     ASSIGN_OR_RETURN(const auto shards, GatherShards(*control_, options_.shards, gathering, &absl::SleepFor));
-    GrpcTransportOptions transport;
+    DialOptions transport;
+    transport.kind = options_.transport;
+    transport.name = options_.router_name;
     transport.model_fingerprint = checkpoint_->fingerprint();
     if (!options_.allow_mixed_numerics) transport.numeric_profile = NumericProfile(*kernels_);
     transport.checksum = options_.checksum;
-    transport_ = NewGrpcTransport(options_.shards, transport);
+    ASSIGN_OR_RETURN(transport_, DialShards(options_.shards, transport));
     RemoteExpertsOptions remote;
     remote.rows_max = rows_max;
     remote.model_fingerprint = checkpoint_->fingerprint();

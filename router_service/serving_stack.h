@@ -11,6 +11,7 @@
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/metrics/metrics.h"
 #include "moe/model/device/compute_target.h"
+#include "moe/transport/dial/dial_shards.h"
 #include "router_service/engine.h"
 #include "router_service/service.h"
 
@@ -25,6 +26,8 @@ struct ServingStackOptions {
   absl::Duration shard_grace = absl::Seconds(10);     // for shards that cannot be reached
   absl::Duration expert_timeout = absl::Seconds(60);  // of one layer, until its experts have answered
   bool checksum = true;                               // of activations on their way
+  TransportKind transport = TransportKind::kAuto;
+  std::string router_name = "router";  // what shards call this process
   bool allow_mixed_numerics = false;
   TargetOptions target;
   int threads = 1;

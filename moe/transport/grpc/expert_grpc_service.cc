@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <set>
@@ -11,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "conclave/v1/expert.grpc.pb.h"
 #include "conclave/v1/expert.pb.h"
+#include "moe/transport/check_caller.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/shard_control.h"
 
@@ -22,21 +24,6 @@ constexpr size_t kKeptBytesMax = size_t{32} << 20;
 
 grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
-}
-
-// FAILED_PRECONDITION where the caller expects another model or profile than `description` has; empty: anything.
-absl::Status CheckExpected(const ShardDescription& description, absl::string_view model, absl::string_view profile) {
-  if (!model.empty() && model != description.model_fingerprint) {
-    return absl::FailedPreconditionError(absl::StrCat(description.name, " serves the model ",
-                                                      description.model_fingerprint, ", the caller ", model,
-                                                      "; start both with the same --model"));
-  }
-  if (!profile.empty() && profile != description.numeric_profile) {
-    return absl::FailedPreconditionError(absl::StrCat(description.name, " computes with the numeric profile ",
-                                                      description.numeric_profile, ", the caller with ", profile,
-                                                      "; start both with the same --compute, or allow mixed numerics"));
-  }
-  return absl::OkStatus();
 }
 
 std::string Metadata(const grpc::ServerContext& context, const char* key) {
@@ -72,7 +59,7 @@ class Service final : public v1::ExpertService::Service {
     const absl::StatusOr<ExpertHandler*> handler = Ready();
     if (!handler.ok()) return ToGrpc(handler.status());
     const ShardDescription description = (*handler)->Describe();
-    const absl::Status expected = CheckExpected(description, request->model_fingerprint(), "");
+    const absl::Status expected = CheckCaller(description, request->model_fingerprint(), "", 0);
     if (expected.ok()) EncodeDescription(description, response);
     return ToGrpc(expected);
   }
@@ -81,7 +68,7 @@ class Service final : public v1::ExpertService::Service {
                            v1::DescribeResponse* response) override {
     const absl::StatusOr<ExpertHandler*> handler = Ready();
     if (!handler.ok()) return ToGrpc(handler.status());
-    const absl::Status expected = CheckExpected((*handler)->Describe(), request->model_fingerprint(), "");
+    const absl::Status expected = CheckCaller((*handler)->Describe(), request->model_fingerprint(), "", 0);
     if (!expected.ok()) return ToGrpc(expected);
     const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request->experts());
     if (!experts.ok()) return ToGrpc(experts.status());
@@ -90,12 +77,33 @@ class Service final : public v1::ExpertService::Service {
     return ToGrpc(description.status());
   }
 
+  grpc::Status Connect(grpc::ServerContext*, const v1::ConnectRequest* request,
+                       v1::ConnectResponse* response) override {
+    if (const absl::StatusOr<ExpertHandler*> handler = Ready(); !handler.ok()) return ToGrpc(handler.status());
+    DataPlane* const data_plane = data_plane_;
+    if (data_plane == nullptr) return ToGrpc(absl::UnimplementedError("this shard takes activations over gRPC alone"));
+    DataPlaneRequest asked;
+    asked.peer = request->peer();
+    asked.version_min = request->wire_version_min();
+    asked.version_max = request->wire_version_max();
+    asked.model_fingerprint = request->model_fingerprint();
+    asked.numeric_profile = request->numeric_profile();
+    asked.placement_epoch = request->placement_epoch();
+    const absl::StatusOr<DataPlaneOffer> offer = data_plane->Connect(asked);
+    if (!offer.ok()) return ToGrpc(offer.status());
+    response->set_wire_version(offer->version);
+    response->set_connection(offer->connection);
+    response->set_token(offer->token);
+    response->set_ucx_address(offer->address);
+    return grpc::Status::OK;
+  }
+
   grpc::Status Exchange(grpc::ServerContext* context,
                         grpc::ServerReaderWriter<v1::ExpertReply, v1::ExpertRequest>* stream) override {
     const absl::StatusOr<ExpertHandler*> handler = Ready();
     if (!handler.ok()) return ToGrpc(handler.status());
-    const absl::Status expected = CheckExpected((*handler)->Describe(), Metadata(*context, kModelFingerprintKey),
-                                                Metadata(*context, kNumericProfileKey));
+    const absl::Status expected = CheckCaller((*handler)->Describe(), Metadata(*context, kModelFingerprintKey),
+                                              Metadata(*context, kNumericProfileKey), 0);
     if (!expected.ok()) return ToGrpc(expected);
     Conversation conversation;
     if (!Enter(context)) return ToGrpc(absl::UnavailableError("the shard is draining"));
@@ -113,6 +121,8 @@ class Service final : public v1::ExpertService::Service {
     std::lock_guard<std::mutex> lock(mutex_);
     handler_ = handler;
   }
+
+  void SetDataPlane(DataPlane* data_plane) { data_plane_ = data_plane; }
 
   void SetNotReady(absl::string_view why) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -158,6 +168,7 @@ class Service final : public v1::ExpertService::Service {
 
   std::mutex mutex_;
   std::condition_variable gone_;
+  std::atomic<DataPlane*> data_plane_{nullptr};
   ExpertHandler* handler_ = nullptr;            // guarded by mutex_
   std::string not_ready_ = "starting";          // guarded by mutex_
   bool draining_ = false;                       // guarded by mutex_
@@ -168,6 +179,7 @@ class ExpertGrpcServiceImpl final : public ExpertGrpcService {
  public:
   grpc::Service* service() override { return &service_; }
   void SetHandler(ExpertHandler* handler) override { service_.SetHandler(handler); }
+  void SetDataPlane(DataPlane* data_plane) override { service_.SetDataPlane(data_plane); }
   void SetNotReady(absl::string_view why) override { service_.SetNotReady(why); }
   void Drain(absl::Time deadline) override { service_.Drain(deadline); }
 
@@ -177,7 +189,10 @@ class ExpertGrpcServiceImpl final : public ExpertGrpcService {
 
 class GrpcExpertServerImpl final : public GrpcExpertServer {
  public:
-  explicit GrpcExpertServerImpl(ExpertHandler& handler) { service_.SetHandler(&handler); }
+  GrpcExpertServerImpl(ExpertHandler& handler, DataPlane* data_plane) {
+    service_.SetDataPlane(data_plane);
+    service_.SetHandler(&handler);
+  }
   ~GrpcExpertServerImpl() override {
     if (server_ == nullptr) return;
     server_->Shutdown(std::chrono::system_clock::now());
@@ -217,8 +232,9 @@ class GrpcExpertServerImpl final : public GrpcExpertServer {
 std::unique_ptr<ExpertGrpcService> ExpertGrpcService::Create() { return std::make_unique<ExpertGrpcServiceImpl>(); }
 
 absl::StatusOr<std::unique_ptr<GrpcExpertServer>> GrpcExpertServer::Start(const std::string& address,
-                                                                          ExpertHandler& handler) {
-  auto server = std::make_unique<GrpcExpertServerImpl>(handler);
+                                                                          ExpertHandler& handler,
+                                                                          DataPlane* data_plane) {
+  auto server = std::make_unique<GrpcExpertServerImpl>(handler, data_plane);
   if (absl::Status status = server->Listen(address); !status.ok()) return status;
   return std::unique_ptr<GrpcExpertServer>(std::move(server));
 }

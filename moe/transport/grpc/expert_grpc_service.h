@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "moe/transport/data_plane.h"
 #include "moe/transport/expert_handler.h"
 
 namespace grpc {
@@ -29,6 +30,9 @@ class ExpertGrpcService {
   // what SetNotReady said last, such as "loading: 12 of 64 experts".
   virtual void SetHandler(ExpertHandler* handler) = 0;
   virtual void SetNotReady(absl::string_view why) = 0;
+  // Routers that ask for a faster way than Exchange are sent to `data_plane`, which must outlive the server; without
+  // one they are told that there is none. Called before SetHandler.
+  virtual void SetDataPlane(DataPlane* data_plane) = 0;
   // Refuses new streams, lets calls that run finish and be answered, then ends all streams. Returns when the last has
   // gone, or at `deadline`.
   virtual void Drain(absl::Time deadline) = 0;
@@ -38,7 +42,9 @@ class ExpertGrpcService {
 class GrpcExpertServer {
  public:
   // Listens on host:port; port 0 picks a free one. Both live until the object goes. UNAVAILABLE: cannot listen there.
-  static absl::StatusOr<std::unique_ptr<GrpcExpertServer>> Start(const std::string& address, ExpertHandler& handler);
+  // `data_plane` may be null.
+  static absl::StatusOr<std::unique_ptr<GrpcExpertServer>> Start(const std::string& address, ExpertHandler& handler,
+                                                                 DataPlane* data_plane = nullptr);
   // Cuts off what still runs, as a killed process would.
   virtual ~GrpcExpertServer() = default;
   // host:port as bound.

@@ -108,6 +108,7 @@ bool UcxConnection::Step(absl::Time now) {
 }
 
 void UcxConnection::Fail(const absl::Status& why, absl::Time now) {
+  last_refusal_ = why;
   why_ = absl::UnavailableError(absl::StrCat("shard ", Value(shard_), " over ucx: ", std::string(why.message())));
   if (link_ != nullptr) {
     link_->Close();

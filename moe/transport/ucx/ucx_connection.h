@@ -35,6 +35,8 @@ class UcxConnection {
   bool down() const { return state_ == State::kDown; }
   bool open() const { return state_ == State::kOpen; }
   const absl::Status& why() const { return why_; }
+  // The same as it was said, with its own code.
+  const absl::Status& last_refusal() const { return last_refusal_; }
   // REQUIRES: open()
   UcxLink& link() { return *link_; }
   // What every message of this connection carries.
@@ -66,7 +68,7 @@ class UcxConnection {
   absl::Time retry_at_ = absl::InfinitePast();
   absl::Time give_up_at_ = absl::InfiniteFuture();  // of the attempt under way
   absl::Duration backoff_;
-  absl::Status why_, break_why_;
+  absl::Status why_, last_refusal_, break_why_;
   bool welcome_ = false;  // the shard said so
   uint64_t connection_ = 0, key_ = 0;
   std::string token_;

@@ -85,6 +85,7 @@ class Impl final : public UcxTransport {
   int shards() const override { return static_cast<int>(connections_.size()); }
   bool Connected(ShardId shard) const override { return connections_[Value(shard)]->open(); }
   absl::Status WhyNot(ShardId shard) const override { return connections_[Value(shard)]->why(); }
+  absl::Status LastRefusal(ShardId shard) const override { return connections_[Value(shard)]->last_refusal(); }
   std::string Wires(ShardId shard) const override { return Connected(shard) ? wires_[Value(shard)] : ""; }
 
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {

@@ -43,6 +43,8 @@ class UcxTransport : public Transport {
   virtual bool Connected(ShardId shard) const = 0;
   // Why it does not: what the last attempt or the connection's end said.
   virtual absl::Status WhyNot(ShardId shard) const = 0;
+  // The status of the last attempt as the shard gave it: UNIMPLEMENTED where it has no UCX.
+  virtual absl::Status LastRefusal(ShardId shard) const = 0;
   // What carries the rows, such as "shared memory" or "tcp"; empty where not connected.
   virtual std::string Wires(ShardId shard) const = 0;
 };

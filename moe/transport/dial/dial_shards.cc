@@ -1,0 +1,101 @@
+#include "moe/transport/dial/dial_shards.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "moe/base/log.h"
+#include "moe/base/status_macros.h"
+#include "moe/transport/dial/preferred_transport.h"
+#include "moe/transport/grpc/grpc_data_plane_client.h"
+#include "moe/transport/grpc/grpc_transport.h"
+#include "moe/transport/ucx/ucx_transport.h"
+
+namespace conclave {
+namespace {
+
+// Where all shards are on this machine, UCX need not open a socket on any other device.
+bool AllOnLoopback(const std::vector<std::string>& addresses) {
+  return std::all_of(addresses.begin(), addresses.end(), [](const std::string& address) {
+    return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+           absl::StartsWith(address, "[::1]:");
+  });
+}
+
+std::unique_ptr<Transport> Grpc(const std::vector<std::string>& addresses, const DialOptions& options) {
+  GrpcTransportOptions grpc;
+  grpc.model_fingerprint = options.model_fingerprint;
+  grpc.numeric_profile = options.numeric_profile;
+  grpc.checksum = options.checksum;
+  return NewGrpcTransport(addresses, grpc);
+}
+
+absl::StatusOr<std::unique_ptr<UcxTransport>> Ucx(const std::vector<std::string>& addresses,
+                                                  const DialOptions& options) {
+  UcxTransportOptions ucx;
+  ucx.name = options.name;
+  ucx.model_fingerprint = options.model_fingerprint;
+  ucx.numeric_profile = options.numeric_profile;
+  ucx.checksum = options.checksum;
+  ucx.worker.loopback_only = AllOnLoopback(addresses);
+  return NewUcxTransport(static_cast<int>(addresses.size()), NewGrpcDataPlaneClient(addresses), ucx);
+}
+
+// Progresses until every shard is connected or has said that it will not be.
+void WaitForConnections(UcxTransport& ucx, absl::Duration patience) {
+  const auto settled = [&](int shard) {
+    return ucx.Connected(ShardId{shard}) || absl::IsUnimplemented(ucx.LastRefusal(ShardId{shard}));
+  };
+  for (const absl::Time until = absl::Now() + patience; absl::Now() < until;) {
+    ucx.Progress(absl::Milliseconds(1));
+    int connected = 0;
+    while (connected < ucx.shards() && settled(connected)) ++connected;
+    if (connected == ucx.shards()) return;
+  }
+}
+
+void LogChoice(const std::vector<std::string>& addresses, const UcxTransport& ucx) {
+  for (int i = 0; i < ucx.shards(); ++i) {
+    const ShardId shard{i};
+    LogInfo(absl::StrCat("shard ", i, " at ", addresses[i], ": activations over ",
+                         ucx.Connected(shard)
+                             ? absl::StrCat("ucx (", ucx.Wires(shard), ")")
+                             : absl::StrCat("grpc, not ucx: ", std::string(ucx.WhyNot(shard).message()))));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<TransportKind> ParseTransportKind(absl::string_view text) {
+  if (text == "auto") return TransportKind::kAuto;
+  if (text == "grpc") return TransportKind::kGrpc;
+  if (text == "ucx") return TransportKind::kUcx;
+  return absl::InvalidArgumentError(absl::StrCat("expected auto, grpc or ucx, got '", text.substr(0, 60), "'"));
+}
+
+absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
+                                                      const DialOptions& options) {
+  if (options.kind == TransportKind::kGrpc) return Grpc(addresses, options);
+  absl::StatusOr<std::unique_ptr<UcxTransport>> ucx = Ucx(addresses, options);
+  if (!ucx.ok()) {
+    if (options.kind == TransportKind::kUcx) return ucx.status();
+    LogInfo(absl::StrCat("activations over grpc: ", std::string(ucx.status().message())));
+    return Grpc(addresses, options);
+  }
+  WaitForConnections(**ucx, options.ucx_wait);
+  if (options.kind == TransportKind::kUcx) {
+    for (int i = 0; i < (*ucx)->shards(); ++i) {
+      if ((*ucx)->Connected(ShardId{i})) continue;
+      return absl::UnavailableError(
+          absl::StrCat(std::string((*ucx)->WhyNot(ShardId{i}).message()), " (", addresses[i],
+                       "); start expert_service with --ucx-address, or use --transport auto"));
+    }
+  }
+  LogChoice(addresses, **ucx);
+  if (options.kind == TransportKind::kUcx) return std::unique_ptr<Transport>(*std::move(ucx));
+  return NewPreferredTransport(*std::move(ucx), Grpc(addresses, options));
+}
+
+}  // namespace conclave

@@ -1,0 +1,43 @@
+// Opens the transport to shards in other processes: gRPC, UCX, or the better of the two that works.
+#ifndef CONCLAVE_MOE_TRANSPORT_DIAL_DIAL_SHARDS_H_
+#define CONCLAVE_MOE_TRANSPORT_DIAL_DIAL_SHARDS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "moe/transport/transport.h"
+
+namespace conclave {
+
+enum class TransportKind {
+  kAuto,  // UCX to the shards that offer it and can be reached so, gRPC to the others
+  kGrpc,
+  kUcx,
+};
+
+// "auto", "grpc" or "ucx". INVALID_ARGUMENT quotes anything else.
+absl::StatusOr<TransportKind> ParseTransportKind(absl::string_view text);
+
+struct DialOptions {
+  TransportKind kind = TransportKind::kAuto;
+  std::string name = "router";  // stands in the shards' logs
+  // What shards must serve; empty or 0: not checked.
+  std::string model_fingerprint;
+  std::string numeric_profile;
+  bool checksum = false;
+  absl::Duration ucx_wait = absl::Seconds(5);  // for UCX connections, once, before the choice is logged
+};
+
+// addresses[i]: host:port of the gRPC server of ShardId{i}. Logs which way activations take, shard by shard, and why
+// where it is not UCX. With kUcx alone it can fail: UNAVAILABLE or INTERNAL says which shard is not reached, and why.
+absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
+                                                      const DialOptions& options);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_DIAL_DIAL_SHARDS_H_
