@@ -75,6 +75,8 @@ absl::Status ClusterRunner::LaunchShards() {
                           {absl::StrCat("--shard-index=", shard), absl::StrCat("--shard-count=", plan_.shards),
                            absl::StrCat("--replicas=", plan_.replicas), absl::StrCat("--threads=", threads)});
     AddTarget(spec);
+    // All processes are on this machine, so that nothing need listen beyond its loopback device.
+    if (plan_.transport != "grpc") spec.arguments.push_back("--ucx-address=127.0.0.1:0");
     RETURN_IF_ERROR(Launch(std::move(spec)));
   }
   return absl::OkStatus();
@@ -85,6 +87,7 @@ absl::Status ClusterRunner::LaunchRouter() {
   spec.arguments.push_back(absl::StrCat("--threads=", plan_.threads));
   AddTarget(spec);
   for (const ClusterProcess& process : processes_) spec.arguments.push_back(absl::StrCat("--shard=", process.grpc));
+  if (plan_.shards > 0) spec.arguments.push_back(absl::StrCat("--transport=", plan_.transport));
   return Launch(std::move(spec));
 }
 

@@ -17,15 +17,16 @@ namespace conclave {
 
 // What to start. All of it has been checked: the model opens, the ports are free, the directory is there.
 struct ClusterPlan {
-  std::string model;            // as given to --model: a directory, or org/name[@revision]
-  int shards = 4;               // expert processes; 0: experts run in the attention service
-  int replicas = 1;             // on how many of them each expert lives
-  TargetOptions target;         // of the attention service and the shards; its compute is not "auto"
-  int threads = 1;              // cores to share out
-  int grpc_port = 0;            // the gateway's; 0: a free one
-  int http_port = 0;            // the gateway's; 0: a free one
-  int metrics_port = 0;         // the gateway's; 0: a free one
-  std::string run_directory;    // logs, address files, cluster.json
+  std::string model;               // as given to --model: a directory, or org/name[@revision]
+  int shards = 4;                  // expert processes; 0: experts run in the attention service
+  int replicas = 1;                // on how many of them each expert lives
+  std::string transport = "auto";  // "auto", "grpc", "ucx" or "inproc"
+  TargetOptions target;            // of the attention service and the shards; its compute is not "auto"
+  int threads = 1;                 // cores to share out
+  int grpc_port = 0;               // the gateway's; 0: a free one
+  int http_port = 0;               // the gateway's; 0: a free one
+  int metrics_port = 0;            // the gateway's; 0: a free one
+  std::string run_directory;       // logs, address files, cluster.json
   std::string gateway_binary, router_binary, expert_binary;
 };
 

@@ -14,10 +14,11 @@
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
+#include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
-#include "moe/transport/grpc/grpc_transport.h"
 #include "moe/transport/inproc/inproc_transport.h"
 #include "moe/transport/transport.h"
+#include "moe/transport/ucx/ucx_expert_server.h"
 #include "router_service/remote_experts.h"
 
 namespace conclave {
@@ -96,18 +97,31 @@ class LocalClusterImpl final : public LocalCluster {
     return absl::OkStatus();
   }
 
+  // Through servers of this process, as if the shards were elsewhere.
+  absl::Status ConnectOverSockets(const std::string& transport) {
+    std::vector<std::string> addresses;
+    for (const auto& shard : shards_) {
+      UcxExpertServer* ucx = nullptr;
+      if (transport == "ucx") {
+        ASSIGN_OR_RETURN(ucx_servers_.emplace_back(), UcxExpertServer::Start(UcxExpertServerOptions{}));
+        ucx = ucx_servers_.back().get();
+        ucx->SetHandler(shard.get());
+      }
+      ASSIGN_OR_RETURN(servers_.emplace_back(), GrpcExpertServer::Start("127.0.0.1:0", *shard, ucx));
+      addresses.push_back(servers_.back()->address());
+    }
+    DialOptions options;
+    ASSIGN_OR_RETURN(options.kind, ParseTransportKind(transport));
+    options.model_fingerprint = checkpoint_->fingerprint();
+    options.numeric_profile = NumericProfile(*kernels_);
+    ASSIGN_OR_RETURN(transport_, DialShards(addresses, options));
+    return absl::OkStatus();
+  }
+
   // The pool over a transport to the shards of this process.
   absl::Status ConnectShards(const std::string& transport, int rows_max) {
-    if (transport == "grpc") {
-      std::vector<std::string> addresses;
-      for (const auto& shard : shards_) {
-        ASSIGN_OR_RETURN(servers_.emplace_back(), GrpcExpertServer::Start("127.0.0.1:0", *shard));
-        addresses.push_back(servers_.back()->address());
-      }
-      GrpcTransportOptions options;
-      options.model_fingerprint = checkpoint_->fingerprint();
-      options.numeric_profile = NumericProfile(*kernels_);
-      transport_ = NewGrpcTransport(addresses, options);
+    if (transport == "grpc" || transport == "ucx") {
+      RETURN_IF_ERROR(ConnectOverSockets(transport));
     } else {
       std::vector<ExpertHandler*> handlers;
       for (const auto& shard : shards_) handlers.push_back(shard.get());
@@ -129,6 +143,7 @@ class LocalClusterImpl final : public LocalCluster {
   std::unique_ptr<Checkpoint> checkpoint_;
   std::optional<ThreadPool> threads_;
   std::vector<std::unique_ptr<ExpertShard>> shards_;
+  std::vector<std::unique_ptr<UcxExpertServer>> ucx_servers_;
   std::vector<std::unique_ptr<GrpcExpertServer>> servers_;
   std::unique_ptr<ExpertPool> experts_;
   std::unique_ptr<Transport> transport_;  // dies before the pool, which its calls would report to
@@ -143,7 +158,7 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
       flags.Add("shards", &shards, "N", "run the experts on N shards in this process; 0: without shards");
   shard_count.minimum = 0;
   shard_count.maximum = 256;
-  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc"};
+  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx"};
   DeclareTarget(flags, target);
   CommandFlag& thread_count = flags.Add("threads", &threads, "N", "cores to use; 0: all");
   thread_count.minimum = 0;

@@ -101,9 +101,10 @@ class UpCommand final : public Command {
     replicas.minimum = 1;
     replicas.maximum = limits::kShardsMax;
     flags
-        .Add("transport", &transport_, "NAME",
-             "grpc: experts in processes of their own; inproc: in the attention service")
-        .choices = {"inproc", "grpc"};
+        .Add("transport", &plan_.transport, "NAME",
+             "auto: ucx where it works, else grpc, to experts in processes of their own; inproc: in the attention "
+             "service")
+        .choices = {"auto", "grpc", "ucx", "inproc"};
     DeclareTarget(flags, plan_.target);
     for (auto [flag, port, help] :
          {std::tuple("http-port", &plan_.http_port, "the gateway's HTTP port; 0: a free one"),
@@ -164,7 +165,7 @@ class UpCommand final : public Command {
     ASSIGN_OR_RETURN(plan_.gateway_binary, FindServiceBinary(context.binary_directory, "gateway"));
     ASSIGN_OR_RETURN(plan_.router_binary, FindServiceBinary(context.binary_directory, "router_service"));
     ASSIGN_OR_RETURN(plan_.expert_binary, FindServiceBinary(context.binary_directory, "expert_service"));
-    if (transport_ == "inproc") plan_.shards = 0;
+    if (plan_.transport == "inproc") plan_.shards = 0;
     if (plan_.replicas > std::max(1, plan_.shards)) {
       return UsageError(absl::StrCat("--replicas ", plan_.replicas, ": there are ", plan_.shards,
                                      " expert processes (--shards); each holds an expert at most once"));
@@ -193,7 +194,6 @@ class UpCommand final : public Command {
   }
 
   ClusterPlan plan_;
-  std::string transport_ = "grpc";
   bool temporary_directory_ = false;
 };
 

@@ -20,10 +20,11 @@
 #include "moe/model/expert_pool.h"
 #include "moe/model/local_experts.h"
 #include "moe/tensor/buffer.h"
+#include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/describe.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
-#include "moe/transport/grpc/grpc_transport.h"
 #include "moe/transport/inproc/inproc_transport.h"
+#include "moe/transport/ucx/ucx_expert_server.h"
 #include "router_service/remote_experts.h"
 
 namespace conclave {
@@ -40,10 +41,16 @@ const Checkpoint& Demo() {
   return *checkpoint;
 }
 
+// How rows reach the shards.
+enum class Over { kFunctionCalls, kGrpc, kUcx };
+const char* NameOf(Over over) {
+  return over == Over::kUcx ? "OverUcx" : over == Over::kGrpc ? "OverGrpc" : "InProcess";
+}
+
 // Shards of the demo model and a pool that reaches them.
 class Cluster {
  public:
-  Cluster(const Kernels& kernels, int shards, bool grpc) {
+  Cluster(const Kernels& kernels, int shards, Over over) {
     std::vector<ExpertHandler*> handlers;
     std::vector<std::string> addresses;
     std::vector<ShardDescription> descriptions;
@@ -59,8 +66,15 @@ class Cluster {
       handlers.push_back(shard->get());
       descriptions.push_back((*shard)->Describe());
       shards_.push_back(*std::move(shard));
-      if (!grpc) continue;
-      auto server = GrpcExpertServer::Start("127.0.0.1:0", *shards_.back());
+      if (over == Over::kFunctionCalls) continue;
+      UcxExpertServer* ucx = nullptr;
+      if (over == Over::kUcx) {
+        auto started = UcxExpertServer::Start(UcxExpertServerOptions{});
+        EXPECT_TRUE(started.ok()) << started.status();
+        ucx = ucx_servers_.emplace_back(*std::move(started)).get();
+        ucx->SetHandler(shards_.back().get());
+      }
+      auto server = GrpcExpertServer::Start("127.0.0.1:0", *shards_.back(), ucx);
       EXPECT_TRUE(server.ok()) << server.status();
       addresses.push_back((*server)->address());
       servers_.push_back(*std::move(server));
@@ -68,11 +82,17 @@ class Cluster {
     RemoteExpertsOptions options;
     options.rows_max = kRowsMax;
     options.model_fingerprint = Demo().fingerprint();
-    if (grpc) {
+    if (over != Over::kFunctionCalls) {
       const auto told = DescribeShards(addresses, Demo().fingerprint(), absl::Now() + absl::Seconds(30));
       EXPECT_TRUE(told.ok()) << told.status();
       descriptions = *told;
-      transport_ = NewGrpcTransport(addresses, {Demo().fingerprint(), descriptions[0].numeric_profile});
+      DialOptions dial;
+      dial.kind = over == Over::kUcx ? TransportKind::kUcx : TransportKind::kGrpc;
+      dial.model_fingerprint = Demo().fingerprint();
+      dial.numeric_profile = descriptions[0].numeric_profile;
+      auto transport = DialShards(addresses, dial);
+      EXPECT_TRUE(transport.ok()) << transport.status();
+      transport_ = *std::move(transport);
     } else {
       transport_ = std::make_unique<InprocTransport>(handlers);
     }
@@ -85,6 +105,7 @@ class Cluster {
 
  private:
   std::vector<std::unique_ptr<ExpertShard>> shards_;
+  std::vector<std::unique_ptr<UcxExpertServer>> ucx_servers_;
   std::vector<std::unique_ptr<GrpcExpertServer>> servers_;
   std::unique_ptr<RemoteExperts> pool_;
   std::unique_ptr<Transport> transport_;
@@ -125,16 +146,15 @@ MatBuffer RunExperts(ExpertPool& pool, LayerId layer, const Rows& rows) {
 
 struct Way {
   Compute compute;
-  bool grpc;
+  Over over;
 };
 
 class RemoteExpertsBits : public testing::TestWithParam<Way> {};
 INSTANTIATE_TEST_SUITE_P(Ways, RemoteExpertsBits,
-                         testing::Values(Way{Compute::kF32, false}, Way{Compute::kF32, true},
-                                         Way{Compute::kBF16, false}, Way{Compute::kBF16, true}),
-                         [](const auto& way) {
-                           return std::string(Name(way.param.compute)) + (way.param.grpc ? "OverGrpc" : "InProcess");
-                         });
+                         testing::Values(Way{Compute::kF32, Over::kFunctionCalls}, Way{Compute::kF32, Over::kGrpc},
+                                         Way{Compute::kF32, Over::kUcx}, Way{Compute::kBF16, Over::kFunctionCalls},
+                                         Way{Compute::kBF16, Over::kGrpc}, Way{Compute::kBF16, Over::kUcx}),
+                         [](const auto& way) { return std::string(Name(way.param.compute)) + NameOf(way.param.over); });
 
 TEST_P(RemoteExpertsBits, EqualThoseOfLocalExpertsWhateverTheShards) {
   const auto kernels = CpuKernels(GetParam().compute, "");
@@ -143,7 +163,7 @@ TEST_P(RemoteExpertsBits, EqualThoseOfLocalExpertsWhateverTheShards) {
   const auto local = LocalExperts::Create(Demo(), **kernels, threads, kRowsMax);
   ASSERT_TRUE(local.ok()) << local.status();
   for (const int shards : {1, 2, 3, 5, 8}) {
-    Cluster cluster(**kernels, shards, GetParam().grpc);
+    Cluster cluster(**kernels, shards, GetParam().over);
     uint32_t seed = 1;
     for (const int rows : {1, 2, 17, kRowsMax}) {
       for (const int experts_used : {1, 4, 9, 32}) {

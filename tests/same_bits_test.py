@@ -13,7 +13,7 @@ PROMPT = ("The old lighthouse keeper counted the ships twice, because the first 
           "sister, and the second time of the storm that was coming.")
 SAMPLINGS = {"greedy": ["--temperature", 0], "sampled": ["--temperature", 0.8, "--seed", 20231]}
 POOLS = [[]] + [["--shards", shards, "--transport", transport]
-                for transport in ("inproc", "grpc") for shards in (1, 2, 3, 5, 8)]
+                for transport in ("inproc", "grpc", "ucx") for shards in (1, 2, 3, 5, 8)]
 # (other requests at the same time, prompt rows in one step). 1 is decode's own shape: one row at a time.
 COMPANY = [(0, 0), (7, 0), (0, 16), (7, 5)]
 REQUEST = ["--prompt", PROMPT, "--max-tokens", 40, "--ignore-eos", "--hash-logits"]

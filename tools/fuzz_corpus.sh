@@ -34,5 +34,17 @@ PY
     # call_id 1, epoch 1, layer 1, rows {F32, [1, 4], 16 bytes}, experts_per_row [1], experts [0].
     printf '\x08\x01\x10\x01\x18\x01\x22\x18\x08\x01\x12\x02\x01\x04\x1a\x10AAAABBBBCCCCDDDD\x2a\x01\x01\x32\x01\x00' >"$folder/one-row"
     ;;
+  wire_fuzz)
+    # A call of one row [1, 4] of F32 for expert 0, whole, and in two fragments.
+    python3 - "$folder" <<'PY'
+import struct, sys
+body = struct.pack("<2Ii", 0, 1, 0) + b"\0" * 52 + b"AAAABBBBCCCCDDDD"
+def fragment(offset, part):
+    header = struct.pack("<I4B9QiiIIII", 0x43565831, 1, 3, 0, 0, 1, 2, 1, 5, offset, len(body), 1, 0, 0, 0, 0, 1, 1, 4, 0)
+    return struct.pack("<H", len(part)) + header + part
+open(f"{sys.argv[1]}/whole", "wb").write(fragment(0, body))
+open(f"{sys.argv[1]}/halves", "wb").write(fragment(0, body[:30]) + fragment(30, body[30:]))
+PY
+    ;;
   *) echo "fuzz_corpus: unknown target '$target'" >&2; exit 2 ;;
 esac

@@ -23,6 +23,7 @@ enum class TransportKind {
 // "auto", "grpc" or "ucx". INVALID_ARGUMENT quotes anything else.
 absl::StatusOr<TransportKind> ParseTransportKind(absl::string_view text);
 
+// What is dialled, and what is expected to answer.
 struct DialOptions {
   TransportKind kind = TransportKind::kAuto;
   std::string name = "router";  // stands in the shards' logs
