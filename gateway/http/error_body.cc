@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "gateway/refusal.h"
 #include "moe/base/json_writer.h"
+#include "moe/tokenizer/utf8.h"
 
 namespace conclave {
 namespace {
@@ -23,6 +24,7 @@ std::string ParamOf(const absl::Status& status) {
   absl::string_view name = field;
   if (name == "text" || name == "tokens" || name == "prompt") return "prompt";
   if (absl::ConsumePrefix(&name, "tokens.ids")) return absl::StrCat("prompt", name);
+  if (name == "ids" || absl::StartsWith(name, "ids[")) return absl::StrCat("tokens", name.substr(3));
   if (!absl::ConsumePrefix(&name, "sampling.")) absl::ConsumePrefix(&name, "chat.");
   return std::string(name);
 }
@@ -32,6 +34,13 @@ std::string MessageOf(const absl::Status& status, const std::string& param) {
   const std::string field = FieldOf(status);
   if (field.empty() || field == param) return std::string(status.message());
   return absl::StrCat(param, status.message().substr(field.size()));
+}
+
+// Messages may quote a text that was cut in mid-character.
+std::string Lossy(const std::string& text) {
+  std::string lossy;
+  AppendLossyUtf8(text, /*final=*/true, &lossy);
+  return lossy;
 }
 
 ApiError LimitError(const absl::Status& status) {
@@ -53,9 +62,9 @@ absl::Status WithErrorCode(absl::Status status, absl::string_view code) {
 
 std::string ErrorBody(const ApiError& error) {
   JsonWriter json;
-  json.BeginObject().Key("error").BeginObject().Key("message").Text(error.message).Key("type").Text(error.type);
+  json.BeginObject().Key("error").BeginObject().Key("message").Text(Lossy(error.message)).Key("type").Text(error.type);
   json.Key("param");
-  error.param.empty() ? json.Null() : json.Text(error.param);
+  error.param.empty() ? json.Null() : json.Text(Lossy(error.param));
   json.Key("code");
   error.code.empty() ? json.Null() : json.Text(error.code);
   return json.End().End().text();

@@ -1,5 +1,6 @@
 #include "gateway/http/json_body.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,9 +45,10 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
     if (error.id == 406) return Fail(absl::StrCat("the number ", token.substr(0, 40), " is too large"));
     if (absl::StrContains(what, "surrogate")) return Fail("holds half of a surrogate pair", position);
     if (absl::StrContains(what, "UTF-8")) return Fail("is not UTF-8", position);
-    const std::string seen =
-        absl::CHexEscape(absl::string_view(token).substr(token.size() > 40 ? token.size() - 40 : 0));
-    return Fail(absl::StrCat("not valid JSON", seen.empty() ? "" : absl::StrCat(", at '", seen, "'")), position);
+    const absl::string_view read = token;
+    const std::string seen = absl::CHexEscape(read.substr(read.size() - std::min<size_t>(read.size(), 16)));
+    return Fail(absl::StrCat("not valid JSON", seen.empty() ? "" : absl::StrCat(", at the end of '", seen, "'")),
+                position);
   }
 
   const absl::Status& status() const { return status_; }

@@ -1,0 +1,158 @@
+#include "gateway/http/api_request.h"
+
+#include <string>
+
+#include "gateway/http/error_body.h"
+#include "gateway/http/json_body.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+nlohmann::json Body(const std::string& text) {
+  auto body = ParseJsonBody(text);
+  EXPECT_TRUE(body.ok()) << body.status();
+  return *body;
+}
+
+ApiRequest Chat(const std::string& fields) {
+  auto request = TranslateChat(Body(R"({"messages": [{"role": "user", "content": "Hi"}])" + fields + "}"), {});
+  EXPECT_TRUE(request.ok()) << request.status();
+  return request.ok() ? *request : ApiRequest{};
+}
+
+ApiRequest Completion(const std::string& text, const TranslationOptions& options = {}) {
+  auto request = TranslateCompletion(Body(text), options);
+  EXPECT_TRUE(request.ok()) << request.status();
+  return request.ok() ? *request : ApiRequest{};
+}
+
+// The field and the code of the refusal of a completion with these fields.
+std::string Refused(const std::string& fields) {
+  const auto request = TranslateCompletion(Body(R"({"prompt": "a", )" + fields + "}"), {});
+  EXPECT_FALSE(request.ok()) << fields;
+  const ApiError error = ToApiError(request.status());
+  EXPECT_EQ(error.status, 400);
+  return error.param + "/" + error.code;
+}
+
+TEST(TranslateChat, RolesPartsAndNames) {
+  const auto request = TranslateChat(Body(R"({"model": "m", "messages": [
+      {"role": "developer", "content": "Be brief."},
+      {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+      {"role": "assistant", "content": "c", "refusal": null, "tool_calls": null, "annotations": []}]})"),
+                                     {});
+  ASSERT_TRUE(request.ok()) << request.status();
+  const v1::GenerateRequest& prompt = request->prompts.at(0);
+  EXPECT_EQ(prompt.model(), "m");
+  ASSERT_EQ(prompt.chat().messages_size(), 3);
+  EXPECT_EQ(prompt.chat().messages(0).role(), "system");
+  EXPECT_EQ(prompt.chat().messages(1).content(), "ab");
+  EXPECT_EQ(prompt.chat().messages(2).role(), "assistant");
+}
+
+TEST(TranslateChat, EveryFieldArrives) {
+  const ApiRequest request = Chat(R"(, "temperature": 0.5,
+      "top_p": 0.25, "top_k": 7, "min_p": 0.125, "seed": -1, "n": 3, "max_completion_tokens": 9, "min_tokens": 2,
+      "stop": ["x", "y"], "stop_token_ids": [4], "ignore_eos": true, "presence_penalty": 1, "frequency_penalty": -1,
+      "repetition_penalty": 1.5, "logit_bias": {"3": -100}, "logprobs": true, "top_logprobs": 5, "priority": -2,
+      "hash_logits": true, "stream": true, "stream_options": {"include_usage": true})");
+  ASSERT_EQ(request.prompts.size(), 1u);
+  const v1::GenerateRequest& prompt = request.prompts[0];
+  EXPECT_EQ(prompt.sampling().temperature(), 0.5f);
+  EXPECT_EQ(prompt.sampling().top_p(), 0.25f);
+  EXPECT_EQ(prompt.sampling().top_k(), 7);
+  EXPECT_EQ(prompt.sampling().min_p(), 0.125f);
+  EXPECT_EQ(prompt.sampling().seed(), ~uint64_t{0});
+  EXPECT_EQ(prompt.sampling().presence_penalty(), 1);
+  EXPECT_EQ(prompt.sampling().frequency_penalty(), -1);
+  EXPECT_EQ(prompt.sampling().repetition_penalty(), 1.5f);
+  EXPECT_EQ(prompt.sampling().logit_bias().at(3), -100);
+  EXPECT_EQ(prompt.n(), 3);
+  EXPECT_EQ(prompt.max_tokens(), 9);
+  EXPECT_EQ(prompt.min_tokens(), 2);
+  EXPECT_THAT(prompt.stop(), ElementsAre("x", "y"));
+  EXPECT_THAT(prompt.stop_token_ids(), ElementsAre(4));
+  EXPECT_TRUE(prompt.ignore_eos());
+  EXPECT_EQ(prompt.logprobs(), 5);
+  EXPECT_EQ(prompt.priority(), -2);
+  EXPECT_TRUE(prompt.hash_logits());
+  EXPECT_TRUE(request.stream && request.include_usage && request.logprobs);
+}
+
+TEST(TranslateChat, DefaultsAreOpenAisUnlessTheModelHasItsOwn) {
+  TranslationOptions options;
+  options.chat_tokens_max = 512;
+  const auto body = Body(R"({"messages": [{"role": "user", "content": "Hi"}]})");
+  const auto plain = TranslateChat(body, options);
+  EXPECT_EQ(plain->prompts[0].sampling().temperature(), 1);
+  EXPECT_EQ(plain->prompts[0].max_tokens(), 512);
+  EXPECT_FALSE(plain->prompts[0].has_logprobs());
+  EXPECT_FALSE(plain->prompts[0].sampling().has_seed());
+  options.temperature = std::nullopt;
+  options.chat_tokens_max = std::nullopt;
+  const auto models = TranslateChat(body, options);
+  EXPECT_FALSE(models->prompts[0].sampling().has_temperature());
+  EXPECT_FALSE(models->prompts[0].has_max_tokens());
+  EXPECT_EQ(Completion(R"({"prompt": "a"})").prompts[0].max_tokens(), 16);
+}
+
+TEST(TranslateCompletion, PromptsInEveryForm) {
+  EXPECT_EQ(Completion(R"({"prompt": "a"})").prompts.at(0).text(), "a");
+  EXPECT_THAT(Completion(R"({"prompt": [1, 2]})").prompts.at(0).tokens().ids(), ElementsAre(1, 2));
+  const ApiRequest several = Completion(R"({"prompt": ["a", [3]], "n": 2, "echo": true, "logprobs": 0, "best_of": 2})");
+  ASSERT_EQ(several.prompts.size(), 2u);
+  EXPECT_EQ(several.prompts[0].text(), "a");
+  EXPECT_THAT(several.prompts[1].tokens().ids(), ElementsAre(3));
+  EXPECT_TRUE(several.prompts[1].echo());
+  EXPECT_TRUE(several.prompts[1].has_logprobs());
+  EXPECT_EQ(several.choices, 2);
+  TranslationOptions options;
+  options.prompts_max = 1;
+  EXPECT_THAT(TranslateCompletion(Body(R"({"prompt": ["a", "b"]})"), options).status().message(),
+              HasSubstr("prompt: has 2 prompts; at most 1"));
+}
+
+TEST(TranslateCompletion, WhatIsWrongIsNamed) {
+  EXPECT_EQ(Refused(R"("n": 1000000)"), "n/");
+  EXPECT_EQ(Refused(R"("max_tokens": 9223372036854775808)"), "max_tokens/");
+  EXPECT_EQ(Refused(R"("seed": 1.5)"), "seed/");
+  EXPECT_EQ(Refused(R"("temperature": 1e300)"), "temperature/");
+  EXPECT_EQ(Refused(R"("stop": ["a", 1])"), "stop[1]/");
+  EXPECT_EQ(Refused(R"("logit_bias": {"x": 1})"), "logit_bias/");
+  EXPECT_EQ(Refused(R"("stream_options": {})"), "stream_options/");
+  EXPECT_EQ(Refused(R"("stream": true, "stream_options": {"x": 1})"), "stream_options.x/unknown_parameter");
+  EXPECT_EQ(Refused(R"("tools": [])"), "tools/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("response_format": {"type": "json_object"})"), "response_format/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("suffix": "x")"), "suffix/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("best_of": 4)"), "best_of/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("chat_template": "x")"), "chat_template/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("surprise": 1)"), "surprise/unknown_parameter");
+}
+
+TEST(TranslateCompletion, WhatAsksForNothingPasses) {
+  Completion(
+      R"({"prompt": "a", "user": "u", "metadata": {"a": 1}, "store": false, "service_tier": "auto", "tools": null,
+      "response_format": {"type": "text"}, "suffix": "", "surprise": null, "stop": null, "stop_token_ids": []})");
+}
+
+TEST(TranslateInvocation, IsAChatWhereThereAreMessages) {
+  EXPECT_TRUE(TranslateInvocation(Body(R"({"messages": [{"role": "user", "content": "a"}]})"), {})->chat);
+  EXPECT_FALSE(TranslateInvocation(Body(R"({"prompt": "a"})"), {})->chat);
+}
+
+TEST(TranslateTokenize, TextOrMessages) {
+  EXPECT_EQ(TranslateTokenize(Body(R"({"prompt": "a"})"))->text(), "a");
+  EXPECT_EQ(TranslateTokenize(Body(R"({"messages": [{"role": "user", "content": "a"}]})"))->chat().messages_size(), 1);
+  EXPECT_FALSE(TranslateTokenize(Body("{}")).ok());
+  EXPECT_FALSE(TranslateTokenize(Body(R"({"prompt": "a", "messages": []})")).ok());
+  EXPECT_THAT(TranslateDetokenize(Body(R"({"tokens": [1, 2]})"))->ids(), ElementsAre(1, 2));
+  EXPECT_FALSE(TranslateDetokenize(Body(R"({"tokens": [-1]})")).ok());
+}
+
+}  // namespace
+}  // namespace conclave
