@@ -28,6 +28,9 @@ TEST(GatewayOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--router=127.0.0.1:1"}), StartsWith("--model: missing"));
   EXPECT_THAT(Refusal({"--model=/m"}), StartsWith("--router: missing"));
   EXPECT_THAT(Refusal({"--model=/m", "--router=here"}), StartsWith("--router: expected host:port"));
+  EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-tls-cert=/c"}), StartsWith("--http-tls-cert: needs"));
+  EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-address=x"}), StartsWith("--http-address: "));
+  EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-workers=0"}), StartsWith("--http-workers: is 0"));
   EXPECT_THAT(Refusal({"--model=/m", "--routers=a:1"}), HasSubstr("did you mean --router?"));
 }
 

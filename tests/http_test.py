@@ -1,8 +1,12 @@
 """What the gateway says over HTTP: OpenAI's endpoints, probes, streams, connections that stay, clients that leave."""
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
+import subprocess
+import tempfile
 import unittest
 import urllib.request
 
@@ -217,6 +221,83 @@ class HttpTest(unittest.TestCase):
             stuck.sendall(self.client.request("POST", "/v1/completions", json.dumps(fields)))
             self.assertTrue(eventually(lambda: is_busy(self.cluster)))
             self.assert_idle()
+
+
+class TlsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.file = staticmethod(lambda name: os.path.join(cls.folder.name, name))
+        for name in ("server", "client", "stranger"):
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                            "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
+                            cls.file(name + ".key"), "-out", cls.file(name + ".pem")], check=True, capture_output=True)
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--transport", "inproc")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.__exit__()
+        cls.folder.cleanup()
+
+    def context(self, name=None):
+        context = ssl.create_default_context(cafile=self.file("server.pem"))
+        if name:
+            context.load_cert_chain(self.file(name + ".pem"), self.file(name + ".key"))
+        return context
+
+    def ask(self, gateway, context):
+        host, port = gateway.http()
+        connection = http.client.HTTPSConnection(host, port, context=context, timeout=30)
+        try:
+            answers = []
+            for stream in (False, True, False):  # all over one connection
+                connection.request("POST", "/v1/completions", json.dumps(
+                    {"prompt": STORY, "max_tokens": 4, "temperature": 0, "stream": stream}),
+                    {"Content-Type": "application/json"})
+                answers.append(connection.getresponse().read())
+            return answers
+        finally:
+            connection.close()
+
+    def flags(self, *more):
+        return ["--http-tls-cert", self.file("server.pem"), "--http-tls-key", self.file("server.key"), *more]
+
+    def test_https(self):
+        gateway = Gateway(self.cluster, *self.flags("--http-header-timeout", "1s"), ready=False)
+        try:
+            self.assertTrue(eventually(lambda: b"choices" in self.ask(gateway, self.context())[0]))
+            whole, stream, again = self.ask(gateway, self.context())
+            self.assertTrue(stream.endswith(b"data: [DONE]\n\n"))
+            self.assertEqual(json.loads(whole)["choices"], json.loads(again)["choices"])
+            with self.assertRaises(ssl.SSLError):  # who does not know the certificate does not talk
+                self.ask(gateway, ssl.create_default_context())
+            with Connection(gateway.http()) as silent:  # a handshake that never comes does not hold a connection
+                self.assertTrue(silent.is_closed())
+            with Connection(gateway.http()) as plain:
+                plain.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+                self.assertTrue(plain.is_closed())
+                self.assertNotIn(b"HTTP/1.1 200", plain.buffer)
+            # A stream that ends with its connection ends in order.
+            host, port = gateway.http()
+            with socket.create_connection((host, port), timeout=30) as raw, \
+                    self.context().wrap_socket(raw, server_hostname=host) as client:
+                client.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                text = b""
+                while more := client.recv(4096):  # raises where the end is no orderly one
+                    text += more
+                self.assertTrue(text.startswith(b"HTTP/1.1 200"))
+        finally:
+            self.assertEqual(gateway.stop(), 0)
+
+    def test_clients_without_a_certificate_of_the_authority_are_kept_out(self):
+        gateway = Gateway(self.cluster, *self.flags("--http-tls-client-ca", self.file("client.pem")), ready=False)
+        try:
+            self.assertTrue(eventually(lambda: b"choices" in self.ask(gateway, self.context("client"))[0]))
+            for name in (None, "stranger"):
+                with self.assertRaises((ssl.SSLError, OSError, http.client.HTTPException)):
+                    self.ask(gateway, self.context(name))
+        finally:
+            self.assertEqual(gateway.stop(), 0)
 
 
 class LifeTest(unittest.TestCase):

@@ -234,7 +234,11 @@ void Connection::Linger() {
   phase_ = Phase::kLingering;
   ErrorCode ignored;
   if (input_ended_) return Close();
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  if (stream_.has_tls()) {
+    stream_.AsyncShutdown([self = shared_from_this()](const ErrorCode&) { self->Close(); });
+  } else {
+    stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  }
   SetTimer(core_->draining.load() ? kLingerTimeAtTheEnd : kLingerTime);
   Read();
 }

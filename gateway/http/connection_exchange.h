@@ -33,7 +33,9 @@ class ConnectionExchange final : public Exchange {
   ~ConnectionExchange() override {
     TakeBody();
     if (ended_) return;
-    if (!Respond(ErrorResponse(500, "The request was dropped without an answer."))) connection_->Abort();
+    if (Respond(ErrorResponse(500, "The request was dropped without an answer."))) return;
+    // A stream in its middle. Where the client has gone, so may have the server's threads: nothing is asked of them.
+    if (!output_->gone()) connection_->Abort();
   }
 
   const HttpRequest& request() const override { return request_; }

@@ -18,6 +18,9 @@ absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t min, int6
 
 void HttpOptions::AddTo(Flags& flags) {
   flags.Add("http-address", &address, "host:port of the HTTP server; port 0 picks a free one; empty: none");
+  flags.Add("http-tls-cert", &tls_cert, "PEM file of the certificate and its chain: HTTPS in place of HTTP");
+  flags.Add("http-tls-key", &tls_key, "PEM file of the certificate's private key");
+  flags.Add("http-tls-client-ca", &tls_client_ca, "PEM file of an authority: clients must show a certificate of it");
   flags.Add("http-io-threads", &io_threads, "threads that read and write the sockets of HTTP");
   flags.Add("http-workers", &workers, "threads that read JSON and tokenise for HTTP");
   flags.Add("http-connections-max", &connections_max, "open HTTP connections; more are refused with 503");
@@ -43,6 +46,12 @@ absl::Status HttpOptions::Validate() const {
   if (!address.empty()) {
     const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
     if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat("--http-address: ", parsed.status().message()));
+  }
+  if (tls_cert.empty() != tls_key.empty()) {
+    return absl::InvalidArgumentError("--http-tls-cert: needs --http-tls-key beside it, and the other way round");
+  }
+  if (!tls_client_ca.empty() && tls_cert.empty()) {
+    return absl::InvalidArgumentError("--http-tls-client-ca: needs --http-tls-cert and --http-tls-key");
   }
   RETURN_IF_ERROR(CheckRange("http-io-threads", io_threads, 1, 256));
   RETURN_IF_ERROR(CheckRange("http-workers", workers, 1, 256));

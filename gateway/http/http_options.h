@@ -14,8 +14,10 @@ namespace conclave {
 // Flags → these → Validate; immutable afterwards.
 struct HttpOptions {
   std::string address = "127.0.0.1:0";  // host:port, port 0 picks a free one; empty: no HTTP
-  int io_threads = 1;                   // read and write sockets, and never wait
-  int workers = 2;                      // read JSON, render templates and tokenise
+  // Files in PEM: both of the first two, or neither; the third asks clients for certificates of their own.
+  std::string tls_cert, tls_key, tls_client_ca;
+  int io_threads = 1;  // read and write sockets, and never wait
+  int workers = 2;     // read JSON, render templates and tokenise
   int connections_max = 1024;
   int64_t header_bytes_max = 32 << 10;  // of a request's line and headers together
   int headers_max = 100;

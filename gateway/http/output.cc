@@ -82,6 +82,11 @@ std::function<void()> Output::Leave() {
   return std::exchange(on_gone_, nullptr);
 }
 
+bool Output::gone() const {
+  absl::MutexLock lock(&mutex_);
+  return gone_;
+}
+
 bool Output::expects_stream() const {
   absl::MutexLock lock(&mutex_);
   return stream_expected_ && !answered_;

@@ -27,6 +27,7 @@ class Output {
   Written Write(absl::string_view bytes);
   bool EndStream();
   void OnGone(std::function<void()> gone);
+  bool gone() const;
 
   // The connection's side.
   struct Piece {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "gateway/http/connection.h"
 #include "gateway/http/server_core.h"
+#include "gateway/http/tls_context.h"
 #include "moe/base/log.h"
 #include "moe/daemon/listen_address.h"
 
@@ -57,6 +58,9 @@ class HttpServerImpl final : public HttpServer {
   }
 
   absl::Status Bind() {
+    auto tls = CreateTlsContext(core_->options);
+    if (!tls.ok()) return tls.status();
+    core_->tls = *std::move(tls);
     const std::string& address = core_->options.address;
     const absl::StatusOr<tcp::endpoint> endpoint = Resolve(core_->io, address);
     if (!endpoint.ok()) return endpoint.status();

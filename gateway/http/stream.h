@@ -30,6 +30,11 @@ class HttpStream {
   void AsyncHandshake(Handler&& handler) {
     tls_->async_handshake(boost::asio::ssl::stream_base::server, std::forward<Handler>(handler));
   }
+  // Says that nothing follows, and waits for the client to say so too. REQUIRES: has_tls()
+  template <typename Handler>
+  void AsyncShutdown(Handler&& handler) {
+    tls_->async_shutdown(std::forward<Handler>(handler));
+  }
   template <typename Buffer, typename Handler>
   void AsyncRead(const Buffer& buffer, Handler&& handler) {
     if (tls_ != nullptr) return tls_->async_read_some(buffer, std::forward<Handler>(handler));
