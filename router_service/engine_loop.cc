@@ -1,4 +1,5 @@
 // The engine's thread: Next → Forward → Sample → Commit → stream. What other threads want comes through EngineInbox.
+#include <algorithm>
 #include <new>
 #include <thread>
 #include <utility>
@@ -80,6 +81,7 @@ class EngineLoop final : public Engine {
   void Accept(InboxItem& item);
   void Expire();
   void Step();
+  absl::Time Patience(const Batch& batch);
   absl::Status Forward(const Batch& batch);
   void TakeLogits(const Batch& batch);
   absl::Status TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled);
@@ -172,6 +174,15 @@ void EngineLoop::Step() {
   metrics_.StepDone(batch, took, scheduler_.preemptions());
 }
 
+// Experts are waited for as long as anybody in the batch would still hear of it: until the latest deadline, less the
+// time that the refusal needs to get there.
+absl::Time EngineLoop::Patience(const Batch& batch) {
+  absl::Time latest = absl::InfinitePast();
+  for (const BatchSlice& slice : batch.slices) latest = std::max(latest, sequences_.at(slice.sequence)->deadline());
+  const absl::Duration left = latest - clock_->Now();
+  return latest - std::clamp(left / 10, absl::Milliseconds(20), absl::Milliseconds(500));
+}
+
 absl::Status EngineLoop::Forward(const Batch& batch) {
   slices_.clear();
   routed_rows_.clear();
@@ -182,6 +193,7 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
                             slice.prompt_rows, sequence.expert_use(), sequence.observer()});
   }
   routing_.BeginStep(routed_rows_);
+  experts_.SetDeadline(Patience(batch));
   return transformer_->Forward(slices_, *kv_, experts_, logits_.first(batch.logit_rows), &routing_);
 }
 

@@ -32,6 +32,7 @@ class LiveSequence {
   ScheduledRequest TakeScheduled() { return std::move(scheduled_); }
   void set_id(SequenceId id) { scheduled_.sequence = id; }
   absl::Time arrival() const { return scheduled_.arrival; }
+  absl::Time deadline() const { return scheduled_.deadline; }
   // It has left the queue, for the first time.
   void Admitted(absl::Time when, int32_t cached_tokens) {
     admission_ = when;

@@ -128,14 +128,14 @@ bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Time n
   return found;
 }
 
-// Whether every row of the message that is still missing could come from another shard that nothing is held against.
-bool RemoteExperts::HasAlternative(LayerTicket& ticket, const ShardMessage& message, absl::Time now) const {
+// Whether every row of the message that is still missing could come from another shard, which has not failed this
+// ticket. It may be ejected: a slow answer is better than none.
+bool RemoteExperts::HasAlternative(LayerTicket& ticket, const ShardMessage& message) const {
   for (const RoutedPair& pair : message.pairs) {
     if (ticket.has_row(pair)) continue;
     const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{pair.expert});
     const bool found = std::any_of(holders.begin(), holders.end(), [&](ShardId holder) {
-      return holder != message.shard && membership_->Usable(holder) && !health_.Ejected(holder, now) &&
-             ticket.grudge(holder).strikes == 0;
+      return holder != message.shard && membership_->Usable(holder) && ticket.grudge(holder).strikes == 0;
     });
     if (!found) return false;
   }
@@ -213,7 +213,7 @@ void RemoteExperts::Hedge(Flight& flight, absl::Time now) {
   flight.hedge_at = absl::InfiniteFuture();
   LayerTicket& ticket = *flight.ticket;
   const ShardMessage& late = *flight.message;
-  if (!HasAlternative(ticket, late, now)) return;
+  if (!HasAlternative(ticket, late)) return;
   batch_.clear();
   for (RoutedPair pair : late.pairs) {
     if (ticket.has_row(pair)) continue;
@@ -236,7 +236,7 @@ void RemoteExperts::Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedg
     if (flight == flights_.end()) flight = flights_.emplace(flights_.end());
     *flight = Flight{&ticket, &message, now, absl::InfiniteFuture(), absl::InfiniteFuture(), is_hedge};
     const auto high_mark = health_.latency().HighMark(message.shard, message.call.pairs());
-    const bool alternative = HasAlternative(ticket, message, now);
+    const bool alternative = HasAlternative(ticket, message);
     absl::Duration patience = options_.late_max;
     if (high_mark.has_value()) {
       // What failed this ticket already may be slower than we think: it gets twice the time.

@@ -42,7 +42,7 @@ struct RemoteExpertsOptions {
   // A call that could go to another holder is given `late_factor` times what hardly any call takes, within these bounds.
   // One that could not, or of which nothing is known, has late_max.
   absl::Duration late_min = absl::Milliseconds(250), late_max = absl::Seconds(20);
-  double late_factor = 8;
+  double late_factor = 4;
   // After what hardly any call takes, but not before this, rows are sent to a second holder as well: at most this share
   // of all rows. 0: never.
   absl::Duration hedge_min = absl::Milliseconds(5);
@@ -106,7 +106,7 @@ class RemoteExperts final : public ExpertPool {
                 std::unique_ptr<ShardMembership> membership, const std::vector<std::string>& names,
                 const RemoteExpertsOptions& options);
   bool PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard);
-  bool HasAlternative(LayerTicket& ticket, const ShardMessage& message, absl::Time now) const;
+  bool HasAlternative(LayerTicket& ticket, const ShardMessage& message) const;
   void Pump(absl::Time now);
   void PlanOpen(LayerTicket& ticket, absl::Time now);
   void Hedge(Flight& flight, absl::Time now);

@@ -14,7 +14,7 @@ namespace {
 
 constexpr absl::Duration kPauseMin = absl::Milliseconds(20);
 constexpr absl::Duration kPauseMax = absl::Milliseconds(500);
-constexpr absl::Duration kLoadPause = absl::Seconds(5);
+constexpr absl::Duration kFullPause = absl::Seconds(5);
 
 bool SameHoldings(const ShardDescription& a, const ShardDescription& b) {
   return std::equal(
@@ -172,8 +172,9 @@ bool ShardMembership::TakeNews(ShardNews news, absl::Time now) {
   if (status.ok()) return TakeDescription(news.shard, *std::move(news.description));
   if (news.of_load) {
     LogWarning(absl::StrCat("expert shard ", member.description.name, " takes no further experts: ", status.message()));
-    member.load_again_at = now + kLoadPause;
-    if (!absl::IsResourceExhausted(status)) OnSuspect(news.shard, now);
+    const bool full = absl::IsResourceExhausted(status);
+    member.load_again_at = now + (full ? kFullPause : kPauseMax);
+    if (!full) OnSuspect(news.shard, now);
     return true;
   }
   return TakeFailure(news.shard, status, now);

@@ -27,6 +27,7 @@ void ComeBack(SimWorld& world, SimTransport& transport, ShardId id) {
   world.Trace(absl::StrCat("shard ", Value(id), " is back"));
   shard.alive = true;
   shard.held = shard.initial;
+  shard.secret.assign(shard.held.size(), 0);
   shard.epoch = 1;
   shard.busy_until = world.Now();
   world.Touch(shard);
@@ -48,6 +49,7 @@ void ChangeHoldings(SimWorld& world, ShardId id) {
   const size_t layer = world.random.Below(static_cast<int>(shard.held.size()));
   const uint64_t bit = uint64_t{1} << world.random.Below(8);
   shard.held[layer] ^= bit;
+  shard.secret[layer] |= bit;
   ++shard.epoch;
   world.Trace(absl::StrCat("shard ", Value(id), " ", shard.held[layer] & bit ? "takes" : "drops", " an expert; epoch ",
                            shard.epoch));

@@ -36,6 +36,7 @@ class SimRandom {
 struct SimShard {
   // Holdings by [layer], a bit for each expert.
   std::vector<uint64_t> initial, held;
+  std::vector<uint64_t> secret;  // of those held: taken on somebody else's word, which a router need not know
   uint64_t epoch = 1;
   uint64_t incarnation = 1;  // grows with every death
   bool alive = true, other_model = false;

@@ -1,0 +1,246 @@
+"""What the chaos tests share: clusters whose processes can be killed and started again one by one at their addresses,
+streams whose gaps are measured, a relay that damages what passes, and network namespaces."""
+import json
+import os
+import random
+import select
+import signal
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, clean_environment, eventually, free_port
+
+BUILT = os.path.dirname(os.path.dirname(os.path.abspath(CONCLAVE)))
+
+
+class Cluster:
+    """Shards, an attention service and a gateway, each a process of its own at an address that stays."""
+
+    def __init__(self, shards=4, replicas=1, router_flags=(), via=None, hosts=None):
+        """via(i, address) gives the address at which the router reaches shard i; hosts[i] is where shard i listens:
+        (prefix of its command line, host)."""
+        self.dir = tempfile.mkdtemp(prefix="conclave-chaos-")
+        self.processes, self.arguments = {}, {}
+        self.shard_addresses = []
+        for i in range(shards):
+            prefix, host = hosts[i] if hosts else ((), "127.0.0.1")
+            address = f"{host}:{free_port()}"
+            self.shard_addresses.append(address)
+            self.start(f"expert-{i}", "expert_service", address,
+                       f"--shard-index={i}", f"--shard-count={shards}", f"--replicas={replicas}", "--threads=1",
+                       "--compute=f32", prefix=prefix)
+        reached = [via(i, a) if via else a for i, a in enumerate(self.shard_addresses)]
+        self.start("router", "router_service", f"127.0.0.1:{free_port()}", "--compute=f32", "--threads=1",
+                   *(f"--shard={a}" for a in reached), *router_flags)
+        self.gateway = f"127.0.0.1:{free_port()}"
+        self.start("gateway", "gateway", self.gateway, f"--router={self.address_of('router')}")
+        assert eventually(lambda: ask(self, "x", 1)[0] == 0, 60), self.log("router") + self.log("gateway")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def start(self, name, binary, address, *flags, prefix=()):
+        self.arguments[name] = [*prefix, os.path.join(BUILT, binary, binary), f"--name={name}",
+                                f"--model={DEMO_MODEL}", f"--grpc-address={address}",
+                                f"--address-file={self.dir}/{name}.json", *flags]
+        self.launch(name)
+
+    def launch(self, name):
+        """Starts the process, for the first time or again, with the same command line."""
+        with open(os.path.join(self.dir, name + ".log"), "a") as log:
+            self.processes[name] = subprocess.Popen(self.arguments[name], stdout=log, stderr=log,
+                                                    env=clean_environment())
+
+    def address_of(self, name):
+        return next(a for a in self.arguments[name] if a.startswith("--grpc-address=")).split("=", 1)[1]
+
+    def shard(self, i):
+        return self.processes[f"expert-{i}"]
+
+    def kill(self, i, number=signal.SIGKILL):
+        self.shard(i).send_signal(number)
+
+    def restart(self, i):
+        self.shard(i).wait()
+        self.launch(f"expert-{i}")
+
+    def log(self, name):
+        with open(os.path.join(self.dir, name + ".log")) as log:
+            return log.read()
+
+    def metric(self, start):
+        """The sum of the router's series whose lines begin with `start`."""
+        with open(os.path.join(self.dir, "router.json")) as file:
+            address = json.load(file)["metrics"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+
+    def wait_until_back(self, i):
+        """Asks small questions until the router counts the shard as reachable: it looks when it is asked."""
+        up = f'conclave_router_shard_up{{shard="expert-{i}"}}'
+        assert eventually(lambda: ask(self, "x", 1)[0] == 0 and self.metric(up) == 1, 60), self.log("router")
+
+
+def ask(cluster, prompt, tokens):
+    """One question: exit code, text, what was written to standard error."""
+    result = subprocess.run([CONCLAVE, "generate", "--gateway", cluster.gateway, "--prompt", prompt, "--max-tokens",
+                             str(tokens), "--ignore-eos"], capture_output=True, text=True, timeout=120,
+                            env=clean_environment())
+    return result.returncode, result.stdout, result.stderr
+
+
+class Stream(threading.Thread):
+    """An answer that is read as it comes."""
+
+    def __init__(self, cluster, prompt, tokens):
+        super().__init__(daemon=True)
+        self.process = subprocess.Popen(
+            [CONCLAVE, "generate", "--gateway", cluster.gateway, "--prompt", prompt, "--max-tokens", str(tokens),
+             "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
+        self.text, self.longest_gap, self.error = b"", 0.0, ""
+        self.started = threading.Event()
+        self.start()
+
+    def run(self):
+        last = None
+        while True:
+            piece = os.read(self.process.stdout.fileno(), 65536)
+            now = time.monotonic()
+            if not piece:
+                break
+            if last is not None:
+                self.longest_gap = max(self.longest_gap, now - last)
+            last = now
+            self.text += piece
+            self.started.set()
+        self.error = self.process.stderr.read().decode()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        self.started.set()
+
+
+PROMPTS = ["Once upon a time", "def quicksort(", "The theorem of Pythagoras", "2 + 2 =", "What is a mixture of experts?",
+           "Who are you?", "A router decides", "In the beginning"]
+
+
+def run_streams(cluster, tokens, action):
+    """Eight streams; `action` runs when all have begun. Returns their texts, the errors, and the longest gap in s."""
+    streams = [Stream(cluster, prompt, tokens) for prompt in PROMPTS]
+    for stream in streams:
+        stream.started.wait(60)
+    action()
+    for stream in streams:
+        stream.join(120)
+        if stream.is_alive():
+            stream.process.kill()
+            stream.error = "did not end within 120 s"
+    return ([stream.text for stream in streams], [s.error for s in streams if s.process.returncode != 0 or s.error],
+            max(stream.longest_gap for stream in streams))
+
+
+class Relay(threading.Thread):
+    """Passes bytes between a port of its own and `target`. While `damage` is set, it flips a bit in some of the large
+    pieces, which are activations."""
+
+    def __init__(self, target, seed):
+        super().__init__(daemon=True)
+        self.target, self.random, self.damage, self.damaged = target, random.Random(seed), 0.0, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.start()
+
+    def run(self):
+        while True:
+            client, _ = self.listener.accept()
+            try:
+                host, port = self.target.rsplit(":", 1)
+                server = socket.create_connection((host, int(port)), timeout=5)
+            except OSError:
+                client.close()
+                continue
+            threading.Thread(target=self.pump, args=(client, server), daemon=True).start()
+
+    def pump(self, client, server):
+        pairs = {client: server, server: client}
+        with client, server:
+            try:
+                while True:
+                    for source in select.select(list(pairs), [], [])[0]:
+                        piece = bytearray(source.recv(65536))
+                        if not piece:
+                            return
+                        if len(piece) > 1000 and self.random.random() < self.damage:
+                            piece[self.random.randrange(500, len(piece))] ^= 1 << self.random.randrange(8)
+                            self.damaged += 1
+                        pairs[source].sendall(piece)
+            except OSError:
+                pass
+
+
+class Namespaces:
+    """One network namespace for each shard, on a bridge of its own; removed at the end."""
+
+    def __init__(self, count):
+        self.tag = f"cc{os.getpid() % 100000}"
+        self.names = [f"{self.tag}n{i}" for i in range(count)]
+        self.hosts = []
+        subnet = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}"
+        try:
+            command("ip", "link", "add", f"{self.tag}b", "type", "bridge")
+            command("ip", "addr", "add", f"{subnet}.254/24", "dev", f"{self.tag}b")
+            command("ip", "link", "set", f"{self.tag}b", "up")
+            for i, name in enumerate(self.names):
+                command("ip", "netns", "add", name)
+                command("ip", "link", "add", f"{self.tag}v{i}", "type", "veth", "peer", "name", "eth0", "netns", name)
+                command("ip", "link", "set", f"{self.tag}v{i}", "master", f"{self.tag}b", "up")
+                command("ip", "-n", name, "addr", "add", f"{subnet}.{i + 1}/24", "dev", "eth0")
+                command("ip", "-n", name, "link", "set", "eth0", "up")
+                command("ip", "-n", name, "link", "set", "lo", "up")
+                self.hosts.append((("ip", "netns", "exec", name), f"{subnet}.{i + 1}"))
+        except Exception:
+            self.close()
+            raise
+
+    def rule(self, i, hook, rule):
+        """Adds an nftables rule for what comes in ("input") or goes out ("output") of shard i's namespace."""
+        nft = ("ip", "netns", "exec", self.names[i], "nft")
+        command(*nft, "add table inet chaos")
+        command(*nft, f"add chain inet chaos {hook} {{ type filter hook {hook} priority 0; }}")
+        command(*nft, f"add rule inet chaos {hook} {rule}")
+
+    def heal(self, i):
+        command("ip", "netns", "exec", self.names[i], "nft", "flush ruleset")
+
+    def close(self):
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["ip", "link", "del", f"{self.tag}b"], capture_output=True)
+
+
+def command(*words):
+    subprocess.run(words, check=True, capture_output=True, timeout=20)
+
+
+def namespaces_work():
+    try:
+        namespaces = Namespaces(1)
+        namespaces.rule(0, "input", "numgen random mod 1000 < 10 drop")
+        namespaces.close()
+        return True
+    except (OSError, subprocess.SubprocessError):
+        return False
