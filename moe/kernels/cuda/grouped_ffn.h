@@ -1,9 +1,11 @@
-// Grouped FP8 expert feed-forward on Hopper: the host's view, free of CUDA headers.
+// Grouped expert feed-forward, FP8 and its bfloat16 twin: the host's view, free of CUDA headers.
 //
-// Rows are sorted by expert; how many each expert has, stays on the device. Both products run with the weights as the
-// wgmma's first operand and the rows as its second, whatever the number of rows, so that one row and a thousand share one
-// dot instruction and one order of accumulation: per block of 128 along K the tensor core sums in float32, then
-// acc += partial * (weight_scale * activation_scale), blocks ascending (DeepSeek-V3, section 3.3.2).
+// Rows are sorted by expert; how many each expert has, stays on the device. One row and a thousand share one dot
+// instruction and one order of accumulation along K. FP8: per block of 128 the tensor core sums in float32, then
+// acc += partial * (weight_scale * activation_scale), blocks ascending (DeepSeek-V3, section 3.3.2). bfloat16: the tensor
+// core sums all of K in float32, ascending.
+//
+// On Hopper the tensor cores compute; on any other device plain loops do, with a warning, for they are slow.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_GROUPED_FFN_H_
 #define CONCLAVE_MOE_KERNELS_CUDA_GROUPED_FFN_H_
 
@@ -53,9 +55,36 @@ absl::Status LaunchGroupedGemm(const GroupedGemm& problem, void* out, void* stre
 // row and block of 128 along the intermediate size; neither product is rounded before. out.cols is w.rows / 2.
 absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out, void* stream);
 
+// bfloat16 rows and experts, as their FP8 counterparts but without scales.
+struct Bf16Rows {
+  const void* data = nullptr;  // [rows_capacity, cols] bf16, 16-byte aligned
+  int rows_capacity = 0;
+  int cols = 0;                // a multiple of 64
+};
+struct Bf16Experts {
+  const void* data = nullptr;  // [experts, rows, cols] bf16, 16-byte aligned
+  int experts = 0;
+  int rows = 0;                // output features, a multiple of 256
+  int cols = 0;                // K, a multiple of 64
+};
+struct Bf16GroupedGemm {
+  Bf16Rows x;
+  Bf16Experts w;
+  const int32_t* row_begins = nullptr;  // as in GroupedGemm
+  const int32_t* row_counts = nullptr;
+  int rows_per_expert = 0;
+};
+
+// As LaunchGroupedGemm.
+absl::Status LaunchBf16GroupedGemm(const Bf16GroupedGemm& problem, void* out, void* stream);
+// w holds gate over up; out = silu(gate · x) ⊙ up · x in bfloat16, [rows_capacity, w.rows / 2]; neither product is rounded
+// before.
+absl::Status LaunchBf16GroupedGateUp(const Bf16GroupedGemm& problem, void* out, void* stream);
+
 // The plain loops on the device, one thread an output in the same order of blocks: the oracle on the GPU's side.
 // `out` is float32 [rows_capacity, w.rows].
 absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* stream);
+absl::Status LaunchBf16ReferenceGemm(const Bf16GroupedGemm& problem, float* out, void* stream);
 
 }  // namespace conclave::cuda
 

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdio>
 #include <string>
 
 #include "absl/status/status.h"
@@ -36,6 +37,13 @@ inline absl::StatusOr<DeviceLimits> Limits() {
   cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
   limits.hopper = major == 9;
   return limits;
+}
+
+// Says once per process and call site that this device runs plain loops.
+inline void WarnSlow(const char* what) {
+  static bool said = false;
+  if (!said) std::fprintf(stderr, "warning: %s run plain loops here, slowly: the fast kernels need a Hopper GPU (sm_90)\n", what);
+  said = true;
 }
 
 }  // namespace conclave::cuda

@@ -46,6 +46,7 @@ absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream) {
   if (problem.rows == 0) return absl::OkStatus();
   const auto limits = Limits();
   if (!limits.ok()) return limits.status();
+  if (!limits->hopper) WarnSlow("MLA decodes");
   if (!limits->hopper || !Sm90Bf16MlaTakes(problem)) return LaunchPlainMla(problem, static_cast<cudaStream_t>(stream));
   if (problem.workspace == nullptr && Splits(problem.tokens_max) > 1) {
     return absl::InvalidArgumentError("MLA decode: workspace is null");

@@ -9,10 +9,13 @@
 
 namespace conclave::sm90::mla {
 
-// What a consumer thread holds: for its two heads, row and row + 8 of the tile, its part of the sum of 256 columns.
+// What a consumer thread holds: for its two heads, row and row + 8 of the tile, its part of the sum of 256 columns, and of
+// the denominator over the columns of this thread in the blocks of this warpgroup.
 struct Consumer {
   float sum[128];
   float scores[32];
+  float denominator[2];
+  uint32_t weights[16];  // of one block: bfloat16 pairs, [column / 8][head]
   int lane, row;
 };
 
@@ -96,47 +99,57 @@ __device__ inline float2 MaskedMaximum(Consumer& c, int valid) {
 // up to 2^8 are as exact as weights up to 1, and the sum is rarely touched.
 inline constexpr float kSlack = 8.0f;
 
-// Scores → weights in shared memory, with the row's maximum, denominator and shrink. REQUIRES: the weights of the block
-// before were waited for.
-template <int kWarpgroup>
-__device__ inline void Softmax(Shared& s, Consumer& c, int block, float2 largest, float scale_log2) {
-  float before[2], maximum[2], sum[2];
-  uint32_t weights[16];  // bfloat16 pairs: [j][h]
+// The block's maximum follows from that of the block before, and is published at once: the other warpgroup's next block
+// waits for it, not for the weights. Returns the maxima of the thread's two rows, and takes its denominator along.
+__device__ inline float2 UpdateMaximum(Shared& s, Consumer& c, int block, float2 largest, float scale_log2) {
+  if (block > 0) BarrierWait(&s.maxima[(block - 1) % kStages], (block - 1) / kStages & 1);
+  float maximum[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    before[h] = s.maximum[c.row + 8 * h];
+    const float before = s.maximum[c.row + 8 * h];
     const float of_block = (h == 0 ? largest.x : largest.y) * scale_log2;
-    maximum[h] = of_block - before[h] > kSlack ? of_block : before[h];
+    maximum[h] = of_block - before > kSlack ? of_block : before;
+    const float shrink = Exp2(before - maximum[h]);
+    if (block > 0) c.denominator[h] *= s.shrink[(block - 1) % kStages][c.row + 8 * h];  // the other warpgroup's
+    c.denominator[h] *= shrink;
+    __syncwarp();  // all four lanes of a row have read its maximum
+    if (c.lane % 4 == 0) {
+      s.maximum[c.row + 8 * h] = maximum[h];
+      s.shrink[block % kStages][c.row + 8 * h] = shrink;
+    }
+  }
+  BarrierArrive(&s.maxima[block % kStages]);
+  return make_float2(maximum[0], maximum[1]);
+}
+
+// Scores → weights, in registers.
+__device__ inline void TakeWeights(Consumer& c, float2 maximum, float scale_log2) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float minus = h == 0 ? -maximum.x : -maximum.y;
     float sums[2] = {0, 0};
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float low = Exp2(__fmaf_rn(c.scores[4 * j + 2 * h], scale_log2, -maximum[h]));
-      const float high = Exp2(__fmaf_rn(c.scores[4 * j + 2 * h + 1], scale_log2, -maximum[h]));
+      const float low = Exp2(__fmaf_rn(c.scores[4 * j + 2 * h], scale_log2, minus));
+      const float high = Exp2(__fmaf_rn(c.scores[4 * j + 2 * h + 1], scale_log2, minus));
       sums[0] += low;
       sums[1] += high;
       const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-      weights[2 * j + h] = *reinterpret_cast<const uint32_t*>(&pair);
+      c.weights[2 * j + h] = *reinterpret_cast<const uint32_t*>(&pair);
     }
-    sum[h] = sums[0] + sums[1];
-    sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
-    sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+    c.denominator[h] += sums[0] + sums[1];
   }
-  __syncwarp();  // all four lanes of a row have read its maximum
-  if (c.lane % 4 == 0) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float shrink = Exp2(before[h] - maximum[h]);
-      s.maximum[c.row + 8 * h] = maximum[h];
-      s.shrink[block % kStages][c.row + 8 * h] = shrink;
-      s.denominator[c.row + 8 * h] = __fmaf_rn(s.denominator[c.row + 8 * h], shrink, sum[h]);
-    }
-  }
+}
+
+// Weights → shared memory, for both warpgroups.
+template <int kWarpgroup>
+__device__ inline void PublishWeights(Shared& s, const Consumer& c, int block) {
   NamedBarrier(1 + kWarpgroup, 128);  // the tensor cores of all four warps are done with the rotated part
   // Four 8x8 matrices a store: rows 0 and 8 of columns j and j + 1. A lane names the row of one of them.
   const int row = c.row - c.lane / 4 + c.lane % 16;
   uint8_t* of_row = s.Block(kPanels - 1, block) + row * 128;
 #pragma unroll
-  for (int j = 0; j < 8; j += 2) StoreMatrices(of_row + ((j + c.lane / 16) ^ row % 8) * 16, &weights[2 * j]);
+  for (int j = 0; j < 8; j += 2) StoreMatrices(of_row + ((j + c.lane / 16) ^ row % 8) * 16, &c.weights[2 * j]);
   FenceSharedForAsync();
   BarrierArrive(&s.weights[block % kStages]);
 }
@@ -187,7 +200,8 @@ __device__ inline void ConsumeEven(Shared& s, Consumer& c, int tokens, int block
   for (int block = 0; block < blocks; block += 2) {
     const int valid = AwaitAndClearTail<0>(s, block, tokens);
     TakeScores(s, c, block);
-    Softmax<0>(s, c, block, MaskedMaximum(c, valid), scale_log2);
+    TakeWeights(c, UpdateMaximum(s, c, block, MaskedMaximum(c, valid), scale_log2), scale_log2);
+    PublishWeights<0>(s, c, block);
     Sum<0>(s, c, block);
     if (block + 1 < blocks) Sum<0>(s, c, block + 1);
   }
@@ -199,13 +213,29 @@ __device__ inline void ConsumeOdd(Shared& s, Consumer& c, int tokens, int blocks
   for (; block < blocks; block += 2) {
     const int valid = AwaitAndClearTail<1>(s, block, tokens);
     TakeScores(s, c, block);
-    const float2 largest = MaskedMaximum(c, valid);
+    TakeWeights(c, UpdateMaximum(s, c, block, MaskedMaximum(c, valid), scale_log2), scale_log2);
     IssueSum<1>(s, c, block - 1);
-    Softmax<1>(s, c, block, largest, scale_log2);
+    PublishWeights<1>(s, c, block);
     Release<1>(s, c, block - 1);
     Sum<1>(s, c, block);
   }
   if (block == blocks) Sum<1>(s, c, block - 1);
+}
+
+// The rows' denominators over all blocks. Every consumer thread calls it once.
+template <int kWarpgroup>
+__device__ inline float2 Denominators(Shared& s, const Consumer& c, int blocks) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float of_row = c.denominator[h];
+    if ((blocks - 1) % 2 != kWarpgroup) of_row *= s.shrink[(blocks - 1) % kStages][c.row + 8 * h];
+    of_row += __shfl_xor_sync(~0u, of_row, 1);
+    of_row += __shfl_xor_sync(~0u, of_row, 2);
+    if (c.lane % 4 == 0) s.denominators[kWarpgroup][c.row + 8 * h] = of_row;
+  }
+  BarrierArrive(&s.denominators_full);
+  BarrierWait(&s.denominators_full, 0);
+  return make_float2(s.denominators[0][c.row] + s.denominators[1][c.row], s.denominators[0][c.row + 8] + s.denominators[1][c.row + 8]);
 }
 
 }  // namespace conclave::sm90::mla

@@ -13,14 +13,15 @@ namespace conclave::sm90::mla {
 
 // The row's only split leaves as bfloat16; of several, each leaves its sum, maximum and denominator for the merge.
 template <int kWarpgroup>
-__device__ inline void StoreResult(const Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, int splits_max) {
+__device__ inline void StoreResult(const Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, float2 denominators,
+                                   int splits_max) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int head = work.head + c.row + 8 * h;
     if (head >= p.heads) continue;
     const int64_t row = static_cast<int64_t>(work.row) * p.heads + head;
     const int column = 256 * kWarpgroup + c.lane % 4 * 2;
-    const float denominator = s.denominator[c.row + 8 * h];
+    const float denominator = h == 0 ? denominators.x : denominators.y;
     if (work.splits == 1) {
       __nv_bfloat16* out = static_cast<__nv_bfloat16*>(p.out) + row * kLatent + column;
 #pragma unroll
@@ -50,6 +51,7 @@ __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p, const Work& w
   c.row = threadIdx.x % 128 / 32 * 16 + c.lane / 4;
 #pragma unroll
   for (int i = 0; i < 128; ++i) c.sum[i] = 0.0f;
+  c.denominator[0] = c.denominator[1] = 0.0f;
   const float scale_log2 = p.scale * 1.44269504f;
   BarrierWait(&s.query_full, 0);
   if constexpr (kWarpgroup == 0) {
@@ -59,7 +61,7 @@ __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p, const Work& w
   }
 #pragma unroll
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
-  StoreResult<kWarpgroup>(s, c, p, work, gridDim.y);
+  StoreResult<kWarpgroup>(s, c, p, work, Denominators<kWarpgroup>(s, c, work.blocks), gridDim.y);
 }
 
 __global__ void __launch_bounds__(kThreads, 1)
@@ -75,19 +77,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (threadIdx.x == 0) {
     BarrierInit(&s.query_full, 1);
+    BarrierInit(&s.denominators_full, kConsumers);
     for (int stage = 0; stage < kStages; ++stage) {
       for (int part = 0; part < kParts; ++part) {
         BarrierInit(&s.full[stage][part], 1);
         BarrierInit(&s.empty[stage][part], part < 2 ? 4 : 8);  // warps
       }
+      BarrierInit(&s.maxima[stage], 128);
       BarrierInit(&s.weights[stage], 128);
     }
     FenceBarrierInit();
   }
-  if (threadIdx.x < kHeads) {
-    s.maximum[threadIdx.x] = -INFINITY;
-    s.denominator[threadIdx.x] = 0.0f;
-  }
+  if (threadIdx.x < kHeads) s.maximum[threadIdx.x] = -INFINITY;
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
     RegistersDown<40>();

@@ -26,13 +26,15 @@ inline constexpr int kParts = 3;
 struct Shared {
   uint8_t query[kPanels][kPanelBytes];
   uint8_t stages[kStages][kPanels][kPanelBytes];
-  float maximum[kHeads];               // of the scores so far, times log2(e): see Softmax
-  float denominator[kHeads];
+  float maximum[kHeads];               // of the scores so far, times log2(e): see UpdateMaximum
+  float denominators[2][kHeads];       // of the even blocks and of the odd ones, at the end
   float shrink[kStages][kHeads];       // what a block's maximum makes of the sum before it
   uint64_t query_full;
   uint64_t full[kStages][kParts];
   uint64_t empty[kStages][kParts];
-  uint64_t weights[kStages];           // the block's weights, maximum and shrink are written
+  uint64_t maxima[kStages];            // the block's maximum and shrink are written
+  uint64_t weights[kStages];           // and its weights
+  uint64_t denominators_full;
   __device__ uint8_t* Block(int panel, int block) { return stages[block % kStages][panel]; }
 };
 inline constexpr int kSharedBytes = sizeof(Shared) + 1024;  // and what alignment may lose

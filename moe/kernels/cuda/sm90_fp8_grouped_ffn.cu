@@ -7,6 +7,7 @@
 
 #include "moe/kernels/cuda/grouped_ffn.h"
 #include "moe/kernels/cuda/launch.h"
+#include "moe/kernels/cuda/plain_grouped_ffn.h"
 #include "moe/kernels/cuda/tensor_map.h"
 
 namespace conclave::cuda {
@@ -52,7 +53,6 @@ absl::Status Launch(const GroupedGemm& problem, KernelArguments arguments, cudaS
   if (!status.ok()) return status;
   const auto limits = Limits();
   if (!limits.ok()) return limits.status();
-  if (!limits->hopper) return absl::FailedPreconditionError("this kernel is for compute capability 9.0 (Hopper)");
   const auto kernel = sm90::GroupedKernel<kTokens, kEpilogue>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
@@ -80,36 +80,14 @@ KernelArguments Arguments(const GroupedGemm& problem, int tile_features) {
   return arguments;
 }
 
-__global__ void ReferenceKernel(GroupedGemm problem, float* out) {
-  const int feature = blockIdx.x * blockDim.x + threadIdx.x;
-  const int row = blockIdx.y;
-  int expert = 0;
-  while (expert < problem.w.experts &&
-         (row < problem.row_begins[expert] || row >= problem.row_begins[expert] + problem.row_counts[expert])) {
-    ++expert;
-  }
-  if (expert == problem.w.experts || feature >= problem.w.rows) return;
-  const int k_blocks = problem.w.cols / kScaleBlock;
-  const auto* x = static_cast<const __nv_fp8_e4m3*>(problem.x.data) + static_cast<int64_t>(row) * problem.w.cols;
-  const auto* w = static_cast<const __nv_fp8_e4m3*>(problem.w.data) +
-                  (static_cast<int64_t>(expert) * problem.w.rows + feature) * problem.w.cols;
-  const float* w_scales = problem.w.scales + (static_cast<int64_t>(expert) * (problem.w.rows / 128) + feature / 128) * k_blocks;
-  double sum = 0;
-  for (int block = 0; block < k_blocks; ++block) {
-    float partial = 0;
-    for (int i = 0; i < kScaleBlock; ++i) {
-      partial += static_cast<float>(x[block * kScaleBlock + i]) * static_cast<float>(w[block * kScaleBlock + i]);
-    }
-    sum += static_cast<double>(partial) * problem.x.scales[static_cast<int64_t>(block) * problem.x.rows_capacity + row] * w_scales[block];
-  }
-  out[static_cast<int64_t>(row) * problem.w.rows + feature] = static_cast<float>(sum);
-}
-
 }  // namespace
 
 absl::Status LaunchGroupedGemm(const GroupedGemm& problem, void* out, void* stream) {
   if (absl::Status status = Check(problem, 256); !status.ok()) return status;
   if (out == nullptr) return absl::InvalidArgumentError("grouped GEMM: out is null");
+  const auto limits = Limits();
+  if (!limits.ok()) return limits.status();
+  if (!limits->hopper) return LaunchPlainGroupedGemm(problem, out, stream);
   KernelArguments arguments = Arguments(problem, 256);
   arguments.out = out;
   return Configure<Epilogue::kBf16>(problem, arguments, stream);
@@ -120,18 +98,14 @@ absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out,
   if (out.cols * 2 != problem.w.rows || out.data == nullptr || out.scales == nullptr) {
     return absl::InvalidArgumentError("grouped gate+up: out.cols must be w.rows / 2, its pointers set");
   }
+  const auto limits = Limits();
+  if (!limits.ok()) return limits.status();
+  if (!limits->hopper) return LaunchPlainGroupedGateUp(problem, out, stream);
   KernelArguments arguments = Arguments(problem, 256);
   arguments.out = out.data;
   arguments.out_scales = out.scales;
   arguments.out_scale_stride = out.rows_capacity;
   return Configure<Epilogue::kSwiGluQuantise>(problem, arguments, stream);
-}
-
-absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* stream) {
-  if (absl::Status status = Check(problem, 1); !status.ok()) return status;
-  const dim3 grid((problem.w.rows + 127) / 128, problem.x.rows_capacity);
-  ReferenceKernel<<<grid, 128, 0, static_cast<cudaStream_t>(stream)>>>(problem, out);
-  return LaunchStatus("reference GEMM launch");
 }
 
 }  // namespace conclave::cuda

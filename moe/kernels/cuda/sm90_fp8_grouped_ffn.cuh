@@ -9,21 +9,21 @@ namespace conclave::sm90 {
 
 // acc → bf16 → rows of [rows, features]. A fragment holds features down and rows across, memory wants it the other way
 // round: 8x8 blocks are transposed in registers, and lanes swap halves so that 32 bytes of a row leave in one instruction.
-// `half_features` are the first output features of the halves.
-template <int kTokens>
-__device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, const int (&half_features)[2],
-                          const KernelArguments& arguments) {
+// `half_features` are the first output features of the halves, `features` those of a row of `out`.
+template <int kTokens, int kHalves>
+__device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, const int (&half_features)[2], int features,
+                          void* rows) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool odd = lane & 1;
-  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(arguments.out);
+  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(rows);
   // After the swap an even lane has four features of the block's first eight, an odd lane four of its last eight.
   const int feature = 16 * warp + (odd ? 8 : 0) + 2 * (lane % 4 & ~1);
-  int64_t to = static_cast<int64_t>(tile.row_begin + lane / 4) * arguments.features + feature;
+  int64_t to = static_cast<int64_t>(tile.row_begin + lane / 4) * features + feature;
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
     const bool inside = 8 * j + lane / 4 < tile.rows;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < kHalves; ++half) {
       uint32_t blocks[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -34,7 +34,7 @@ __device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, 
       const uint2 four = odd ? make_uint2(received, blocks[1]) : make_uint2(blocks[0], received);
       if (inside) *reinterpret_cast<uint2*>(out + to + half_features[half]) = four;
     }
-    to += int64_t{8} * arguments.features;
+    to += int64_t{8} * features;
   }
 }
 
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       if constexpr (kEpilogue == Epilogue::kSwiGluQuantise) {
         StoreSwiGluQuantised<kTokens>(acc, staging, tile, arguments);
       } else {
-        StoreBf16<kTokens>(acc, tile, half_features, arguments);
+        StoreBf16<kTokens, 2>(acc, tile, half_features, arguments.features, arguments.out);
       }
     }
   }
