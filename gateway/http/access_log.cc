@@ -39,7 +39,9 @@ void AccessLog::Add(const ExchangeSummary& summary) {
   (found == responses_.end() ? others_ : found->second)->Add(1);
   duration_->Observe(absl::ToDoubleSeconds(summary.duration));
   const RequestContext& context = summary.context;
-  LogFields(LogLevel::kInfo, "http",
+  // Probes come every few seconds and say nothing while they succeed.
+  const bool probe = context.route == "/health" || context.route == "/ready" || context.route == "/ping";
+  LogFields(probe && summary.status == 200 ? LogLevel::kDebug : LogLevel::kInfo, "http",
             {{"request_id", context.request_id.empty() ? "none" : context.request_id},
              {"tenant", context.tenant == nullptr ? "none" : context.tenant->name},
              {"peer", context.peer},
