@@ -8,7 +8,7 @@ namespace conclave {
 
 std::string NumericProfile(const Kernels& kernels) {
   return absl::AsciiStrToLower(absl::StrCat("r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute),
-                                            "/dense-f32/row-", Name(RowDType(kernels.compute)), "/kv-",
+                                            kernels.compute == Compute::kF8 ? "/dense-bf16/row-" : "/dense-f32/row-", Name(RowDType(kernels.compute)), "/kv-",
                                             Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
 }
 

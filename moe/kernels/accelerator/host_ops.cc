@@ -233,7 +233,6 @@ void RunExperts(const ExpertFfnArgs& args) {
         up += x * WeightAt(args.slots.gate_up, 2 * slot + 1, i, j);
       }
       product[i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * up);
-      if (args.row_dtype == DType::kBF16) product[i] = Bf16ToFloat(FloatToBf16(product[i]));
     }
     for (int j = 0; j < hidden; ++j) {
       double sum = 0;

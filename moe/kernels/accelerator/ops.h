@@ -45,6 +45,10 @@ struct NormArgs {
   float eps = 0;
 };
 
+// How exact a product must be at least; an accelerator may do better. kFloat32: float32 throughout. kSplit: inputs keep
+// sixteen bits of mantissa, sums float32. kBf16: inputs rounded to bfloat16, sums float32.
+enum class LinearPrecision : uint8_t { kFloat32, kSplit, kBf16 };
+
 // For each row r and batch b: out[r, b, n] = bias[n] + Σ_k x[r, b, k] · W[row_begin + b · row_step + n, k], or with
 // `transposed` out[r, b, k] = Σ_n x[r, b, n] · W[row_begin + b · row_step + n, k]; W is matrix b where w has several.
 struct LinearArgs {
@@ -57,6 +61,7 @@ struct LinearArgs {
   int64_t row_begin = 0, row_step = 0;
   int64_t x_stride = 0, x_batch = 0, out_stride = 0, out_batch = 0;
   bool transposed = false;
+  LinearPrecision precision = LinearPrecision::kFloat32;
 };
 
 // The angles of every position: [positions, pairs] each.

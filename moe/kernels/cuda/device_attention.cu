@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
   for (int begin = 0; begin < tokens; begin += kChunk) {
     const int count = min(kChunk, tokens - begin);
     float low = -INFINITY, high = -INFINITY;  // scores of tokens begin + lane and begin + lane + 32
+#pragma unroll 4
     for (int t = 0; t < count; ++t) {
       const Cache* key = latent(begin + t);
       float score = 0.0f;
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
     maximum = next;
 #pragma unroll
     for (int e = 0; e < kElements; ++e) sum[e] *= shrink;
+#pragma unroll 4
     for (int t = 0; t < count; ++t) {
       const float weight = __shfl_sync(0xffffffffu, t < 32 ? low : high, t & 31);
       const Cache* value = latent(begin + t);

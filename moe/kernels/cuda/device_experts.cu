@@ -14,7 +14,7 @@ constexpr int kRows = kExpertTileRows;
 struct ProductArgs {
   ExpertFfnArgs ffn;
   SortedPairs sorted;
-  void* activation;  // [pairs, intermediate] of the row dtype
+  float* activation;  // [pairs, intermediate]: not rounded, so that fewer choices of experts flip behind it
 };
 
 __device__ float LoadRow(const void* rows, DType dtype, int64_t index) {
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kWarps * 32) GateUpKernel(ProductArgs args) {
     for (int f = 0; f < kFeatures; ++f) {
       if (pairs[r] < 0 || feature + f >= ffn.slots.intermediate) continue;
       const float product = gate[r][f] / (1.0f + expf(-gate[r][f])) * up[r][f];
-      StoreRow(product, args.activation, ffn.row_dtype, pairs[r] * ffn.slots.intermediate + feature + f);
+      args.activation[pairs[r] * ffn.slots.intermediate + feature + f] = product;
     }
   }
 }
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kWarps * 32) DownKernel(ProductArgs args) {
   const ExpertFfnArgs& ffn = args.ffn;
   if (!TilePairs(args, slot, pairs) || feature >= ffn.slots.hidden) return;
   float sums[kRows][kFeatures] = {};
-  Multiply<kType>(args.activation, ffn.row_dtype, pairs, ffn.slots.down, slot, feature, sums);
+  Multiply<kType>(args.activation, DType::kF32, pairs, ffn.slots.down, slot, feature, sums);
   if ((threadIdx.x & 31) != 0) return;
   for (int r = 0; r < kRows; ++r) {
     for (int f = 0; f < kFeatures; ++f) {
@@ -134,7 +134,8 @@ void RunPlainExperts(const ExpertFfnArgs& ffn, cudaStream_t stream) {
   ProductArgs args;
   args.ffn = ffn;
   args.sorted = SortedPairsIn(ffn.workspace, ffn.pairs, ffn.slots.slots, 1);
-  args.activation = static_cast<std::byte*>(ffn.workspace) + ActivationOffset(ffn.pairs, ffn.slots.slots);
+  args.activation = reinterpret_cast<float*>(static_cast<std::byte*>(ffn.workspace) +
+                                             ActivationOffset(ffn.pairs, ffn.slots.slots));
   SortPairs(ffn, args.sorted, 1, stream);
   const unsigned tiles = static_cast<unsigned>(args.sorted.tiles_max);
   ForWeightType(ffn.slots.gate_up.dtype, [&]<DType kType>() {

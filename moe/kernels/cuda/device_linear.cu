@@ -117,6 +117,7 @@ void Launch(const LinearArgs& args, cudaStream_t stream) {
 }  // namespace
 
 void Linear(const LinearArgs& args, cudaStream_t stream) {
+  if (TakesTensorCores(args)) return TensorCoreLinear(args, stream);
   ForWeightType(args.w.dtype, [&]<DType kType>() {
     if (args.rows == 1) return Launch<kType, 1>(args, stream);
     if (args.rows <= 2) return Launch<kType, 2>(args, stream);

@@ -27,6 +27,10 @@ void SelectExperts(const SelectArgs& args, cudaStream_t stream);
 void Round(const RoundArgs& args, cudaStream_t stream);
 void Combine(const CombineArgs& args, cudaStream_t stream);
 
+// Whether tensor cores take this product; decided by its weight and precision alone, never by the number of rows.
+bool TakesTensorCores(const LinearArgs& args);
+void TensorCoreLinear(const LinearArgs& args, cudaStream_t stream);
+
 // Experts in f32 or bf16, any shape.
 int64_t PlainExpertBytes(int64_t pairs, const ExpertSlots& slots);
 void RunPlainExperts(const ExpertFfnArgs& args, cudaStream_t stream);

@@ -9,21 +9,24 @@ int64_t Rounded(int64_t count) { return (count + 63) / 64 * 64; }
 
 // One block. Pass 1 counts, pass 2 gives every slot its begin and its tiles, pass 3 places the pairs. Where a pair
 // lands among its expert's others depends on timing and changes no bit: rows are computed alone.
+// Shared memory: counts, begins [slots] each.
 __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, SortedPairs sorted, int alignment) {
+  extern __shared__ int32_t shared[];
   const int slots = args.slots.slots;
-  for (int slot = threadIdx.x; slot < slots; slot += kThreads) sorted.counts[slot] = 0;
+  int32_t *counts = shared, *begins = shared + slots;
+  for (int slot = threadIdx.x; slot < slots; slot += kThreads) counts[slot] = 0;
   for (int64_t i = threadIdx.x; i < sorted.capacity; i += kThreads) sorted.order[i] = -1;
   for (int64_t i = threadIdx.x; i < sorted.tiles_max; i += kThreads) sorted.tile_slot[i] = -1;
   __syncthreads();
   for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
-    atomicAdd(&sorted.counts[args.slot_of[args.pair_experts[pair]]], 1);
+    atomicAdd(&counts[args.slot_of[args.pair_experts[pair]]], 1);
   }
   __syncthreads();
   if (threadIdx.x == 0) {
     int begin = 0, tile = 0;
     for (int slot = 0; slot < slots; ++slot) {
-      const int count = sorted.counts[slot];
-      sorted.begins[slot] = begin;
+      const int count = counts[slot];
+      begins[slot] = begin;
       for (int row = 0; row < count; row += kExpertTileRows, ++tile) {
         sorted.tile_slot[tile] = slot;
         sorted.tile_begin[tile] = begin + row;
@@ -32,11 +35,13 @@ __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, Sorte
     }
   }
   __syncthreads();
-  for (int slot = threadIdx.x; slot < slots; slot += kThreads) sorted.counts[slot] = 0;
+  for (int slot = threadIdx.x; slot < slots; slot += kThreads) {
+    sorted.begins[slot] = begins[slot];
+    sorted.counts[slot] = counts[slot];
+  }
   __syncthreads();
   for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
-    const int slot = args.slot_of[args.pair_experts[pair]];
-    sorted.order[sorted.begins[slot] + atomicAdd(&sorted.counts[slot], 1)] = static_cast<int32_t>(pair);
+    sorted.order[atomicAdd(&begins[args.slot_of[args.pair_experts[pair]]], 1)] = static_cast<int32_t>(pair);
   }
 }
 
@@ -63,7 +68,9 @@ SortedPairs SortedPairsIn(void* memory, int64_t pairs, int slots, int alignment)
 }
 
 void SortPairs(const ExpertFfnArgs& args, const SortedPairs& sorted, int alignment, cudaStream_t stream) {
-  SortKernel<<<1, kThreads, 0, stream>>>(args, sorted, alignment);
+  const int bytes = 2 * args.slots.slots * static_cast<int>(sizeof(int32_t));
+  if (bytes > 48 * 1024) cudaFuncSetAttribute(SortKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  SortKernel<<<1, kThreads, bytes, stream>>>(args, sorted, alignment);
 }
 
 }  // namespace conclave::cuda

@@ -19,8 +19,9 @@ constexpr int64_t kTileRows = 2048;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceAttention>> DeviceAttention::Create(const ModelSpec& spec, const RopeTable& rope,
-                                                                         int64_t rows_max, DeviceMemory& memory) {
-  auto attention = absl::WrapUnique(new DeviceAttention(spec, rope, memory));
+                                                                         LinearPrecision precision, int64_t rows_max,
+                                                                         DeviceMemory& memory) {
+  auto attention = absl::WrapUnique(new DeviceAttention(spec, rope, precision, memory));
   const AttentionSpec& mla = spec.attention;
   const int64_t heads = mla.heads, tile = std::min(rows_max, kTileRows);
   attention->tile_rows_ = tile;
@@ -41,10 +42,12 @@ absl::StatusOr<std::unique_ptr<DeviceAttention>> DeviceAttention::Create(const M
   return attention;
 }
 
-DeviceAttention::DeviceAttention(const ModelSpec& spec, const RopeTable& rope, DeviceMemory& memory)
+DeviceAttention::DeviceAttention(const ModelSpec& spec, const RopeTable& rope, LinearPrecision precision,
+                                 DeviceMemory& memory)
     : spec_(spec.attention),
       hidden_(spec.hidden),
       rope_(rope),
+      precision_(precision),
       device_(memory.accelerator()),
       scale_(SoftmaxScale(spec.attention)) {}
 
@@ -70,6 +73,7 @@ void DeviceAttention::Project(const float* x, int64_t cols, const DeviceWeight& 
   linear.rows = rows_;
   linear.features = linear.out_stride = weight.rows;
   linear.x_stride = cols;
+  linear.precision = precision_;
   device_.Linear(linear);
 }
 
@@ -108,25 +112,37 @@ void DeviceAttention::FillCache(const DeviceLayer& weights, const float* x, cons
   device_.FillCache(fill);
 }
 
-// value_ of rows [begin, begin + count): queries into the latent space, attention there, and out of it again.
-void DeviceAttention::AttendTile(const DeviceLayer& weights, const StepPlan& plan, const void* cache,
-                                 DType cache_dtype, int64_t begin, int64_t count) {
-  const int64_t heads = spec_.heads, head_rows = spec_.qk_nope_head_dim + spec_.v_head_dim;
-  const float* const query = query_.as<float>() + begin * heads * spec_.qk_head_dim();
+// absorbed_ = q_nope · W_UK of each head.
+void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const float* query, int64_t count) {
+  const int64_t heads = spec_.heads;
   LinearArgs absorb;
-  absorb.transposed = true;
+  absorb.precision = precision_;
+  if (weights.key_up.data != nullptr) {
+    absorb.w = weights.key_up;
+    absorb.features = spec_.kv_lora_rank;
+  } else {
+    absorb.transposed = true;
+    absorb.w = weights.kv_b;
+    absorb.features = spec_.qk_nope_head_dim;
+    absorb.row_step = spec_.qk_nope_head_dim + spec_.v_head_dim;
+  }
   absorb.x = query;
-  absorb.w = weights.kv_b;
   absorb.out = absorbed_.as<float>();
   absorb.rows = count;
   absorb.batch = heads;
-  absorb.features = spec_.qk_nope_head_dim;
-  absorb.row_step = head_rows;
   absorb.x_stride = heads * spec_.qk_head_dim();
   absorb.x_batch = spec_.qk_head_dim();
   absorb.out_stride = heads * spec_.cache_width();
   absorb.out_batch = spec_.cache_width();
   device_.Linear(absorb);
+}
+
+// value_ of rows [begin, begin + count): queries into the latent space, attention there, and out of it again.
+void DeviceAttention::AttendTile(const DeviceLayer& weights, const StepPlan& plan, const void* cache,
+                                 DType cache_dtype, int64_t begin, int64_t count) {
+  const int64_t heads = spec_.heads, head_rows = spec_.qk_nope_head_dim + spec_.v_head_dim;
+  const float* const query = query_.as<float>() + begin * heads * spec_.qk_head_dim();
+  AbsorbQueries(weights, query, count);
   device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<float>(), count, spec_.heads,
                          spec_.qk_nope_head_dim, spec_.kv_lora_rank});
   AttendArgs attend;
@@ -145,6 +161,7 @@ void DeviceAttention::AttendTile(const DeviceLayer& weights, const StepPlan& pla
   attend.scale = scale_;
   device_.Attend(attend);
   LinearArgs expand;
+  expand.precision = precision_;
   expand.x = mixed_.as<float>();
   expand.w = weights.kv_b;
   expand.out = value_.as<float>() + begin * heads * spec_.v_head_dim;

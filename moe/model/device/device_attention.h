@@ -18,7 +18,8 @@ class DeviceAttention {
  public:
   // RESOURCE_EXHAUSTED with the plan. `memory` must outlive the object.
   static absl::StatusOr<std::unique_ptr<DeviceAttention>> Create(const ModelSpec& spec, const RopeTable& rope,
-                                                                 int64_t rows_max, DeviceMemory& memory);
+                                                                 LinearPrecision precision, int64_t rows_max,
+                                                                 DeviceMemory& memory);
 
   // Queues out = o_proj(attention(x)) for the rows of `plan`, whose latents it writes into `cache` first: the layer's
   // [blocks * kKvBlockTokens, cache_width]. x, out: [rows, hidden] F32 on the device.
@@ -26,16 +27,18 @@ class DeviceAttention {
            float* out);
 
  private:
-  DeviceAttention(const ModelSpec& spec, const RopeTable& rope, DeviceMemory& memory);
+  DeviceAttention(const ModelSpec& spec, const RopeTable& rope, LinearPrecision precision, DeviceMemory& memory);
   void Project(const float* x, int64_t cols, const DeviceWeight& weight, const float* bias, float* out);
   void ProjectQueries(const DeviceLayer& weights, const float* x);
   void FillCache(const DeviceLayer& weights, const float* x, const StepPlan& plan, void* cache, DType cache_dtype);
+  void AbsorbQueries(const DeviceLayer& weights, const float* query, int64_t count);
   void AttendTile(const DeviceLayer& weights, const StepPlan& plan, const void* cache, DType cache_dtype,
                   int64_t begin, int64_t count);
 
   const AttentionSpec spec_;
   const int hidden_;
   const RopeTable rope_;
+  const LinearPrecision precision_;
   Accelerator& device_;
   const float scale_;
   int64_t tile_rows_ = 0;

@@ -38,6 +38,13 @@ struct StepBuffers {
   DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
 };
 
+// Products outside the routed experts. In bf16 they stay nearly float32, as on the CPU (numeric_profile.h says why);
+// fp8 has rounded more than that already.
+LinearPrecision PrecisionOf(Compute compute) {
+  if (compute == Compute::kF32) return LinearPrecision::kFloat32;
+  return compute == Compute::kBF16 ? LinearPrecision::kSplit : LinearPrecision::kBf16;
+}
+
 int IntermediateMax(const ModelSpec& spec) {
   const bool dense = spec.moe_layers() < spec.layers;
   return std::max({dense ? spec.dense_intermediate : 0, spec.moe_intermediate * spec.shared_experts, 1});
@@ -53,7 +60,10 @@ class DeviceTransformer final : public Transformer {
         device_(memory.accelerator()),
         local_(local),
         options_(options),
-        row_dtype_(RowDType(kernels.compute)) {}
+        row_dtype_(RowDType(kernels.compute)),
+        precision_(PrecisionOf(kernels.compute)),
+        // A router logit decides between experts: it is never rounded to bfloat16.
+        gate_precision_(kernels.compute == Compute::kF8 ? LinearPrecision::kSplit : LinearPrecision::kFloat32) {}
 
   absl::Status Start();
   absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks) override;
@@ -86,6 +96,7 @@ class DeviceTransformer final : public Transformer {
   DeviceExpertPool* const local_;
   const TransformerOptions options_;
   const DType row_dtype_;
+  const LinearPrecision precision_, gate_precision_;
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<DeviceAttention> attention_;
   std::optional<StepPlan> plan_;
@@ -102,7 +113,7 @@ absl::Status DeviceTransformer::Start() {
     moe_layers += spec_.IsMoe(LayerId{layer});
   }
   ASSIGN_OR_RETURN(weights_, LoadDeviceWeights(checkpoint_, options_.context_max, memory_));
-  ASSIGN_OR_RETURN(attention_, DeviceAttention::Create(spec_, weights_->rope, options_.rows_max, memory_));
+  ASSIGN_OR_RETURN(attention_, DeviceAttention::Create(spec_, weights_->rope, precision_, options_.rows_max, memory_));
   ASSIGN_OR_RETURN(StepPlan plan, StepPlan::Create(options_, memory_));
   plan_.emplace(std::move(plan));
   return AllocateBuffers();
@@ -217,6 +228,7 @@ absl::Status DeviceTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPoo
 // branch = down · (silu(gate · normed) ⊙ (up · normed)).
 void DeviceTransformer::RunFfn(const DeviceLayer& weights, int64_t intermediate) {
   LinearArgs linear;
+  linear.precision = precision_;
   linear.rows = plan_->rows();
   linear.x = buffers_.normed.as<float>();
   linear.x_stride = spec_.hidden;
@@ -229,6 +241,7 @@ void DeviceTransformer::RunFfn(const DeviceLayer& weights, int64_t intermediate)
   device_.Linear(linear);
   device_.SiluMul({buffers_.gate_up.as<float>(), buffers_.activation.as<float>(), plan_->rows(), intermediate});
   linear = LinearArgs();
+  linear.precision = precision_;
   linear.rows = plan_->rows();
   linear.x = buffers_.activation.as<float>();
   linear.x_stride = intermediate;
@@ -243,6 +256,7 @@ void DeviceTransformer::Route(LayerId layer) {
   const DeviceLayer& weights = weights_->layers[Value(layer)];
   const GateSpec& gate = spec_.gate;
   LinearArgs linear;
+  linear.precision = gate_precision_;
   linear.rows = plan_->rows();
   linear.x = buffers_.normed.as<float>();
   linear.x_stride = spec_.hidden;
@@ -358,6 +372,7 @@ void DeviceTransformer::Head() {
   norm.eps = spec_.rms_norm_eps;
   device_.RmsNorm(norm);
   LinearArgs linear;
+  linear.precision = precision_;
   linear.rows = plan_->logit_count();
   linear.x = buffers_.normed.as<float>();
   linear.x_stride = spec_.hidden;
@@ -377,7 +392,7 @@ void DeviceTransformer::FetchResults(MatView logits, bool routing) {
     device_.CopyOut(buffers_.host_expert_weights.as<void>(), buffers_.expert_weights.as<void>(),
                     routed * int64_t{sizeof(float)});
   }
-  if (logits.rows == 0) return;
+  if (logits.rows == 0 || logits.data == nullptr) return;
   CONCLAVE_CHECK(logits.stride == spec_.vocab) << logits.stride;
   device_.CopyOut(logits.data, buffers_.logits.as<void>(), logits.rows * spec_.vocab * int64_t{sizeof(float)});
 }

@@ -1,5 +1,6 @@
 #include "moe/model/device/device_weights.h"
 
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -8,12 +9,42 @@
 #include "moe/model/device/weight_uploader.h"
 #include "moe/model/rope.h"
 #include "moe/model/transformer_weights.h"
+#include "moe/tensor/buffer.h"
 
 namespace conclave {
 namespace {
 
+// Copies that live until they are on the device.
+using Copies = std::vector<MatBuffer>;
+
+// matrix[r, c] becomes copy[c, r], element by element as it is stored.
+ConstMatView Transposed(ConstMatView matrix, Copies& copies) {
+  copies.emplace_back(matrix.dtype, matrix.cols, matrix.rows);
+  const MatView to = copies.back().view();
+  const int64_t size = SizeOf(matrix.dtype);
+  for (int64_t row = 0; row < matrix.rows; ++row) {
+    const std::byte* values = matrix.RowBytes(row);
+    for (int64_t col = 0; col < matrix.cols; ++col) std::memcpy(to.RowBytes(col) + row * size, values + col * size, size);
+  }
+  return to;
+}
+
+// Each head's W_UK transposed, so that a product with it reads along its rows as every other does. Only where scale
+// blocks begin and end with the heads: no value changes.
+void AddKeyUp(const MlaWeights& weights, DeviceLayer& to, WeightUploader& uploader, Copies& copies) {
+  std::vector<WeightView> heads;
+  for (const WeightView& key_up : weights.key_up) {
+    if (key_up.has_scales() && (key_up.rows() % key_up.block_rows != 0 || key_up.block_rows != key_up.block_cols)) return;
+    WeightView head = key_up;
+    head.matrix = Transposed(key_up.matrix, copies);
+    if (key_up.has_scales()) head.scales = Transposed(key_up.scales, copies);
+    heads.push_back(head);
+  }
+  uploader.Add(&to.key_up, std::move(heads));
+}
+
 absl::Status AddLayer(const Checkpoint& checkpoint, LayerId number, LayerWeights& from, DeviceLayer& to,
-                      WeightUploader& uploader) {
+                      WeightUploader& uploader, Copies& copies) {
   const ModelSpec& spec = checkpoint.spec();
   const AttentionSpec& mla = spec.attention;
   MlaWeights& attention = from.attention;
@@ -29,6 +60,7 @@ absl::Status AddLayer(const Checkpoint& checkpoint, LayerId number, LayerWeights
                    checkpoint.Weight(absl::StrCat("model.layers.", Value(number), ".self_attn.kv_b_proj.weight"),
                                      int64_t{mla.heads} * (mla.qk_nope_head_dim + mla.v_head_dim), mla.kv_lora_rank));
   uploader.Add(&to.kv_b, {kv_b});
+  AddKeyUp(attention, to, uploader, copies);
   uploader.Add(&to.o, {attention.o});
   uploader.Add(&to.o_bias, std::move(attention.o_bias));
   uploader.Add(&to.ffn_norm, std::move(from.ffn_norm));
@@ -67,11 +99,13 @@ absl::StatusOr<std::unique_ptr<DeviceWeights>> LoadDeviceWeights(const Checkpoin
   ASSIGN_OR_RETURN(TransformerWeights weights, LoadTransformer(checkpoint));
   auto loaded = std::make_unique<DeviceWeights>();
   WeightUploader uploader;
+  Copies copies;
   uploader.Add(&loaded->embedding, {weights.embedding});
   loaded->layers.resize(weights.layers.size());
   for (size_t i = 0; i < weights.layers.size(); ++i) {
     RETURN_IF_ERROR(
-        AddLayer(checkpoint, LayerId{static_cast<int32_t>(i)}, weights.layers[i], loaded->layers[i], uploader));
+        AddLayer(checkpoint, LayerId{static_cast<int32_t>(i)}, weights.layers[i], loaded->layers[i], uploader,
+                             copies));
   }
   uploader.Add(&loaded->norm, std::move(weights.norm));
   if (!spec.tie_word_embeddings) uploader.Add(&loaded->head, {weights.head});

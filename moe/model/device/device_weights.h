@@ -23,6 +23,7 @@ struct DeviceLayer {
   const float* kv_a_bias = nullptr;       // [kv_lora_rank + rope]
   const float* kv_a_norm = nullptr;       // [kv_lora_rank]
   DeviceWeight kv_b;                      // [heads * (nope + v), kv_lora_rank]: each head's W_UK over its W_UV
+  DeviceWeight key_up;                    // heads matrices [kv_lora_rank, nope]: each W_UK the other way round, or null
   DeviceWeight o;                         // [hidden, heads * v]
   const float* o_bias = nullptr;          // [hidden]
   const float* ffn_norm = nullptr;        // [hidden]

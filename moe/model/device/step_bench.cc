@@ -1,0 +1,116 @@
+// Times steps of a model on an accelerator, without an engine: step_bench MODEL_DIR COMPUTE [DEVICE [once]]. Decoding
+// steps of several batch sizes behind prompts of 128 tokens, with and without the logits' way to the host, and prefill
+// of 128 x 128 tokens in one step. "once" runs each step a single time, for a profiler to look at.
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "moe/base/status_macros.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/checkpoint.h"
+#include "moe/model/device/compute_target.h"
+#include "moe/model/kv_storage.h"
+#include "moe/model/numeric_profile.h"
+#include "moe/tensor/buffer.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kPrompt = 128, kSequences = 128, kBlocksEach = 16;
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+class StepBench {
+ public:
+  absl::Status Open(const std::string& directory, const TargetOptions& options) {
+    ASSIGN_OR_RETURN(target_, ComputeTarget::Create(options));
+    ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(directory));
+    const TransformerOptions limits{.rows_max = kPrompt * kSequences, .logit_rows_max = kSequences,
+                                    .context_max = kBlocksEach * kKvBlockTokens};
+    const absl::Time begin = absl::Now();
+    ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, threads_, limits.rows_max));
+    ASSIGN_OR_RETURN(transformer_, target_->MakeTransformer(*checkpoint_, threads_, experts_.get(), limits));
+    ASSIGN_OR_RETURN(kv_, transformer_->NewCache(checkpoint_->spec(), CacheDType(target_->kernels().compute),
+                                                 kBlocksEach * kSequences));
+    std::printf("%s\nloaded in %.1f s: %s\n", NumericProfile(target_->kernels()).c_str(),
+                absl::ToDoubleSeconds(absl::Now() - begin), target_->memory()->Plan().c_str());
+    logits_ = MatBuffer(DType::kF32, kSequences, checkpoint_->spec().vocab);
+    return absl::OkStatus();
+  }
+
+  // One step of `count` sequences with `rows` tokens each from `position` on; seconds.
+  absl::StatusOr<double> Step(int count, int rows, int position, bool fetch) {
+    std::vector<std::vector<int32_t>> ids(count), blocks(count);
+    std::vector<SequenceSlice> slices;
+    for (int i = 0; i < count; ++i) {
+      for (int row = 0; row < rows; ++row) ids[i].push_back((i * 7919 + (position + row) * 104729) % checkpoint_->spec().vocab);
+      blocks[i].resize(kBlocksEach);
+      std::iota(blocks[i].begin(), blocks[i].end(), i * kBlocksEach);
+      slices.push_back({ids[i], position, blocks[i], 1});
+    }
+    MatView logits = logits_.first(count);
+    if (!fetch) logits.data = nullptr;
+    const absl::Time begin = absl::Now();
+    RETURN_IF_ERROR(transformer_->Forward(slices, *kv_, *experts_, logits, nullptr));
+    return absl::ToDoubleSeconds(absl::Now() - begin);
+  }
+
+  absl::Status RunOnce() {
+    RETURN_IF_ERROR(Step(kSequences, kPrompt, 0, false).status());
+    for (const int count : {1, 64, 128}) RETURN_IF_ERROR(Step(count, 1, kPrompt, false).status());
+    return absl::OkStatus();
+  }
+
+  absl::Status Run() {
+    std::vector<double> prefill;
+    for (int i = 0; i < 4; ++i) {
+      ASSIGN_OR_RETURN(prefill.emplace_back(), Step(kSequences, kPrompt, 0, false));
+    }
+    std::printf("prefill %d x %d: %.1f ms, %.0f tokens/s\n", kSequences, kPrompt, Median(prefill) * 1e3,
+                kSequences * kPrompt / Median(prefill));
+    for (const int count : {1, 2, 4, 8, 16, 32, 64, 128}) {
+      std::vector<double> alone, fetched;
+      for (int i = 0; i < 24; ++i) {
+        ASSIGN_OR_RETURN(const double with, Step(count, 1, kPrompt + 2 * i, true));
+        ASSIGN_OR_RETURN(const double without, Step(count, 1, kPrompt + 2 * i + 1, false));
+        if (i < 3) continue;
+        fetched.push_back(with);
+        alone.push_back(without);
+      }
+      std::printf("decode step, batch %3d: %.3f ms, with the logits on the host %.3f ms\n", count, Median(alone) * 1e3,
+                  Median(fetched) * 1e3);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  ThreadPool threads_{1};
+  std::unique_ptr<ComputeTarget> target_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<ExpertPool> experts_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<KvStorage> kv_;
+  MatBuffer logits_;  // [kSequences, vocab]
+};
+
+}  // namespace
+}  // namespace conclave
+
+int main(int argc, char** argv) {
+  if (argc < 3) {
+    std::fprintf(stderr, "usage: step_bench MODEL_DIR COMPUTE [DEVICE [once]]\n");
+    return 2;
+  }
+  conclave::StepBench bench;
+  absl::Status status = bench.Open(argv[1], {.device = argc > 3 ? argv[3] : "cuda", .compute = argv[2]});
+  if (status.ok()) status = argc > 4 ? bench.RunOnce() : bench.Run();
+  if (!status.ok()) std::fprintf(stderr, "step_bench: %s\n", status.ToString().c_str());
+  return status.ok() ? 0 : 1;
+}
