@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/health_client.h"
 
@@ -26,6 +27,13 @@ constexpr absl::Duration kStopTimeout = absl::Seconds(30);
 std::string LoadProgress(const std::string& line) {
   const size_t begin = line.find("loading: ");
   return begin == std::string::npos ? "" : line.substr(begin + 9);
+}
+
+// "a=1 b" as --a=1 and --b.
+void AppendFlags(const std::string& flags, ProcessSpec& spec) {
+  for (const absl::string_view flag : absl::StrSplit(flags, ' ', absl::SkipEmpty())) {
+    spec.arguments.push_back(absl::StrCat("--", flag));
+  }
 }
 
 }  // namespace
@@ -82,22 +90,32 @@ absl::Status ClusterRunner::LaunchShards() {
   return absl::OkStatus();
 }
 
-absl::Status ClusterRunner::LaunchRouter() {
-  ProcessSpec spec = SpecFor("router", "router", plan_.router_binary);
-  spec.arguments.push_back(absl::StrCat("--threads=", plan_.threads));
-  AddTarget(spec);
-  for (const ClusterProcess& process : processes_) spec.arguments.push_back(absl::StrCat("--shard=", process.grpc));
-  if (plan_.shards > 0) spec.arguments.push_back(absl::StrCat("--transport=", plan_.transport));
-  return Launch(std::move(spec));
+absl::Status ClusterRunner::LaunchRouters() {
+  std::vector<std::string> shards;
+  for (const ClusterProcess& process : processes_) shards.push_back(absl::StrCat("--shard=", process.grpc));
+  const int threads = std::max(1, plan_.threads / plan_.routers);
+  for (int router = 0; router < plan_.routers; ++router) {
+    const std::string name = plan_.routers == 1 ? "router" : absl::StrCat("router-", router);
+    ProcessSpec spec = SpecFor("router", name, plan_.router_binary);
+    spec.arguments.push_back(absl::StrCat("--threads=", threads));
+    AddTarget(spec);
+    spec.arguments.insert(spec.arguments.end(), shards.begin(), shards.end());
+    if (plan_.shards > 0) spec.arguments.push_back(absl::StrCat("--transport=", plan_.transport));
+    AppendFlags(plan_.router_flags, spec);
+    RETURN_IF_ERROR(Launch(std::move(spec)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ClusterRunner::LaunchGateway() {
   ProcessSpec spec = SpecFor("gateway", "gateway", plan_.gateway_binary);
-  ASSIGN_OR_RETURN(const std::string router, AddressOfRole(processes_, "router"));
-  spec.arguments.insert(spec.arguments.end(),
-                        {absl::StrCat("--router=", router), absl::StrCat("--grpc-address=127.0.0.1:", plan_.grpc_port),
-                         absl::StrCat("--http-address=127.0.0.1:", plan_.http_port),
-                         absl::StrCat("--metrics-address=127.0.0.1:", plan_.metrics_port)});
+  spec.arguments.insert(spec.arguments.end(), {absl::StrCat("--grpc-address=127.0.0.1:", plan_.grpc_port),
+                                               absl::StrCat("--http-address=127.0.0.1:", plan_.http_port),
+                                               absl::StrCat("--metrics-address=127.0.0.1:", plan_.metrics_port)});
+  for (const ClusterProcess& process : processes_) {
+    if (process.role == "router") spec.arguments.push_back(absl::StrCat("--router=", process.grpc));
+  }
+  AppendFlags(plan_.gateway_flags, spec);
   return Launch(std::move(spec));
 }
 
@@ -157,7 +175,7 @@ absl::Status ClusterRunner::WaitUntilServing() {
 absl::Status ClusterRunner::Start() {
   RETURN_IF_ERROR(LaunchShards());
   RETURN_IF_ERROR(WaitForAddresses());
-  RETURN_IF_ERROR(LaunchRouter());
+  RETURN_IF_ERROR(LaunchRouters());
   RETURN_IF_ERROR(WaitForAddresses());
   RETURN_IF_ERROR(LaunchGateway());
   RETURN_IF_ERROR(WaitForAddresses());
@@ -169,10 +187,12 @@ absl::Status ClusterRunner::Publish() const {
 }
 
 absl::Status ClusterRunner::WaitForEnd(const std::function<void(absl::string_view)>& warning) {
+  int routers = plan_.routers;
   while (true) {
     if (AsksToEnd(WaitForSignal(absl::Seconds(1)))) return absl::OkStatus();
     for (const EndedProcess& ended : group_.TakeEnded()) {
-      if (ended.role != "expert") return absl::UnavailableError(ended.message);
+      if (ended.role == "gateway") return absl::UnavailableError(ended.message);
+      if (ended.role == "router" && --routers == 0) return absl::UnavailableError(ended.message);
       warning(ended.message);
     }
   }

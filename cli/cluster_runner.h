@@ -1,4 +1,4 @@
-// Runs a cluster as child processes: expert shards, then the attention service, then the gateway.
+// Runs a cluster as child processes: expert shards, then the attention services, then the gateway.
 #ifndef CONCLAVE_CLI_CLUSTER_RUNNER_H_
 #define CONCLAVE_CLI_CLUSTER_RUNNER_H_
 
@@ -20,12 +20,15 @@ struct ClusterPlan {
   std::string model;               // as given to --model: a directory, or org/name[@revision]
   int shards = 4;                  // expert processes; 0: experts run in the attention service
   int replicas = 1;                // on how many of them each expert lives
+  int routers = 1;                 // attention services
   std::string transport = "auto";  // "auto", "grpc", "ucx" or "inproc"
   TargetOptions target;            // of the attention service and the shards; its compute is not "auto"
   int threads = 1;                 // cores to share out
   int grpc_port = 0;               // the gateway's; 0: a free one
   int http_port = 0;               // the gateway's; 0: a free one
   int metrics_port = 0;            // the gateway's; 0: a free one
+  std::string gateway_flags;       // more of its flags: name=value, separated by spaces
+  std::string router_flags;        // the same for every attention service
   std::string run_directory;       // logs, address files, cluster.json
   std::string gateway_binary, router_binary, expert_binary;
 };
@@ -41,8 +44,8 @@ class ClusterRunner {
   absl::Status Start();
   // Writes cluster.json.
   absl::Status Publish() const;
-  // Returns when a signal asks to end (OK), or when the gateway or the attention service has ended (UNAVAILABLE). A
-  // shard that ends is told to `warning`, and the others go on.
+  // Returns when a signal asks to end (OK), or when the gateway or the last attention service has ended (UNAVAILABLE).
+  // A shard that ends, or one of several attention services, is told to `warning`, and the others go on.
   absl::Status WaitForEnd(const std::function<void(absl::string_view)>& warning);
   // Stops gateway, attention service and shards, in this order, and removes cluster.json. INTERNAL names who did not
   // end cleanly.
@@ -55,7 +58,7 @@ class ClusterRunner {
   void AddTarget(ProcessSpec& spec) const;
   absl::Status Launch(ProcessSpec spec);
   absl::Status LaunchShards();
-  absl::Status LaunchRouter();
+  absl::Status LaunchRouters();
   absl::Status LaunchGateway();
   // Waits until all launched so far have written where they listen.
   absl::Status WaitForAddresses();

@@ -76,10 +76,12 @@ void Merge(const v1::GenerateResponse& message, GenerationResult& result) {
 
 }  // namespace
 
-absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, const GenerationRequest& request,
-                                                   const TextSink& sink) {
-  const auto stub = v1::InferenceService::NewStub(ChannelTo(address));
+absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, const GatewayAccess& access,
+                                                   const GenerationRequest& request, const TextSink& sink) {
+  ASSIGN_OR_RETURN(const auto channel, access.Open(address));
+  const auto stub = v1::InferenceService::NewStub(channel);
   grpc::ClientContext context;
+  access.Authorize(context);
   const auto stream = stub->Generate(&context, ToProto(request));
   GenerationResult result;
   v1::GenerateResponse message;

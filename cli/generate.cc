@@ -10,6 +10,7 @@
 #include "cli/cluster_file.h"
 #include "cli/command.h"
 #include "cli/expert_report.h"
+#include "cli/gateway_access.h"
 #include "cli/generation.h"
 #include "cli/local_cluster.h"
 #include "moe/base/json_writer.h"
@@ -51,6 +52,7 @@ class GenerateCommand final : public Command {
     local_.Declare(flags);
     flags.Add("gateway", &gateway_, "HOST:PORT", "ask this gateway instead of loading a model here");
     flags.Add("run-dir", &run_directory_, "DIR", "ask the cluster that `conclave up --run-dir DIR` runs");
+    access_.Declare(flags);
     flags.Add("prompt", &request_.prompt, "TEXT", "the prompt");
     flags.Add("chat", &request_.chat, "", "render the prompt as a chat message with the model's template");
     flags.Add("max-tokens", &request_.max_tokens, "N", "generate at most this many tokens").minimum = 1;
@@ -126,7 +128,7 @@ class GenerateCommand final : public Command {
       ASSIGN_OR_RETURN(gateway_, AddressOfRole(*processes, "gateway"));
       ASSIGN_OR_RETURN(router, AddressOfRole(*processes, "router"));
     }
-    ASSIGN_OR_RETURN(GenerationResult result, GenerateAtGateway(gateway_, request_, sink));
+    ASSIGN_OR_RETURN(GenerationResult result, GenerateAtGateway(gateway_, access_, request_, sink));
     if (show_experts_ && !router.empty()) {
       ASSIGN_OR_RETURN(holdings_, HoldingsFromRouter(router));
     }
@@ -144,6 +146,7 @@ class GenerateCommand final : public Command {
   }
 
   LocalClusterFlags local_;
+  GatewayAccess access_;
   GenerationRequest request_;
   std::string gateway_, run_directory_, seed_, output_ = "text";
   bool show_experts_ = false;

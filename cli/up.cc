@@ -96,6 +96,9 @@ class UpCommand final : public Command {
     CommandFlag& shards = flags.Add("shards", &plan_.shards, "N", "expert processes");
     shards.minimum = 1;
     shards.maximum = limits::kShardsMax;
+    CommandFlag& routers = flags.Add("routers", &plan_.routers, "N", "attention services, which share the requests");
+    routers.minimum = 1;
+    routers.maximum = 64;
     CommandFlag& replicas =
         flags.Add("replicas", &plan_.replicas, "R", "on how many expert processes each expert lives");
     replicas.minimum = 1;
@@ -114,6 +117,10 @@ class UpCommand final : public Command {
       declared.minimum = 0;
       declared.maximum = 65535;
     }
+    flags.Add("gateway-flags", &plan_.gateway_flags, "FLAGS",
+              "more flags of the gateway, without dashes: 'api-keys=keys.yaml usage-log=usage.jsonl'");
+    flags.Add("router-flags", &plan_.router_flags, "FLAGS",
+              "more flags of the attention services: 'max-running=32 kv-memory=4GiB'");
     flags.Add("run-dir", &plan_.run_directory, "DIR",
               "for logs, addresses and cluster.json; a new one in /tmp where absent");
     CommandFlag& threads = flags.Add("threads", &plan_.threads, "N", "cores to share out among the processes; 0: all");
@@ -134,7 +141,7 @@ class UpCommand final : public Command {
     if (status.ok()) {
       std::cout << ReadyLine(runner.processes(), plan_.run_directory) << std::endl;
       status = runner.WaitForEnd([](absl::string_view text) {
-        std::cerr << "conclave up: the cluster goes on without a shard: " << text << std::endl;
+        std::cerr << "conclave up: the cluster goes on without one of its processes: " << text << std::endl;
       });
     }
     const absl::Status stopped = runner.Stop();

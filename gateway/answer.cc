@@ -46,13 +46,14 @@ class Answer::Stream final : public DecodeListener {
   const int index_;
 };
 
-Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, RouterClient& router,
+Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, DecodeBackend& backend,
                AnswerPlan plan, std::unique_ptr<TenantLimits::Lease> lease, std::shared_ptr<AnswerSink> sink)
     : model_(model),
       metrics_(metrics),
       calls_(calls),
-      router_(router),
+      backend_(backend),
       plan_(std::move(plan)),
+      place_(backend.Place(plan_.decode)),
       sink_(std::move(sink)),
       lease_(std::move(lease)),
       streams_(static_cast<size_t>(plan_.answers)) {
@@ -80,7 +81,8 @@ void Answer::StartChoices(int begin, int end) {
     v1::DecodeRequest request = plan_.decode;
     request.set_choice(index);
     if (index > 0) request.set_prompt_logprobs(false);
-    auto call = router_.Decode(std::move(request), plan_.deadline, std::make_shared<Stream>(shared_from_this(), index));
+    auto call = backend_.Decode(place_, std::move(request), plan_.deadline,
+                                std::make_shared<Stream>(shared_from_this(), index));
     bool cancelled = false;
     {
       absl::MutexLock lock(&streams_mutex_);
@@ -147,7 +149,7 @@ void Answer::AddFirst(const v1::DecodeResponse& response, v1::GenerateResponse& 
   chunk.set_request_id(plan_.decode.request_id());
   if (!std::exchange(begun_, true)) {
     *chunk.mutable_prompt_ids() = plan_.decode.prompt_ids();
-    chunk.set_system_fingerprint(model_.system_fingerprint);
+    chunk.set_system_fingerprint(backend_.fingerprint());
     usage_.set_cached_tokens(response.cached_tokens());
     prompt_logprobs_ = response.prompt_logprobs();
     for (v1::TokenLogprob& logprob : prompt_logprobs_) SetTokenBytes(model_, logprob);

@@ -19,6 +19,7 @@
 #include "gateway/dispatcher.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/router_client.h"
+#include "gateway/routers/decode_backend.h"
 #include "gateway/served_model.h"
 #include "moe/daemon/open_calls.h"
 
@@ -40,7 +41,7 @@ struct AnswerPlan {
 class Answer final : public AnswerHandle, public std::enable_shared_from_this<Answer> {
  public:
   // The references must outlive it. `lease` ends with the last answer. REQUIRES: calls.Enter() returned true for it
-  Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, RouterClient& router, AnswerPlan plan,
+  Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, DecodeBackend& backend, AnswerPlan plan,
          std::unique_ptr<TenantLimits::Lease> lease, std::shared_ptr<AnswerSink> sink);
 
   // To be called once. Where the answers have a prompt worth sharing, the first begins alone, and the others when it
@@ -82,8 +83,9 @@ class Answer final : public AnswerHandle, public std::enable_shared_from_this<An
   const ServedModel& model_;
   GatewayMetrics& metrics_;
   OpenCalls& calls_;
-  RouterClient& router_;
+  DecodeBackend& backend_;
   const AnswerPlan plan_;
+  const int place_;
 
   // Held while the sink is called: its calls never overlap.
   absl::Mutex mutex_;

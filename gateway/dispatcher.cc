@@ -42,8 +42,8 @@ AnswerStops StopsOf(const v1::GenerateRequest& request) {
 
 }  // namespace
 
-Dispatcher::Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics, UsageLog* usage_log)
-    : model_(model), router_(router), usage_log_(usage_log), metrics_(metrics, calls_) {}
+Dispatcher::Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log)
+    : model_(model), backend_(backend), usage_log_(usage_log), metrics_(metrics, calls_) {}
 
 absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller& caller,
                                                                    const v1::GenerateRequest& request,
@@ -92,7 +92,7 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
   metrics_.prompt_tokens->Add(static_cast<double>(prompt_ids.size()));
   auto answer =
-      std::make_shared<Answer>(model_, metrics_, calls_, router_, std::move(plan), std::move(lease), std::move(sink));
+      std::make_shared<Answer>(model_, metrics_, calls_, backend_, std::move(plan), std::move(lease), std::move(sink));
   answer->Start();
   return answer;
 }

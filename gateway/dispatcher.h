@@ -12,7 +12,7 @@
 #include "conclave/v1/inference.pb.h"
 #include "gateway/caller.h"
 #include "gateway/gateway_metrics.h"
-#include "gateway/router_client.h"
+#include "gateway/routers/decode_backend.h"
 #include "gateway/served_model.h"
 #include "gateway/tenants/tenant_limits.h"
 #include "gateway/tenants/usage_log.h"
@@ -47,7 +47,7 @@ class AnswerHandle {
 class Dispatcher {
  public:
   // All must outlive it. usage_log: gets a record of every request; null: none.
-  Dispatcher(const ServedModel& model, RouterClient& router, Metrics& metrics, UsageLog* usage_log = nullptr);
+  Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log = nullptr);
   // Waits for the last answer: whoever still has one must have cancelled it.
   ~Dispatcher() { calls_.Drain(absl::InfiniteFuture()); }
 
@@ -71,7 +71,7 @@ class Dispatcher {
                                                       const UsageRecord& usage, std::shared_ptr<AnswerSink> sink);
 
   const ServedModel& model_;
-  RouterClient& router_;
+  DecodeBackend& backend_;
   UsageLog* const usage_log_;
   TenantLimits limits_{Clock::Real()};
   OpenCalls calls_;

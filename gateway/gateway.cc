@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "conclave/v1/control.pb.h"
 #include "gateway/caller.h"
@@ -12,7 +15,7 @@
 #include "gateway/http/api_handler.h"
 #include "gateway/http/server.h"
 #include "gateway/inference_service.h"
-#include "gateway/router_client.h"
+#include "gateway/routers/router_pool.h"
 #include "gateway/served_model.h"
 #include "gateway/tenants/key_authenticator.h"
 #include "gateway/tenants/usage_log.h"
@@ -25,7 +28,6 @@
 namespace conclave {
 namespace {
 
-constexpr absl::Duration kStatusTimeout = absl::Seconds(10);
 constexpr absl::Duration kKeyFilePoll = absl::Seconds(1);
 
 absl::StatusOr<std::unique_ptr<Authenticator>> CreateAuthenticator(const GatewayOptions& options) {
@@ -45,13 +47,12 @@ absl::StatusOr<std::unique_ptr<UsageLog>> OpenUsageLog(const GatewayOptions& opt
 // A gateway knows the vocabulary from its own files; a router with another model would get nonsense.
 absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOptions& options, ServedModel& model) {
   if (status.model().family() != model.family || status.model().vocab_size() != model.vocab) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the attention service at ", options.router, " serves ", status.model_id(), " (",
-                     status.model().family(), ", ", status.model().vocab_size(), " ids), but --model ", options.model,
-                     " is ", model.family, " with ", model.vocab, " ids: give both the same model"));
+    return absl::FailedPreconditionError(absl::StrCat("the attention service serves ", status.model_id(), " (",
+                                                      status.model().family(), ", ", status.model().vocab_size(),
+                                                      " ids), but --model ", options.model, " is ", model.family,
+                                                      " with ", model.vocab, " ids: give both the same model"));
   }
   model.context_max = std::min(model.context_max, status.model().context_tokens_max());
-  model.system_fingerprint = absl::StrCat(status.model_fingerprint(), "/", status.numeric_profile());
   return absl::OkStatus();
 }
 
@@ -63,21 +64,31 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("served-model-name", &served_model_name, "what clients call the model; empty: the directory's name");
   flags.Add("generation-defaults", &generation_defaults,
             "take defaults of requests (temperature, top_p, …) from the model's generation_config.json");
-  flags.Add("router", &router, "host:port of the attention service");
+  flags.Add("router", &routers,
+            "host:port of an attention service; several share the work and stand in for each other");
   flags.Add("api-keys", &api_keys,
             "file of tenants with their keys and limits, read again when it changes; empty: no key is asked for");
   flags.Add("usage-log", &usage_log, "file that gets one JSON object a request; opened anew on SIGHUP; empty: none");
   flags.AddBytes("usage-log-max", &usage_log_bytes_max, "size at which the usage log becomes FILE.1; 0: any size");
-  flags.Add("router-wait", &router_wait, "how long the attention service may take to load");
+  flags.Add("router-wait", &router_wait, "how long the first attention service may take to load");
+  router_tls.AddTo(flags);
   http.AddTo(flags);
   daemon.AddTo(flags);
 }
 
 absl::Status GatewayOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
-  if (router.empty()) return absl::InvalidArgumentError("--router: missing; give host:port of the attention service");
-  const absl::StatusOr<HostPort> address = ParseHostPort(router);
-  if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--router: ", address.status().message()));
+  if (routers.empty()) return absl::InvalidArgumentError("--router: missing; give host:port of the attention service");
+  std::set<std::string> seen;
+  for (const std::string& router : routers) {
+    const absl::StatusOr<HostPort> address = ParseHostPort(router);
+    if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--router: ", address.status().message()));
+    if (!seen.insert(router).second) return absl::InvalidArgumentError(absl::StrCat("--router: ", router, " twice"));
+  }
+  // HTTP speaks plaintext.
+  if (!http.address.empty()) {
+    RETURN_IF_ERROR(CheckPlaintextAddress("http-address", http.address, daemon.tls.allow_insecure));
+  }
   return http.Validate();
 }
 
@@ -87,7 +98,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   std::unique_ptr<ServedModel> model;
   std::unique_ptr<Authenticator> authenticator;
   std::unique_ptr<UsageLog> usage_log;
-  std::unique_ptr<RouterClient> router;
+  std::unique_ptr<RouterPool> routers;
   const auto metrics = Metrics::Create();
   std::unique_ptr<Dispatcher> dispatcher;
   const auto service = InferenceGrpcService::Create();
@@ -111,19 +122,27 @@ absl::Status RunGateway(const GatewayOptions& options) {
                                    options.generation_defaults));
   LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
                        model->chat_template != nullptr ? "ready" : model->chat_status.message()));
-  router = RouterClient::Create(options.router);
-  RETURN_IF_ERROR(router->WaitUntilServing(absl::Now() + options.router_wait));
-  ASSIGN_OR_RETURN(const v1::GetStatusResponse status, router->GetStatus(kStatusTimeout));
+  RouterPoolOptions pool;
+  pool.addresses = options.routers;
+  ASSIGN_OR_RETURN(pool.credentials, NewChannelCredentials(options.router_tls));
+  routers = RouterPool::Create(pool, *metrics);
+  ASSIGN_OR_RETURN(const v1::GetStatusResponse status, routers->WaitUntilServing(absl::Now() + options.router_wait));
   RETURN_IF_ERROR(CheckSameModel(status, options, *model));
-  LogInfo(
-      absl::StrCat("attention service at ", options.router, ": ", status.model_id(), ", ", status.numeric_profile()));
+  LogInfo(absl::StrCat("attention services: ", absl::StrJoin(options.routers, ", "), ": ", status.model_id(), ", ",
+                       status.numeric_profile()));
 
-  dispatcher = std::make_unique<Dispatcher>(*model, *router, *metrics, usage_log.get());
+  dispatcher = std::make_unique<Dispatcher>(*model, *routers, *metrics, usage_log.get());
   service->SetDispatcher(dispatcher.get(), authenticator.get());
   daemon->OnHangup([&usage_log] {
     if (usage_log != nullptr) usage_log->Reopen();
   });
   api->SetServing(*dispatcher, *model, *authenticator);
+  // Ready while any attention service is.
+  routers->WatchServing([&daemon, &api](bool serving) {
+    daemon->SetServing(serving);
+    api->SetReady(serving);
+  });
+  const absl::Cleanup unwatch = [&routers] { routers->WatchServing(nullptr); };
   daemon->SetServing(true);
   LogInfo(absl::StrCat("serving ", model->name, " at ", daemon->grpc_address(),
                        http == nullptr ? "" : absl::StrCat(", http ", http->address())));

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -11,6 +12,7 @@
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
+#include "moe/daemon/tls.h"
 
 namespace conclave {
 
@@ -21,7 +23,8 @@ struct GatewayOptions {
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
   bool generation_defaults = true;
-  std::string router;     // host:port
+  std::vector<std::string> routers;  // host:port each
+  TlsClientOptions router_tls;
   std::string api_keys;   // a tenant file; empty: everyone is let in
   std::string usage_log;  // a file; empty: none
   int64_t usage_log_bytes_max = 64 << 20;

@@ -40,48 +40,6 @@ Outcome ReadAll(Stream& stream) {
 
 }  // namespace
 
-v1::DecodeResponse Ids(const std::vector<int32_t>& ids, const std::string& finish) {
-  v1::DecodeResponse response;
-  response.mutable_ids()->Add(ids.begin(), ids.end());
-  response.set_finish_reason(finish);
-  return response;
-}
-
-FakeRouter::FakeRouter() {
-  script_ = [](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
-    writer->Write(Ids({'o', 'k', kTinyEnd}, "stop"));
-    return grpc::Status::OK;
-  };
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(this);
-  server_ = builder.BuildAndStart();
-  address = absl::StrCat("127.0.0.1:", port);
-}
-
-void FakeRouter::Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
-
-void FakeRouter::Answer(Script script) {
-  absl::MutexLock lock(&mutex_);
-  script_ = std::move(script);
-}
-
-std::vector<v1::DecodeRequest> FakeRouter::requests() {
-  absl::MutexLock lock(&mutex_);
-  return requests_;
-}
-
-grpc::Status FakeRouter::Decode(grpc::ServerContext* context, const v1::DecodeRequest* request, DecodeWriter* writer) {
-  Script script_now;
-  {
-    absl::MutexLock lock(&mutex_);
-    requests_.push_back(*request);
-    script_now = script_;
-  }
-  return script_now(context, *request, writer);
-}
-
 std::unique_ptr<ServedModel> TinyServedModel() {
   auto model = std::make_unique<ServedModel>();
   model->name = "tiny";
@@ -91,7 +49,6 @@ std::unique_ptr<ServedModel> TinyServedModel() {
   model->eos_ids = {kTinyEnd};
   model->tokenizer = TinyTokenizer();
   model->chat_template = std::make_unique<FakeTemplate>();
-  model->system_fingerprint = "tiny/f32";
   return model;
 }
 
@@ -138,6 +95,7 @@ std::vector<nlohmann::json> GatewayTest::UsageLines(size_t count) const {
 }
 
 GatewayTest::GatewayTest() {
+  EXPECT_TRUE(pool_->WaitUntilServing(absl::Now() + absl::Seconds(10)).ok());
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

@@ -3,20 +3,17 @@
 #define CONCLAVE_GATEWAY_GATEWAY_FIXTURE_FOR_TEST_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "conclave/v1/control.grpc.pb.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "gateway/caller.h"
 #include "gateway/dispatcher.h"
+#include "gateway/fake_router_for_test.h"
 #include "gateway/inference_service.h"
-#include "gateway/router_client.h"
+#include "gateway/routers/router_pool.h"
 #include "gateway/served_model.h"
 #include "gateway/tenants/usage_log.h"
 #include "grpcpp/grpcpp.h"
@@ -24,34 +21,6 @@
 #include "moe/metrics/metrics.h"
 
 namespace conclave {
-
-using DecodeWriter = grpc::ServerWriter<v1::DecodeResponse>;
-
-// A message of an attention service's stream.
-v1::DecodeResponse Ids(const std::vector<int32_t>& ids, const std::string& finish = "");
-
-// An attention service that answers as the test says; until told otherwise "ok" and the end.
-class FakeRouter final : public v1::RouterService::Service {
- public:
-  using Script = std::function<grpc::Status(grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter*)>;
-
-  FakeRouter();
-  ~FakeRouter() override { Stop(); }
-  void Stop();
-  void Answer(Script script);
-  // What has arrived, in order of arrival.
-  std::vector<v1::DecodeRequest> requests();
-
-  grpc::Status Decode(grpc::ServerContext* context, const v1::DecodeRequest* request, DecodeWriter* writer) override;
-
-  std::string address;
-
- private:
-  absl::Mutex mutex_;
-  Script script_ ABSL_GUARDED_BY(mutex_);
-  std::vector<v1::DecodeRequest> requests_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<grpc::Server> server_;
-};
 
 // The tiny tokenizer's model "tiny": 261 ids, a context of 64, and a chat template that puts "<|end|>" before a turn.
 std::unique_ptr<ServedModel> TinyServedModel();
@@ -96,10 +65,10 @@ class GatewayTest : public ::testing::Test {
   std::unique_ptr<ServedModel> model_ = TinyServedModel();
   std::unique_ptr<Metrics> metrics_ = Metrics::Create();
   OneTenant authenticator_;
-  std::unique_ptr<RouterClient> client_ = RouterClient::Create(router_.address);
+  std::unique_ptr<RouterPool> pool_ = RouterPool::Create({{router_.address}}, *metrics_);
   std::string usage_path_ = NewUsagePath();
   std::unique_ptr<UsageLog> usage_log_ = *UsageLog::Open(usage_path_, 0);
-  Dispatcher dispatcher_{*model_, *client_, *metrics_, usage_log_.get()};
+  Dispatcher dispatcher_{*model_, *pool_, *metrics_, usage_log_.get()};
   std::unique_ptr<InferenceGrpcService> service_ = InferenceGrpcService::Create();
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;

@@ -31,13 +31,14 @@ TEST(GatewayOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-tls-cert=/c"}), StartsWith("--http-tls-cert: needs"));
   EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-address=x"}), StartsWith("--http-address: "));
   EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-workers=0"}), StartsWith("--http-workers: is 0"));
+  EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--router=a:1"}), StartsWith("--router: a:1 twice"));
   EXPECT_THAT(Refusal({"--model=/m", "--routers=a:1"}), HasSubstr("did you mean --router?"));
 }
 
 TEST(RunGateway, AModelDirectoryThatDoesNotExistIsNamed) {
   GatewayOptions options;
   options.model = "/nowhere/at/all";
-  options.router = "127.0.0.1:1";
+  options.routers = {"127.0.0.1:1"};
   const absl::Status status = RunGateway(options);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nowhere/at/all"));
 }
@@ -45,7 +46,7 @@ TEST(RunGateway, AModelDirectoryThatDoesNotExistIsNamed) {
 TEST(RunGateway, AnAddressThatCannotBeListenedOnIsNamedByItsFlag) {
   GatewayOptions options;
   options.model = "/nowhere";
-  options.router = "127.0.0.1:1";
+  options.routers = {"127.0.0.1:1"};
   options.daemon.grpc_address = "127.0.0.1:99999";
   EXPECT_THAT(std::string(RunGateway(options).message()), HasSubstr("--grpc-address"));
 }

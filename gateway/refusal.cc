@@ -37,7 +37,9 @@ std::optional<std::string> LimitOf(const absl::Status& status) {
   return std::string(*payload);
 }
 
-bool IsContextLengthExceeded(const absl::Status& status) { return status.GetPayload(kContextLengthPayload).has_value(); }
+bool IsContextLengthExceeded(const absl::Status& status) {
+  return status.GetPayload(kContextLengthPayload).has_value();
+}
 
 std::string FieldOf(const absl::Status& status) {
   const absl::string_view message = status.message();

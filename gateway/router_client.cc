@@ -11,7 +11,6 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_callback.h"
-#include "moe/daemon/health_client.h"
 #include "moe/daemon/open_calls.h"
 
 namespace conclave {
@@ -19,7 +18,9 @@ namespace {
 
 constexpr int kMessageBytesMax = 64 << 20;
 
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
+                                          std::shared_ptr<grpc::ChannelCredentials> credentials) {
+  if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
@@ -29,18 +30,20 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
-absl::Status FromRouter(const std::string& address, const grpc::Status& status) {
+// gRPC has one kind of status for what a peer said and for what became of the connection. By its contract a router that
+// is UNAVAILABLE names itself or an expert; what else is UNAVAILABLE is the connection, as is an error of the protocol.
+absl::Status FromRouter(const std::string& address, const grpc::ClientContext& context, const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
-  // gRPC's own texts, when there is no connection or it broke, do not say who.
-  if (code == absl::StatusCode::kUnavailable && !absl::StrContains(status.error_message(), "attention service")) {
-    return absl::UnavailableError(
-        absl::StrCat("the attention service at ", address, " failed: ", status.error_message()));
-  }
-  return absl::Status(code, status.error_message());
+  const std::string message = status.error_message();
+  const bool named = absl::StrContains(message, "attention service") || absl::StrContains(message, "expert ");
+  const bool of_protocol = (code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown) &&
+                           !absl::StrContains(context.debug_error_string(), "Error received from peer");
+  if (!of_protocol && (code != absl::StatusCode::kUnavailable || named)) return absl::Status(code, message);
+  return absl::UnavailableError(absl::StrCat("the attention service at ", address, " failed: ", message));
 }
 
 // Counts a call for as long as it holds anything of its channel.
@@ -78,7 +81,7 @@ class Call final : public DecodeCall, public grpc::ClientReadReactor<v1::DecodeR
     StartRead(&response_);
   }
   void OnDone(const grpc::Status& status) override {
-    listener_->OnEnd(FromRouter(address_, status));
+    listener_->OnEnd(FromRouter(address_, context_, status));
     listener_.reset();
     self_.reset();
   }
@@ -94,22 +97,19 @@ class Call final : public DecodeCall, public grpc::ClientReadReactor<v1::DecodeR
 
 class GrpcRouterClient final : public RouterClient {
  public:
-  explicit GrpcRouterClient(const std::string& address)
-      : address_(address), stub_(v1::RouterService::NewStub(NewChannel(address))) {}
+  GrpcRouterClient(const std::string& address, std::shared_ptr<grpc::ChannelCredentials> credentials)
+      : address_(address), stub_(v1::RouterService::NewStub(NewChannel(address, std::move(credentials)))) {}
 
   // A call holds a share of the channel. Would the last share go in a call's own callback, gRPC 1.51 would end its
   // callback threads from one of them, which frees the queue that this thread goes on to use.
   ~GrpcRouterClient() override { calls_.Drain(absl::InfiniteFuture()); }
 
-  absl::Status WaitUntilServing(absl::Time deadline) override {
-    return conclave::WaitUntilServing({address_}, v1::RouterService::service_full_name(), deadline);
-  }
-
   absl::StatusOr<v1::GetStatusResponse> GetStatus(absl::Duration timeout) override {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
     v1::GetStatusResponse response;
-    const absl::Status status = FromRouter(address_, stub_->GetStatus(&context, v1::GetStatusRequest(), &response));
+    const grpc::Status result = stub_->GetStatus(&context, v1::GetStatusRequest(), &response);
+    const absl::Status status = FromRouter(address_, context, result);
     if (!status.ok()) return status;
     return response;
   }
@@ -129,8 +129,9 @@ class GrpcRouterClient final : public RouterClient {
 
 }  // namespace
 
-std::unique_ptr<RouterClient> RouterClient::Create(const std::string& address) {
-  return std::make_unique<GrpcRouterClient>(address);
+std::unique_ptr<RouterClient> RouterClient::Create(const std::string& address,
+                                                   std::shared_ptr<grpc::ChannelCredentials> credentials) {
+  return std::make_unique<GrpcRouterClient>(address, std::move(credentials));
 }
 
 }  // namespace conclave

@@ -10,6 +10,10 @@
 #include "absl/time/time.h"
 #include "conclave/v1/control.pb.h"
 
+namespace grpc {
+class ChannelCredentials;
+}
+
 namespace conclave {
 
 // Receives one stream. Called by gRPC's threads, one call at a time, in order.
@@ -33,13 +37,12 @@ class DecodeCall {
 // Thread-safe.
 class RouterClient {
  public:
-  // address: host:port. Nothing is sent yet.
-  static std::unique_ptr<RouterClient> Create(const std::string& address);
+  // address: host:port. `credentials`: null for plaintext. Nothing is sent yet.
+  static std::unique_ptr<RouterClient> Create(const std::string& address,
+                                              std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
   // Waits until every stream has ended and every DecodeCall has been given up.
   virtual ~RouterClient() = default;
 
-  // Blocks until the router is SERVING. DEADLINE_EXCEEDED says what is missing.
-  virtual absl::Status WaitUntilServing(absl::Time deadline) = 0;
   // Blocks for at most `timeout`.
   virtual absl::StatusOr<v1::GetStatusResponse> GetStatus(absl::Duration timeout) = 0;
   // `listener` is kept until its OnEnd has returned; it may be called before Decode has returned.

@@ -26,7 +26,6 @@ struct ServedModel {
   std::unique_ptr<ChatTemplate> chat_template;  // null: chat is refused with chat_status
   absl::Status chat_status;                     // why there is no chat template
   GenerationDefaults defaults;                  // for what requests leave out
-  std::string system_fingerprint;               // who computes: the model's fingerprint and the numeric profile
 
   bool IsEos(int32_t id) const;
 };

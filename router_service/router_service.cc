@@ -97,6 +97,7 @@ void RouterServiceOptions::AddTo(Flags& flags) {
             "a step with prefill may take so many times as long as one that only decodes; 0: no limit");
   flags.Add("max-running", &engine.sequences_running_max, "sequences that run at once");
   flags.Add("max-queued", &engine.sequences_queued_max, "sequences that wait; beyond these requests are refused");
+  shard_tls.AddTo(flags);
   daemon.AddTo(flags);
 }
 
@@ -141,6 +142,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   stack_options.threads = options.threads > 0 ? options.threads : cores;
   stack_options.load = options.load;
+  ASSIGN_OR_RETURN(stack_options.shard_credentials, NewChannelCredentials(options.shard_tls));
   stack_options.engine = options.engine;
   absl::StatusOr<std::unique_ptr<ServingStack>> created = ServingStack::Create(stack_options, *metrics);
   if (!created.ok()) return NameFlags(created.status());

@@ -10,6 +10,7 @@
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
+#include "moe/daemon/tls.h"
 #include "moe/model/device/compute_target.h"
 #include "router_service/engine.h"
 
@@ -30,6 +31,7 @@ struct RouterServiceOptions {
   TargetOptions target;
   int threads = 0;               // 0: one per core
   bool load = true;              // bring the weights into memory before saying ready
+  TlsClientOptions shard_tls;
   EngineOptions engine;
   HubEnvironment hub;  // read by main
 

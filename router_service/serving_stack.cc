@@ -126,7 +126,7 @@ class StackImpl final : public ServingStack {
   }
 
   absl::Status UseShards(int rows_max, Metrics& metrics) {
-    control_ = NewGrpcShardControl(options_.shards, checkpoint_->fingerprint());
+    control_ = NewGrpcShardControl(options_.shards, checkpoint_->fingerprint(), options_.shard_credentials);
     ShardGatheringOptions gathering;
     gathering.deadline = absl::Now() + options_.shard_wait;
     gathering.grace = options_.shard_grace;
@@ -137,6 +137,7 @@ class StackImpl final : public ServingStack {
     transport.model_fingerprint = checkpoint_->fingerprint();
     if (!options_.allow_mixed_numerics) transport.numeric_profile = NumericProfile(*kernels_);
     transport.checksum = options_.checksum;
+    transport.credentials = options_.shard_credentials;
     ASSIGN_OR_RETURN(transport_, DialShards(options_.shards, transport));
     RemoteExpertsOptions remote;
     remote.rows_max = rows_max;

@@ -15,13 +15,17 @@
 #include "router_service/engine.h"
 #include "router_service/service.h"
 
+namespace grpc {
+class ChannelCredentials;
+}
+
 namespace conclave {
 
 // What to serve and on what; checked by RouterServiceOptions.
 struct ServingStackOptions {
-  std::string directory;            // of the model
-  std::string model_id;             // what GetStatus calls it
-  std::vector<std::string> shards;  // host:port of each; empty: experts run in this process
+  std::string directory;                              // of the model
+  std::string model_id;                               // what GetStatus calls it
+  std::vector<std::string> shards;                    // host:port of each; empty: experts run in this process
   absl::Duration shard_wait = absl::Minutes(30);      // for shards that load
   absl::Duration shard_grace = absl::Seconds(10);     // for shards that cannot be reached
   absl::Duration expert_timeout = absl::Seconds(60);  // of one layer, until its experts have answered
@@ -31,7 +35,8 @@ struct ServingStackOptions {
   bool allow_mixed_numerics = false;
   TargetOptions target;
   int threads = 1;
-  bool load = true;      // bring the weights into memory first
+  std::shared_ptr<grpc::ChannelCredentials> shard_credentials;  // null: plaintext
+  bool load = true;                                             // bring the weights into memory first
   EngineOptions engine;  // context_max 0: as much as the KV cache holds, at most the model's limit
 };
 

@@ -76,7 +76,8 @@ class ApiHandlerImpl final : public ApiHandler {
     dispatcher_.store(&dispatcher);  // the last one: the others are read after it
     ready_.store(true);
   }
-  void SetStopping() override { ready_.store(false); }
+  void SetReady(bool ready) override { ready_.store(ready); }
+  void SetStopping() override { stopping_.store(true); }
 
   std::optional<HttpResponse> CheckHead(const HttpRequest& head, RequestContext& context) override {
     const absl::string_view id = head.Header("X-Request-Id");
@@ -144,7 +145,7 @@ class ApiHandlerImpl final : public ApiHandler {
         return StatusJson("ok");
       case Endpoint::kReady:
       case Endpoint::kPing:
-        return ready_.load() ? StatusJson("ready") : NotServing();
+        return ready_.load() && !stopping_.load() ? StatusJson("ready") : NotServing();
       case Endpoint::kVersion:
         return Json(JsonWriter().BeginObject().Key("version").Text(kVersion).End().text());
       case Endpoint::kModels:
@@ -225,7 +226,7 @@ class ApiHandlerImpl final : public ApiHandler {
   AccessLog access_log_;
   const int64_t started_ = absl::ToUnixSeconds(absl::Now());
   std::atomic<Dispatcher*> dispatcher_{nullptr};
-  std::atomic<bool> ready_{false};
+  std::atomic<bool> ready_{false}, stopping_{false};
   // Set before dispatcher_.
   const ServedModel* model_ = nullptr;
   const Authenticator* authenticator_ = nullptr;

@@ -20,6 +20,8 @@ class ApiHandler : public HttpHandler {
   static std::unique_ptr<ApiHandler> Create(const HttpOptions& options, Metrics& metrics);
   // From now on requests are answered by these, which must outlive the server; until then they get 503. Called once.
   virtual void SetServing(Dispatcher& dispatcher, const ServedModel& model, const Authenticator& authenticator) = 0;
+  // Whether /ready and /ping say that an answer can be had now; after SetServing they do.
+  virtual void SetReady(bool ready) = 0;
   // From now on /ready and /ping say 503; requests are answered as long as the dispatcher takes them.
   virtual void SetStopping() = 0;
 };

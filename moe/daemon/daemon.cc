@@ -84,14 +84,17 @@ absl::Status CheckName(absl::string_view name) {
                                            : absl::OkStatus();
 }
 
-absl::Status CheckAddress(absl::string_view flag, absl::string_view address) {
-  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-  if (parsed.ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", parsed.status().message()));
+// The ports' addresses, and who may reach them in plaintext.
+absl::Status CheckAddresses(const DaemonOptions& options) {
+  const bool grpc_is_open = options.tls.enabled() || options.tls.allow_insecure;
+  RETURN_IF_ERROR(CheckPlaintextAddress("grpc-address", options.grpc_address, grpc_is_open));
+  if (options.metrics_address.empty()) return absl::OkStatus();
+  return CheckPlaintextAddress("metrics-address", options.metrics_address, options.tls.allow_insecure);
 }
 
 std::unique_ptr<grpc::Server> BuildServer(const DaemonOptions& options, const std::vector<grpc::Service*>& services,
-                                          int* port, std::vector<std::string>* names) {
+                                          const std::shared_ptr<grpc::ServerCredentials>& credentials, int* port,
+                                          std::vector<std::string>* names) {
   static std::once_flag plugins_once;  // Both are lists of the whole process.
   std::call_once(plugins_once, [] {
     grpc::EnableDefaultHealthCheckService(true);
@@ -110,7 +113,7 @@ std::unique_ptr<grpc::Server> BuildServer(const DaemonOptions& options, const st
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   builder.SetOption(std::make_unique<ServiceNames>(names));
-  builder.AddListeningPort(options.grpc_address, grpc::InsecureServerCredentials(), port);
+  builder.AddListeningPort(options.grpc_address, credentials, port);
   for (grpc::Service* service : services) builder.RegisterService(service);
   return builder.BuildAndStart();
 }
@@ -125,9 +128,10 @@ class DaemonImpl final : public Daemon {
     RemoveAddressFile();
   }
 
-  absl::Status Start(const std::vector<grpc::Service*>& services, Metrics& metrics) {
+  absl::Status Start(const std::vector<grpc::Service*>& services,
+                     const std::shared_ptr<grpc::ServerCredentials>& credentials, Metrics& metrics) {
     int port = 0;
-    server_ = BuildServer(options_, services, &port, &service_names_);
+    server_ = BuildServer(options_, services, credentials, &port, &service_names_);
     if (server_ == nullptr || port == 0) return ExplainListenFailure(options_.grpc_address, "grpc-address");
     SetServing(false);
     grpc_address_ = JoinHostPort(ParseHostPort(options_.grpc_address)->host, port);
@@ -142,8 +146,8 @@ class DaemonImpl final : public Daemon {
       absl::MutexLock lock(&mutex_);
       address_file_written_ = true;
     }
-    LogInfo(absl::StrCat("listening: grpc ", grpc_address_, metrics_address_.empty() ? "" : ", metrics ",
-                         metrics_address_));
+    LogInfo(absl::StrCat("listening: grpc ", grpc_address_, options_.tls.enabled() ? " (TLS)" : "",
+                         metrics_address_.empty() ? "" : ", metrics ", metrics_address_));
     return absl::OkStatus();
   }
 
@@ -239,13 +243,13 @@ void DaemonOptions::AddTo(Flags& flags) {
   flags.Add("drain-timeout", &drain_timeout, "time that running requests get to finish after SIGTERM");
   flags.Add("log-level", &log_level, "debug, info, warning or error");
   flags.Add("log-format", &log_format, "text, or json: one object a line");
+  tls.AddTo(flags);
 }
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonOptions& options,
                                                        const std::vector<grpc::Service*>& services, Metrics& metrics) {
   RETURN_IF_ERROR(CheckName(options.name));
-  RETURN_IF_ERROR(CheckAddress("grpc-address", options.grpc_address));
-  if (!options.metrics_address.empty()) RETURN_IF_ERROR(CheckAddress("metrics-address", options.metrics_address));
+  RETURN_IF_ERROR(CheckAddresses(options));
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(options.log_level));
   if (options.log_format != "text" && options.log_format != "json") {
     return absl::InvalidArgumentError(
@@ -258,7 +262,9 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonOptions& opti
   // A peer that goes away while we write is an error of that write, not the end of the process.
   std::signal(SIGPIPE, SIG_IGN);
   auto daemon = std::make_unique<DaemonImpl>(options);
-  RETURN_IF_ERROR(daemon->Start(services, metrics));
+  // Only now, as gRPC starts threads for them: the signals have to be blocked before.
+  ASSIGN_OR_RETURN(const auto credentials, NewServerCredentials(options.tls));
+  RETURN_IF_ERROR(daemon->Start(services, credentials, metrics));
   return daemon;
 }
 

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "moe/daemon/flags.h"
+#include "moe/daemon/tls.h"
 #include "moe/metrics/metrics.h"
 
 namespace grpc {
@@ -29,8 +30,9 @@ struct DaemonOptions {
   absl::Duration drain_timeout = absl::Seconds(20);
   std::string log_level = "info";    // debug, info, warning or error
   std::string log_format = "text";   // text or json
+  TlsServerOptions tls;              // of the gRPC port
   int message_bytes_max = 64 << 20;  // a larger gRPC message is refused with RESOURCE_EXHAUSTED; no flag
-  void AddTo(Flags& flags);          // --name, --grpc-address, --metrics-address, --address-file, …
+  void AddTo(Flags& flags);          // --name, --grpc-address, --metrics-address, --address-file, --tls-cert, …
 };
 
 // Life: Create (binds both ports; health NOT_SERVING) → SetServing(true) when weights are usable → Run → exit code.
@@ -39,7 +41,8 @@ class Daemon {
  public:
   // Blocks SIGTERM, SIGINT and SIGHUP for the process: call before other threads start. `services` must outlive it.
   // Also names this process's log lines, sets the log level, and turns gRPC's own log lines into debug lines.
-  // INVALID_ARGUMENT names the flag. UNAVAILABLE names a port in use.
+  // INVALID_ARGUMENT names the flag, and refuses plaintext on addresses that other machines may reach, the metrics
+  // port's included, unless that is allowed. UNAVAILABLE names a port in use.
   static absl::StatusOr<std::unique_ptr<Daemon>> Create(const DaemonOptions& options,
                                                         const std::vector<grpc::Service*>& services, Metrics& metrics);
   virtual ~Daemon() = default;

@@ -29,6 +29,7 @@ std::unique_ptr<Transport> Grpc(const std::vector<std::string>& addresses, const
   grpc.model_fingerprint = options.model_fingerprint;
   grpc.numeric_profile = options.numeric_profile;
   grpc.checksum = options.checksum;
+  grpc.credentials = options.credentials;
   return NewGrpcTransport(addresses, grpc);
 }
 
@@ -40,7 +41,7 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> Ucx(const std::vector<std::string>
   ucx.numeric_profile = options.numeric_profile;
   ucx.checksum = options.checksum;
   ucx.worker.loopback_only = AllOnLoopback(addresses);
-  return NewUcxTransport(static_cast<int>(addresses.size()), NewGrpcDataPlaneClient(addresses), ucx);
+  return NewUcxTransport(static_cast<int>(addresses.size()), NewGrpcDataPlaneClient(addresses, options.credentials), ucx);
 }
 
 // Progresses until every shard is connected or has said that it will not be.
@@ -77,7 +78,8 @@ absl::StatusOr<TransportKind> ParseTransportKind(absl::string_view text) {
 
 absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
                                                       const DialOptions& options) {
-  if (options.kind == TransportKind::kGrpc) return Grpc(addresses, options);
+  const bool encrypt = options.kind == TransportKind::kAuto && options.credentials != nullptr;
+  if (options.kind == TransportKind::kGrpc || encrypt) return Grpc(addresses, options);
   absl::StatusOr<std::unique_ptr<UcxTransport>> ucx = Ucx(addresses, options);
   if (!ucx.ok()) {
     if (options.kind == TransportKind::kUcx) return ucx.status();

@@ -43,7 +43,7 @@ absl::StatusOr<std::vector<ShardDescription>> DescribeShards(const std::vector<s
   std::vector<ShardDescription> descriptions;
   for (size_t i = 0; i < addresses.size(); ++i) {
     const std::unique_ptr<v1::ExpertService::Stub> stub =
-        v1::ExpertService::NewStub(NewExpertChannel(addresses[i], kExpertMessageBytesMax));
+        v1::ExpertService::NewStub(NewExpertChannel(addresses[i], kExpertMessageBytesMax, nullptr));
     while (true) {
       absl::StatusOr<ShardDescription> description = DescribeOnce(*stub, model_fingerprint, deadline);
       if (description.ok()) {

@@ -4,7 +4,9 @@
 
 namespace conclave {
 
-std::shared_ptr<grpc::Channel> NewExpertChannel(const std::string& address, int message_bytes_max) {
+std::shared_ptr<grpc::Channel> NewExpertChannel(const std::string& address, int message_bytes_max,
+                                                std::shared_ptr<grpc::ChannelCredentials> credentials) {
+  if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(message_bytes_max);
   arguments.SetMaxSendMessageSize(message_bytes_max);
@@ -15,7 +17,7 @@ std::shared_ptr<grpc::Channel> NewExpertChannel(const std::string& address, int 
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Shards are peers: a proxy that the environment names for the web has no place between.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 }  // namespace conclave

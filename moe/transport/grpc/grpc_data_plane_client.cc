@@ -28,9 +28,11 @@ struct Question {
 
 class Client final : public DataPlaneClient {
  public:
-  Client(const std::vector<std::string>& addresses, absl::Duration timeout) : timeout_(timeout) {
+  Client(const std::vector<std::string>& addresses, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+         absl::Duration timeout)
+      : timeout_(timeout) {
     for (const std::string& address : addresses) {
-      stubs_.push_back(v1::ExpertService::NewStub(NewExpertChannel(address, kExpertMessageBytesMax)));
+      stubs_.push_back(v1::ExpertService::NewStub(NewExpertChannel(address, kExpertMessageBytesMax, credentials)));
     }
     asked_.resize(addresses.size());
   }
@@ -108,8 +110,9 @@ class Client final : public DataPlaneClient {
 }  // namespace
 
 std::unique_ptr<DataPlaneClient> NewGrpcDataPlaneClient(const std::vector<std::string>& addresses,
+                                                        std::shared_ptr<grpc::ChannelCredentials> credentials,
                                                         absl::Duration timeout) {
-  return std::make_unique<Client>(addresses, timeout);
+  return std::make_unique<Client>(addresses, credentials, timeout);
 }
 
 std::string ReachableAddress(const std::string& listener, const std::string& peer) {

@@ -9,11 +9,16 @@
 #include "absl/time/time.h"
 #include "moe/transport/data_plane.h"
 
+namespace grpc {
+class ChannelCredentials;
+}
+
 namespace conclave {
 
-// addresses[i]: host:port of ShardId{i}'s control channel. An answer that takes longer than `timeout` is
-// DEADLINE_EXCEEDED.
+// addresses[i]: host:port of ShardId{i}'s control channel. `credentials`: null for plaintext. An answer that takes longer
+// than `timeout` is DEADLINE_EXCEEDED.
 std::unique_ptr<DataPlaneClient> NewGrpcDataPlaneClient(const std::vector<std::string>& addresses,
+                                                        std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr,
                                                         absl::Duration timeout = absl::Seconds(3));
 
 // "0.0.0.0:7001" → "10.0.0.3:7001" where `peer` is gRPC's "ipv4:10.0.0.3:7000": a listener on all of its machine's

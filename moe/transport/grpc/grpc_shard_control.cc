@@ -20,10 +20,11 @@ namespace {
 // Answers come on gRPC's threads and wait here for the engine's.
 class GrpcShardControl final : public ShardControl {
  public:
-  GrpcShardControl(const std::vector<std::string>& addresses, const std::string& model_fingerprint)
+  GrpcShardControl(const std::vector<std::string>& addresses, const std::string& model_fingerprint,
+                   const std::shared_ptr<grpc::ChannelCredentials>& credentials)
       : addresses_(addresses), model_fingerprint_(model_fingerprint) {
     for (const std::string& address : addresses) {
-      stubs_.push_back(v1::ExpertService::NewStub(NewExpertChannel(address, kExpertMessageBytesMax)));
+      stubs_.push_back(v1::ExpertService::NewStub(NewExpertChannel(address, kExpertMessageBytesMax, credentials)));
     }
   }
 
@@ -103,8 +104,9 @@ class GrpcShardControl final : public ShardControl {
 }  // namespace
 
 std::unique_ptr<ShardControl> NewGrpcShardControl(const std::vector<std::string>& addresses,
-                                                  const std::string& model_fingerprint) {
-  return std::make_unique<GrpcShardControl>(addresses, model_fingerprint);
+                                                  const std::string& model_fingerprint,
+                                                  std::shared_ptr<grpc::ChannelCredentials> credentials) {
+  return std::make_unique<GrpcShardControl>(addresses, model_fingerprint, credentials);
 }
 
 }  // namespace conclave

@@ -12,6 +12,10 @@
 #include "absl/time/time.h"
 #include "moe/transport/transport.h"
 
+namespace grpc {
+class ChannelCredentials;
+}
+
 namespace conclave {
 
 // What a router expects of its shards, and its patience with them.
@@ -24,6 +28,7 @@ struct GrpcTransportOptions {
   // A stream that broke is opened again after this long, twice as long after each failure in a row.
   absl::Duration backoff_min = absl::Milliseconds(20);
   absl::Duration backoff_max = absl::Milliseconds(250);
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plaintext
 };
 
 // addresses[i]: host:port of ShardId{i}. Streams are opened by the first Progress or Call, and again after they broke.

@@ -22,7 +22,7 @@ ShardStream::ShardStream(ShardId shard, const std::string& address, const GrpcTr
       options_(options),
       queue_(queue),
       listener_(listener),
-      stub_(NewExpertChannel(address, kExpertMessageBytesMax)),
+      stub_(NewExpertChannel(address, kExpertMessageBytesMax, options.credentials)),
       started_{this, &ShardStream::OnStarted},
       read_{this, &ShardStream::OnRead},
       written_{this, &ShardStream::OnWritten},

@@ -1,0 +1,214 @@
+#include "gateway/routers/pooled_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gateway/refusal.h"
+#include "gateway/routers/balance.h"
+#include "moe/base/log.h"
+
+namespace conclave {
+namespace {
+
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+// A sequence that takes its service down with it must not take them all.
+constexpr int kLossesMax = 3;
+constexpr double kTokenTimesMax = 100;
+
+// A service that works, but lacks a shard. By its contract it names the expert; whatever else is unavailable is the
+// service itself, which loads, stops or has gone.
+bool MissesExpert(const absl::Status& status) {
+  return absl::IsUnavailable(status) && absl::StrContains(status.message(), "expert ");
+}
+
+absl::Span<const int32_t> PromptOf(const v1::DecodeRequest& request) { return request.prompt_ids(); }
+
+}  // namespace
+
+class PooledStream::Attempt final : public DecodeListener {
+ public:
+  Attempt(std::shared_ptr<PooledStream> stream, int number) : stream_(std::move(stream)), number_(number) {}
+  void OnResponse(const v1::DecodeResponse& response) override { stream_->OnResponse(number_, response); }
+  void OnEnd(const absl::Status& status) override { std::exchange(stream_, nullptr)->OnEnd(number_, status); }
+
+ private:
+  std::shared_ptr<PooledStream> stream_;
+  const int number_;
+};
+
+PooledStream::PooledStream(const PoolParts& parts, int place, v1::DecodeRequest request, absl::Time deadline,
+                           std::shared_ptr<DecodeListener> listener)
+    : parts_(parts),
+      place_(place),
+      key_(AffinityKey(PromptOf(request), request.cache_salt())),
+      deadline_(deadline),
+      listener_(std::move(listener)),
+      request_(std::move(request)),
+      last_news_(absl::Now()) {
+  parts_.streams.Enter();
+}
+
+void PooledStream::Begin() {
+  absl::MutexLock lock(&mutex_);
+  if (TryNext()) return;
+  const absl::Status status = WithRetryAfter(absl::UnavailableError(parts_.set.Complaint()), kRetryAfter);
+  if (begun()) return Wait(status);
+  End(status);
+}
+
+bool PooledStream::cancelled() const {
+  absl::MutexLock lock(&call_mutex_);
+  return cancelled_;
+}
+
+bool PooledStream::done() const {
+  absl::MutexLock lock(&mutex_);
+  return listener_ == nullptr;
+}
+
+void PooledStream::Cancel() {
+  std::shared_ptr<DecodeCall> call;
+  {
+    absl::MutexLock lock(&call_mutex_);
+    cancelled_ = true;
+    call = call_;
+  }
+  if (call != nullptr) call->Cancel();  // where there is none, Tick sees it
+}
+
+bool PooledStream::TryNext() {
+  const auto identity = parts_.set.identity();
+  // Other numbers would not go on with the same ids.
+  if (heard_ && identity.has_value() && identity->numeric_profile() != profile_) return false;
+  const std::vector<int> order = parts_.set.Order(key_, heard_ ? -1 : place_, refused_by_);
+  if (order.empty()) return false;
+  if (!heard_ && identity.has_value()) profile_ = identity->numeric_profile();
+  Send(order.front());
+  return true;
+}
+
+void PooledStream::Send(int router) {
+  router_ = router;
+  waiting_for_ = absl::OkStatus();
+  last_news_ = absl::Now();
+  const int number = ++attempt_;
+  parts_.set.AddRunning(router, 1);
+  auto call = parts_.clients[static_cast<size_t>(router)]->Decode(
+      request_, deadline_, std::make_shared<Attempt>(shared_from_this(), number));
+  bool cancelled = false;
+  {
+    absl::MutexLock lock(&call_mutex_);
+    call_ = call;
+    cancelled = cancelled_;
+  }
+  if (cancelled) call->Cancel();
+}
+
+void PooledStream::OnResponse(int attempt, const v1::DecodeResponse& response) {
+  absl::MutexLock lock(&mutex_);
+  if (attempt != attempt_ || router_ < 0 || listener_ == nullptr || finished_) return;
+  const absl::Time now = absl::Now();
+  if (heard_)
+    token_time_ = token_time_ == absl::ZeroDuration() ? now - last_news_ : 0.9 * token_time_ + 0.1 * (now - last_news_);
+  last_news_ = now;
+  heard_ = true;
+  losses_ = 0;
+  refused_by_.clear();
+  request_.mutable_generated_ids()->MergeFrom(response.ids());
+  request_.set_prompt_logprobs(false);  // they have come
+  finished_ = !response.finish_reason().empty();
+  listener_->OnResponse(response);
+}
+
+void PooledStream::OnEnd(int attempt, const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  if (attempt != attempt_ || router_ < 0 || listener_ == nullptr) return;
+  const int router = std::exchange(router_, -1);
+  parts_.set.AddRunning(router, -1);
+  {
+    absl::MutexLock call_lock(&call_mutex_);
+    call_.reset();
+  }
+  if (finished_ || status.ok()) return End(finished_ ? absl::OkStatus() : status);
+  if (cancelled() || absl::IsDeadlineExceeded(status)) return End(status);
+  if (absl::IsResourceExhausted(status) || MissesExpert(status)) {
+    refused_by_.insert(router);
+  } else if (absl::IsUnavailable(status) || absl::IsCancelled(status)) {  // not by us: it stopped at once
+    // Until it answers again, others need not find out for themselves.
+    parts_.set.SetDown(router, status);
+    if (++losses_ > kLossesMax) return End(status);
+  } else {
+    return End(status);
+  }
+  Continue(status);
+}
+
+void PooledStream::Continue(const absl::Status& status) {
+  if (TryNext()) {
+    (heard_ ? parts_.resumed : parts_.retried)->Add(1);
+    LogInfo(absl::StrCat("request id=", request_.request_id(), " choice=", request_.choice(),
+                         heard_ ? " goes on at " : " is tried at ", parts_.set.address(router_), " after ",
+                         request_.generated_ids_size(), " tokens: ", status.message()));
+    return;
+  }
+  // Who has got a part of an answer gets the rest of it, if only some service has room before long.
+  const bool full = absl::IsResourceExhausted(status);
+  if (begun() && (full || refused_by_.empty())) return Wait(status);
+  if (full) return End(LimitReached(kLimitQueue, status.message(), kRetryAfter));
+  End(absl::IsUnavailable(status) ? WithRetryAfter(status, kRetryAfter) : status);
+}
+
+void PooledStream::Wait(const absl::Status& why) {
+  if (waiting_for_.ok()) wait_until_ = absl::Now() + parts_.options.resume_wait;
+  waiting_for_ = why;
+  refused_by_.clear();
+}
+
+void PooledStream::Tick(absl::Time now) {
+  absl::MutexLock lock(&mutex_);
+  if (listener_ == nullptr) return;
+  if (router_ < 0) {
+    if (waiting_for_.ok()) return;
+    if (cancelled()) return End(absl::CancelledError("the client has gone"));
+    if (now >= deadline_) return End(absl::DeadlineExceededError("the deadline came while the answer waited to go on"));
+    if (now >= wait_until_) return End(waiting_for_);
+    if (TryNext()) (heard_ ? parts_.resumed : parts_.retried)->Add(1);
+    return;
+  }
+  const absl::Duration patience = std::max(parts_.options.stall_timeout, kTokenTimesMax * token_time_);
+  if (!heard_ || finished_ || now - last_news_ < patience) return;
+  const int router = router_;
+  refused_by_ = {router};
+  if (parts_.set.Order(key_, -1, refused_by_).empty()) return refused_by_.clear();
+  GiveUpAttempt();
+  Continue(absl::UnavailableError(absl::StrCat("the attention service at ", parts_.set.address(router),
+                                               " has sent nothing for ", absl::FormatDuration(now - last_news_))));
+}
+
+void PooledStream::Leave(int router) {
+  absl::MutexLock lock(&mutex_);
+  if (listener_ == nullptr || router_ != router || finished_ || !parts_.set.any_usable()) return;
+  GiveUpAttempt();
+  Continue(absl::UnavailableError(absl::StrCat("the attention service at ", parts_.set.address(router), " hangs")));
+}
+
+void PooledStream::GiveUpAttempt() {
+  parts_.set.AddRunning(std::exchange(router_, -1), -1);
+  ++attempt_;
+  std::shared_ptr<DecodeCall> call;
+  {
+    absl::MutexLock lock(&call_mutex_);
+    call = std::exchange(call_, nullptr);
+  }
+  if (call != nullptr) call->Cancel();
+}
+
+void PooledStream::End(const absl::Status& status) {
+  const std::shared_ptr<DecodeListener> listener = std::exchange(listener_, nullptr);
+  listener->OnEnd(status);
+}
+
+}  // namespace conclave

@@ -1,0 +1,411 @@
+#include "gateway/routers/router_pool.h"
+
+#include <atomic>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "gateway/fake_router_for_test.h"
+#include "gateway/refusal.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr int kTokens = 12;
+
+class Recorder final : public DecodeListener {
+ public:
+  void OnResponse(const v1::DecodeResponse& response) override {
+    absl::MutexLock lock(&mutex_);
+    ids_.insert(ids_.end(), response.ids().begin(), response.ids().end());
+    finish_ += response.finish_reason();
+  }
+  void OnEnd(const absl::Status& status) override {
+    end = status;
+    ended.Notify();
+  }
+  std::vector<int32_t> ids() {
+    absl::MutexLock lock(&mutex_);
+    return ids_;
+  }
+  std::string finish() {
+    absl::MutexLock lock(&mutex_);
+    return finish_;
+  }
+  bool Ends() { return ended.WaitForNotificationWithTimeout(absl::Seconds(30)); }
+  bool Gets(size_t tokens) {
+    for (int i = 0; i < 3000 && ids().size() < tokens; ++i) absl::SleepFor(absl::Milliseconds(10));
+    return ids().size() >= tokens;
+  }
+
+  absl::Status end;
+  absl::Notification ended;
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<int32_t> ids_ ABSL_GUARDED_BY(mutex_);
+  std::string finish_ ABSL_GUARDED_BY(mutex_);
+};
+
+// What an undisturbed sequence gives: token i is 100 + i.
+std::vector<int32_t> Whole() {
+  std::vector<int32_t> ids(kTokens);
+  std::iota(ids.begin(), ids.end(), 100);
+  return ids;
+}
+
+// Decodes from where the request says; stays at token `until` for as long as the call does.
+FakeRouter::Script Decoding(int until = kTokens) {
+  return [until](grpc::ServerContext* context, const v1::DecodeRequest& request, DecodeWriter* writer) {
+    for (int i = request.generated_ids_size(); i < kTokens; ++i) {
+      while (i == until && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+      if (context->IsCancelled()) return grpc::Status::CANCELLED;
+      writer->Write(Ids({100 + i}, i + 1 == kTokens ? "length" : ""));
+    }
+    return grpc::Status::OK;
+  };
+}
+
+FakeRouter::Script Refusing(grpc::StatusCode code, const std::string& message) {
+  return [=](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter*) { return grpc::Status(code, message); };
+}
+
+class RouterPoolTest : public ::testing::Test {
+ protected:
+  void Start(int count) {
+    for (int i = 0; i < count; ++i) {
+      routers_.push_back(std::make_unique<FakeRouter>());
+      routers_.back()->Answer(Decoding());
+      options_.addresses.push_back(routers_.back()->address);
+    }
+    options_.poll_interval = absl::Milliseconds(20);
+    Open();
+  }
+  void Open() {
+    pool_ = RouterPool::Create(options_, *metrics_);
+    ASSERT_TRUE(pool_->WaitUntilServing(absl::Now() + absl::Seconds(10)).ok());
+    for (const std::string& address : options_.addresses) ASSERT_TRUE(Says("router_up", address, 1));
+  }
+  bool Says(const std::string& gauge, const std::string& address, int value) {
+    const std::string line = absl::StrCat("conclave_gateway_", gauge, "{router=\"", address, "\"} ", value, "\n");
+    for (int i = 0; i < 1000; ++i, absl::SleepFor(absl::Milliseconds(10))) {
+      if (absl::StrContains(metrics_->Text(), line)) return true;
+    }
+    return false;
+  }
+  bool Counted(const std::string& line) { return absl::StrContains(metrics_->Text(), absl::StrCat("\n", line, "\n")); }
+
+  static v1::DecodeRequest Request(int first_id = 0) {
+    v1::DecodeRequest request;
+    request.set_request_id("r");
+    for (int i = 0; i < 70; ++i) request.add_prompt_ids(first_id + i);
+    return request;
+  }
+  std::shared_ptr<DecodeCall> Decode(const std::shared_ptr<Recorder>& recorder,
+                                     const v1::DecodeRequest& request = Request()) {
+    return pool_->Decode(pool_->Place(request), request, absl::InfiniteFuture(), recorder);
+  }
+  // Where the test's request goes first, and the other one of two.
+  int First() { return pool_->Place(Request()); }
+
+  std::vector<std::unique_ptr<FakeRouter>> routers_;
+  std::unique_ptr<Metrics> metrics_ = Metrics::Create();
+  RouterPoolOptions options_;
+  std::unique_ptr<RouterPool> pool_;
+};
+
+TEST_F(RouterPoolTest, PromptsOfOnePrefixMeetAndOthersSpread) {
+  Start(3);
+  for (int prefix = 0; prefix < 30; ++prefix) {
+    for (int i = 0; i < 3; ++i) {
+      const auto recorder = std::make_shared<Recorder>();
+      Decode(recorder, Request(prefix));
+      ASSERT_TRUE(recorder->Ends());
+      EXPECT_EQ(recorder->ids(), Whole());
+    }
+  }
+  size_t total = 0;
+  for (const auto& router : routers_) {
+    const size_t count = router->requests().size();
+    EXPECT_EQ(count % 3, 0u) << "a prefix was split";
+    EXPECT_GT(count, 0u);
+    total += count;
+  }
+  EXPECT_EQ(total, 90u);
+}
+
+TEST_F(RouterPoolTest, WhatOneRefusesAnotherTakes) {
+  Start(2);
+  const int first = First();
+  routers_[first]->Answer(Refusing(grpc::StatusCode::RESOURCE_EXHAUSTED, "the queue is full"));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole());
+  EXPECT_EQ(routers_[1 - first]->requests().size(), 1u);
+  EXPECT_TRUE(Counted("conclave_gateway_requests_retried_total 1"));
+}
+
+TEST_F(RouterPoolTest, WhereAllAreFullTheRefusalNamesTheQueueAndATime) {
+  Start(2);
+  for (const auto& router : routers_)
+    router->Answer(Refusing(grpc::StatusCode::RESOURCE_EXHAUSTED, "the queue is full"));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_EQ(recorder->end.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(LimitOf(recorder->end), kLimitQueue);
+  EXPECT_TRUE(RetryAfterOf(recorder->end).has_value());
+  for (const auto& router : routers_) EXPECT_EQ(router->requests().size(), 1u) << "each is asked once";
+}
+
+TEST_F(RouterPoolTest, FurtherAnswersToAPromptWaitForRoom) {
+  Start(1);
+  std::atomic<int> refusals{0};
+  routers_[0]->Answer(
+      [&refusals](grpc::ServerContext* context, const v1::DecodeRequest& request, DecodeWriter* writer) {
+        if (refusals < 3) {
+          ++refusals;
+          return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the queue is full");
+        }
+        return Decoding()(context, request, writer);
+      });
+  v1::DecodeRequest request = Request();
+  request.set_choice(1);
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder, request);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole());
+}
+
+TEST_F(RouterPoolTest, AnErrorOfTheRequestIsNotTriedElsewhere) {
+  Start(2);
+  for (const auto& router : routers_) router->Answer(Refusing(grpc::StatusCode::INVALID_ARGUMENT, "prompt_ids: no"));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_EQ(recorder->end.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(routers_[0]->requests().size() + routers_[1]->requests().size(), 1u);
+}
+
+TEST_F(RouterPoolTest, TheStreamOfAServiceThatDiesGoesOnAtAnother) {
+  Start(2);
+  const int first = First();
+  routers_[first]->Answer(Decoding(5));
+  v1::DecodeRequest request = Request();
+  request.mutable_sampling()->set_seed(77);
+  request.set_choice(3);
+  request.set_max_tokens(99);
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder, request);
+  ASSERT_TRUE(recorder->Gets(5));
+  routers_[first]->Stop();
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole()) << "none lost, none twice";
+  EXPECT_EQ(recorder->finish(), "length");
+  const auto resumed = routers_[1 - first]->requests();
+  ASSERT_EQ(resumed.size(), 1u);
+  EXPECT_THAT(resumed[0].generated_ids(), ElementsAre(100, 101, 102, 103, 104));
+  EXPECT_EQ(resumed[0].sampling().seed(), 77u);
+  EXPECT_EQ(resumed[0].choice(), 3);
+  EXPECT_TRUE(Counted("conclave_gateway_streams_resumed_total 1"));
+}
+
+TEST_F(RouterPoolTest, TheStreamOfAServiceThatHangsGoesOnAtAnotherAndLateTokensAreDropped) {
+  options_.hang_timeout = absl::Milliseconds(200);
+  Start(2);
+  const int first = First();
+  std::atomic<bool> wake{false};
+  routers_[first]->Answer([&wake](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
+    for (int i = 0; i < 4; ++i) writer->Write(Ids({100 + i}));
+    while (!wake) absl::SleepFor(absl::Milliseconds(1));
+    for (int i = 4; i < kTokens; ++i) writer->Write(Ids({900 + i}));
+    return grpc::Status::OK;
+  });
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Gets(4));
+  routers_[first]->Hang(true);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  wake = true;
+  EXPECT_EQ(recorder->ids(), Whole());
+  EXPECT_TRUE(Says("router_up", routers_[first]->address, 0));
+  routers_[first]->Hang(false);
+  EXPECT_TRUE(Says("router_up", routers_[first]->address, 1)) << "who answers again is used again";
+}
+
+TEST_F(RouterPoolTest, AStreamThatStandsStillGoesOnElsewhereThoughItsServiceAnswers) {
+  options_.stall_timeout = absl::Milliseconds(300);
+  Start(2);
+  const int first = First();
+  routers_[first]->Answer(Decoding(6));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole());
+}
+
+TEST_F(RouterPoolTest, AStreamWaitsForItsOnlyServiceToComeBack) {
+  Start(1);
+  const std::string address = routers_[0]->address;
+  routers_[0]->Answer(Decoding(5));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Gets(5));
+  routers_.clear();
+  const auto refused = std::make_shared<Recorder>();
+  ASSERT_TRUE(Says("router_up", address, 0));
+  Decode(refused);
+  ASSERT_TRUE(refused->Ends()) << "a new request is refused at once";
+  EXPECT_EQ(refused->end.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(refused->end.message()), HasSubstr(address));
+  EXPECT_TRUE(RetryAfterOf(refused->end).has_value());
+  FakeRouter back(address);
+  back.Answer(Decoding());
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole());
+  pool_.reset();
+}
+
+TEST_F(RouterPoolTest, AStreamWaitsNoLongerThanItMayAndEndsWhenItIsCancelled) {
+  options_.resume_wait = absl::Milliseconds(300);
+  Start(1);
+  routers_[0]->Answer(Decoding(5));
+  const auto waits = std::make_shared<Recorder>(), leaves = std::make_shared<Recorder>();
+  Decode(waits);
+  const auto call = Decode(leaves);
+  ASSERT_TRUE(waits->Gets(5));
+  ASSERT_TRUE(leaves->Gets(5));
+  routers_[0]->Stop();
+  call->Cancel();
+  ASSERT_TRUE(leaves->Ends());
+  EXPECT_EQ(leaves->end.code(), absl::StatusCode::kCancelled);
+  ASSERT_TRUE(waits->Ends());
+  EXPECT_EQ(waits->end.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(RouterPoolTest, ASequenceThatKillsItsServiceDoesNotKillThemAll) {
+  Start(1);
+  // Every attempt ends as if the service had died, though it is back at once.
+  routers_[0]->Answer([](grpc::ServerContext* context, const v1::DecodeRequest&, DecodeWriter*) {
+    context->TryCancel();
+    return grpc::Status::CANCELLED;
+  });
+  options_.addresses.push_back("127.0.0.1:1");
+  pool_ = RouterPool::Create(options_, *metrics_);
+  ASSERT_TRUE(pool_->WaitUntilServing(absl::Now() + absl::Seconds(10)).ok());
+  for (int i = 0; i < 20; ++i) {
+    const auto recorder = std::make_shared<Recorder>();
+    Decode(recorder);
+    ASSERT_TRUE(recorder->Ends());
+    EXPECT_FALSE(recorder->end.ok());
+    ASSERT_TRUE(Says("router_up", routers_[0]->address, 1));
+  }
+  EXPECT_LE(routers_[0]->requests().size(), 20u * 4);
+}
+
+TEST_F(RouterPoolTest, AnExpertThatOneServiceMissesAnotherMayReach) {
+  Start(2);
+  const int first = First();
+  routers_[first]->Answer(Refusing(grpc::StatusCode::UNAVAILABLE, "layer 3 expert 7: no holder answered"));
+  const auto taken = std::make_shared<Recorder>();
+  Decode(taken);
+  ASSERT_TRUE(taken->Ends());
+  EXPECT_EQ(taken->ids(), Whole());
+  routers_[1 - first]->Answer(Refusing(grpc::StatusCode::UNAVAILABLE, "layer 3 expert 7: no holder answered"));
+  const auto refused = std::make_shared<Recorder>();
+  Decode(refused);
+  ASSERT_TRUE(refused->Ends());
+  EXPECT_EQ(refused->end.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(refused->end.message()), HasSubstr("layer 3 expert 7"));
+}
+
+TEST_F(RouterPoolTest, AServiceThatStopsGetsNothingNew) {
+  Start(2);
+  const int first = First();
+  routers_[first]->SetStatus([](v1::GetStatusResponse& status) { status.set_draining(true); });
+  ASSERT_TRUE(Says("router_up", routers_[first]->address, 0));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_EQ(recorder->ids(), Whole());
+  EXPECT_THAT(routers_[first]->requests(), IsEmpty());
+}
+
+TEST_F(RouterPoolTest, AServiceWithOtherNumbersIsNotUsed) {
+  Start(2);
+  routers_[1]->SetStatus([](v1::GetStatusResponse& status) { status.set_numeric_profile("bf16"); });
+  ASSERT_TRUE(Says("router_up", routers_[1]->address, 0));
+  EXPECT_EQ(pool_->fingerprint(), "tiny/f32");
+  for (int prefix = 0; prefix < 20; ++prefix) {
+    const auto recorder = std::make_shared<Recorder>();
+    Decode(recorder, Request(prefix));
+    ASSERT_TRUE(recorder->Ends());
+  }
+  EXPECT_THAT(routers_[1]->requests(), IsEmpty());
+}
+
+TEST_F(RouterPoolTest, TellsWhetherAnyServiceServes) {
+  Start(2);
+  std::atomic<int> serving{-1};
+  pool_->WatchServing([&serving](bool now) { serving = now; });
+  const auto comes = [&serving](int value) {
+    for (int i = 0; i < 1000 && serving != value; ++i) absl::SleepFor(absl::Milliseconds(10));
+    return serving == value;
+  };
+  EXPECT_TRUE(comes(1));
+  routers_[0]->Stop();
+  ASSERT_TRUE(Says("router_up", routers_[0]->address, 0));
+  EXPECT_TRUE(pool_->serving()) << "one is enough";
+  routers_[1]->Stop();
+  EXPECT_TRUE(comes(0));
+  pool_->WatchServing(nullptr);
+}
+
+TEST_F(RouterPoolTest, ManyStreamsSurviveTheDeathOfTheirService) {
+  Start(2);
+  for (const auto& router : routers_) {
+    router->Answer([](grpc::ServerContext* context, const v1::DecodeRequest& request, DecodeWriter* writer) {
+      for (int i = request.generated_ids_size(); i < kTokens; ++i) {
+        if (context->IsCancelled()) return grpc::Status::CANCELLED;
+        writer->Write(Ids({100 + i}, i + 1 == kTokens ? "length" : ""));
+        absl::SleepFor(absl::Milliseconds(10));
+      }
+      return grpc::Status::OK;
+    });
+  }
+  std::vector<std::shared_ptr<Recorder>> recorders;
+  std::vector<std::shared_ptr<DecodeCall>> calls;
+  for (int i = 0; i < 60; ++i) {
+    recorders.push_back(std::make_shared<Recorder>());
+    calls.push_back(Decode(recorders.back(), Request(i)));
+  }
+  ASSERT_TRUE(recorders[59]->Gets(3));
+  routers_[0]->Stop();
+  for (const auto& recorder : recorders) {
+    ASSERT_TRUE(recorder->Ends());
+    EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+    EXPECT_EQ(recorder->ids(), Whole());
+  }
+}
+
+}  // namespace
+}  // namespace conclave

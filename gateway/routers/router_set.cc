@@ -1,0 +1,133 @@
+#include "gateway/routers/router_set.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "gateway/routers/balance.h"
+#include "moe/base/log.h"
+
+namespace conclave {
+namespace {
+
+// The share of a new answer in the mean of latencies.
+constexpr double kLatencyShare = 0.2;
+
+// Why a service may not take part beside `first`; OK where it may.
+absl::Status CheckAlike(const v1::GetStatusResponse& first, const v1::GetStatusResponse& other) {
+  if (first.model_fingerprint() != other.model_fingerprint()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("serves another model (", other.model_id(), ", ", other.model_fingerprint(), ")"));
+  }
+  if (first.numeric_profile() != other.numeric_profile()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("computes in another way: ", other.numeric_profile(), " beside ", first.numeric_profile()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+RouterSet::RouterSet(const std::vector<std::string>& addresses) : addresses_(addresses), routers_(addresses.size()) {}
+
+void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Duration latency) {
+  absl::MutexLock lock(&mutex_);
+  Router& router = routers_[static_cast<size_t>(index)];
+  // Where all have gone, the first that comes back says what is served: they may all have been updated.
+  if (!identity_.has_value() || (!AnyUsable() && identity_->model_fingerprint() == status.model_fingerprint())) {
+    if (identity_.has_value() && identity_->numeric_profile() != status.numeric_profile()) {
+      LogWarning(absl::StrCat("attention services compute as ", status.numeric_profile(), " from now on, not as ",
+                              identity_->numeric_profile()));
+    }
+    identity_ = status;
+  }
+  router.latency =
+      router.latency == absl::ZeroDuration() ? latency : (1 - kLatencyShare) * router.latency + kLatencyShare * latency;
+  const int load = static_cast<int>(status.requests_queued() + status.requests_running());
+  router.load_of_others = std::max(0, load - router.running);
+  if (const absl::Status alike = CheckAlike(*identity_, status); !alike.ok()) return SetDownLocked(index, alike);
+  if (status.draining()) return SetDownLocked(index, absl::UnavailableError("is stopping"));
+  if (!router.up) LogInfo(absl::StrCat("attention service ", address(index), " is in use"));
+  router.up = true;
+  router.why = absl::OkStatus();
+}
+
+void RouterSet::SetDown(int router, const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  SetDownLocked(router, why);
+}
+
+void RouterSet::SetDownLocked(int index, const absl::Status& why) {
+  Router& router = routers_[static_cast<size_t>(index)];
+  if (router.up || (absl::IsFailedPrecondition(why) && router.why != why)) {
+    LogWarning(absl::StrCat("attention service ", address(index), " is not used: ", why.message()));
+  }
+  router.up = false;
+  router.why = why;
+}
+
+void RouterSet::AddRunning(int router, int change) {
+  absl::MutexLock lock(&mutex_);
+  routers_[static_cast<size_t>(router)].running += change;
+}
+
+std::vector<int> RouterSet::Order(uint64_t key, int place, const std::set<int>& excluded) const {
+  std::vector<Candidate> candidates;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (int i = 0; i < size(); ++i) {
+      const Router& router = routers_[static_cast<size_t>(i)];
+      candidates.push_back({address(i), router.up && excluded.count(i) == 0, router.running + router.load_of_others});
+    }
+  }
+  std::vector<int> order = Rank(key, candidates);
+  const auto found = std::find(order.begin(), order.end(), place);
+  if (found != order.end()) std::rotate(order.begin(), found, found + 1);
+  return order;
+}
+
+bool RouterSet::usable(int router) const {
+  absl::MutexLock lock(&mutex_);
+  return routers_[static_cast<size_t>(router)].up;
+}
+
+bool RouterSet::AnyUsable() const {
+  return std::any_of(routers_.begin(), routers_.end(), [](const Router& router) { return router.up; });
+}
+
+bool RouterSet::any_usable() const {
+  absl::MutexLock lock(&mutex_);
+  return AnyUsable();
+}
+
+std::optional<v1::GetStatusResponse> RouterSet::identity() const {
+  absl::MutexLock lock(&mutex_);
+  return identity_;
+}
+
+std::string RouterSet::Complaint() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::string> parts;
+  for (int i = 0; i < size(); ++i) {
+    const Router& router = routers_[static_cast<size_t>(i)];
+    if (!router.up) parts.push_back(absl::StrCat(address(i), " ", router.why.message()));
+  }
+  return absl::StrCat("no attention service can be used: ", absl::StrJoin(parts, "; "));
+}
+
+absl::Duration RouterSet::latency(int router) const {
+  absl::MutexLock lock(&mutex_);
+  return routers_[static_cast<size_t>(router)].latency;
+}
+
+int RouterSet::load(int router) const {
+  absl::MutexLock lock(&mutex_);
+  return routers_[static_cast<size_t>(router)].running + routers_[static_cast<size_t>(router)].load_of_others;
+}
+
+bool RouterSet::AwaitUsable(absl::Time deadline) const {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithDeadline(absl::Condition(this, &RouterSet::AnyUsable), deadline);
+}
+
+}  // namespace conclave

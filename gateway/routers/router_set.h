@@ -1,0 +1,66 @@
+// What a pool knows of its attention services: who can be used, and how busy each is. Internal to the pool.
+#ifndef CONCLAVE_GATEWAY_ROUTERS_ROUTER_SET_H_
+#define CONCLAVE_GATEWAY_ROUTERS_ROUTER_SET_H_
+
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "conclave/v1/control.pb.h"
+
+namespace conclave {
+
+// Thread-safe. Services are named by their index.
+class RouterSet {
+ public:
+  explicit RouterSet(const std::vector<std::string>& addresses);
+
+  const std::string& address(int router) const { return addresses_[static_cast<size_t>(router)]; }
+  int size() const { return static_cast<int>(addresses_.size()); }
+
+  // The service said how it is, `latency` after it was asked.
+  void Report(int router, const v1::GetStatusResponse& status, absl::Duration latency);
+  // It cannot be used until it reports again. `why` stands in logs and refusals.
+  void SetDown(int router, const absl::Status& why);
+  // A sequence has gone there, or ended there.
+  void AddRunning(int router, int change);
+
+  // Usable services in the order in which to try them, without those of `excluded`; `place` first where it is one.
+  std::vector<int> Order(uint64_t key, int place, const std::set<int>& excluded) const;
+  bool usable(int router) const;
+  bool any_usable() const;
+  // What the usable services are: all serve one model and compute in one way, the first one's.
+  std::optional<v1::GetStatusResponse> identity() const;
+  // Why none can be used: each with its address.
+  std::string Complaint() const;
+  // How long its answers about its status take, on average.
+  absl::Duration latency(int router) const;
+  int load(int router) const;
+  // Blocks until a service is usable, or false at the deadline.
+  bool AwaitUsable(absl::Time deadline) const;
+
+ private:
+  struct Router {
+    bool up = false;
+    absl::Status why = absl::UnavailableError("has not answered yet");
+    int running = 0;         // sequences of this gateway's
+    int load_of_others = 0;  // sequences there when it last reported, less ours at that time
+    absl::Duration latency = absl::ZeroDuration();
+  };
+  bool AnyUsable() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  void SetDownLocked(int router, const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::vector<std::string> addresses_;
+  mutable absl::Mutex mutex_;
+  std::vector<Router> routers_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::GetStatusResponse> identity_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_GATEWAY_ROUTERS_ROUTER_SET_H_

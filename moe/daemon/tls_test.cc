@@ -1,0 +1,154 @@
+#include "moe/daemon/tls.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "gtest/gtest.h"
+#include "moe/daemon/health_client.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Certificates by tools/make_certificates.sh, with a root of their own.
+std::string NewCertificates(const std::string& name) {
+  const std::string directory = absl::StrCat(testing::TempDir(), "/", name);
+  std::filesystem::remove_all(directory);
+  const std::string command =
+      absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/tools/make_certificates.sh ", directory);
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+  return directory;
+}
+
+TlsServerOptions ServerOf(const std::string& directory, bool ask_clients) {
+  return {directory + "/service.pem", directory + "/service.key", ask_clients ? directory + "/ca.pem" : "", false};
+}
+TlsClientOptions ClientOf(const std::string& directory, bool show) {
+  return {directory + "/ca.pem", show ? directory + "/service.pem" : "", show ? directory + "/service.key" : ""};
+}
+
+// A server with health alone.
+class Server {
+ public:
+  explicit Server(const TlsServerOptions& options) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    int port = 0;
+    const auto credentials = NewServerCredentials(options);
+    EXPECT_TRUE(credentials.ok()) << credentials.status();
+    builder.AddListeningPort("127.0.0.1:0", *credentials, &port);
+    server_ = builder.BuildAndStart();
+    server_->GetHealthCheckService()->SetServingStatus(true);
+    port_ = port;
+  }
+  ~Server() { server_->Shutdown(std::chrono::system_clock::now()); }
+  // OK, or what a client finds.
+  absl::Status Ask(const TlsClientOptions& options, const std::string& host = "127.0.0.1") const {
+    const auto credentials = NewChannelCredentials(options);
+    EXPECT_TRUE(credentials.ok()) << credentials.status();
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return CheckServing(grpc::CreateCustomChannel(absl::StrCat(host, ":", port_), *credentials, arguments), "",
+                        absl::Seconds(3));
+  }
+
+ private:
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+TEST(Tls, ClientsOfTheRootGetThroughAndOthersDoNot) {
+  const std::string ours = NewCertificates("ours"), theirs = NewCertificates("theirs");
+  const Server server(ServerOf(ours, /*ask_clients=*/false));
+  EXPECT_TRUE(server.Ask(ClientOf(ours, false)).ok());
+  EXPECT_TRUE(server.Ask(ClientOf(ours, false), "localhost").ok());
+  EXPECT_FALSE(server.Ask(ClientOf(theirs, false)).ok()) << "another root";
+  EXPECT_FALSE(server.Ask({}).ok()) << "plaintext";
+}
+
+TEST(Tls, AServerThatAsksForCertificatesTakesItsRootsAlone) {
+  const std::string ours = NewCertificates("ours"), theirs = NewCertificates("theirs");
+  const Server server(ServerOf(ours, /*ask_clients=*/true));
+  EXPECT_TRUE(server.Ask(ClientOf(ours, true)).ok());
+  EXPECT_FALSE(server.Ask(ClientOf(ours, false)).ok()) << "none shown";
+  TlsClientOptions forged = ClientOf(theirs, true);
+  forged.ca = ours + "/ca.pem";
+  EXPECT_FALSE(server.Ask(forged).ok()) << "of another root";
+}
+
+TEST(Tls, AHostThatTheCertificateDoesNotNameIsNotTrusted) {
+  const std::string directory = absl::StrCat(testing::TempDir(), "/elsewhere");
+  std::filesystem::remove_all(directory);
+  const std::string command =
+      absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/tools/make_certificates.sh ", directory, " example.org");
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const Server server(ServerOf(directory, false));
+  EXPECT_FALSE(server.Ask(ClientOf(directory, false)).ok());
+}
+
+TEST(Tls, RenewedCertificatesAreTakenWithoutARestart) {
+  const std::string directory = NewCertificates("renewed"), theirs = NewCertificates("theirs");
+  const Server server(ServerOf(directory, false));
+  ASSERT_TRUE(server.Ask(ClientOf(directory, false)).ok());
+  for (const char* file : {"service.pem", "service.key"}) {
+    std::filesystem::copy_file(theirs + "/" + file, absl::StrCat(directory, "/", file, ".new"));
+    std::filesystem::rename(absl::StrCat(directory, "/", file, ".new"), directory + "/" + file);
+  }
+  bool taken = false;
+  for (int i = 0; i < 100 && !taken; ++i, absl::SleepFor(absl::Milliseconds(100))) {
+    taken = server.Ask(ClientOf(theirs, false)).ok();
+  }
+  EXPECT_TRUE(taken);
+}
+
+TEST(CheckTls, SaysWhichFileIsMissingOrWrong) {
+  const std::string ours = NewCertificates("ours"), theirs = NewCertificates("theirs");
+  const auto refusal = [](TlsServerOptions options) { return std::string(CheckTls(options).message()); };
+  EXPECT_EQ(refusal({}), "");
+  EXPECT_EQ(refusal(ServerOf(ours, true)), "");
+  EXPECT_THAT(refusal({"/no/cert.pem", ours + "/service.key", "", false}),
+              HasSubstr("--tls-cert: /no/cert.pem: No such"));
+  EXPECT_THAT(refusal({ours + "/service.pem", "/no/key", "", false}), HasSubstr("--tls-key: /no/key: No such file"));
+  EXPECT_THAT(refusal({ours + "/service.pem", "", "", false}), HasSubstr("give both"));
+  EXPECT_THAT(refusal({"", ours + "/service.key", "", false}), HasSubstr("give both"));
+  EXPECT_THAT(refusal({ours + "/service.pem", theirs + "/service.key", "", false}), HasSubstr("is not the key of"));
+  EXPECT_THAT(refusal({ours + "/service.key", ours + "/service.key", "", false}), HasSubstr("holds no certificate"));
+  EXPECT_THAT(refusal({ours + "/service.pem", ours + "/service.pem", "", false}), HasSubstr("holds no private key"));
+  EXPECT_THAT(refusal({"", "", ours + "/ca.pem", false}), HasSubstr("--tls-client-ca: needs"));
+  EXPECT_THAT(refusal({ours + "/service.pem", ours + "/service.key", "/no/ca.pem", false}),
+              HasSubstr("--tls-client-ca: /no/ca.pem"));
+  EXPECT_THAT(std::string(CheckTls(TlsClientOptions{"/no/ca.pem", "", ""}).message()),
+              HasSubstr("--tls-ca: /no/ca.pem"));
+  EXPECT_THAT(std::string(CheckTls(TlsClientOptions{"", ours + "/service.pem", ours + "/service.key"}).message()),
+              HasSubstr("needs --tls-ca"));
+}
+
+TEST(CheckPlaintextAddress, RefusesWhatOtherMachinesReach) {
+  const auto allowed = [](const std::string& address) {
+    return CheckPlaintextAddress("grpc-address", address, false).ok();
+  };
+  for (const char* address : {"127.0.0.1:0", "127.8.9.10:80", "[::1]:0", "localhost:80"}) EXPECT_TRUE(allowed(address));
+  for (const char* address :
+       {"0.0.0.0:0", "10.0.0.1:80", "[::]:0", "[fe80::1]:1", "example.org:1", "127.example.org:1"}) {
+    EXPECT_FALSE(allowed(address)) << address;
+    EXPECT_TRUE(CheckPlaintextAddress("grpc-address", address, true).ok());
+  }
+  EXPECT_THAT(std::string(CheckPlaintextAddress("grpc-address", "0.0.0.0:1", false).message()),
+              HasSubstr("--grpc-address: other machines may reach 0.0.0.0:1"));
+  EXPECT_THAT(std::string(CheckPlaintextAddress("grpc-address", "nonsense", true).message()),
+              HasSubstr("--grpc-address: expected host:port"));
+}
+
+}  // namespace
+}  // namespace conclave
