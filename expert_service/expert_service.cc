@@ -14,6 +14,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/daemon/target_flags.h"
+#include "moe/daemon/tls.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
 #include "moe/transport/grpc/expert_codec.h"
@@ -76,6 +77,7 @@ absl::Status ExpertServiceOptions::Validate() const {
   if (!ucx_address.empty()) {
     const absl::StatusOr<SocketAddress> address = SocketAddress::Parse(ucx_address);
     if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--ucx-address: ", address.status().message()));
+    RETURN_IF_ERROR(CheckPlaintextAddress("ucx-address", ucx_address, daemon.tls.allow_insecure));
   }
   return absl::OkStatus();
 }

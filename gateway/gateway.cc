@@ -71,6 +71,8 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("usage-log", &usage_log, "file that gets one JSON object a request; opened anew on SIGHUP; empty: none");
   flags.AddBytes("usage-log-max", &usage_log_bytes_max, "size at which the usage log becomes FILE.1; 0: any size");
   flags.Add("router-wait", &router_wait, "how long the first attention service may take to load");
+  flags.Add("resume-wait", &resume_wait,
+            "how long an answer that has begun waits for an attention service that can go on with it");
   router_tls.AddTo(flags);
   http.AddTo(flags);
   daemon.AddTo(flags);
@@ -85,9 +87,9 @@ absl::Status GatewayOptions::Validate() const {
     if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--router: ", address.status().message()));
     if (!seen.insert(router).second) return absl::InvalidArgumentError(absl::StrCat("--router: ", router, " twice"));
   }
-  // HTTP speaks plaintext.
   if (!http.address.empty()) {
-    RETURN_IF_ERROR(CheckPlaintextAddress("http-address", http.address, daemon.tls.allow_insecure));
+    const bool http_is_open = !http.tls_cert.empty() || daemon.tls.allow_insecure;
+    RETURN_IF_ERROR(CheckPlaintextAddress("http-address", http.address, http_is_open));
   }
   return http.Validate();
 }
@@ -124,6 +126,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
                        model->chat_template != nullptr ? "ready" : model->chat_status.message()));
   RouterPoolOptions pool;
   pool.addresses = options.routers;
+  pool.resume_wait = options.resume_wait;
   ASSIGN_OR_RETURN(pool.credentials, NewChannelCredentials(options.router_tls));
   routers = RouterPool::Create(pool, *metrics);
   ASSIGN_OR_RETURN(const v1::GetStatusResponse status, routers->WaitUntilServing(absl::Now() + options.router_wait));
@@ -148,6 +151,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
                        http == nullptr ? "" : absl::StrCat(", http ", http->address())));
   const absl::Status end = daemon->Run([&](absl::Time deadline) {
     api->SetStopping();
+    routers->StopWaiting();
     dispatcher->Drain(deadline);
     service->Drain(deadline);
     if (http != nullptr) http->Drain(deadline);

@@ -29,6 +29,7 @@ struct GatewayOptions {
   std::string usage_log;  // a file; empty: none
   int64_t usage_log_bytes_max = 64 << 20;
   absl::Duration router_wait = absl::Minutes(30);
+  absl::Duration resume_wait = absl::Seconds(60);
   HubEnvironment hub;  // read by main
 
   GatewayOptions() { daemon.name = "gateway"; }

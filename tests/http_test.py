@@ -302,7 +302,7 @@ class TlsTest(unittest.TestCase):
 
 class LifeTest(unittest.TestCase):
     def test_a_dead_attention_service_is_an_error_event_in_mid_stream(self):
-        with Cluster("--model", DEMO_MODEL, "--transport", "inproc") as cluster:
+        with Cluster("--model", DEMO_MODEL, "--transport", "inproc", "--gateway-flags", "resume-wait=1s") as cluster:
             client = Client(cluster.http())
             with Connection(client.address) as connection:
                 fields = {"prompt": STORY, "max_tokens": 1900, "ignore_eos": True, "stream": True}

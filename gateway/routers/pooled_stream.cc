@@ -174,8 +174,11 @@ void PooledStream::Tick(absl::Time now) {
     if (waiting_for_.ok()) return;
     if (cancelled()) return End(absl::CancelledError("the client has gone"));
     if (now >= deadline_) return End(absl::DeadlineExceededError("the deadline came while the answer waited to go on"));
-    if (now >= wait_until_) return End(waiting_for_);
-    if (TryNext()) (heard_ ? parts_.resumed : parts_.retried)->Add(1);
+    if (TryNext()) {
+      (heard_ ? parts_.resumed : parts_.retried)->Add(1);
+    } else if (now >= wait_until_ || parts_.stopping.load()) {
+      End(waiting_for_);
+    }
     return;
   }
   const absl::Duration patience = std::max(parts_.options.stall_timeout, kTokenTimesMax * token_time_);

@@ -3,6 +3,7 @@
 #ifndef CONCLAVE_GATEWAY_ROUTERS_POOLED_STREAM_H_
 #define CONCLAVE_GATEWAY_ROUTERS_POOLED_STREAM_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -28,6 +29,7 @@ struct PoolParts {
   RouterSet& set;
   const std::vector<std::unique_ptr<RouterClient>>& clients;  // [routers]
   OpenCalls& streams;                                         // counts PooledStream objects
+  const std::atomic<bool>& stopping;                          // nobody waits any more
   Counter* resumed;
   Counter* retried;
 };

@@ -1,6 +1,7 @@
 #include "gateway/routers/router_pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <set>
 #include <thread>
@@ -32,6 +33,7 @@ class RouterPoolImpl final : public RouterPool {
             set_,
             clients_,
             open_,
+            stopping_,
             metrics.AddCounter("conclave_gateway_streams_resumed_total",
                                "Answers that went on at another attention service.", {}),
             metrics.AddCounter("conclave_gateway_requests_retried_total",
@@ -76,6 +78,8 @@ class RouterPoolImpl final : public RouterPool {
     }
     return *set_.identity();
   }
+
+  void StopWaiting() override { stopping_.store(true); }
 
   bool serving() const override { return set_.any_usable(); }
 
@@ -123,9 +127,10 @@ class RouterPoolImpl final : public RouterPool {
     do {
       const absl::Duration patience = std::max(options_.hang_timeout, kLatenciesMax * set_.latency(router));
       const absl::Time asked = absl::Now();
+      const int running = set_.running(router);
       const auto status = clients_[static_cast<size_t>(router)]->GetStatus(patience);
       if (status.ok()) {
-        set_.Report(router, *status, absl::Now() - asked);
+        set_.Report(router, *status, absl::Now() - asked, running);
         continue;
       }
       const bool hangs = absl::IsDeadlineExceeded(status.status());
@@ -157,6 +162,7 @@ class RouterPoolImpl final : public RouterPool {
   RouterSet set_;
   std::vector<std::unique_ptr<RouterClient>> clients_;
   OpenCalls open_;
+  std::atomic<bool> stopping_{false};
   const PoolParts parts_;
   std::unique_ptr<RefreshHook> hook_;
   absl::Mutex mutex_;

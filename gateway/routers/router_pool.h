@@ -43,6 +43,8 @@ class RouterPool : public DecodeBackend {
   virtual absl::StatusOr<v1::GetStatusResponse> WaitUntilServing(absl::Time deadline) = 0;
   // Whether any service can be used now.
   virtual bool serving() const = 0;
+  // From now on an answer that waits for a service ends where none is usable: this gateway is stopping.
+  virtual void StopWaiting() = 0;
   // `on_change` is told whether any service can be used, soon and whenever that changes, by a thread of the pool's; it
   // must not call back. Null: nobody is told any more, once this returns.
   virtual void WatchServing(std::function<void(bool serving)> on_change) = 0;

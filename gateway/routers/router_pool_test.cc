@@ -302,6 +302,19 @@ TEST_F(RouterPoolTest, AStreamWaitsNoLongerThanItMayAndEndsWhenItIsCancelled) {
   EXPECT_EQ(waits->end.code(), absl::StatusCode::kUnavailable);
 }
 
+TEST_F(RouterPoolTest, NobodyWaitsForAServiceOnceTheGatewayStops) {
+  Start(1);
+  routers_[0]->Answer(Decoding(5));
+  const auto recorder = std::make_shared<Recorder>();
+  Decode(recorder);
+  ASSERT_TRUE(recorder->Gets(5));
+  routers_[0]->Stop();
+  EXPECT_FALSE(recorder->ended.WaitForNotificationWithTimeout(absl::Milliseconds(300)));
+  pool_->StopWaiting();
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_EQ(recorder->end.code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(RouterPoolTest, ASequenceThatKillsItsServiceDoesNotKillThemAll) {
   Start(1);
   // Every attempt ends as if the service had died, though it is back at once.

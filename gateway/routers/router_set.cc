@@ -30,7 +30,7 @@ absl::Status CheckAlike(const v1::GetStatusResponse& first, const v1::GetStatusR
 
 RouterSet::RouterSet(const std::vector<std::string>& addresses) : addresses_(addresses), routers_(addresses.size()) {}
 
-void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Duration latency) {
+void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Duration latency, int running) {
   absl::MutexLock lock(&mutex_);
   Router& router = routers_[static_cast<size_t>(index)];
   // Where all have gone, the first that comes back says what is served: they may all have been updated.
@@ -44,7 +44,8 @@ void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Dur
   router.latency =
       router.latency == absl::ZeroDuration() ? latency : (1 - kLatencyShare) * router.latency + kLatencyShare * latency;
   const int load = static_cast<int>(status.requests_queued() + status.requests_running());
-  router.load_of_others = std::max(0, load - router.running);
+  // What ended or began meanwhile is ours all the same.
+  router.load_of_others = std::max(0, load - std::max(running, router.running));
   if (const absl::Status alike = CheckAlike(*identity_, status); !alike.ok()) return SetDownLocked(index, alike);
   if (status.draining()) return SetDownLocked(index, absl::UnavailableError("is stopping"));
   if (!router.up) LogInfo(absl::StrCat("attention service ", address(index), " is in use"));
@@ -123,6 +124,11 @@ absl::Duration RouterSet::latency(int router) const {
 int RouterSet::load(int router) const {
   absl::MutexLock lock(&mutex_);
   return routers_[static_cast<size_t>(router)].running + routers_[static_cast<size_t>(router)].load_of_others;
+}
+
+int RouterSet::running(int router) const {
+  absl::MutexLock lock(&mutex_);
+  return routers_[static_cast<size_t>(router)].running;
 }
 
 bool RouterSet::AwaitUsable(absl::Time deadline) const {

@@ -23,8 +23,8 @@ class RouterSet {
   const std::string& address(int router) const { return addresses_[static_cast<size_t>(router)]; }
   int size() const { return static_cast<int>(addresses_.size()); }
 
-  // The service said how it is, `latency` after it was asked.
-  void Report(int router, const v1::GetStatusResponse& status, absl::Duration latency);
+  // The service said how it is, `latency` after it was asked, when `running` sequences of ours were there.
+  void Report(int router, const v1::GetStatusResponse& status, absl::Duration latency, int running);
   // It cannot be used until it reports again. `why` stands in logs and refusals.
   void SetDown(int router, const absl::Status& why);
   // A sequence has gone there, or ended there.
@@ -41,6 +41,7 @@ class RouterSet {
   // How long its answers about its status take, on average.
   absl::Duration latency(int router) const;
   int load(int router) const;
+  int running(int router) const;  // of ours alone
   // Blocks until a service is usable, or false at the deadline.
   bool AwaitUsable(absl::Time deadline) const;
 

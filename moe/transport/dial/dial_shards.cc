@@ -41,7 +41,8 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> Ucx(const std::vector<std::string>
   ucx.numeric_profile = options.numeric_profile;
   ucx.checksum = options.checksum;
   ucx.worker.loopback_only = AllOnLoopback(addresses);
-  return NewUcxTransport(static_cast<int>(addresses.size()), NewGrpcDataPlaneClient(addresses, options.credentials), ucx);
+  return NewUcxTransport(static_cast<int>(addresses.size()), NewGrpcDataPlaneClient(addresses, options.credentials),
+                         ucx);
 }
 
 // Progresses until every shard is connected or has said that it will not be.

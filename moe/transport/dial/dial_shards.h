@@ -36,11 +36,12 @@ struct DialOptions {
   std::string numeric_profile;
   bool checksum = false;
   std::shared_ptr<grpc::ChannelCredentials> credentials;  // of gRPC; null: plaintext
-  absl::Duration ucx_wait = absl::Seconds(5);  // for UCX connections, once, before the choice is logged
+  absl::Duration ucx_wait = absl::Seconds(5);             // for UCX connections, once, before the choice is logged
 };
 
 // addresses[i]: host:port of the gRPC server of ShardId{i}. Logs which way activations take, shard by shard, and why
-// where it is not UCX. UCX does not encrypt: with credentials kAuto means gRPC. With kUcx alone it can fail: UNAVAILABLE or INTERNAL says which shard is not reached, and why.
+// where it is not UCX. UCX does not encrypt: with credentials kAuto means gRPC. With kUcx alone it can fail:
+// UNAVAILABLE or INTERNAL says which shard is not reached, and why.
 absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
                                                       const DialOptions& options);
 

@@ -95,8 +95,7 @@ class Client final : public DataPlaneClient {
   void Collect() {
     void* tag = nullptr;
     bool ok = false;
-    while (queue_.AsyncNext(&tag, &ok, std::chrono::system_clock::time_point()) ==
-           grpc::CompletionQueue::GOT_EVENT) {
+    while (queue_.AsyncNext(&tag, &ok, std::chrono::system_clock::time_point()) == grpc::CompletionQueue::GOT_EVENT) {
       Take(static_cast<Question*>(tag));
     }
   }

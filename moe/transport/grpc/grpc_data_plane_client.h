@@ -15,8 +15,8 @@ class ChannelCredentials;
 
 namespace conclave {
 
-// addresses[i]: host:port of ShardId{i}'s control channel. `credentials`: null for plaintext. An answer that takes longer
-// than `timeout` is DEADLINE_EXCEEDED.
+// addresses[i]: host:port of ShardId{i}'s control channel. `credentials`: null for plaintext. An answer that takes
+// longer than `timeout` is DEADLINE_EXCEEDED.
 std::unique_ptr<DataPlaneClient> NewGrpcDataPlaneClient(const std::vector<std::string>& addresses,
                                                         std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr,
                                                         absl::Duration timeout = absl::Seconds(3));

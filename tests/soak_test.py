@@ -1,0 +1,95 @@
+"""Random load, overload and lost clients: nothing leaks, and whoever is let in is served."""
+import json
+import os
+import re
+import subprocess
+import unittest
+
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, FULL, Cluster, clean_environment, eventually, generate
+from routers_test import metrics
+
+LOAD_CLIENT = os.path.join(os.path.dirname(os.path.dirname(CONCLAVE)), "tests", "load_client")
+
+
+def load(cluster, seconds, **options):
+    """Runs the load client to its end; the object that it prints."""
+    flags = [f"--{name}={value}" for name, value in {"seconds": seconds, **options}.items()]
+    result = subprocess.run([LOAD_CLIENT, f"--gateway={cluster.gateway()}", *flags], capture_output=True, text=True,
+                            timeout=seconds + 120, env=clean_environment())
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def resident_kib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
+
+
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class SoakTest(unittest.TestCase):
+    def setUp(self):
+        # Small limits, so that both queue and cache are full now and then.
+        self.cluster = Cluster("--model", DEMO_MODEL, "--shards", 2, "--compute", "f32",
+                               "--router-flags", "max-running=6 max-queued=6 kv-memory=8MiB")
+        self.addCleanup(self.cluster.__exit__)
+
+    def assert_idle(self):
+        """Every block of the cache is free or kept for its prefix alone, and no request runs or waits."""
+        def busy():
+            router = metrics(self.cluster.processes("router")[0])
+            gateway = metrics(self.cluster.processes("gateway")[0])
+            held = router["conclave_router_kv_blocks_used"] - router.get("conclave_router_kv_blocks_cached", 0)
+            return {"blocks": held, "queued": router["conclave_router_requests_queued"],
+                    "running": router["conclave_router_requests_running"],
+                    "answers": gateway["conclave_gateway_requests_running"]}
+        self.assertTrue(eventually(lambda: not any(busy().values())), busy())
+
+    def test_random_requests_cancels_and_lost_clients_leave_nothing_behind(self):
+        processes = self.cluster.processes()
+        prompt = ["--gateway", self.cluster.gateway(), "--prompt", "Once upon a time", "--max-tokens", 24,
+                  "--hash-logits"]
+        before = generate(*prompt)
+        warm = load(self.cluster, 8, workers=10, seed=1)  # pools and caches reach their size
+        self.assert_idle()
+        sizes = {p["name"]: (resident_kib(p["pid"]), descriptors(p["pid"])) for p in processes}
+        after = load(self.cluster, 600 if FULL else 25, workers=10, seed=2)
+        print("soak:", json.dumps({"warm": warm, "measured": after}))
+        self.assert_idle()
+        self.assertGreater(after["codes"]["OK"], 20)
+        self.assertGreater(after["codes"]["CANCELLED"], 5)
+        self.assertEqual(after["messages"], {}, "only refusals are errors")
+        for process in processes:
+            kib, files = sizes[process["name"]]
+            grown = resident_kib(process["pid"]) - kib
+            print(f"soak: {process['name']}: {kib} KiB resident at first, {grown:+} KiB after")
+            self.assertLess(grown, 32 * 1024 + kib // 10, process["name"])
+            self.assertTrue(eventually(lambda: descriptors(process["pid"]) <= files + 5),
+                            (process["name"], files, descriptors(process["pid"])))
+        self.assertEqual(generate(*prompt)["logits_hash"], before["logits_hash"])
+
+    def test_ten_times_the_load_is_refused_at_once_and_goodput_stays(self):
+        gateway = self.cluster.processes("gateway")[0]["pid"]
+        seconds = 30 if FULL else 8
+        load(self.cluster, 2, workers=6, mode="steady")
+        full = load(self.cluster, seconds, workers=12, mode="steady")
+        resident = resident_kib(gateway)
+        over = load(self.cluster, seconds, workers=120, mode="steady")
+        ratio = over["tokens_per_second"] / full["tokens_per_second"]
+        print(f"overload: {full['tokens_per_second']:.0f} tokens/s at saturation, {over['tokens_per_second']:.0f} at ten "
+              f"times the load (ratio {ratio:.2f}); {over['codes']}; refusals p50 {over['refusal_ms_p50']:.1f} ms, p99 "
+              f"{over['refusal_ms_p99']:.1f} ms; gateway {resident_kib(gateway) - resident:+} KiB")
+        self.assertEqual(over["messages"], {})
+        self.assertGreater(over["codes"]["RESOURCE_EXHAUSTED"], 50)
+        self.assertEqual(over["refusals_without_retry"], 0)
+        # Bounds of liveness; the figures above are for people.
+        self.assertGreater(ratio, 0.5)
+        self.assertLess(over["refusal_ms_p50"], 5000)
+        self.assertLess(resident_kib(gateway) - resident, 64 * 1024)
+        self.assert_idle()
+
+
+if __name__ == "__main__":
+    unittest.main()
