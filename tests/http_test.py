@@ -301,6 +301,21 @@ class TlsTest(unittest.TestCase):
 
 
 class LifeTest(unittest.TestCase):
+    def test_an_answer_that_takes_too_long_is_504_or_an_error_event(self):
+        with Cluster("--model", DEMO_MODEL, "--transport", "inproc") as cluster:
+            gateway = Gateway(cluster, "--http-request-timeout", "300ms")
+            try:
+                client = Client(gateway.http())
+                late = client.complete(max_tokens=1900, ignore_eos=True)
+                self.assertEqual((late.status, late.error()["code"]), (504, "timeout"))
+                events = client.complete(max_tokens=1900, ignore_eos=True, stream=True).events()
+                self.assertIn("choices", events[0])
+                self.assertEqual(events[-1]["error"]["code"], "timeout")
+                self.assertTrue(eventually(lambda: is_free(cluster)))
+                self.assertEqual(client.complete().status, 200)
+            finally:
+                self.assertEqual(gateway.stop(), 0)
+
     def test_a_dead_attention_service_is_an_error_event_in_mid_stream(self):
         with Cluster("--model", DEMO_MODEL, "--transport", "inproc", "--gateway-flags", "resume-wait=1s") as cluster:
             client = Client(cluster.http())
