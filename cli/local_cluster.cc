@@ -181,7 +181,8 @@ void DeclareTarget(CommandFlags& flags, TargetOptions& options) {
       .choices = {"auto", "f32", "bf16", "fp8"};
   flags.Add("gpu-memory", ByteCount{&options.gpu_memory_bytes}, "SIZE",
             "memory of the GPU that may be used; 0: nearly all that is free");
-  flags.Add("isa", &options.isa, "NAME", "force a CPU kernel set: scalar, avx2, avx512, avx512-bf16").hidden = true;
+  flags.Add("isa", &options.isa, "NAME", "force a CPU kernel set: scalar, avx2, avx512, avx512-bf16, amx").hidden =
+      true;
 }
 
 absl::Status ValidateTarget(const TargetOptions& options) {

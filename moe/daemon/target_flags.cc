@@ -8,7 +8,7 @@ void AddTargetFlags(Flags& flags, TargetOptions& options) {
                  "memory of the GPU that may be used, weights, caches and all; 0: nearly all that is free");
   flags.Add("compute", &options.compute, "auto, f32, bf16 or, on a GPU, fp8; the same on the router and on all shards");
   flags.Add("isa", &options.isa,
-            "forces a CPU kernel set: scalar, avx2, avx512 or avx512-bf16; empty: the best of this CPU");
+            "forces a CPU kernel set: scalar, avx2, avx512, avx512-bf16 or amx; empty: the best of this CPU");
 }
 
 }  // namespace conclave

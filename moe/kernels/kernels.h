@@ -20,7 +20,9 @@ namespace conclave {
 // What products are computed in. kF32: float32 over the stored weights, the oracle. kBF16: inputs of matrix
 // products rounded to bfloat16, products of bfloat16 pairs accumulated in float32. kF8, on accelerators alone: the
 // routed experts' inputs are quantised to e4m3 with a scale per row and 128 values (DeepSeek-V3, section 3.3.2).
-enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3 };
+// kBF16x3: inputs of matrix products (and float32 weights) as the sum of three bfloat16, which are float32's 24 bits,
+// all else as kF32: for dot units that take bfloat16 alone, where float32 is asked for.
+enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3, kBF16x3 = 4 };
 absl::string_view Name(Compute compute);
 
 // One row of scores over a paged latent KV cache. All pointers are to float32 but `pages`.
@@ -44,9 +46,26 @@ inline constexpr int kAttentionChunkTokens = 64;
 // Floats that one thread needs in MlaAttentionArgs::scratch.
 int64_t MlaScratchFloats(int heads, int latent, int rope);
 
+// Rows of x in the form in which a table's products read them: packed once, read by every thread that computes some
+// columns. How is the table's own matter. Non-owning; `data` has Kernels::packed_bytes(rows, cols), of any alignment.
+struct PackedRows {
+  void* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+// Where a call that fills some of the rows or columns of PackedRows begins, it begins at a multiple of these.
+inline constexpr int64_t kPackedRowsMultiple = 80;
+inline constexpr int64_t kPackedColumnsMultiple = 32;
+
+// Where tables that have no better place keep gate and up: [rows, N] F32 each.
+struct SwigluScratch {
+  MatView gate;
+  MatView up;
+};
+
 // Pure functions; thread-safe; no allocation. All activations are float32 unless a view says otherwise.
 struct Kernels {
-  absl::string_view isa;  // "reference", "scalar", "avx2", "avx512", "avx512-bf16"
+  absl::string_view isa;  // "reference", "scalar", "avx2", "avx512", "avx512-bf16", "amx"
   Compute compute;
 
   // y[m, n] = Σ_k x[m, k] · W[n, k] for output columns [n_begin, n_end). x: [M, K] F32 or BF16; y: [M, N] F32.
@@ -54,6 +73,16 @@ struct Kernels {
   // their products are float32. F8_E4M3 is exact as BF16; block scales multiply float32 sums over their blocks.
   // REQUIRES: x.cols == w.cols(), y.cols == w.rows(), and for block-quantised W any n_begin.
   void (*linear)(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y);
+  // The bytes that PackedRows take: proportional to their number.
+  int64_t (*packed_bytes)(int64_t rows, int64_t cols);
+  // Rows [begin, end) of out: row i is row indexes[i] of x, or i where indexes is null. x: [M, cols] F32 or BF16.
+  void (*pack)(ConstMatView x, const int32_t* indexes, int64_t begin, int64_t end, const PackedRows& out);
+  // As `linear`, of the very same bits.
+  void (*linear_packed)(const PackedRows& x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y);
+  // out[m, n] = silu(Σ_k x[m, k] · G[n, k]) · (Σ_k x[m, k] · U[n, k]), packed, for columns [n_begin, n_end) of out
+  // [M, N]; the products are float32 until they are packed. REQUIRES: gate and up of one shape and dtype.
+  void (*swiglu_packed)(const PackedRows& x, const WeightView& gate, const WeightView& up, int64_t n_begin,
+                        int64_t n_end, const SwigluScratch& scratch, const PackedRows& out);
   // y[m, k] = Σ_n x[m, n] · W[n, k] for columns [k_begin, k_end): W used the other way round, n ascending.
   // x: [M, N] F32, y: [M, K] F32. MLA's absorbed query needs it (W_UK).
   void (*linear_transposed)(ConstMatView x, const WeightView& w, int64_t k_begin, int64_t k_end, MatView y);
@@ -73,9 +102,10 @@ struct Kernels {
 // The plain loops: the oracle of every other table.
 const Kernels& ReferenceKernels(Compute compute);
 
-// The fastest table that this CPU runs. `forced_isa` names one ("scalar", "avx2", "avx512", "avx512-bf16"; empty:
-// choose); FAILED_PRECONDITION where this CPU cannot run it, INVALID_ARGUMENT for an unknown name.
-// kBF16 without bfloat16 dot instructions emulates them in float32 with the same roundings of the inputs.
+// The fastest table that this CPU runs. `forced_isa` names one ("scalar", "avx2", "avx512", "avx512-bf16", "amx";
+// empty: choose); FAILED_PRECONDITION where this CPU cannot run it, INVALID_ARGUMENT for an unknown name or one that
+// has no table for `compute`: kBF16x3 is AMX's alone, and kF32 is not among what dot units do. kBF16 without bfloat16
+// dot instructions emulates them in float32 with the same roundings of the inputs.
 absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view forced_isa);
 // Whether this CPU has bfloat16 dot products: `--compute auto` means bf16 there and f32 elsewhere.
 bool CpuHasBf16();

@@ -21,8 +21,8 @@ namespace conclave::testing {
 // Every table that this CPU runs, fastest first; without the reference.
 inline std::vector<const Kernels*> TablesOfThisCpu() {
   std::vector<const Kernels*> tables;
-  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
-    for (const char* isa : {"avx512-bf16", "avx512", "avx2", "scalar"}) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16, Compute::kBF16x3}) {
+    for (const char* isa : {"amx", "avx512-bf16", "avx512", "avx2", "scalar"}) {
       const auto table = CpuKernels(compute, isa);
       if (table.ok()) tables.push_back(*table);
     }
@@ -108,6 +108,21 @@ class TestWeight {
   std::vector<uint8_t> bytes_;
   std::vector<uint8_t> scales_;
   WeightView view_;
+};
+
+// Packed rows that own their bytes, which begin as NaN in every reading.
+class TestPackedRows {
+ public:
+  TestPackedRows(const Kernels& kernels, int64_t rows, int64_t cols)
+      : bytes_(DType::kU8, 1, kernels.packed_bytes(rows, cols)), rows_{bytes_.view().data, rows, cols} {
+    std::memset(bytes_.view().data, 0xff, bytes_.bytes());
+  }
+  const PackedRows& rows() const { return rows_; }
+  int64_t bytes() const { return bytes_.bytes(); }
+
+ private:
+  MatBuffer bytes_;
+  PackedRows rows_;
 };
 
 // The bits, so that NaN equals itself and +0 does not equal -0.

@@ -1,26 +1,32 @@
 #include "moe/model/dense_ffn.h"
 
-#include "moe/model/linears.h"
+#include <algorithm>
+
+#include "moe/kernels/parallel.h"
 
 namespace conclave {
 
-DenseFfn::DenseFfn(const Kernels& kernels, ThreadPool& threads, int intermediate_max, int rows_max)
+DenseFfn::DenseFfn(const Kernels& kernels, ThreadPool& threads, int hidden, int intermediate_max, int rows_max)
     : kernels_(kernels),
       threads_(threads),
+      packer_(kernels, threads, rows_max, hidden),
+      activation_(kernels, threads, rows_max, intermediate_max),
       gate_(DType::kF32, rows_max, intermediate_max),
       up_(DType::kF32, rows_max, intermediate_max) {}
 
 void DenseFfn::Run(const FfnWeights& weights, ConstMatView x, MatView out) {
   const int64_t intermediate = weights.gate.rows();
-  const MatView gate = gate_.first(x.rows).Cols(0, intermediate);
-  const MatView up = up_.first(x.rows).Cols(0, intermediate);
-  RunLinears(kernels_, threads_, {{x, &weights.gate, gate}, {x, &weights.up, up}});
-  threads_.ParallelFor(x.rows, TaskGrain(x.rows, 16 * intermediate, threads_.threads()),
-                       [&](int64_t begin, int64_t end) {
-                         const MatView product = gate.Rows(begin, end - begin);
-                         kernels_.silu_mul(product, up.Rows(begin, end - begin), product);
-                       });
-  RunLinears(kernels_, threads_, {{gate, &weights.down, out}});
+  const PackedRows packed = packer_.Pack(x);
+  const PackedRows activation = activation_.Rows(x.rows, intermediate);
+  const SwigluScratch scratch = {gate_.first(x.rows).Cols(0, intermediate), up_.first(x.rows).Cols(0, intermediate)};
+  // Half the columns a piece, as each stands for two products.
+  const int64_t columns =
+      std::max<int64_t>(kPackedColumnsMultiple, LinearGrain(x.rows, weights.gate, threads_.threads()) / 2 /
+                                                    kPackedColumnsMultiple * kPackedColumnsMultiple);
+  threads_.ParallelFor(intermediate, columns, [&](int64_t begin, int64_t end) {
+    kernels_.swiglu_packed(packed, weights.gate, weights.up, begin, end, scratch, activation);
+  });
+  RunLinears(kernels_, threads_, activation, {{&weights.down, out}});
 }
 
 }  // namespace conclave

@@ -5,6 +5,7 @@
 #include "moe/base/thread_pool.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_ffn.h"
+#include "moe/model/linears.h"
 #include "moe/tensor/buffer.h"
 
 namespace conclave {
@@ -13,7 +14,7 @@ namespace conclave {
 class DenseFfn {
  public:
   // `kernels` are DenseKernels(...).
-  DenseFfn(const Kernels& kernels, ThreadPool& threads, int intermediate_max, int rows_max);
+  DenseFfn(const Kernels& kernels, ThreadPool& threads, int hidden, int intermediate_max, int rows_max);
 
   // out = down · (silu(gate · x) ⊙ (up · x)), not rounded. x, out: [rows, hidden] F32.
   // REQUIRES: rows and the weights' intermediate size are within what it was sized for.
@@ -22,8 +23,10 @@ class DenseFfn {
  private:
   const Kernels& kernels_;
   ThreadPool& threads_;
-  MatBuffer gate_;  // [rows_max, intermediate_max] F32
-  MatBuffer up_;    // [rows_max, intermediate_max] F32
+  RowPacker packer_;      // of x
+  RowPacker activation_;  // [rows_max, intermediate_max] packed
+  MatBuffer gate_;        // [rows_max, intermediate_max] F32
+  MatBuffer up_;          // [rows_max, intermediate_max] F32
 };
 
 }  // namespace conclave

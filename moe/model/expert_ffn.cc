@@ -26,6 +26,11 @@ absl::StatusOr<FfnWeights> LoadFfn(const Checkpoint& checkpoint, absl::string_vi
   FfnWeights ffn;
   ASSIGN_OR_RETURN(ffn.gate, checkpoint.Weight(absl::StrCat(prefix, ".gate_proj.weight"), intermediate, hidden));
   ASSIGN_OR_RETURN(ffn.up, checkpoint.Weight(absl::StrCat(prefix, ".up_proj.weight"), intermediate, hidden));
+  if (ffn.gate.matrix.dtype != ffn.up.matrix.dtype) {
+    return absl::DataLossError(absl::StrCat(checkpoint.directory(), ": ", prefix, ".gate_proj is ",
+                                            Name(ffn.gate.matrix.dtype), " but .up_proj is ", Name(ffn.up.matrix.dtype),
+                                            "; store both the same way"));
+  }
   ASSIGN_OR_RETURN(ffn.down, checkpoint.Weight(absl::StrCat(prefix, ".down_proj.weight"), hidden, intermediate));
   return ffn;
 }
@@ -37,13 +42,14 @@ GroupedExperts::GroupedExperts(const Kernels& kernels, ThreadPool& threads, int 
       intermediate_(intermediate),
       pairs_max_(pairs_max),
       wave_pairs_(std::min(pairs_max, kWavePairsMax)),
-      gathered_(RowDType(kernels.compute), wave_pairs_, hidden),
+      gathered_(DType::kU8, wave_pairs_, kernels.packed_bytes(1, hidden)),
       gate_(DType::kF32, wave_pairs_, intermediate),
       up_(DType::kF32, wave_pairs_, intermediate),
-      activation_(RowDType(kernels.compute), wave_pairs_, intermediate),
+      activation_(DType::kU8, wave_pairs_, kernels.packed_bytes(1, intermediate)),
       down_(DType::kF32, wave_pairs_, hidden),
       order_(pairs_max),
       pair_row_(pairs_max),
+      sources_(pairs_max),
       first_(limits::kExpertsPerLayerMax + 1) {
   groups_.reserve(wave_pairs_);
 }
@@ -56,6 +62,7 @@ void GroupedExperts::SortPairs(absl::Span<const uint32_t> row_offsets, absl::Spa
   for (const int32_t expert : experts) ++first_[expert + 1];
   for (size_t i = 1; i < first_.size(); ++i) first_[i] += first_[i - 1];
   for (size_t pair = 0; pair < experts.size(); ++pair) order_[first_[experts[pair]]++] = static_cast<int32_t>(pair);
+  for (size_t i = 0; i < experts.size(); ++i) sources_[i] = pair_row_[order_[i]];
 }
 
 void GroupedExperts::Run(ConstMatView rows, absl::Span<const uint32_t> row_offsets, absl::Span<const int32_t> experts,
@@ -79,62 +86,75 @@ void GroupedExperts::Run(ConstMatView rows, absl::Span<const uint32_t> row_offse
       used += next - end;
       end = next;
     }
-    Gather(rows, begin, used);
-    RunWave(out);
+    Pack(rows);
+    RunInner();
+    RunDown(out);
     begin = end;
   }
 }
 
-void GroupedExperts::Gather(ConstMatView rows, int64_t begin, int64_t count) {
-  const int64_t row_bytes = int64_t{hidden_} * SizeOf(rows.dtype);
-  threads_.ParallelFor(count, 32, [&](int64_t first, int64_t last) {
+PackedRows GroupedExperts::Packed(MatBuffer& bytes, const Group& group, int64_t cols) {
+  return PackedRows{bytes.view().RowBytes(group.row), group.count, cols};
+}
+
+int64_t GroupedExperts::AverageRows() const {
+  const int64_t groups = static_cast<int64_t>(groups_.size());
+  return (groups_.back().row + groups_.back().count + groups - 1) / groups;
+}
+
+// Each group's rows, gathered once.
+void GroupedExperts::Pack(ConstMatView rows) {
+  const int64_t groups = static_cast<int64_t>(groups_.size());
+  const int64_t grain = TaskGrain(groups, 4 * hidden_ * AverageRows(), threads_.threads());
+  threads_.ParallelFor(groups, grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      std::memcpy(gathered_.view().RowBytes(i), rows.RowBytes(pair_row_[order_[begin + i]]), row_bytes);
+      const Group& group = groups_[i];
+      kernels_.pack(rows, sources_.data() + group.begin, 0, group.count, Packed(gathered_, group, hidden_));
     }
   });
 }
 
-// Two parallel loops over (expert, columns): gate, up and their product; then down and the scatter to pairs.
-void GroupedExperts::RunWave(MatView out) {
+// A parallel loop over (expert, columns): gate, up and their product.
+void GroupedExperts::RunInner() {
   const int64_t groups = static_cast<int64_t>(groups_.size());
-  const bool rounded = activation_.view().dtype != DType::kF32;
-  const int64_t rows = (groups_.back().row + groups_.back().count + groups - 1) / groups;  // of a group, on average
-  const int64_t inner = LinearGrain(rows, groups_[0].weights->gate, threads_.threads());
-  const int64_t inner_tasks = (intermediate_ + inner - 1) / inner;
-  const int64_t inner_work = 2 * rows * inner * hidden_;
-  const int64_t inner_grain = TaskGrain(groups * inner_tasks, inner_work, threads_.threads());
-  threads_.ParallelFor(groups * inner_tasks, inner_grain, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const Group& group = groups_[task / inner_tasks];
-      const int64_t begin = task % inner_tasks * inner;
-      const int64_t count = std::min<int64_t>(inner, intermediate_ - begin);
-      const ConstMatView x = gathered_.view().Rows(group.row, group.count);
-      const MatView gate = gate_.view().Rows(group.row, group.count);
-      const MatView up = up_.view().Rows(group.row, group.count);
-      const MatView activation = activation_.view().Rows(group.row, group.count).Cols(begin, count);
-      kernels_.linear(x, group.weights->gate, begin, begin + count, gate);
-      kernels_.linear(x, group.weights->up, begin, begin + count, up);
-      const MatView product = rounded ? gate.Cols(begin, count) : activation;
-      kernels_.silu_mul(gate.Cols(begin, count), up.Cols(begin, count), product);
-      if (rounded) kernels_.convert(product, activation);
-    }
-  });
-  const int64_t outer = LinearGrain(rows, groups_[0].weights->down, threads_.threads());
-  const int64_t outer_tasks = (hidden_ + outer - 1) / outer;
-  const int64_t outer_work = rows * outer * intermediate_;
-  const int64_t outer_grain = TaskGrain(groups * outer_tasks, outer_work, threads_.threads());
-  threads_.ParallelFor(groups * outer_tasks, outer_grain, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const Group& group = groups_[task / outer_tasks];
-      const int64_t begin = task % outer_tasks * outer;
-      const int64_t count = std::min<int64_t>(outer, hidden_ - begin);
-      const MatView down = down_.view().Rows(group.row, group.count);
-      kernels_.linear(activation_.view().Rows(group.row, group.count), group.weights->down, begin, begin + count, down);
-      for (int64_t i = 0; i < group.count; ++i) {
-        kernels_.convert(down.Rows(i, 1).Cols(begin, count), out.Rows(order_[group.begin + i], 1).Cols(begin, count));
-      }
-    }
-  });
+  const int64_t columns = LinearGrain(AverageRows(), groups_[0].weights->gate, threads_.threads());
+  const int64_t tasks = (intermediate_ + columns - 1) / columns;
+  const int64_t work = 2 * AverageRows() * columns * hidden_;
+  threads_.ParallelFor(
+      groups * tasks, TaskGrain(groups * tasks, work, threads_.threads()), [&](int64_t first, int64_t last) {
+        for (int64_t task = first; task < last; ++task) {
+          const Group& group = groups_[task / tasks];
+          const int64_t begin = task % tasks * columns;
+          const SwigluScratch scratch = {gate_.view().Rows(group.row, group.count),
+                                         up_.view().Rows(group.row, group.count)};
+          kernels_.swiglu_packed(Packed(gathered_, group, hidden_), group.weights->gate, group.weights->up, begin,
+                                 std::min<int64_t>(begin + columns, intermediate_), scratch,
+                                 Packed(activation_, group, intermediate_));
+        }
+      });
+}
+
+// A parallel loop over (expert, columns): down, and the scatter to pairs.
+void GroupedExperts::RunDown(MatView out) {
+  const int64_t groups = static_cast<int64_t>(groups_.size());
+  const int64_t columns = LinearGrain(AverageRows(), groups_[0].weights->down, threads_.threads());
+  const int64_t tasks = (hidden_ + columns - 1) / columns;
+  const int64_t work = AverageRows() * columns * intermediate_;
+  threads_.ParallelFor(groups * tasks, TaskGrain(groups * tasks, work, threads_.threads()),
+                       [&](int64_t first, int64_t last) {
+                         for (int64_t task = first; task < last; ++task) {
+                           const Group& group = groups_[task / tasks];
+                           const int64_t begin = task % tasks * columns;
+                           const int64_t count = std::min<int64_t>(columns, hidden_ - begin);
+                           const MatView down = down_.view().Rows(group.row, group.count);
+                           kernels_.linear_packed(Packed(activation_, group, intermediate_), group.weights->down, begin,
+                                                  begin + count, down);
+                           for (int64_t i = 0; i < group.count; ++i) {
+                             kernels_.convert(down.Rows(i, 1).Cols(begin, count),
+                                              out.Rows(order_[group.begin + i], 1).Cols(begin, count));
+                           }
+                         }
+                       });
 }
 
 }  // namespace conclave

@@ -55,8 +55,12 @@ class GroupedExperts {
     int64_t row;
   };
   void SortPairs(absl::Span<const uint32_t> row_offsets, absl::Span<const int32_t> experts);
-  void Gather(ConstMatView rows, int64_t begin, int64_t count);
-  void RunWave(MatView out);
+  // The three loops of a wave.
+  void Pack(ConstMatView rows);
+  void RunInner();
+  void RunDown(MatView out);
+  int64_t AverageRows() const;  // of the wave's groups
+  PackedRows Packed(MatBuffer& bytes, const Group& group, int64_t cols);
 
   const Kernels& kernels_;
   ThreadPool& threads_;
@@ -64,13 +68,14 @@ class GroupedExperts {
   int intermediate_;
   int pairs_max_;
   int wave_pairs_;
-  MatBuffer gathered_;             // [wave_pairs, hidden] row dtype: rows sorted by expert
+  MatBuffer gathered_;             // [wave_pairs, bytes of a packed row]: rows sorted by expert, packed by group
   MatBuffer gate_;                 // [wave_pairs, intermediate] F32
   MatBuffer up_;                   // [wave_pairs, intermediate] F32
-  MatBuffer activation_;           // [wave_pairs, intermediate] row dtype
+  MatBuffer activation_;           // [wave_pairs, bytes of a packed row], like gathered_
   MatBuffer down_;                 // [wave_pairs, hidden] F32
   std::vector<int32_t> order_;     // [pairs_max] pairs sorted by expert, then by pair
   std::vector<int32_t> pair_row_;  // [pairs_max] the row of each pair
+  std::vector<int32_t> sources_;   // [pairs_max] the row of each sorted pair
   std::vector<int32_t> first_;     // [limits::kExpertsPerLayerMax + 1] for the counting sort
   std::vector<Group> groups_;      // of the current wave
 };

@@ -9,7 +9,6 @@
 #include "moe/base/check.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
-#include "moe/model/linears.h"
 
 namespace conclave {
 namespace {
@@ -95,10 +94,11 @@ absl::StatusOr<GateWeights> LoadGate(const Checkpoint& checkpoint, LayerId layer
   return weights;
 }
 
-Gate::Gate(const GateSpec& spec, const Kernels& kernels, ThreadPool& threads, int rows_max)
+Gate::Gate(const GateSpec& spec, const Kernels& kernels, ThreadPool& threads, int hidden, int rows_max)
     : spec_(spec),
       kernels_(kernels),
       threads_(threads),
+      packer_(kernels, threads, rows_max, hidden),
       logits_(DType::kF32, rows_max, spec.experts),
       choice_(DType::kF32, rows_max, spec.experts),
       experts_(int64_t{rows_max} * spec.top_k),
@@ -108,7 +108,7 @@ Gate::Gate(const GateSpec& spec, const Kernels& kernels, ThreadPool& threads, in
 
 void Gate::Route(const GateWeights& weights, ConstMatView x) {
   rows_ = x.rows;
-  RunLinears(kernels_, threads_, {{x, &weights.matrix, logits_.first(rows_)}});
+  RunLinears(kernels_, threads_, packer_.Pack(x), {{&weights.matrix, logits_.first(rows_)}});
   const int64_t grain = TaskGrain(rows_, int64_t{8} * spec_.experts, threads_.threads());
   threads_.ParallelFor(rows_, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

@@ -14,6 +14,7 @@
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/kernels/kernels.h"
+#include "moe/model/linears.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/weight_view.h"
 
@@ -35,8 +36,8 @@ absl::StatusOr<GateWeights> LoadGate(const Checkpoint& checkpoint, LayerId layer
 // Owns the scratch and results of one step's routing; used by one thread, which may fan out over `threads`.
 class Gate {
  public:
-  // `kernels` are DenseKernels(...): logits are never rounded to bfloat16.
-  Gate(const GateSpec& spec, const Kernels& kernels, ThreadPool& threads, int rows_max);
+  // `kernels` are GateKernels(...): logits are never rounded to bfloat16.
+  Gate(const GateSpec& spec, const Kernels& kernels, ThreadPool& threads, int hidden, int rows_max);
 
   // Routes x [rows, hidden] F32, the unrounded output of the norm.
   void Route(const GateWeights& weights, ConstMatView x);
@@ -49,6 +50,7 @@ class Gate {
   const Kernels& kernels_;
   ThreadPool& threads_;
   int64_t rows_ = 0;
+  RowPacker packer_;
   MatBuffer logits_, choice_;     // [rows_max, experts] F32
   std::vector<int32_t> experts_;  // [rows_max * top_k]
   std::vector<float> weights_;    // [rows_max * top_k]

@@ -120,7 +120,7 @@ TEST(GateTest, RowsAreRoutedAloneAndInFloat32) {
   const absl::StatusOr<const Kernels*> kernels = DenseKernels(ReferenceKernels(Compute::kBF16));
   ASSERT_TRUE(kernels.ok()) << kernels.status();
   EXPECT_EQ((*kernels)->compute, Compute::kF32);
-  Gate all(spec, **kernels, two, kRows), single(spec, **kernels, one, 1);
+  Gate all(spec, **kernels, two, kHidden, kRows), single(spec, **kernels, one, kHidden, 1);
   all.Route(weights, ViewF32(x.data(), kRows, kHidden));
   for (int row = 0; row < kRows; ++row) {
     single.Route(weights, ViewF32(x.data() + row * kHidden, 1, kHidden));

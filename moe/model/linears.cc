@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "moe/base/check.h"
 #include "moe/kernels/parallel.h"
 
 namespace conclave {
@@ -21,8 +22,27 @@ int64_t TaskGrain(int64_t count, int64_t multiply_adds, int threads) {
   return std::max<int64_t>({fair, kMultiplyAddsMin / std::max<int64_t>(multiply_adds, 1), 1});
 }
 
-void RunLinears(const Kernels& kernels, ThreadPool& threads, std::initializer_list<LinearJob> jobs) {
-  const auto grain = [&](const LinearJob& job) { return LinearGrain(job.x.rows, *job.w, threads.threads()); };
+RowPacker::RowPacker(const Kernels& kernels, ThreadPool& threads, int64_t rows_max, int64_t cols_max)
+    : kernels_(kernels), threads_(threads), bytes_(DType::kU8, rows_max, kernels.packed_bytes(1, cols_max)) {}
+
+PackedRows RowPacker::Rows(int64_t rows, int64_t cols) {
+  CONCLAVE_CHECK(kernels_.packed_bytes(rows, cols) <= bytes_.bytes()) << rows << " rows of " << cols;
+  return PackedRows{bytes_.view().data, rows, cols};
+}
+
+PackedRows RowPacker::Pack(ConstMatView x) {
+  const PackedRows packed = Rows(x.rows, x.cols);
+  const int64_t tasks = CeilDiv(x.rows, kPackedRowsMultiple);
+  const int64_t grain = TaskGrain(tasks, 4 * kPackedRowsMultiple * x.cols, threads_.threads());
+  threads_.ParallelFor(tasks, grain, [&](int64_t begin, int64_t end) {
+    kernels_.pack(x, nullptr, begin * kPackedRowsMultiple, std::min(x.rows, end * kPackedRowsMultiple), packed);
+  });
+  return packed;
+}
+
+void RunLinears(const Kernels& kernels, ThreadPool& threads, const PackedRows& x,
+                std::initializer_list<LinearJob> jobs) {
+  const auto grain = [&](const LinearJob& job) { return LinearGrain(x.rows, *job.w, threads.threads()); };
   int64_t tasks = 0;
   for (const LinearJob& job : jobs) tasks += CeilDiv(job.w->rows(), grain(job));
   // Jobs too small to be split are too small to wake a thread for.
@@ -34,7 +54,7 @@ void RunLinears(const Kernels& kernels, ThreadPool& threads, std::initializer_li
       const int64_t job_tasks = CeilDiv(job.w->rows(), columns);
       for (int64_t task = std::max(begin, first); task < std::min(end, first + job_tasks); ++task) {
         const int64_t column = (task - first) * columns;
-        kernels.linear(job.x, *job.w, column, std::min(column + columns, job.w->rows()), job.y);
+        kernels.linear_packed(x, *job.w, column, std::min(column + columns, job.w->rows()), job.y);
       }
       first += job_tasks;
     }

@@ -8,6 +8,7 @@
 
 #include "moe/base/thread_pool.h"
 #include "moe/kernels/kernels.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/weight_view.h"
 
@@ -17,15 +18,31 @@ namespace conclave {
 // unequal speed end together, and all in one piece where waking a thread costs more than it saves.
 int64_t TaskGrain(int64_t count, int64_t multiply_adds, int threads);
 
-// y = x · Wᵀ. x: [rows, K] F32 or BF16; w: [N, K]; y: [rows, N] F32.
+// Owns memory for packed rows; used by one thread, which fans out over `threads`.
+class RowPacker {
+ public:
+  RowPacker(const Kernels& kernels, ThreadPool& threads, int64_t rows_max, int64_t cols_max);
+
+  // Packs x [rows, cols] F32 or BF16; good until the next call.
+  PackedRows Pack(ConstMatView x);
+  // Memory for such rows, for others to fill.
+  PackedRows Rows(int64_t rows, int64_t cols);
+
+ private:
+  const Kernels& kernels_;
+  ThreadPool& threads_;
+  MatBuffer bytes_;  // [rows_max, bytes of a row]
+};
+
+// y = x · Wᵀ. w: [N, K]; y: [rows, N] F32.
 struct LinearJob {
-  ConstMatView x;
   const WeightView* w;
   MatView y;
 };
 
-// Runs all jobs in one parallel loop; they must not depend on each other.
-void RunLinears(const Kernels& kernels, ThreadPool& threads, std::initializer_list<LinearJob> jobs);
+// Runs all jobs over the same x [rows, K] in one parallel loop.
+void RunLinears(const Kernels& kernels, ThreadPool& threads, const PackedRows& x,
+                std::initializer_list<LinearJob> jobs);
 
 }  // namespace conclave
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <atomic>
 
-#include "moe/model/linears.h"
-
 namespace conclave {
 namespace {
 
@@ -17,6 +15,12 @@ constexpr int64_t kItemsPerThread = 4;
 // Less is not worth waking a thread for.
 constexpr int64_t kMultiplyAddsMin = 64 << 10;
 
+// The widest rows that products read.
+int64_t DepthMax(const ModelSpec& spec) {
+  const AttentionSpec& mla = spec.attention;
+  return std::max<int64_t>({spec.hidden, mla.q_lora_rank, int64_t{mla.heads} * mla.v_head_dim});
+}
+
 void AddBias(const std::vector<float>& bias, float* row) {
   for (size_t i = 0; i < bias.size(); ++i) row[i] += bias[i];
 }
@@ -24,7 +28,11 @@ void AddBias(const std::vector<float>& bias, float* row) {
 }  // namespace
 
 MlaAttention::MlaAttention(const ModelSpec& spec, const Kernels& kernels, ThreadPool& threads, int rows_max)
-    : spec_(spec.attention), kernels_(kernels), threads_(threads), scale_(SoftmaxScale(spec.attention)) {
+    : spec_(spec.attention),
+      kernels_(kernels),
+      threads_(threads),
+      scale_(SoftmaxScale(spec.attention)),
+      packer_(kernels, threads, rows_max, DepthMax(spec)) {
   const int64_t heads = spec_.heads;
   const int tile = std::min(rows_max, kTileRows);
   q_latent_ = MatBuffer(DType::kF32, rows_max, spec_.q_lora_rank);
@@ -46,7 +54,7 @@ void MlaAttention::Run(const MlaWeights& weights, LayerId layer, ConstMatView x,
   for (int64_t begin = 0; begin < x.rows; begin += kTileRows) {
     AttendTile(weights, rope, rows, kv.dtype(), begin, std::min<int64_t>(kTileRows, x.rows - begin));
   }
-  RunLinears(kernels_, threads_, {{value_.first(x.rows), &weights.o, out}});
+  RunLinears(kernels_, threads_, packer_.Pack(value_.first(x.rows)), {{&weights.o, out}});
   if (weights.o_bias.empty()) return;
   for (int64_t row = 0; row < x.rows; ++row) AddBias(weights.o_bias, out.Row<float>(row));
 }
@@ -55,19 +63,20 @@ void MlaAttention::Run(const MlaWeights& weights, LayerId layer, ConstMatView x,
 void MlaAttention::ProjectQueries(const MlaWeights& weights, ConstMatView x) {
   const MatView query = query_.first(x.rows);
   const MatView latent = latent_.first(x.rows);
+  const PackedRows packed = packer_.Pack(x);
   if (spec_.q_lora_rank == 0) {
-    RunLinears(kernels_, threads_, {{x, &weights.q, query}, {x, &weights.kv_a, latent}});
+    RunLinears(kernels_, threads_, packed, {{&weights.q, query}, {&weights.kv_a, latent}});
     return;
   }
   const MatView q_latent = q_latent_.first(x.rows);
-  RunLinears(kernels_, threads_, {{x, &weights.q_a, q_latent}, {x, &weights.kv_a, latent}});
+  RunLinears(kernels_, threads_, packed, {{&weights.q_a, q_latent}, {&weights.kv_a, latent}});
   const int64_t grain = TaskGrain(x.rows, 4 * spec_.q_lora_rank, threads_.threads());
   threads_.ParallelFor(x.rows, grain, [&](int64_t begin, int64_t end) {
     const MatView piece = q_latent.Rows(begin, end - begin);
     for (int64_t row = 0; row < piece.rows; ++row) AddBias(weights.q_a_bias, piece.Row<float>(row));
     kernels_.rms_norm(piece, weights.q_a_norm, kLatentNormEps, piece);
   });
-  RunLinears(kernels_, threads_, {{q_latent, &weights.q, query}});
+  RunLinears(kernels_, threads_, packer_.Pack(q_latent), {{&weights.q, query}});
 }
 
 // One cached row: [rms_norm(latent) | rotated key].

@@ -14,6 +14,7 @@
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/kv_storage.h"
+#include "moe/model/linears.h"
 #include "moe/model/rope.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/weight_view.h"
@@ -70,6 +71,7 @@ class MlaAttention {
   const Kernels& kernels_;
   ThreadPool& threads_;
   float scale_;
+  RowPacker packer_;
   MatBuffer q_latent_;              // [rows_max, q_lora_rank] F32
   MatBuffer query_;                 // [rows_max, heads * qk_head_dim] F32
   MatBuffer latent_;                // [rows_max, kv_lora_rank + rope] F32

@@ -6,14 +6,30 @@
 
 namespace conclave {
 
+namespace {
+
+// What all but gates and routed experts compute in: on a CPU as DenseKernels has it, on accelerators as they do.
+Compute DenseCompute(const Kernels& kernels) {
+  if (kernels.compute == Compute::kF8) return Compute::kBF16;
+  return kernels.isa == "amx" ? Compute::kBF16x3 : Compute::kF32;
+}
+
+}  // namespace
+
 std::string NumericProfile(const Kernels& kernels) {
-  return absl::AsciiStrToLower(absl::StrCat("r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute),
-                                            kernels.compute == Compute::kF8 ? "/dense-bf16/row-" : "/dense-f32/row-", Name(RowDType(kernels.compute)), "/kv-",
-                                            Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
+  return absl::AsciiStrToLower(absl::StrCat(
+      "r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute), "/dense-", Name(DenseCompute(kernels)),
+      "/row-", Name(RowDType(kernels.compute)), "/kv-", Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
 }
 
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels) {
+  if (kernels.isa == "amx") return CpuKernels(Compute::kBF16x3, "amx");
+  return GateKernels(kernels);
+}
+
+absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels) {
   if (kernels.compute == Compute::kF32) return &kernels;
+  if (kernels.isa == "amx") return CpuKernels(Compute::kF32, "avx512");
   if (kernels.isa == "reference") return &ReferenceKernels(Compute::kF32);
   return CpuKernels(Compute::kF32, absl::StripSuffix(kernels.isa, "-bf16"));
 }

@@ -26,8 +26,11 @@ std::string NumericProfile(const Kernels& kernels);
 // and no compared row is off by more than 1.2%. Decoding loses nothing by it: there, reading the weights takes the
 // time.
 
-// The table for all but the routed experts: float32, of the same instruction set as `kernels`.
+// The table for all but gates and routed experts: float32, of the same instruction set as `kernels`. AMX has no
+// float32: its table splits inputs into three bfloat16. (Two of them, 16 bits, changed one more choice of an expert.)
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels);
+// The table for gates: float32, whatever the rest computes in.
+absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels);
 // The dtype in which rows travel to experts and back: F32 with Compute::kF32, else BF16.
 DType RowDType(Compute compute);
 // The dtype of cached latents: F32.

@@ -12,6 +12,14 @@ TEST(NumericProfileTest, NamesEverythingThatDecidesBits) {
             "r1/reference/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1");
 }
 
+TEST(NumericProfileTest, TilesSplitInputsAndGatesAreFloat32) {
+  const absl::StatusOr<const Kernels*> kernels = CpuKernels(Compute::kBF16, "amx");
+  if (!kernels.ok()) GTEST_SKIP() << kernels.status();
+  EXPECT_EQ(NumericProfile(**kernels), "r1/amx/bf16/dense-bf16x3/row-bf16/kv-f32/mla-absorbed/tp1");
+  EXPECT_EQ((*DenseKernels(**kernels))->compute, Compute::kBF16x3);
+  EXPECT_EQ((*GateKernels(**kernels))->compute, Compute::kF32);
+}
+
 TEST(NumericProfileTest, TheDenseTableIsFloat32OfTheSameInstructionSet) {
   for (const char* isa : {"scalar", "avx2", "avx512", "avx512-bf16"}) {
     const absl::StatusOr<const Kernels*> kernels = CpuKernels(Compute::kBF16, isa);

@@ -27,8 +27,9 @@ int IntermediateMax(const ModelSpec& spec) {
 
 class DecoderTransformer final : public Transformer {
  public:
-  DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels, DType row_dtype,
-                     ThreadPool& threads, const TransformerOptions& options);
+  DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels,
+                     const Kernels& gate_kernels, DType row_dtype, ThreadPool& threads,
+                     const TransformerOptions& options);
 
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
@@ -55,6 +56,7 @@ class DecoderTransformer final : public Transformer {
   MlaAttention attention_;
   Gate gate_;
   DenseFfn ffn_;
+  RowPacker head_packer_;
   MatBuffer residual_;     // [rows_max, hidden] F32
   MatBuffer normed_;       // [rows_max, hidden] F32
   MatBuffer branch_;       // [rows_max, hidden] F32: what attention or the FFN adds to the residual
@@ -68,7 +70,8 @@ class DecoderTransformer final : public Transformer {
 };
 
 DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels,
-                                       DType row_dtype, ThreadPool& threads, const TransformerOptions& options)
+                                       const Kernels& gate_kernels, DType row_dtype, ThreadPool& threads,
+                                       const TransformerOptions& options)
     : checkpoint_(checkpoint),
       spec_(checkpoint.spec()),
       weights_(std::move(weights)),
@@ -77,8 +80,9 @@ DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, Transformer
       options_(options),
       rope_(spec_.attention, options.rows_max),
       attention_(spec_, kernels, threads, options.rows_max),
-      gate_(spec_.gate, kernels, threads, options.rows_max),
-      ffn_(kernels, threads, IntermediateMax(spec_), options.rows_max),
+      gate_(spec_.gate, gate_kernels, threads, spec_.hidden, options.rows_max),
+      ffn_(kernels, threads, spec_.hidden, IntermediateMax(spec_), options.rows_max),
+      head_packer_(kernels, threads, options.logit_rows_max, spec_.hidden),
       residual_(DType::kF32, options.rows_max, spec_.hidden),
       normed_(DType::kF32, options.rows_max, spec_.hidden),
       branch_(DType::kF32, options.rows_max, spec_.hidden),
@@ -211,7 +215,7 @@ void DecoderTransformer::Head(MatView logits) {
     kernels_.rms_norm(residual_.view().Rows(logit_rows_[i], 1), weights_.norm, spec_.rms_norm_eps,
                       normed_.view().Rows(i, 1));
   }
-  RunLinears(kernels_, threads_, {{normed_.first(count), &weights_.head, logits}});
+  RunLinears(kernels_, threads_, head_packer_.Pack(normed_.first(count)), {{&weights_.head, logits}});
 }
 
 }  // namespace
@@ -231,10 +235,11 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(const Checkpoin
   const int context = checkpoint.spec().context_max;
   sized.context_max = options.context_max > 0 ? std::min(options.context_max, context) : context;
   ASSIGN_OR_RETURN(const Kernels* dense_kernels, DenseKernels(kernels));
+  ASSIGN_OR_RETURN(const Kernels* gate_kernels, GateKernels(kernels));
   ASSIGN_OR_RETURN(TransformerWeights weights, LoadTransformer(checkpoint));
   RETURN_IF_ERROR(checkpoint.CheckStillWhole());
   return std::unique_ptr<Transformer>(new DecoderTransformer(checkpoint, std::move(weights), *dense_kernels,
-                                                             RowDType(kernels.compute), threads, sized));
+                                                             *gate_kernels, RowDType(kernels.compute), threads, sized));
 }
 
 }  // namespace conclave

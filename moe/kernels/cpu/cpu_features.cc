@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace conclave::cpu {
@@ -28,6 +30,12 @@ uint64_t SavedStates() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// Tiles are large: Linux saves them only for processes that asked (Documentation/arch/x86/xstate.rst).
+bool MayUseTiles() {
+  constexpr int kArchReqXcompPerm = 0x1023, kXfeatureTileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0;
+}
+
 bool Has(uint32_t value, int bit) { return (value >> bit & 1u) != 0; }
 
 }  // namespace
@@ -46,6 +54,10 @@ CpuFeatures DetectCpuFeatures() {
   features.avx512 = features.avx2 && (saved & kZmm) == kZmm && Has(extended.b, kF) && Has(extended.b, kDq) &&
                     Has(extended.b, kBw) && Has(extended.b, kVl);
   features.avx512_bf16 = features.avx512 && Has(extended.c, kVbmi) && Has(CpuId(7, 1).a, kBf16);
+  constexpr uint64_t kTiles = 0x60000;
+  constexpr int kAmxBf16 = 22, kAmxTile = 24;
+  features.amx = features.avx512_bf16 && (saved & kTiles) == kTiles && Has(extended.d, kAmxBf16) &&
+                 Has(extended.d, kAmxTile) && MayUseTiles();
   return features;
 }
 #else

@@ -1,12 +1,16 @@
 // Checks and unpacks views for the raw tables, and chooses among them.
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
 #include "moe/kernels/cpu/cpu_features.h"
 #include "moe/kernels/cpu/raw_kernels.h"
+#include "moe/kernels/cpu/raw_tiles.h"
 #include "moe/kernels/kernels.h"
+#include "moe/kernels/row_major.h"
 
 namespace conclave {
 namespace {
@@ -52,9 +56,11 @@ cpu::RawWeight Unpack(const WeightView& w) {
   return raw;
 }
 
-// The functions of `Kernels` over one raw table.
-template <const cpu::RawKernels& kRaw>
+// The functions of `Kernels` over one raw table, whose products take rows of kPacked.
+template <const cpu::RawKernels& kRaw, DType kPacked>
 struct Adapter {
+  static constexpr DType kPackedDType = kPacked;
+
   static void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
     CheckIsF32(y, "y");
     CONCLAVE_CHECK(x.dtype == DType::kF32 || x.dtype == DType::kBF16) << "x is " << Name(x.dtype);
@@ -126,23 +132,111 @@ struct Adapter {
   }
 
   static constexpr Kernels Table(absl::string_view isa, Compute compute) {
-    return Kernels{isa, compute, &Linear, &LinearTransposed, &RmsNorm, &SiluMul, &Convert, &Axpy, &MlaAttention};
+    using Packed = RowMajor<Adapter>;
+    return Kernels{isa,
+                   compute,
+                   &Linear,
+                   &Packed::PackedBytes,
+                   &Packed::Pack,
+                   &Packed::LinearPacked,
+                   &Packed::SwigluPacked,
+                   &LinearTransposed,
+                   &RmsNorm,
+                   &SiluMul,
+                   &Convert,
+                   &Axpy,
+                   &MlaAttention};
   }
 };
 
+// The functions over tiles; all but products are those of `Base`.
+template <const cpu::RawTiles& kTiles, class Base>
+struct TileAdapter {
+  static int64_t PackedBytes(int64_t rows, int64_t cols) { return cpu::PackedBytes(kTiles.planes, rows, cols); }
+
+  static cpu::RawPacked Unpack(const PackedRows& rows) {
+    return {static_cast<uint8_t*>(rows.data), rows.rows, rows.cols};
+  }
+
+  static void Pack(ConstMatView x, const int32_t* indexes, int64_t begin, int64_t end, const PackedRows& out) {
+    CONCLAVE_CHECK(x.dtype == DType::kF32 || x.dtype == DType::kBF16) << "x is " << Name(x.dtype);
+    CONCLAVE_CHECK(x.cols == out.cols && begin % kPackedRowsMultiple == 0 && end <= out.rows) << begin << ".." << end;
+    CONCLAVE_CHECK(indexes != nullptr || out.rows <= x.rows) << out.rows << " rows of " << x.rows;
+    kTiles.pack({x.data, x.dtype == DType::kBF16, x.stride, indexes, begin, end, Unpack(out)});
+  }
+
+  static void LinearPacked(const PackedRows& x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    CheckIsF32(y, "y");
+    CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows)
+        << x.rows << "x" << x.cols << " by " << w.rows() << "x" << w.cols() << " into " << y.rows << "x" << y.cols;
+    CONCLAVE_CHECK(n_begin >= 0 && n_begin <= n_end && n_end <= w.rows()) << n_begin << ".." << n_end;
+    kTiles.linear({Unpack(x), ::conclave::Unpack(w), n_begin, n_end, static_cast<float*>(y.data), y.stride});
+  }
+
+  static void SwigluPacked(const PackedRows& x, const WeightView& gate, const WeightView& up, int64_t n_begin,
+                           int64_t n_end, const SwigluScratch&, const PackedRows& out) {
+    CONCLAVE_CHECK(x.cols == gate.cols() && x.cols == up.cols() && gate.rows() == up.rows() && out.rows == x.rows &&
+                   out.cols == gate.rows() && gate.matrix.dtype == up.matrix.dtype)
+        << x.rows << "x" << x.cols << " by " << gate.rows() << "x" << gate.cols();
+    CONCLAVE_CHECK(n_begin >= 0 && n_begin % kPackedColumnsMultiple == 0 && n_begin <= n_end && n_end <= out.cols &&
+                   (n_end % kPackedColumnsMultiple == 0 || n_end == out.cols))
+        << n_begin << ".." << n_end;
+    kTiles.swiglu({Unpack(x), ::conclave::Unpack(gate), ::conclave::Unpack(up), n_begin, n_end, Unpack(out)});
+  }
+
+  // Packs into memory of the calling thread, which grows to the largest call.
+  static void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    thread_local std::vector<PackedLine> scratch;
+    const size_t lines = (PackedBytes(x.rows, x.cols) + sizeof(PackedLine) - 1) / sizeof(PackedLine);
+    if (scratch.size() < lines) scratch.resize(lines);
+    const PackedRows packed = {scratch.data(), x.rows, x.cols};
+    Pack(x, nullptr, 0, x.rows, packed);
+    LinearPacked(packed, w, n_begin, n_end, y);
+  }
+
+  static constexpr Kernels Table(absl::string_view isa, Compute compute) {
+    return Kernels{isa,
+                   compute,
+                   &Linear,
+                   &PackedBytes,
+                   &Pack,
+                   &LinearPacked,
+                   &SwigluPacked,
+                   &Base::LinearTransposed,
+                   &Base::RmsNorm,
+                   &Base::SiluMul,
+                   &Base::Convert,
+                   &Base::Axpy,
+                   &Base::MlaAttention};
+  }
+
+ private:
+  struct alignas(64) PackedLine {
+    uint8_t bytes[64];
+  };
+};
+
+template <const cpu::RawKernels& kRaw>
+using AdapterF32 = Adapter<kRaw, DType::kF32>;
+template <const cpu::RawKernels& kRaw>
+using AdapterBf16 = Adapter<kRaw, DType::kBF16>;
+
 constexpr Kernels kTables[] = {
     // Fastest first.
-    Adapter<cpu::kAvx512DotBf16>::Table("avx512-bf16", Compute::kBF16),
-    Adapter<cpu::kAvx512F32>::Table("avx512", Compute::kF32),
-    Adapter<cpu::kAvx512Bf16>::Table("avx512", Compute::kBF16),
-    Adapter<cpu::kAvx2F32>::Table("avx2", Compute::kF32),
-    Adapter<cpu::kAvx2Bf16>::Table("avx2", Compute::kBF16),
-    Adapter<cpu::kScalarF32>::Table("scalar", Compute::kF32),
-    Adapter<cpu::kScalarBf16>::Table("scalar", Compute::kBF16),
+    TileAdapter<cpu::kAmxBf16, AdapterBf16<cpu::kAvx512DotBf16>>::Table("amx", Compute::kBF16),
+    TileAdapter<cpu::kAmxBf16x3, AdapterF32<cpu::kAvx512F32>>::Table("amx", Compute::kBF16x3),
+    AdapterBf16<cpu::kAvx512DotBf16>::Table("avx512-bf16", Compute::kBF16),
+    AdapterF32<cpu::kAvx512F32>::Table("avx512", Compute::kF32),
+    AdapterBf16<cpu::kAvx512Bf16>::Table("avx512", Compute::kBF16),
+    AdapterF32<cpu::kAvx2F32>::Table("avx2", Compute::kF32),
+    AdapterBf16<cpu::kAvx2Bf16>::Table("avx2", Compute::kBF16),
+    AdapterF32<cpu::kScalarF32>::Table("scalar", Compute::kF32),
+    AdapterBf16<cpu::kScalarBf16>::Table("scalar", Compute::kBF16),
 };
 
 bool Runs(absl::string_view isa) {
   static const cpu::CpuFeatures features = cpu::DetectCpuFeatures();
+  if (isa == "amx") return features.amx;
   if (isa == "avx512-bf16") return features.avx512_bf16;
   if (isa == "avx512") return features.avx512;
   if (isa == "avx2") return features.avx2;
@@ -152,13 +246,22 @@ bool Runs(absl::string_view isa) {
 }  // namespace
 
 absl::string_view Name(Compute compute) {
-  if (compute == Compute::kF8) return "fp8";
-  return compute == Compute::kF32 ? "f32" : "bf16";
+  switch (compute) {
+    case Compute::kF32:
+      return "f32";
+    case Compute::kBF16:
+      return "bf16";
+    case Compute::kF8:
+      return "fp8";
+    case Compute::kBF16x3:
+      return "bf16x3";
+  }
+  return "unknown";
 }
 
 absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view forced_isa) {
   if (compute == Compute::kF8) return absl::InvalidArgumentError("no CPU kernels compute in fp8: use f32 or bf16");
-  bool known = false;
+  bool known = forced_isa.empty();
   for (const Kernels& table : kTables) {
     if (!forced_isa.empty() && table.isa != forced_isa) continue;
     known = true;
@@ -172,10 +275,10 @@ absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view for
   if (known) {
     return absl::InvalidArgumentError(absl::StrCat("the instruction set \"", forced_isa,
                                                    "\" has no kernels for compute ", Name(compute),
-                                                   "; use \"avx512\", or compute bf16"));
+                                                   "; use another, or compute bf16"));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown instruction set \"", forced_isa, "\"; known are scalar, avx2, avx512 and avx512-bf16"));
+  return absl::InvalidArgumentError(absl::StrCat("unknown instruction set \"", forced_isa,
+                                                 "\"; known are scalar, avx2, avx512, avx512-bf16 and amx"));
 }
 
 bool CpuHasBf16() { return Runs("avx512-bf16"); }

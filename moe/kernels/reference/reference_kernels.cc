@@ -5,47 +5,49 @@
 
 #include "moe/base/check.h"
 #include "moe/kernels/kernels.h"
+#include "moe/kernels/row_major.h"
 
 namespace conclave {
 namespace {
 
-template <bool kRounds>
+// How inputs and float32 weights of products are rounded.
+template <Compute kCompute>
 float Rounded(float value) {
-  return kRounds ? Bf16ToFloat(FloatToBf16(value)) : value;
+  return kCompute == Compute::kBF16 ? Bf16ToFloat(FloatToBf16(value)) : value;
 }
 
 // The value of element (n, k); float32 weights are rounded in a bfloat16 profile, the other dtypes are exact.
-template <bool kRounds>
+template <Compute kCompute>
 double WeightAt(const WeightView& w, int64_t n, int64_t k) {
   const float stored = LoadAsFloat(w.matrix.RowBytes(n), w.matrix.dtype, k);
-  const double value = w.matrix.dtype == DType::kF32 ? Rounded<kRounds>(stored) : stored;
+  const double value = w.matrix.dtype == DType::kF32 ? Rounded<kCompute>(stored) : stored;
   if (!w.has_scales()) return value;
   return value * LoadAsFloat(w.scales.RowBytes(n / w.block_rows), w.scales.dtype, k / w.block_cols);
 }
 
-template <bool kRounds>
+template <Compute kCompute>
 void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
   CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows) << x.cols << " by " << w.cols();
   std::vector<double> weights(w.cols());
   for (int64_t n = n_begin; n < n_end; ++n) {
-    for (int64_t k = 0; k < w.cols(); ++k) weights[k] = WeightAt<kRounds>(w, n, k);
+    for (int64_t k = 0; k < w.cols(); ++k) weights[k] = WeightAt<kCompute>(w, n, k);
     for (int64_t m = 0; m < x.rows; ++m) {
       double sum = 0;
       for (int64_t k = 0; k < w.cols(); ++k)
-        sum += Rounded<kRounds>(LoadAsFloat(x.RowBytes(m), x.dtype, k)) * weights[k];
+        sum += Rounded<kCompute>(LoadAsFloat(x.RowBytes(m), x.dtype, k)) * weights[k];
       y.Row<float>(m)[n] = static_cast<float>(sum);
     }
   }
 }
 
-template <bool kRounds>
+template <Compute kCompute>
 void LinearTransposed(ConstMatView x, const WeightView& w, int64_t k_begin, int64_t k_end, MatView y) {
   CONCLAVE_CHECK(x.cols == w.rows() && y.cols == w.cols() && x.rows == y.rows) << x.cols << " by " << w.rows();
   std::vector<double> sums(x.rows * w.cols());
   for (int64_t n = 0; n < w.rows(); ++n) {
     for (int64_t k = k_begin; k < k_end; ++k) {
-      const double weight = WeightAt<kRounds>(w, n, k);
-      for (int64_t m = 0; m < x.rows; ++m) sums[m * w.cols() + k] += Rounded<kRounds>(x.Row<float>(m)[n]) * weight;
+      const double weight = WeightAt<kCompute>(w, n, k);
+      for (int64_t m = 0; m < x.rows; ++m) sums[m * w.cols() + k] += Rounded<kCompute>(x.Row<float>(m)[n]) * weight;
     }
   }
   for (int64_t m = 0; m < x.rows; ++m) {
@@ -94,7 +96,7 @@ void Axpy(float weight, const void* row, DType row_dtype, int64_t n, float* acc)
 }
 
 // Softmax over all tokens at once, head by head.
-template <bool kRounds>
+template <Compute kCompute>
 void MlaAttention(const MlaAttentionArgs& args) {
   const int width = args.latent + args.rope;
   const auto cached = [&](int64_t token) {
@@ -108,7 +110,7 @@ void MlaAttention(const MlaAttentionArgs& args) {
     for (int64_t t = 0; t < args.tokens; ++t) {
       double score = 0;
       for (int i = 0; i < width; ++i) {
-        score += static_cast<double>(Rounded<kRounds>(query[i])) * LoadAsFloat(cached(t), args.cache_dtype, i);
+        score += static_cast<double>(Rounded<kCompute>(query[i])) * LoadAsFloat(cached(t), args.cache_dtype, i);
       }
       weights[t] = score * args.scale;
       maximum = std::fmax(maximum, weights[t]);
@@ -123,23 +125,43 @@ void MlaAttention(const MlaAttentionArgs& args) {
   }
 }
 
-template <bool kRounds>
+// What RowMajor makes packed functions of.
+template <Compute kCompute>
+struct Plain {
+  static constexpr DType kPackedDType = kCompute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
+  static void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    conclave::Linear<kCompute>(x, w, n_begin, n_end, y);
+  }
+  static void SiluMul(ConstMatView gate, ConstMatView up, MatView out) { conclave::SiluMul(gate, up, out); }
+  static void Convert(ConstMatView x, MatView out) { conclave::Convert(x, out); }
+};
+
+template <Compute kCompute>
 constexpr Kernels Table() {
+  using Packed = RowMajor<Plain<kCompute>>;
   return Kernels{"reference",
-                 kRounds ? Compute::kBF16 : Compute::kF32,
-                 &Linear<kRounds>,
-                 &LinearTransposed<kRounds>,
+                 kCompute,
+                 &Linear<kCompute>,
+                 &Packed::PackedBytes,
+                 &Packed::Pack,
+                 &Packed::LinearPacked,
+                 &Packed::SwigluPacked,
+                 &LinearTransposed<kCompute>,
                  &RmsNorm,
                  &SiluMul,
                  &Convert,
                  &Axpy,
-                 &MlaAttention<kRounds>};
+                 &MlaAttention<kCompute>};
 }
-constexpr Kernels kReferenceF32 = Table<false>();
-constexpr Kernels kReferenceBf16 = Table<true>();
+constexpr Kernels kReferenceF32 = Table<Compute::kF32>();
+constexpr Kernels kReferenceBf16 = Table<Compute::kBF16>();
+constexpr Kernels kReferenceBf16x3 = Table<Compute::kBF16x3>();
 
 }  // namespace
 
-const Kernels& ReferenceKernels(Compute compute) { return compute == Compute::kF32 ? kReferenceF32 : kReferenceBf16; }
+const Kernels& ReferenceKernels(Compute compute) {
+  if (compute == Compute::kBF16x3) return kReferenceBf16x3;
+  return compute == Compute::kF32 ? kReferenceF32 : kReferenceBf16;
+}
 
 }  // namespace conclave
