@@ -116,8 +116,9 @@ class Server final : public UcxExpertServer {
   };
 
   void Loop() {
-    while (!stop_) {
-      const bool worked = worker_->Progress();
+    for (bool came = false; !stop_;) {
+      const bool worked = came || worker_->Progress();
+      came = false;
       const absl::Time now = absl::Now();
       Accept(now);
       ServeOne();
@@ -128,7 +129,7 @@ class Server final : public UcxExpertServer {
       }
       CutOff(now);
       if (draining_ && !drained_) FinishDrain();
-      if (!worked && calls_.empty() && !stop_) worker_->Wait(due);
+      if (calls_.empty() && !stop_) came = worker_->Wait(worked ? absl::InfinitePast() : due);
     }
     for (auto& peer : peers_) peer->link().Close();
     std::move(peers_.begin(), peers_.end(), std::back_inserter(leaving_));

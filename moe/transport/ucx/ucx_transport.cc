@@ -118,13 +118,13 @@ class Impl final : public UcxTransport {
 
   int Progress(absl::Duration wait) override {
     const absl::Time until = absl::Now() + std::min(wait, absl::Hours(1));
-    while (true) {
-      worker_->Progress();
+    for (bool worked = false;;) {
+      if (!worked) worker_->Progress();
       const absl::Time now = absl::Now();
       const absl::Time due = ServeTimers(now);
       if (const int ran = table_.RunDone(); ran > 0) return ran;
       if (now >= until) return 0;
-      worker_->Wait(std::min({until, due, table_.EarliestDeadline()}));
+      worked = worker_->Wait(std::min({until, due, table_.EarliestDeadline()}));
     }
   }
 

@@ -150,19 +150,20 @@ bool UcxWorker::Spin(absl::Time begin, absl::Duration budget, absl::Time until) 
   return came;
 }
 
-void UcxWorker::Wait(absl::Time until) {
+bool UcxWorker::Wait(absl::Time until) {
   const absl::Time begin = absl::Now();
-  if (begin >= until) return;
+  if (begin >= until) return false;
   const absl::Duration budget = gate_.Budget();
-  if (budget > absl::ZeroDuration() && Spin(begin, budget, until)) return;
+  if (budget > absl::ZeroDuration() && Spin(begin, budget, until)) return true;
   // Not armed: something has come already.
-  if (ucp_worker_arm(worker_) != UCS_OK) return;
+  if (ucp_worker_arm(worker_) != UCS_OK) return false;
   const absl::Duration left = until - absl::Now();
-  if (left <= absl::ZeroDuration()) return;
+  if (left <= absl::ZeroDuration()) return false;
   const timespec timeout = absl::ToTimespec(std::min(left, absl::Hours(1)));
   pollfd descriptor = {event_fd_, POLLIN, 0};
   const int ready = ppoll(&descriptor, 1, &timeout, nullptr);
   if (ready > 0) gate_.Blocked(absl::Now() - begin);
+  return false;
 }
 
 void UcxWorker::Wake() { ucp_worker_signal(worker_); }

@@ -47,8 +47,9 @@ class UcxWorker {
   // Lets UCX work and run callbacks, until there is nothing to do. True: something was done. Never called in a
   // callback.
   bool Progress();
-  // Returns when there may be something to do, at `until`, or after Wake. It spins first, where that pays.
-  void Wait(absl::Time until);
+  // Returns when there may be something to do, at `until`, or after Wake. It spins first, where that pays. True: it has
+  // seen something come and let UCX work already, which saves the caller a Progress (a system call or two).
+  bool Wait(absl::Time until);
   // Ends a Wait, the current or the next one. Thread-safe.
   void Wake();
 
