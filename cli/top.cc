@@ -17,9 +17,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "cli/cluster_file.h"
-#include "cli/cluster_snapshot.h"
 #include "cli/command.h"
 #include "cli/top_view.h"
+#include "gateway/cluster/cluster_snapshot.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {
@@ -59,7 +59,7 @@ class TopCommand final : public Command {
 
   absl::Status Run(const CommandContext&) override {
     ASSIGN_OR_RETURN(const std::vector<std::string> addresses, Addresses());
-    const auto probe = ClusterProbe::Create(addresses);
+    const auto probe = ClusterProbe::Create(addresses, nullptr);
     std::optional<ClusterSnapshot> before = probe->Take(kTimeout);
     RETURN_IF_ERROR(CheckSomebodyAnswers(*before));
     const bool json = output_ == "json";

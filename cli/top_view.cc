@@ -17,36 +17,6 @@ constexpr char kBold[] = "\033[1m", kRed[] = "\033[31m", kGreen[] = "\033[32m", 
 // What comes beside a layer's bars on its line.
 constexpr int kLayerColumns = 44;
 
-// A counter's growth; a service that started anew counts from zero.
-uint64_t Growth(uint64_t before, uint64_t now) { return now >= before ? now - before : now; }
-
-void Add(LayerTokens& layers, const RouterSnapshot& router, const RouterSnapshot* before) {
-  for (int i = 0; i < router.experts.use_size(); ++i) {
-    const v1::LayerExpertUse& use = router.experts.use(i);
-    const bool comparable = before != nullptr && i < before->experts.use_size() &&
-                            before->experts.use(i).tokens_size() == use.tokens_size();
-    std::vector<uint64_t>& tokens = layers[use.layer()];
-    tokens.resize(std::max<size_t>(tokens.size(), static_cast<size_t>(use.tokens_size())), 0);
-    for (int expert = 0; expert < use.tokens_size(); ++expert) {
-      const uint64_t was = comparable ? before->experts.use(i).tokens(expert) : 0;
-      tokens[static_cast<size_t>(expert)] += Growth(was, use.tokens(expert));
-    }
-  }
-}
-
-void Add(std::vector<ShardRow>& shards, const RouterSnapshot& router, const RouterSnapshot* before) {
-  for (int i = 0; i < router.experts.shards_size(); ++i) {
-    const v1::ShardState& state = router.experts.shards(i);
-    auto row = std::find_if(shards.begin(), shards.end(), [&](const ShardRow& r) { return r.name == state.name(); });
-    if (row == shards.end()) row = shards.insert(shards.end(), {state.name(), state.address()});
-    row->healthy = row->healthy && state.healthy();
-    row->experts = 0;
-    for (const v1::ShardLayer& layer : state.layers()) row->experts += layer.experts_size();
-    const bool comparable = before != nullptr && i < before->experts.shards_size();
-    row->rows += Growth(comparable ? before->experts.shards(i).rows_total() : 0, state.rows_total());
-  }
-}
-
 std::string Rate(uint64_t count, double seconds) {
   return seconds > 0 ? absl::StrFormat("%.0f/s", count / seconds) : absl::StrFormat("%d", count);
 }
@@ -62,13 +32,13 @@ std::string RouterLine(const RouterSnapshot& router, bool colour) {
                          status.draining() ? "  draining" : "");
 }
 
-std::string ShardLine(const ShardRow& shard, uint64_t rows, double seconds, bool colour) {
+std::string ShardLine(const ShardActivity& shard, uint64_t rows, double seconds, bool colour) {
   const char* state = shard.healthy ? "healthy" : "failing";
   return absl::StrFormat("%-16s %-22s %s%-9s%s %8d %12s %5d%%\n", shard.name, shard.address,
                          !colour         ? ""
                          : shard.healthy ? kGreen
                                          : kRed,
-                         state, colour ? kPlain : "", shard.experts, Rate(shard.rows, seconds),
+                         state, colour ? kPlain : "", shard.experts_held(), Rate(shard.rows, seconds),
                          rows == 0 ? 0 : shard.rows * 100 / rows);
 }
 
@@ -85,30 +55,7 @@ std::string Heading(const std::string& text, bool colour) {
   return colour ? absl::StrCat(kBold, text, kPlain, "\n") : absl::StrCat(text, "\n");
 }
 
-const RouterSnapshot* Before(const ClusterSnapshot* before, size_t router) {
-  if (before == nullptr || router >= before->routers.size() || !before->routers[router].error.ok()) return nullptr;
-  return &before->routers[router];
-}
-
 }  // namespace
-
-ClusterActivity ActivityBetween(const ClusterSnapshot* before, const ClusterSnapshot& now) {
-  ClusterActivity activity;
-  if (before != nullptr) activity.seconds = absl::ToDoubleSeconds(now.time - before->time);
-  for (size_t i = 0; i < now.routers.size(); ++i) {
-    if (!now.routers[i].error.ok()) continue;
-    Add(activity.shards, now.routers[i], Before(before, i));
-    Add(activity.layers, now.routers[i], Before(before, i));
-  }
-  return activity;
-}
-
-double Imbalance(const std::vector<uint64_t>& tokens) {
-  const uint64_t total = std::accumulate(tokens.begin(), tokens.end(), uint64_t{0});
-  if (total == 0) return 0;
-  return static_cast<double>(*std::max_element(tokens.begin(), tokens.end())) * static_cast<double>(tokens.size()) /
-         static_cast<double>(total);
-}
 
 std::string TopView(const ClusterSnapshot* before, const ClusterSnapshot& now, int columns, int layers_max,
                     bool colour) {
@@ -116,10 +63,10 @@ std::string TopView(const ClusterSnapshot* before, const ClusterSnapshot& now, i
   std::string view = Heading("attention service      model             running   queued  KV blocks used", colour);
   for (const RouterSnapshot& router : now.routers) absl::StrAppend(&view, RouterLine(router, colour));
   uint64_t rows = 0;
-  for (const ShardRow& shard : activity.shards) rows += shard.rows;
+  for (const ShardActivity& shard : activity.shards) rows += shard.rows;
   absl::StrAppend(&view, "\n",
                   Heading("shard            address                state      experts         rows  share", colour));
-  for (const ShardRow& shard : activity.shards) {
+  for (const ShardActivity& shard : activity.shards) {
     absl::StrAppend(&view, ShardLine(shard, rows, activity.seconds, colour));
   }
   if (activity.shards.empty()) absl::StrAppend(&view, "experts run in the attention service\n");
@@ -150,9 +97,9 @@ std::string TopJson(const ClusterSnapshot* before, const ClusterSnapshot& now) {
     json.Key("placement_epoch").Number(static_cast<int64_t>(router.experts.placement_epoch())).End();
   }
   json.End().Key("shards").BeginArray();
-  for (const ShardRow& shard : activity.shards) {
+  for (const ShardActivity& shard : activity.shards) {
     json.BeginObject().Key("name").Text(shard.name).Key("address").Text(shard.address);
-    json.Key("healthy").Bool(shard.healthy).Key("experts").Number(shard.experts);
+    json.Key("healthy").Bool(shard.healthy).Key("experts").Number(shard.experts_held());
     json.Key("rows").Number(static_cast<int64_t>(shard.rows)).End();
   }
   json.End().Key("layers").BeginArray();

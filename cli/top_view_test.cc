@@ -18,7 +18,11 @@ RouterSnapshot Router(const std::vector<uint32_t>& tokens, uint64_t rows) {
   shard->set_address("127.0.0.1:7001");
   shard->set_healthy(true);
   shard->set_rows_total(rows);
-  for (int i = 0; i < 3; ++i) shard->add_layers()->add_experts(0);
+  for (int layer = 0; layer < 3; ++layer) {
+    v1::ShardLayer* held = shard->add_layers();
+    held->set_layer(layer);
+    held->add_experts(0);
+  }
   v1::LayerExpertUse* use = router.experts.add_use();
   use->set_layer(1);
   for (const uint32_t count : tokens) use->add_tokens(count);
@@ -37,7 +41,7 @@ TEST(TopViewTest, ActivityIsTheGrowthBetweenTwoSnapshotsOverAllAttentionServices
   EXPECT_THAT(activity.layers.at(1), testing::ElementsAre(4, 5));
   ASSERT_EQ(activity.shards.size(), 1u);
   EXPECT_EQ(activity.shards[0].rows, 9u);
-  EXPECT_EQ(activity.shards[0].experts, 3);
+  EXPECT_EQ(activity.shards[0].experts_held(), 3);
 }
 
 TEST(TopViewTest, AServiceThatStartedAnewCountsFromZero) {

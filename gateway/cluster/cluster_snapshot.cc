@@ -1,4 +1,4 @@
-#include "cli/cluster_snapshot.h"
+#include "gateway/cluster/cluster_snapshot.h"
 
 #include <grpcpp/grpcpp.h>
 
@@ -12,12 +12,13 @@ namespace {
 
 class Probe final : public ClusterProbe {
  public:
-  explicit Probe(const std::vector<std::string>& addresses) {
+  Probe(const std::vector<std::string>& addresses, std::shared_ptr<grpc::ChannelCredentials> credentials) {
+    if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
     for (const std::string& address : addresses) {
       grpc::ChannelArguments arguments;
       arguments.SetMaxReceiveMessageSize(64 << 20);
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);  // a service that returns is seen soon
-      auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+      auto channel = grpc::CreateCustomChannel(address, credentials, arguments);
       routers_.push_back({address, v1::RouterService::NewStub(channel)});
     }
   }
@@ -52,8 +53,9 @@ class Probe final : public ClusterProbe {
 
 }  // namespace
 
-std::unique_ptr<ClusterProbe> ClusterProbe::Create(const std::vector<std::string>& addresses) {
-  return std::make_unique<Probe>(addresses);
+std::unique_ptr<ClusterProbe> ClusterProbe::Create(const std::vector<std::string>& addresses,
+                                                   std::shared_ptr<grpc::ChannelCredentials> credentials) {
+  return std::make_unique<Probe>(addresses, std::move(credentials));
 }
 
 }  // namespace conclave

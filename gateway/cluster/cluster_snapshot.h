@@ -1,6 +1,6 @@
-// What the attention services of a cluster say of it at one moment, for `conclave top`.
-#ifndef CONCLAVE_CLI_CLUSTER_SNAPSHOT_H_
-#define CONCLAVE_CLI_CLUSTER_SNAPSHOT_H_
+// What the attention services of a cluster say of it at one moment.
+#ifndef CONCLAVE_GATEWAY_CLUSTER_CLUSTER_SNAPSHOT_H_
+#define CONCLAVE_GATEWAY_CLUSTER_CLUSTER_SNAPSHOT_H_
 
 #include <cstdint>
 #include <memory>
@@ -10,6 +10,10 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "conclave/v1/control.pb.h"
+
+namespace grpc {
+class ChannelCredentials;
+}
 
 namespace conclave {
 
@@ -30,8 +34,9 @@ struct ClusterSnapshot {
 // Asks the same services again and again over connections that stay open. Used by one thread.
 class ClusterProbe {
  public:
-  // addresses: host:port of every attention service. Nothing is sent yet.
-  static std::unique_ptr<ClusterProbe> Create(const std::vector<std::string>& addresses);
+  // addresses: host:port of every attention service. `credentials`: null for plaintext. Nothing is sent yet.
+  static std::unique_ptr<ClusterProbe> Create(const std::vector<std::string>& addresses,
+                                              std::shared_ptr<grpc::ChannelCredentials> credentials);
   virtual ~ClusterProbe() = default;
   // Blocks for at most `timeout` a service. A service that does not answer is a snapshot with its error.
   virtual ClusterSnapshot Take(absl::Duration timeout) = 0;
@@ -39,4 +44,4 @@ class ClusterProbe {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_CLI_CLUSTER_SNAPSHOT_H_
+#endif  // CONCLAVE_GATEWAY_CLUSTER_CLUSTER_SNAPSHOT_H_
