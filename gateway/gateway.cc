@@ -11,6 +11,8 @@
 #include "absl/time/clock.h"
 #include "conclave/v1/control.pb.h"
 #include "gateway/caller.h"
+#include "gateway/cluster/cluster_map.h"
+#include "gateway/cluster/cluster_snapshot.h"
 #include "gateway/dispatcher.h"
 #include "gateway/http/api_handler.h"
 #include "gateway/http/server.h"
@@ -103,6 +105,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   std::unique_ptr<RouterPool> routers;
   const auto metrics = Metrics::Create();
   std::unique_ptr<Dispatcher> dispatcher;
+  std::unique_ptr<ClusterMap> cluster;
   const auto service = InferenceGrpcService::Create();
   const auto api = ApiHandler::Create(options.http, *metrics);
   std::unique_ptr<HttpServer> http;
@@ -139,7 +142,9 @@ absl::Status RunGateway(const GatewayOptions& options) {
   daemon->OnHangup([&usage_log] {
     if (usage_log != nullptr) usage_log->Reopen();
   });
-  api->SetServing(*dispatcher, *model, *authenticator);
+  cluster = ClusterMap::Create({model->name, model->experts_per_token},
+                               ClusterProbe::Create(options.routers, pool.credentials));
+  api->SetServing(*dispatcher, *model, *authenticator, *cluster);
   // Ready while any attention service is.
   routers->WatchServing([&daemon, &api](bool serving) {
     daemon->SetServing(serving);

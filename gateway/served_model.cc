@@ -47,6 +47,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& 
   model->family = spec.model_type;
   model->vocab = spec.vocab;
   model->context_max = spec.context_max;
+  model->experts_per_token = spec.gate.top_k;
   model->eos_ids = spec.eos_ids;
   ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(directory));
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template = ChatTemplate::Load(directory);

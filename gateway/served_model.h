@@ -21,6 +21,7 @@ struct ServedModel {
   std::string family;  // ModelSpec::model_type
   int vocab = 0;       // of the model; the tokenizer's may be smaller
   int context_max = 0;
+  int experts_per_token = 0;     // the gate's top-k
   std::vector<int32_t> eos_ids;  // ascending
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: chat is refused with chat_status

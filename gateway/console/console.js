@@ -6,7 +6,6 @@ const POLL_MS = 1000, HISTORY_S = 60, CELL_MAX = 22, CELL_MIN = 3, ROW_PX = 14, 
 const $ = id => document.getElementById(id);
 const history = [];  // {time (s), snapshot}
 let selected = null;  // {layer (index), expert}
-let marked = [];  // experts of a chosen token: [[expert, …] by layer index]
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -110,9 +109,8 @@ function drawMap() {
     layer.forEach((count, e) => {
       ink.fillStyle = `rgba(${colour}, ${count === 0 ? 0.04 : 0.12 + 0.88 * count / largest})`;
       ink.fillRect(LABEL_PX + e * cell, top + 1, cell - (cell > 5 ? 1 : 0), ROW_PX - 2);
-      const chosen = selected && selected.layer === i && selected.expert === e;
-      if (chosen || (marked[i] || []).includes(e)) {
-        ink.strokeStyle = chosen ? style.color : '#e5484d';
+      if (selected && selected.layer === i && selected.expert === e) {
+        ink.strokeStyle = style.color;
         ink.lineWidth = 2;
         ink.strokeRect(LABEL_PX + e * cell + 1, top + 2, cell - 2, ROW_PX - 4);
       }
@@ -167,9 +165,14 @@ $('theme').addEventListener('click', () => {
   drawMap();
 });
 
+function authorization() {
+  return $('key').value ? {Authorization: `Bearer ${$('key').value}`} : {};
+}
+
 async function poll() {
   try {
-    const reply = await fetch('experts', {cache: 'no-store'});
+    const reply = await fetch('experts', {cache: 'no-store', headers: authorization()});
+    if (reply.status === 401) throw new Error('this gateway asks for an API key (under the chat)');
     if (!reply.ok) throw new Error(`the gateway answers ${reply.status}`);
     const snapshot = await reply.json();
     history.push({time: performance.now() / 1000, snapshot});
@@ -195,24 +198,6 @@ function addTurn(role, text, kind) {
   return turn;
 }
 
-// One piece of an answer; where the service tells which experts worked on it, they can be shown in the map.
-function addPiece(turn, text, experts) {
-  if (!experts || !experts.length) { turn.append(document.createTextNode(text)); return; }
-  const piece = element('span', 'token', text);
-  piece.tabIndex = 0;
-  piece.setAttribute('role', 'button');
-  const show = () => {
-    const was = piece.getAttribute('aria-pressed') === 'true';
-    for (const other of document.querySelectorAll('.token[aria-pressed="true"]')) other.setAttribute('aria-pressed', 'false');
-    piece.setAttribute('aria-pressed', String(!was));
-    marked = was ? [] : experts;
-    drawMap();
-  };
-  piece.addEventListener('click', show);
-  piece.addEventListener('keydown', event => { if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); show(); } });
-  turn.append(piece);
-}
-
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = '';;) {
@@ -234,8 +219,7 @@ async function ask(question) {
   asking = new AbortController();
   $('send').disabled = true; $('stop').disabled = false;
   try {
-    const headers = {'Content-Type': 'application/json'};
-    if ($('key').value) headers.Authorization = `Bearer ${$('key').value}`;
+    const headers = {'Content-Type': 'application/json', ...authorization()};
     const reply = await fetch('v1/chat/completions', {method: 'POST', headers, signal: asking.signal, body: JSON.stringify({
       model: history.length ? history[history.length - 1].snapshot.model : '', messages: turns, stream: true, max_tokens: 256})});
     if (!reply.ok) throw new Error((await reply.json()).error.message);
@@ -246,7 +230,7 @@ async function ask(question) {
       const choice = (chunk.choices || [])[0];
       if (!choice || !choice.delta || !choice.delta.content) continue;
       answer += choice.delta.content; ++tokens;
-      addPiece(turn, choice.delta.content, choice.experts);
+      turn.append(document.createTextNode(choice.delta.content));
       $('talk').scrollTop = $('talk').scrollHeight;
       $('spent').textContent = `${rate(1000 * tokens / (performance.now() - begun))} pieces/s`;
     }

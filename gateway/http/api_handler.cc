@@ -14,6 +14,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "gateway/cluster/cluster_map.h"
+#include "gateway/console/console.h"
 #include "gateway/http/access_log.h"
 #include "gateway/http/api_call.h"
 #include "gateway/http/api_request.h"
@@ -49,6 +51,14 @@ HttpResponse NotServing() {
   return ErrorResponse(absl::UnavailableError("the model is not being served: this gateway starts or stops"));
 }
 
+HttpResponse ConsolePage(const ConsoleFile& file) {
+  HttpResponse response;
+  response.content_type = std::string(file.content_type);
+  response.body = std::string(file.content);
+  response.With("Content-Security-Policy", kConsoleSecurityPolicy).With("X-Content-Type-Options", "nosniff");
+  return response.With("Referrer-Policy", "no-referrer").With("Cache-Control", "no-cache");
+}
+
 void WriteModel(JsonWriter& json, const v1::ModelInfo& model, int64_t created) {
   json.BeginObject().Key("id").Text(model.id()).Key("object").Text("model").Key("created").Number(created);
   json.Key("owned_by").Text("conclave").Key("max_model_len").Number(model.context_tokens_max()).End();
@@ -67,12 +77,14 @@ class ApiHandlerImpl final : public ApiHandler {
  public:
   ApiHandlerImpl(const HttpOptions& options, Metrics& metrics) : options_(options), access_log_(metrics) {}
 
-  void SetServing(Dispatcher& dispatcher, const ServedModel& model, const Authenticator& authenticator) override {
+  void SetServing(Dispatcher& dispatcher, const ServedModel& model, const Authenticator& authenticator,
+                  ClusterMap& cluster) override {
     reasoning_ = !options_.reasoning_content ? ReasoningMode::kOff
                  : ChatBeginsInside(model)   ? ReasoningMode::kBeginsInside
                                              : ReasoningMode::kByTag;
     model_ = &model;
     authenticator_ = &authenticator;
+    cluster_ = &cluster;
     dispatcher_.store(&dispatcher);  // the last one: the others are read after it
     ready_.store(true);
   }
@@ -151,6 +163,10 @@ class ApiHandlerImpl final : public ApiHandler {
       case Endpoint::kModels:
       case Endpoint::kModel:
         return Models(dispatcher->ListModels(), route, model_id);
+      case Endpoint::kExperts:
+        return Json(*cluster_->Json()).With("Cache-Control", "no-store");
+      case Endpoint::kConsole:
+        return ConsolePage(*FindConsoleFile(route.path));
       default:
         return ErrorResponse(500, "a route without an answer");
     }
@@ -230,6 +246,7 @@ class ApiHandlerImpl final : public ApiHandler {
   // Set before dispatcher_.
   const ServedModel* model_ = nullptr;
   const Authenticator* authenticator_ = nullptr;
+  ClusterMap* cluster_ = nullptr;
   ReasoningMode reasoning_ = ReasoningMode::kOff;
 };
 

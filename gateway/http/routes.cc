@@ -20,6 +20,10 @@ constexpr Route kRoutes[] = {
     {Endpoint::kReady, "/ready", false, false},
     {Endpoint::kPing, "/ping", false, false},
     {Endpoint::kVersion, "/version", false, false},
+    {Endpoint::kExperts, "/experts", false, true},
+    {Endpoint::kConsole, "/", false, false},
+    {Endpoint::kConsole, "/console.css", false, false},
+    {Endpoint::kConsole, "/console.js", false, false},
 };
 constexpr Route kModelRoute = {Endpoint::kModel, "/v1/models/{id}", false, true};
 constexpr absl::string_view kModelPrefix = "/v1/models/";

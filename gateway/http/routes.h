@@ -20,6 +20,8 @@ enum class Endpoint {
   kReady,
   kPing,
   kVersion,
+  kExperts,
+  kConsole,
 };
 
 // One path and what it takes.

@@ -1,0 +1,102 @@
+"""The console in a real browser: a chat streams, the heat map changes, a shard that dies turns red; no error in the
+browser's console, and no request to anybody but the gateway.
+
+Needs Chromium (Debian's package chromium) and, from the package index, playwright; says what it skips without them.
+CONCLAVE_SCREENSHOT=FILE.png keeps a picture.
+"""
+import os
+import shutil
+import sys
+import unittest
+from urllib.parse import urlparse
+
+import tool_venv
+from conclave_test_lib import DEMO_MODEL, Cluster, eventually
+
+CHROMIUM = shutil.which("chromium", path="/usr/bin:/usr/local/bin")
+
+
+class Console(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        from playwright.sync_api import sync_playwright
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 4, "--http-port", 0)
+        cls.address = cls.cluster.processes("gateway")[0]["http"]
+        cls.playwright = sync_playwright().start()
+        cls.browser = cls.playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.browser.close()
+        cls.playwright.stop()
+        cls.cluster.__exit__()
+
+    def open(self, scheme):
+        page = self.browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=scheme)
+        self.errors, self.hosts = [], set()
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
+        page.goto(f"http://{self.address}/")
+        page.wait_for_selector(".node[data-name='expert-3']", timeout=30_000)
+        return page
+
+    def until(self, page, expression, seconds=60):
+        """Polls from outside: the page's security policy forbids what playwright's own waiting would do within it."""
+        self.assertTrue(eventually(lambda: page.evaluate(expression), seconds), expression)
+
+    def check_quiet(self):
+        self.assertEqual(self.errors, [])
+        self.assertEqual(self.hosts - {""}, {self.address})
+
+    def test_1_a_chat_streams_and_the_heat_map_changes(self):
+        page = self.open("dark")
+        page.select_option("#period", "0")
+        before = page.get_attribute("#map canvas", "data-busiest")
+        page.fill("#question", "What is a mixture of experts?")
+        page.click("#send")
+        answer = page.locator(".turn").nth(1)
+        self.until(page, "document.querySelectorAll('.turn')[1].textContent.length > 60")
+        part = answer.text_content()
+        self.until(page, "!document.querySelector('#send').disabled")
+        whole = answer.text_content()
+        self.assertIn("experts", whole)
+        self.assertTrue(whole.startswith(part) and len(whole) > len(part), "the answer came in one piece")
+        self.until(page, f"document.querySelector('#map canvas').dataset.busiest !== '{before}'")
+        page.focus("#map")
+        page.keyboard.press("ArrowRight")
+        self.until(page, "document.querySelector('#detail').textContent.includes('expert 0')")
+        if os.environ.get("CONCLAVE_SCREENSHOT"):
+            page.screenshot(path=os.environ["CONCLAVE_SCREENSHOT"])
+        self.check_quiet()
+
+    def test_2_the_light_page_is_as_quiet(self):
+        page = self.open("light")
+        self.assertEqual(page.evaluate("getComputedStyle(document.body).backgroundColor"), "rgb(246, 247, 249)")
+        page.click("#theme")
+        self.assertEqual(page.evaluate("getComputedStyle(document.body).backgroundColor"), "rgb(16, 20, 27)")
+        self.check_quiet()
+
+    def test_3_a_shard_that_dies_turns_red(self):
+        page = self.open("dark")
+        shard = page.locator(".node[data-name='expert-2']")
+        self.assertEqual(shard.get_attribute("data-state"), "up")
+        process = next(p for p in self.cluster.processes("expert") if p["name"] == "expert-2")
+        os.kill(process["pid"], 9)
+        page.fill("#question", "Who are you?")
+        page.click("#send")  # attention services notice at their next call
+        page.wait_for_selector(".node[data-name='expert-2'][data-state='down']", timeout=60_000)
+        self.assertIn("shards down", page.text_content("#state"))
+
+
+if __name__ == "__main__":
+    if CHROMIUM is None:
+        print("skipped: the console was not tried in a browser; Debian's package chromium is missing")
+        sys.exit(0)
+    tools = tool_venv.ensure("console", ["playwright==1.49.1"])
+    if tools is None:
+        print("skipped: the console was not tried in a browser")
+        sys.exit(0)
+    if os.path.realpath(sys.prefix) != os.path.realpath(os.path.dirname(os.path.dirname(tools))):
+        os.execv(tools, [tools, *sys.argv])
+    unittest.main()
