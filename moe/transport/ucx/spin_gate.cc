@@ -12,8 +12,10 @@ absl::Duration SpinGate::Budget() {
 
 void SpinGate::Spun(bool something_came, bool preempted) {
   contended_ = preempted;
+  // One preemption may be chance; a core that is taken away again and again is left alone for longer and longer.
+  preemptions_ = preempted ? std::min(preemptions_ + 1, 10) : 0;
   if (preempted) {
-    to_skip_ = kSkippedAfterPreemption;
+    to_skip_ = std::min(kSkippedMax, kSkippedAfterPreemption << (preemptions_ - 1));
   } else if (something_came) {
     misses_ = 0;
   } else {

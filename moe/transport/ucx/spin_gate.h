@@ -25,8 +25,9 @@ class SpinGate {
   static constexpr int kSkippedAfterPreemption = 16;
 
   const absl::Duration spin_max_;
-  int misses_ = 0;   // spins in vain, in a row
-  int to_skip_ = 0;  // waits that do not spin, before the next that does
+  int misses_ = 0;       // spins in vain, in a row
+  int preemptions_ = 0;  // spins that lost the core, in a row
+  int to_skip_ = 0;      // waits that do not spin, before the next that does
   bool contended_ = false;
 };
 

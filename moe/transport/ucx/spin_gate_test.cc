@@ -41,6 +41,13 @@ TEST(SpinGate, DoesNotSpinWhereOthersWantTheCore) {
   EXPECT_LT(Spins(gate, 1000, true, true), 20);
 }
 
+TEST(SpinGate, OnePreemptionAloneIsSoonForgotten) {
+  SpinGate gate(kSpin);
+  gate.Budget();
+  gate.Spun(true, true);
+  EXPECT_GE(Spins(gate, 20, true, false), 3);
+}
+
 TEST(SpinGate, SpinsAgainOnceWaitsAreShort) {
   SpinGate gate(kSpin);
   Spins(gate, 1000, false, false);
