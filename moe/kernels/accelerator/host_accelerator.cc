@@ -76,7 +76,7 @@ class HostAcceleratorImpl final : public HostAccelerator {
     if (!lost_) function();
   }
   void Copy(void* to, const void* from, int64_t bytes) {
-    if (!lost_) std::memcpy(to, from, static_cast<size_t>(bytes));
+    if (!lost_ && bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));  // nothing may come from nowhere
   }
   static absl::Status Lost() { return absl::UnavailableError("the device is lost: (host accelerator)"); }
 

@@ -1,7 +1,8 @@
 // The tables of AMX: products of packed rows. Compiled with AMX and AVX-512 BF16; empty elsewhere.
 #include "moe/kernels/cpu/raw_tiles.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+// clang 14 writes its own name for the instruction set.
+#if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
 #include "moe/kernels/cpu/amx_pack.h"
 #include "moe/kernels/cpu/amx_products.inl"
 #include "moe/kernels/cpu/elementwise.h"

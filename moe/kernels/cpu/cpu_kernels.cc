@@ -236,7 +236,7 @@ constexpr Kernels kTables[] = {
 
 bool Runs(absl::string_view isa) {
   static const cpu::CpuFeatures features = cpu::DetectCpuFeatures();
-  if (isa == "amx") return features.amx;
+  if (isa == "amx") return features.amx && cpu::kAmxBf16.pack != nullptr;  // null: the compiler had no AMX
   if (isa == "avx512-bf16") return features.avx512_bf16;
   if (isa == "avx512") return features.avx512;
   if (isa == "avx2") return features.avx2;
