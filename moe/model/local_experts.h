@@ -3,10 +3,7 @@
 #ifndef CONCLAVE_MOE_MODEL_LOCAL_EXPERTS_H_
 #define CONCLAVE_MOE_MODEL_LOCAL_EXPERTS_H_
 
-#include <array>
-#include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "moe/base/thread_pool.h"
@@ -15,7 +12,7 @@
 #include "moe/model/expert_ffn.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/expert_weights.h"
-#include "moe/tensor/buffer.h"
+#include "moe/model/pending_calls.h"
 
 namespace conclave {
 
@@ -27,33 +24,22 @@ class LocalExperts final : public ExpertPool {
   static absl::StatusOr<std::unique_ptr<LocalExperts>> Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                               ThreadPool& threads, int rows_max);
 
-  DType row_dtype() const override { return rows_.view().dtype; }
+  DType row_dtype() const override { return calls_.row_dtype(); }
   // Also INVALID_ARGUMENT: a layer or expert that the model does not have. RESOURCE_EXHAUSTED too where kTicketsMax
   // tickets are in flight.
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override;
   // DATA_LOSS: a file of the checkpoint was cut short under us.
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
 
-  static constexpr int kTicketsMax = 4;
+  static constexpr int kTicketsMax = PendingCalls::kTicketsMax;
 
  private:
-  struct Call {
-    uint64_t id = 0;  // 0: free
-    LayerId layer{0};
-    ConstMatView x;
-    Routing routing;
-  };
-
   LocalExperts(const Checkpoint& checkpoint, const Kernels& kernels, ThreadPool& threads, int rows_max);
 
   const Checkpoint& checkpoint_;
-  const Kernels& kernels_;
   ExpertWeightTable weights_;
   GroupedExperts grouped_;
-  MatBuffer rows_;                     // [rows_max, hidden] row dtype
-  std::vector<uint32_t> row_offsets_;  // [rows_max + 1]
-  std::array<Call, kTicketsMax> calls_;
-  uint64_t last_id_ = 0;
+  PendingCalls calls_;
 };
 
 }  // namespace conclave

@@ -117,10 +117,7 @@ void DecoderTransformer::PlanStep(absl::Span<const SequenceSlice> slices, const 
   logit_rows_.clear();
   for (const SequenceSlice& slice : slices) {
     const int64_t count = static_cast<int64_t>(slice.token_ids.size());
-    const int64_t end = slice.first_position + count;
-    CONCLAVE_CHECK(slice.first_position >= 0 && end <= options_.context_max) << "positions up to " << end;
-    CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * kKvBlockTokens >= end) << slice.blocks.size();
-    CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows;
+    CheckSlice(slice, options_.context_max);
     for (int64_t i = 0; i < count; ++i) {
       CONCLAVE_CHECK(slice.token_ids[i] >= 0 && slice.token_ids[i] < spec_.vocab) << slice.token_ids[i];
       if (i >= count - slice.logit_rows) logit_rows_.push_back(static_cast<int64_t>(tokens_.size()));
@@ -220,6 +217,24 @@ void DecoderTransformer::Head(MatView logits) {
 
 }  // namespace
 
+absl::StatusOr<TransformerOptions> ResolveLimits(const ModelSpec& spec, const TransformerOptions& options) {
+  if (options.rows_max < 1 || options.logit_rows_max < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("rows_max ", options.rows_max, ", logit_rows_max ",
+                                                   options.logit_rows_max, ": both must be positive"));
+  }
+  TransformerOptions sized = options;
+  sized.context_max = options.context_max > 0 ? std::min(options.context_max, spec.context_max) : spec.context_max;
+  return sized;
+}
+
+void CheckSlice(const SequenceSlice& slice, int context_max) {
+  const int64_t count = static_cast<int64_t>(slice.token_ids.size());
+  const int64_t end = slice.first_position + count;
+  CONCLAVE_CHECK(slice.first_position >= 0 && end <= context_max) << "positions up to " << end;
+  CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * kKvBlockTokens >= end) << slice.blocks.size();
+  CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows;
+}
+
 absl::StatusOr<std::unique_ptr<KvStorage>> Transformer::NewCache(const ModelSpec& spec, DType dtype, int32_t blocks) {
   return std::make_unique<KvStorage>(spec, dtype, blocks);
 }
@@ -227,13 +242,7 @@ absl::StatusOr<std::unique_ptr<KvStorage>> Transformer::NewCache(const ModelSpec
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                                  ThreadPool& threads,
                                                                  const TransformerOptions& options) {
-  if (options.rows_max < 1 || options.logit_rows_max < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("rows_max ", options.rows_max, ", logit_rows_max ",
-                                                   options.logit_rows_max, ": both must be positive"));
-  }
-  TransformerOptions sized = options;
-  const int context = checkpoint.spec().context_max;
-  sized.context_max = options.context_max > 0 ? std::min(options.context_max, context) : context;
+  ASSIGN_OR_RETURN(const TransformerOptions sized, ResolveLimits(checkpoint.spec(), options));
   ASSIGN_OR_RETURN(const Kernels* dense_kernels, DenseKernels(kernels));
   ASSIGN_OR_RETURN(const Kernels* gate_kernels, GateKernels(kernels));
   ASSIGN_OR_RETURN(TransformerWeights weights, LoadTransformer(checkpoint));

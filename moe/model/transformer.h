@@ -38,6 +38,11 @@ struct TransformerOptions {
   int context_max = 0;       // positions of one sequence; 0: the model's own limit
 };
 
+// `options` with context_max filled in, as every transformer takes them. INVALID_ARGUMENT names the limit.
+absl::StatusOr<TransformerOptions> ResolveLimits(const ModelSpec& spec, const TransformerOptions& options);
+// A slice whose numbers fit neither each other nor `context_max` is our own mistake (CHECK).
+void CheckSlice(const SequenceSlice& slice, int context_max);
+
 // Used by one thread. Sized at creation; Forward allocates nothing per row.
 class Transformer {
  public:

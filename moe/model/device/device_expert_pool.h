@@ -2,15 +2,12 @@
 #ifndef CONCLAVE_MOE_MODEL_DEVICE_DEVICE_EXPERT_POOL_H_
 #define CONCLAVE_MOE_MODEL_DEVICE_DEVICE_EXPERT_POOL_H_
 
-#include <array>
-#include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "moe/kernels/kernels.h"
 #include "moe/model/device/device_experts.h"
 #include "moe/model/expert_pool.h"
-#include "moe/tensor/buffer.h"
+#include "moe/model/pending_calls.h"
 
 namespace conclave {
 
@@ -28,23 +25,13 @@ class DeviceExpertPool final : public ExpertPool {
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
   DeviceExperts& experts() { return *experts_; }
 
-  static constexpr int kTicketsMax = 4;
+  static constexpr int kTicketsMax = PendingCalls::kTicketsMax;
 
  private:
-  struct Call {
-    uint64_t id = 0;  // 0: free
-    LayerId layer{0};
-    ConstMatView x;
-    Routing routing;
-  };
   DeviceExpertPool(const Kernels& kernels, int rows_max, int hidden, std::unique_ptr<DeviceExperts> experts);
 
-  const Kernels& kernels_;
   std::unique_ptr<DeviceExperts> experts_;
-  MatBuffer rows_;                     // [rows_max, hidden] row dtype
-  std::vector<uint32_t> row_offsets_;  // [rows_max + 1]
-  std::array<Call, kTicketsMax> calls_;
-  uint64_t last_id_ = 0;
+  PendingCalls calls_;
 };
 
 }  // namespace conclave

@@ -432,13 +432,7 @@ absl::StatusOr<std::unique_ptr<Transformer>> CreateDeviceTransformer(const Check
                                                                      const Kernels& kernels, DeviceMemory& memory,
                                                                      DeviceExpertPool* local,
                                                                      const TransformerOptions& options) {
-  if (options.rows_max < 1 || options.logit_rows_max < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("rows_max ", options.rows_max, ", logit_rows_max ",
-                                                   options.logit_rows_max, ": both must be positive"));
-  }
-  TransformerOptions sized = options;
-  const int context = checkpoint.spec().context_max;
-  sized.context_max = options.context_max > 0 ? std::min(options.context_max, context) : context;
+  ASSIGN_OR_RETURN(const TransformerOptions sized, ResolveLimits(checkpoint.spec(), options));
   auto transformer = std::make_unique<DeviceTransformer>(checkpoint, kernels, memory, local, sized);
   RETURN_IF_ERROR(transformer->Start());
   return transformer;

@@ -32,10 +32,7 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
   int64_t rows = 0, logits = 0, blocks = 0;
   for (const SequenceSlice& slice : slices) {
     const int64_t count = static_cast<int64_t>(slice.token_ids.size());
-    const int64_t end = slice.first_position + count;
-    CONCLAVE_CHECK(slice.first_position >= 0 && end <= options_.context_max) << "positions up to " << end;
-    CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * kKvBlockTokens >= end) << slice.blocks.size();
-    CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows;
+    CheckSlice(slice, options_.context_max);
     rows += count;
     logits += slice.logit_rows;
     blocks += static_cast<int64_t>(slice.blocks.size());
