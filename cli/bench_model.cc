@@ -2,6 +2,7 @@
 // what llama-bench's mean: pp512 is a prompt of 512 tokens, tg128 are 128 tokens after it began, one at a time.
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -30,9 +31,12 @@ struct Stream {
   absl::Status status;
 };
 
+class Bench;
+
 struct Figure {
-  std::string name;                       // "pp512", "tg128", "tg32 x 16"
-  std::vector<double> tokens_per_second;  // one a repetition
+  std::string name;  // "pp512", "tg128", "tg128 @ d4096", "tg32 x 16"
+  std::function<absl::StatusOr<double>(Bench&)> measure;
+  std::vector<double> tokens_per_second = {};  // one a repetition
   double Median() const {
     std::vector<double> sorted = tokens_per_second;
     std::nth_element(sorted.begin(), sorted.begin() + sorted.size() / 2, sorted.end());
@@ -62,10 +66,10 @@ class Bench {
     return tokens / absl::ToDoubleSeconds(streams[0].last - start);
   }
 
-  // Tokens per second of `count` sequences that answer at the same time, all of them together. The clock runs from
-  // when the last of them has its first token until the first of them ends.
-  absl::StatusOr<double> Decode(int count, int tokens) {
-    ASSIGN_OR_RETURN(const std::vector<Stream> streams, Run(count, 1, tokens + 1));
+  // Tokens per second of `count` sequences that answer at the same time behind a context of `depth` tokens, all of
+  // them together. The clock runs from when the last of them has its first token until the first of them ends.
+  absl::StatusOr<double> Decode(int count, int tokens, int depth = 1) {
+    ASSIGN_OR_RETURN(const std::vector<Stream> streams, Run(count, depth, tokens + 1));
     absl::Time begin = absl::InfinitePast(), end = absl::InfiniteFuture();
     for (const Stream& stream : streams) {
       begin = std::max(begin, stream.first);
@@ -122,6 +126,7 @@ class BenchModelCommand final : public Command {
     local_.Declare(flags);
     flags.Add("prompt-tokens", &prompt_tokens_, "N", "tokens of the prompt to read; 0: do not measure").minimum = 0;
     flags.Add("answer-tokens", &answer_tokens_, "N", "tokens to generate alone; 0: do not measure").minimum = 0;
+    flags.Add("depths", &depths_, "N,N,…", "contexts behind which to generate alone as well; empty: none");
     flags.Add("streams", &streams_, "N,N,…", "how many sequences decode together; empty: do not measure");
     flags.Add("stream-tokens", &stream_tokens_, "N", "tokens that each of them generates").minimum = 1;
     flags.Add("repetitions", &repetitions_, "N", "runs of each, of which the median counts").minimum = 1;
@@ -130,54 +135,70 @@ class BenchModelCommand final : public Command {
 
   absl::Status Run(const CommandContext& context) override {
     RETURN_IF_ERROR(local_.Validate());
-    std::vector<int> streams;
-    for (const absl::string_view word : absl::StrSplit(streams_, ',', absl::SkipEmpty())) {
-      int count = 0;
-      if (!absl::SimpleAtoi(word, &count) || count < 1 || count > kStreamsMax) {
-        return UsageError(absl::StrCat("--streams takes numbers from 1 to ", kStreamsMax,
-                                       " with commas between them; '", word, "' is none"));
-      }
-      streams.push_back(count);
-    }
+    ASSIGN_OR_RETURN(const std::vector<int> streams, Numbers("--streams", streams_, kStreamsMax));
+    ASSIGN_OR_RETURN(const std::vector<int> depths, Numbers("--depths", depths_, kDepthMax));
     EngineOptions options;
     options.sequences_running_max =
         std::max(1, streams.empty() ? 1 : *std::max_element(streams.begin(), streams.end()));
     options.batch_tokens_max = options.prefill_chunk_tokens_max = 512;
-    options.context_max = std::max(prompt_tokens_ + 1, std::max(answer_tokens_, stream_tokens_) + 2);
+    const int depth_max = depths.empty() ? 1 : *std::max_element(depths.begin(), depths.end());
+    options.context_max = std::max(prompt_tokens_ + 1, std::max(answer_tokens_, stream_tokens_) + depth_max + 1);
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, options));
     Bench bench(*cluster);
     // The first pass maps the weights' pages, and is what a user waits for after a start.
     RETURN_IF_ERROR(bench.Decode(1, 1).status());
     const absl::Duration first_token = absl::Now() - start;
-    std::vector<Figure> figures;
-    RETURN_IF_ERROR(Measure(bench, streams, figures));
+    std::vector<Figure> figures = Plan(streams, depths);
+    RETURN_IF_ERROR(Measure(bench, figures));
     Print(figures, first_token);
     return absl::OkStatus();
   }
 
  private:
-  static constexpr int kStreamsMax = 256;
+  static constexpr int kStreamsMax = 256, kDepthMax = 1 << 20;
+
+  static absl::StatusOr<std::vector<int>> Numbers(absl::string_view flag, absl::string_view text, int most) {
+    std::vector<int> numbers;
+    for (const absl::string_view word : absl::StrSplit(text, ',', absl::SkipEmpty())) {
+      int number = 0;
+      if (!absl::SimpleAtoi(word, &number) || number < 1 || number > most) {
+        return UsageError(
+            absl::StrCat(flag, " takes numbers from 1 to ", most, " with commas between them; '", word, "' is none"));
+      }
+      numbers.push_back(number);
+    }
+    return numbers;
+  }
+
+  std::vector<Figure> Plan(const std::vector<int>& streams, const std::vector<int>& depths) const {
+    std::vector<Figure> figures;
+    if (prompt_tokens_ > 0) {
+      figures.push_back(
+          {absl::StrCat("pp", prompt_tokens_), [n = prompt_tokens_](Bench& bench) { return bench.Prefill(n); }});
+    }
+    if (answer_tokens_ > 0) {
+      const auto decode = [n = answer_tokens_](int depth) {
+        return [=](Bench& bench) { return bench.Decode(1, n, depth); };
+      };
+      figures.push_back({absl::StrCat("tg", answer_tokens_), decode(1)});
+      for (const int depth : depths)
+        figures.push_back({absl::StrCat("tg", answer_tokens_, " @ d", depth), decode(depth)});
+    }
+    for (const int count : streams) {
+      figures.push_back({absl::StrCat("tg", stream_tokens_, " x ", count),
+                         [=, n = stream_tokens_](Bench& bench) { return bench.Decode(count, n); }});
+    }
+    return figures;
+  }
 
   // All figures in turn, and that as often as asked, so that a slow minute of the machine falls on all of them.
-  absl::Status Measure(Bench& bench, const std::vector<int>& streams, std::vector<Figure>& figures) const {
-    if (prompt_tokens_ > 0) figures.push_back({absl::StrCat("pp", prompt_tokens_), {}});
-    if (answer_tokens_ > 0) figures.push_back({absl::StrCat("tg", answer_tokens_), {}});
-    for (const int count : streams) figures.push_back({absl::StrCat("tg", stream_tokens_, " x ", count), {}});
+  absl::Status Measure(Bench& bench, std::vector<Figure>& figures) const {
     if (prompt_tokens_ > 0) RETURN_IF_ERROR(bench.Prefill(prompt_tokens_).status());  // touches every expert
     for (int i = 0; i < repetitions_; ++i) {
-      auto figure = figures.begin();
-      if (prompt_tokens_ > 0) {
-        ASSIGN_OR_RETURN(const double speed, bench.Prefill(prompt_tokens_));
-        (figure++)->tokens_per_second.push_back(speed);
-      }
-      if (answer_tokens_ > 0) {
-        ASSIGN_OR_RETURN(const double speed, bench.Decode(1, answer_tokens_));
-        (figure++)->tokens_per_second.push_back(speed);
-      }
-      for (const int count : streams) {
-        ASSIGN_OR_RETURN(const double speed, bench.Decode(count, stream_tokens_));
-        (figure++)->tokens_per_second.push_back(speed);
+      for (Figure& figure : figures) {
+        ASSIGN_OR_RETURN(const double speed, figure.measure(bench));
+        figure.tokens_per_second.push_back(speed);
       }
     }
     return absl::OkStatus();
@@ -203,7 +224,7 @@ class BenchModelCommand final : public Command {
     std::cout << absl::StrFormat("start to first token: %.0f ms\n", absl::ToDoubleMilliseconds(first_token));
     for (const Figure& figure : figures) {
       const auto [least, most] = std::minmax_element(figure.tokens_per_second.begin(), figure.tokens_per_second.end());
-      std::cout << absl::StrFormat("%-12s %9.1f tokens/s  (%.1f to %.1f)\n", figure.name, figure.Median(), *least,
+      std::cout << absl::StrFormat("%-14s %9.1f tokens/s  (%.1f to %.1f)\n", figure.name, figure.Median(), *least,
                                    *most);
     }
   }
@@ -211,6 +232,7 @@ class BenchModelCommand final : public Command {
   LocalClusterFlags local_;
   int prompt_tokens_ = 512;
   int answer_tokens_ = 128;
+  std::string depths_;
   std::string streams_ = "1,4,8,16";
   int stream_tokens_ = 32;
   int repetitions_ = 3;
