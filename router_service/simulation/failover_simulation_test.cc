@@ -251,8 +251,11 @@ int RunMany(uint64_t first_seed, int64_t schedules, bool traced) {
 
 int main(int argc, char** argv) {
   conclave::SetLogLevel(conclave::LogLevel::kError);  // what routers say of dead shards would fill the log
-  const char* full = std::getenv("CONCLAVE_TEST_FULL");
-  int64_t schedules = full != nullptr && std::string(full) == "1" ? 1000000 : 10000;
+  const auto is_set = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr && absl::string_view(value) == "1";
+  };
+  int64_t schedules = is_set("CONCLAVE_TEST_FULL") ? 1000000 : is_set("CONCLAVE_TEST_SHORT") ? 1000 : 10000;
   uint64_t from = 1;
   for (int i = 1; i < argc; ++i) {
     absl::string_view flag = argv[i];
