@@ -1,7 +1,6 @@
 // `conclave logits`: what the serving engine computes for given token ids, for comparison with other implementations.
 #include <algorithm>
 #include <cstring>
-#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/command.h"
 #include "cli/local_cluster.h"
+#include "cli/run_request.h"
 #include "moe/base/check.h"
 #include "moe/base/ids.h"
 #include "moe/base/status_macros.h"
@@ -85,29 +85,6 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
   return ids;
 }
 
-// Runs the request to its end and returns the ids that it generated.
-absl::StatusOr<std::vector<int32_t>> RunToEnd(Engine& engine, EngineRequest request) {
-  struct Outcome {
-    std::vector<int32_t> ids;
-    absl::Status status;
-    std::promise<void> ended;
-  };
-  // Shared with the engine's thread, which may still be inside the callback when the wait below is over.
-  const auto outcome = std::make_shared<Outcome>();
-  RETURN_IF_ERROR(engine
-                      .Submit(std::move(request),
-                              [outcome](const TokenEvent& event) {
-                                if (event.token >= 0) outcome->ids.push_back(event.token);
-                                if (!event.ended()) return;
-                                outcome->status = event.status;
-                                outcome->ended.set_value();
-                              })
-                      .status());
-  outcome->ended.get_future().wait();
-  RETURN_IF_ERROR(outcome->status);
-  return outcome->ids;
-}
-
 class LogitsCommand final : public Command {
  public:
   std::string name() const override { return "logits"; }
@@ -137,7 +114,8 @@ class LogitsCommand final : public Command {
     request.observer = &recorder;
     request.ignore_eos = true;
     request.max_tokens = std::max(greedy_, 1);  // the prompt's own logits need one step
-    ASSIGN_OR_RETURN(std::vector<int32_t> greedy, RunToEnd(cluster->engine(), std::move(request)));
+    ASSIGN_OR_RETURN(RequestOutcome outcome, RunToEnd(cluster->engine(), std::move(request)));
+    std::vector<int32_t>& greedy = outcome.ids;
     if (static_cast<int>(greedy.size()) < greedy_) {
       return absl::InvalidArgumentError(absl::StrCat("--greedy ", greedy_, " goes beyond the model's context of ",
                                                      cluster->checkpoint().spec().context_max, " tokens"));

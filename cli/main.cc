@@ -59,6 +59,8 @@ int Main(int argc, char** argv) {
   commands.push_back(NewKeyCommand());
   commands.push_back(NewDoctorCommand());
   commands.push_back(NewMakeModelCommand());
+  commands.push_back(NewQuantizeCommand());
+  commands.push_back(NewPerplexityCommand());
   commands.push_back(NewBenchModelCommand());
   commands.push_back(NewCompletionCommand(&commands));
 

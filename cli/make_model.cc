@@ -1,8 +1,6 @@
 // `conclave make-model`: a checkpoint with random weights in the published format.
 #include "moe/checkpoint/make_model.h"
 
-#include <unistd.h>
-
 #include <cstdint>
 #include <iostream>
 #include <memory>
@@ -10,45 +8,13 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "cli/command.h"
+#include "cli/progress_bar.h"
 #include "moe/base/status_macros.h"
 #include "moe/tokenizer/byte_tokenizer_writer.h"
 
 namespace conclave {
 namespace {
-
-// "1.23 GB" or "0.4 MB".
-std::string Size(int64_t bytes) {
-  return bytes >= 100'000'000 ? absl::StrFormat("%.2f GB", static_cast<double>(bytes) / 1e9)
-                              : absl::StrFormat("%.1f MB", static_cast<double>(bytes) / 1e6);
-}
-
-// One line on standard error that is rewritten in place; silent where that is no terminal.
-class ProgressBar {
- public:
-  ~ProgressBar() {
-    if (drawn_) std::cerr << "\r\033[K" << std::flush;
-  }
-
-  void Update(int64_t bytes_done, int64_t bytes_total) {
-    if (!terminal_ || bytes_total <= 0 || absl::Now() - last_ < absl::Milliseconds(100)) return;
-    last_ = absl::Now();
-    const int filled = static_cast<int>(bytes_done * kWidth / bytes_total);
-    std::cerr << absl::StrFormat("\r[%-*s] %3d%%  %s of %s", kWidth, std::string(static_cast<size_t>(filled), '#'),
-                                 bytes_done * 100 / bytes_total, Size(bytes_done), Size(bytes_total))
-              << std::flush;
-    drawn_ = true;
-  }
-
- private:
-  static constexpr int kWidth = 40;
-  const bool terminal_ = isatty(STDERR_FILENO) == 1;
-  bool drawn_ = false;
-  absl::Time last_ = absl::InfinitePast();
-};
 
 class MakeModelCommand final : public Command {
  public:
@@ -81,7 +47,7 @@ class MakeModelCommand final : public Command {
         bar.Update(bytes_done, bytes_total);
       }));
     }
-    std::cout << "wrote " << options_.out << " (" << Size(bytes) << "); look at it with: conclave inspect "
+    std::cout << "wrote " << options_.out << " (" << SizeText(bytes) << "); look at it with: conclave inspect "
               << options_.out << "\n";
     return absl::OkStatus();
   }

@@ -5,21 +5,19 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/model_spec.h"
-#include "moe/checkpoint/safetensors.h"
+#include "moe/checkpoint/model_tensors.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/placement/placement.h"
+#include "moe/tensor/weight_view.h"
 #include "moe/transport/grpc/grpc_shard_control.h"
 #include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
@@ -32,29 +30,28 @@ namespace {
 
 constexpr absl::Duration kProgressPause = absl::Seconds(1);
 
-// Whether this process reads the matrix `name`: not the routed experts where shards have those, and not the layers of
-// multi-token prediction behind the decoder. Scales are small and come with their matrices.
-bool IsRead(absl::string_view name, const ModelSpec& spec, bool with_experts) {
-  if (absl::EndsWith(name, "_scale_inv") || (!with_experts && absl::StrContains(name, ".mlp.experts."))) return false;
-  int layer = 0;
-  if (!absl::ConsumePrefix(&name, "model.layers.")) return true;
-  return !absl::SimpleAtoi(name.substr(0, name.find('.')), &layer) || layer < spec.layers;
+// The matrices that this process reads: not the routed experts where shards have those, and not the layers of
+// multi-token prediction behind the decoder.
+std::vector<TensorSpec> MatricesRead(const ModelSpec& spec, bool with_experts) {
+  std::vector<TensorSpec> matrices;
+  ForEachTensor(spec, [&](const TensorSpec& tensor) {
+    if (tensor.shape.size() == 2 && !tensor.mtp && (with_experts || tensor.expert < 0)) matrices.push_back(tensor);
+  });
+  return matrices;
 }
 
 // Brings the matrices that this process reads into memory.
 absl::Status LoadWeights(const Checkpoint& checkpoint, bool with_experts) {
-  const std::vector<std::string> names = checkpoint.TensorNames();
+  const std::vector<TensorSpec> matrices = MatricesRead(checkpoint.spec(), with_experts);
   absl::Time next_log = absl::Now() + kProgressPause;
   int64_t bytes = 0;
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (!IsRead(names[i], checkpoint.spec(), with_experts)) continue;
-    ASSIGN_OR_RETURN(const SafetensorsTensor tensor, checkpoint.Describe(names[i]));
-    if (tensor.shape.size() != 2) continue;
-    ASSIGN_OR_RETURN(const WeightView weight, checkpoint.Weight(names[i], tensor.shape[0], tensor.shape[1]));
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const std::vector<int64_t>& shape = matrices[i].shape;
+    ASSIGN_OR_RETURN(const WeightView weight, checkpoint.Weight(matrices[i].name, shape[0], shape[1]));
     RETURN_IF_ERROR(checkpoint.Load(weight));
-    bytes += tensor.bytes;
+    bytes += StoredBytes(weight);
     if (absl::Now() < next_log) continue;
-    LogInfo(absl::StrCat("loading: ", i + 1, " of ", names.size(), " tensors, ", bytes >> 20, " MiB"));
+    LogInfo(absl::StrCat("loading: ", i + 1, " of ", matrices.size(), " matrices, ", bytes >> 20, " MiB"));
     next_log = absl::Now() + kProgressPause;
   }
   return absl::OkStatus();

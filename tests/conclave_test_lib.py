@@ -199,16 +199,33 @@ def read_header(path):
     return header, 8 + size
 
 
-def read_tensor(path, name):
-    """One tensor as a flat tuple of numbers (F32, I32, I64 and F64 only)."""
+def read_tensor_bytes(path, name):
     header, start = read_header(path)
-    entry = header[name]
-    begin, end = entry["data_offsets"]
+    begin, end = header[name]["data_offsets"]
     with open(path, "rb") as file:
         file.seek(start + begin)
-        data = file.read(end - begin)
-    letter = {"F32": "f", "I32": "i", "I64": "q", "F64": "d"}[entry["dtype"]]
-    return struct.unpack(f"<{len(data) // DTYPE_SIZES[entry['dtype']]}{letter}", data)
+        return file.read(end - begin)
+
+
+def read_tensor(path, name):
+    """One tensor as a flat tuple of numbers (F32, I32, I64 and F64 only)."""
+    data, dtype = read_tensor_bytes(path, name), read_header(path)[0][name]["dtype"]
+    letter = {"F32": "f", "I32": "i", "I64": "q", "F64": "d"}[dtype]
+    return struct.unpack(f"<{len(data) // DTYPE_SIZES[dtype]}{letter}", data)
+
+
+def write_tensors(path, tensors):
+    """Writes a safetensors file of name: (dtype, shape, bytes)."""
+    header, offset = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for _, _, data in tensors.values():
+            out.write(data)
 
 
 def copy_model_without(source, target, dropped):
@@ -217,20 +234,7 @@ def copy_model_without(source, target, dropped):
     for path in glob.glob(os.path.join(source, "*.json")):
         shutil.copy(path, target)
     path = os.path.join(source, "model.safetensors")
-    header, start = read_header(path)
-    kept, chunks, offset = {}, [], 0
-    with open(path, "rb") as file:
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            begin, end = entry["data_offsets"]
-            file.seek(start + begin)
-            if dropped(name):
-                continue
-            kept[name] = {**entry, "data_offsets": [offset, offset + end - begin]}
-            chunks.append(file.read(end - begin))
-            offset += end - begin
-    text = json.dumps(kept).encode()
-    text += b" " * (-len(text) % 8)
-    with open(os.path.join(target, "model.safetensors"), "wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
-        for chunk in chunks:
-            out.write(chunk)
+    entries = sorted(read_header(path)[0].items(), key=lambda item: item[1]["data_offsets"])
+    write_tensors(os.path.join(target, "model.safetensors"),
+                  {name: (entry["dtype"], entry["shape"], read_tensor_bytes(path, name))
+                   for name, entry in entries if not dropped(name)})

@@ -13,6 +13,7 @@
 #include "moe/checkpoint/model_file.h"
 #include "moe/checkpoint/model_format.h"
 #include "moe/checkpoint/model_tensors.h"
+#include "moe/checkpoint/stored_matrix.h"
 #include "moe/checkpoint/weight_index.h"
 #include "xxhash.h"
 
@@ -27,21 +28,8 @@ absl::Status In(const std::string& place, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(place, ": ", status.message()));
 }
 
-std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
-
 bool IsWeightDtype(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF8E4M3;
-}
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-ConstMatView Contiguous(const std::byte* data, DType dtype, int64_t rows, int64_t cols) {
-  return BasicMatView<const void*>{data, dtype, Device::kCpu, rows, cols, cols};
-}
-
-absl::Status WrongShape(const SafetensorsTensor& tensor, absl::string_view name, const std::vector<int64_t>& wanted) {
-  return absl::DataLossError(absl::StrCat(tensor.file->path(), ": tensor ", name, " has shape ",
-                                          ShapeText(tensor.shape), "; config.json needs ", ShapeText(wanted)));
 }
 
 }  // namespace
@@ -117,6 +105,10 @@ absl::Status Checkpoint::CheckComplete() const {
   absl::Status status;
   ForEachTensor(spec_, [&](const TensorSpec& wanted) {
     if (!status.ok() || wanted.mtp) return;
+    if (wanted.shape.size() == 2 && IsPacked(wanted.name)) {
+      status = FindPacked(wanted.name, wanted.shape[0], wanted.shape[1]).status();
+      return;
+    }
     absl::StatusOr<const SafetensorsTensor*> tensor = Find(wanted.name);
     if (!tensor.ok()) {
       status = tensor.status();
@@ -131,7 +123,8 @@ absl::Status Checkpoint::Fingerprint(absl::string_view config_text) {
   std::string text(config_text);
   for (const std::string& name : TensorNames()) {
     const SafetensorsTensor& tensor = tensors_.find(name)->second;
-    absl::StrAppend(&text, "\n", name, " ", Name(tensor.dtype), " ", ShapeText(tensor.shape));
+    absl::StrAppend(&text, "\n", name, " ", Name(tensor.dtype), " [",
+                    absl::StrJoin(tensor.shape, ", "), "]");
   }
   for (const char* name : {"model.norm.weight", "model.embed_tokens.weight"}) {
     ASSIGN_OR_RETURN(const SafetensorsTensor* tensor, Find(name));
@@ -184,6 +177,7 @@ absl::StatusOr<const std::byte*> Checkpoint::MappedBytes(const SafetensorsTensor
 }
 
 absl::StatusOr<WeightView> Checkpoint::Weight(absl::string_view name, int64_t rows, int64_t cols) const {
+  if (IsPacked(name)) return PackedWeight(name, rows, cols);
   ASSIGN_OR_RETURN(const SafetensorsTensor* tensor, Find(name));
   if (tensor->shape != std::vector<int64_t>{rows, cols}) return WrongShape(*tensor, name, {rows, cols});
   if (!IsWeightDtype(tensor->dtype)) {

@@ -42,7 +42,8 @@ class Checkpoint {
   // Dtype, shape and size only: maps nothing, and `data` must not be read. NOT_FOUND.
   absl::StatusOr<SafetensorsTensor> Describe(absl::string_view name) const;
 
-  // The matrix `name` [rows, cols] with its block scales where it is FP8 (`name`_scale_inv beside it).
+  // The matrix `name` [rows, cols] with its block scales where it is FP8 (`name`_scale_inv beside it), or packed
+  // integers (`name`_packed, _scale and _shape in its place).
   // NOT_FOUND: the tensor or its scales are missing. DATA_LOSS: another shape or dtype than the model needs.
   absl::StatusOr<WeightView> Weight(absl::string_view name, int64_t rows, int64_t cols) const;
   // A vector (norm weight or bias) as float32, copied. The same errors.
@@ -67,6 +68,16 @@ class Checkpoint {
   absl::StatusOr<const SafetensorsTensor*> Find(absl::string_view name) const;
   absl::StatusOr<const std::byte*> MappedBytes(const SafetensorsTensor& tensor) const;
   absl::Status AddScales(absl::string_view name, WeightView& view) const;
+  // The three tensors of a packed matrix, their shapes and dtypes checked.
+  struct PackedParts {
+    const SafetensorsTensor* words = nullptr;
+    const SafetensorsTensor* scales = nullptr;
+    const SafetensorsTensor* shape = nullptr;
+    int64_t scale_cols = 0;
+  };
+  bool IsPacked(absl::string_view name) const;
+  absl::StatusOr<PackedParts> FindPacked(absl::string_view name, int64_t rows, int64_t cols) const;
+  absl::StatusOr<WeightView> PackedWeight(absl::string_view name, int64_t rows, int64_t cols) const;
   const SafetensorsFile* FileOf(const void* data) const;
 
   ModelSpec spec_;

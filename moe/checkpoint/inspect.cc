@@ -14,10 +14,10 @@ namespace {
 
 constexpr int kCacheValueBytes = 2;
 
-// The stored bytes of a tensor and of its block scales.
+// The stored bytes of a tensor and its block scales, or of a packed one's parts.
 int64_t StoredBytes(const Checkpoint& checkpoint, const std::string& name) {
   int64_t bytes = 0;
-  for (const std::string& part : {name, name + "_scale_inv"}) {
+  for (const std::string& part : {name, name + "_scale_inv", name + "_packed", name + "_scale", name + "_shape"}) {
     if (auto tensor = checkpoint.Describe(part); tensor.ok()) bytes += tensor->bytes;
   }
   return bytes;

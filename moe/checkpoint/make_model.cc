@@ -3,21 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/model_config.h"
 #include "moe/checkpoint/model_file.h"
 #include "moe/checkpoint/model_tensors.h"
+#include "moe/checkpoint/model_writer.h"
 #include "moe/checkpoint/random_weights.h"
 #include "moe/checkpoint/safetensors_writer.h"
-#include "moe/checkpoint/weight_index.h"
 
 namespace conclave {
 namespace {
@@ -123,33 +121,6 @@ std::vector<Planned> Plan(const ModelSpec& spec, const std::string& dtype) {
   return plan;
 }
 
-// Cuts the plan into files. A weight and its scales stay together; within a file wider elements come first, so that
-// all are aligned.
-std::vector<std::vector<Planned>> CutIntoFiles(const std::vector<Planned>& plan, int64_t file_bytes_max) {
-  std::vector<std::vector<Planned>> files(1);
-  int64_t file_bytes = 0;
-  for (const Planned& planned : plan) {
-    if (!planned.is_scales && !files.back().empty() && file_bytes + planned.bytes > file_bytes_max) {
-      files.emplace_back();
-      file_bytes = 0;
-    }
-    files.back().push_back(planned);
-    file_bytes += planned.bytes;
-  }
-  for (std::vector<Planned>& file : files) {
-    std::stable_sort(file.begin(), file.end(),
-                     [](const Planned& a, const Planned& b) { return SizeOf(a.dtype) > SizeOf(b.dtype); });
-  }
-  return files;
-}
-
-absl::Status WriteText(const std::string& path, absl::string_view text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat(path, ": cannot write"));
-}
-
 // The scale of one block: near the tensor's, different from block to block, as in trained checkpoints.
 float BlockScale(const Planned& planned, uint64_t seed, int64_t block, bool power_of_two) {
   const float scale = RandomTensor::F8Scale(DistributionOf(planned.tensor).deviation);
@@ -164,14 +135,8 @@ class TensorStream {
                MakeModelProgress progress)
       : options_(options), power_of_two_scales_(power_of_two_scales), bytes_total_(bytes_total), progress_(progress) {}
 
-  absl::Status WriteFile(const std::string& path, const std::vector<Planned>& tensors) {
-    std::vector<SafetensorsDeclaration> declarations;
-    for (const Planned& planned : tensors) declarations.push_back({planned.name(), planned.dtype, planned.shape});
-    ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(path, declarations));
-    for (const Planned& planned : tensors) {
-      RETURN_IF_ERROR(planned.is_scales ? AppendScales(planned, *writer) : AppendWeights(planned, *writer));
-    }
-    return writer->Finish();
+  absl::Status Append(const Planned& planned, SafetensorsWriter& writer) {
+    return planned.is_scales ? AppendScales(planned, writer) : AppendWeights(planned, writer);
   }
 
  private:
@@ -211,8 +176,8 @@ class TensorStream {
   std::vector<std::byte> piece_;
 };
 
-// Creates the directory and checks that it is free and the disk has room.
-absl::Status PrepareDirectory(const std::string& out, int64_t bytes_total) {
+// Creates the directory and checks that it is free.
+absl::Status PrepareDirectory(const std::string& out) {
   if (out.empty()) return absl::InvalidArgumentError("out: must name a directory");
   std::error_code error;
   fs::create_directories(out, error);
@@ -224,11 +189,6 @@ absl::Status PrepareDirectory(const std::string& out, int64_t bytes_total) {
           absl::StrCat(out, ": holds a model already (", name, "); give another directory"));
     }
   }
-  const fs::space_info space = fs::space(out, error);
-  if (!error && space.available < static_cast<uintmax_t>(bytes_total)) {
-    return absl::ResourceExhaustedError(absl::StrFormat("%s: the weights need %.1f GB, the disk has %.1f GB free", out,
-                                                        bytes_total / 1e9, space.available / 1e9));
-  }
   return absl::OkStatus();
 }
 
@@ -238,31 +198,26 @@ absl::Status MakeModel(const MakeModelOptions& options, MakeModelProgress progre
   ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
   if (options.file_bytes_max < 1) return absl::InvalidArgumentError("file_bytes_max: must be positive");
   const std::vector<Planned> plan = Plan(spec, options.dtype);
+  std::vector<PlannedTensor> stored;
   int64_t bytes_total = 0;
-  for (const Planned& planned : plan) bytes_total += planned.bytes;
-  RETURN_IF_ERROR(PrepareDirectory(options.out, bytes_total));
-
-  const std::vector<std::vector<Planned>> files = CutIntoFiles(plan, options.file_bytes_max);
+  for (const Planned& planned : plan) {
+    stored.push_back({{planned.name(), planned.dtype, planned.shape}, planned.is_scales});
+    bytes_total += planned.bytes;
+  }
+  RETURN_IF_ERROR(PrepareDirectory(options.out));
+  RETURN_IF_ERROR(CheckRoom(options.out, stored));
   TensorStream stream(options, spec.block_quant.ue8m0_scales, bytes_total, progress);
-  WeightIndex index;
-  index.total_bytes = bytes_total;
-  for (size_t i = 0; i < files.size(); ++i) {
-    index.files.push_back(files.size() == 1 ? "model.safetensors"
-                                            : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, files.size()));
-    RETURN_IF_ERROR(stream.WriteFile(absl::StrCat(options.out, "/", index.files.back()), files[i]));
-    for (const Planned& planned : files[i]) index.entries.push_back({planned.name(), static_cast<int>(i)});
-  }
-  if (files.size() > 1) {
-    RETURN_IF_ERROR(WriteText(absl::StrCat(options.out, "/model.safetensors.index.json"), FormatWeightIndex(index)));
-  }
+  RETURN_IF_ERROR(
+      WriteModelFiles(options.out, stored, options.file_bytes_max,
+                      [&](size_t index, SafetensorsWriter& writer) { return stream.Append(plan[index], writer); }));
   if (options.write_tokenizer) {
     RETURN_IF_ERROR(options.write_tokenizer(options.out, spec.vocab, *spec.bos_id, spec.eos_ids[0]));
   }
-  RETURN_IF_ERROR(WriteText(
+  RETURN_IF_ERROR(WriteTextFile(
       absl::StrCat(options.out, "/generation_config.json"),
       absl::StrCat("{\n  \"bos_token_id\": ", *spec.bos_id, ",\n  \"eos_token_id\": ", spec.eos_ids[0], "\n}\n")));
-  return WriteText(absl::StrCat(options.out, "/config.json"),
-                   WriteModelConfig(spec, options.dtype == "f32" ? "float32" : "bfloat16"));
+  return WriteTextFile(absl::StrCat(options.out, "/config.json"),
+                       WriteModelConfig(spec, options.dtype == "f32" ? "float32" : "bfloat16"));
 }
 
 }  // namespace conclave

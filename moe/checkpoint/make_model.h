@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "moe/checkpoint/model_spec.h"
+#include "moe/checkpoint/model_writer.h"
 
 namespace conclave {
 
@@ -29,8 +29,8 @@ struct MakeModelOptions {
   std::function<absl::Status(const std::string& directory, int vocab, int32_t bos, int32_t eos)> write_tokenizer;
 };
 
-// Called from time to time with the bytes of tensors written so far and in all.
-using MakeModelProgress = absl::FunctionRef<void(int64_t bytes_done, int64_t bytes_total)>;
+// Bytes of tensors written.
+using MakeModelProgress = WriteProgress;
 
 // The shape behind a preset. INVALID_ARGUMENT lists the presets.
 absl::StatusOr<ModelSpec> PresetSpec(absl::string_view preset);

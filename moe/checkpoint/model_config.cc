@@ -178,7 +178,7 @@ absl::StatusOr<ModelSpec> ParseModelConfig(absl::string_view json_text, absl::st
   JsonFields fields(root, "config.json: ");
   ParseFamily(fields, spec);
   RETURN_IF_ERROR(fields.status());
-  RETURN_IF_ERROR(ParseQuantization(root, spec.block_quant));
+  RETURN_IF_ERROR(ParseQuantization(root, spec));
   ParseShapes(fields, spec);
   ParseAttention(fields, spec.attention);
   ParseGate(fields, spec, spec.gate);

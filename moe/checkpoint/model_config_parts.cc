@@ -1,11 +1,9 @@
 #include "moe/checkpoint/model_config_parts.h"
 
-#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
@@ -19,7 +17,6 @@ using nlohmann::json;
 
 constexpr double kThetaMax = 1e12;
 constexpr double kThetaDefault = 10000.0;
-constexpr int kQuantBlockMax = 1 << 16;
 
 std::string Quoted(absl::string_view text) { return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 100)), "\""); }
 
@@ -92,56 +89,6 @@ absl::Status ParseRope(const json& root, AttentionSpec& attention) {
   }
   attention.rope_theta = all.theta.value_or(kThetaDefault);
   attention.yarn = all.yarn;
-  return absl::OkStatus();
-}
-
-absl::Status ParseQuantization(const json& root, BlockQuantSpec& quant) {
-  constexpr absl::string_view kUse = "use a checkpoint in BF16, F16, F32 or FP8 with weight blocks of 128 x 128";
-  JsonFields root_fields(root, "config.json: ");
-  if (root_fields.Has("compression_config")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("config.json: compression_config (compressed-tensors) is not supported; ", kUse));
-  }
-  const json* object = root_fields.Find("quantization_config");
-  if (object == nullptr) return absl::OkStatus();
-  if (!object->is_object()) return absl::InvalidArgumentError("config.json: quantization_config must be an object");
-  JsonFields fields(*object, "config.json: quantization_config.");
-  const std::string algorithm = fields.StringOr("quant_algo", "");
-  std::string method = fields.StringOr("quant_method", "");
-  RETURN_IF_ERROR(fields.status());
-  if (method.empty() && !algorithm.empty()) method = "modelopt";
-  if (method != "fp8") {
-    const std::string named = method.empty() ? "without a quant_method" : absl::StrCat("quant_method ", Quoted(method));
-    return absl::InvalidArgumentError(
-        absl::StrCat("config.json: quantization_config ", named, algorithm.empty() ? "" : " ", algorithm, " (",
-                     method.empty() ? "unknown" : absl::AsciiStrToUpper(method), ") is not supported; ", kUse));
-  }
-  const std::string format = fields.StringOr("fmt", "e4m3");
-  if (format != "e4m3") fields.Fail("fmt", absl::StrCat(Quoted(format), " is not supported; e4m3 is"));
-  const std::string scheme = fields.StringOr("activation_scheme", "dynamic");
-  if (scheme != "dynamic") {
-    fields.Fail("activation_scheme", absl::StrCat(Quoted(scheme), " is not supported; dynamic is"));
-  }
-  const std::string scale_format = fields.StringOr("scale_fmt", "float");
-  if (scale_format != "ue8m0" && scale_format != "float" && scale_format != "float32") {
-    fields.Fail("scale_fmt", absl::StrCat(Quoted(scale_format), " is not supported; ue8m0 and float32 are"));
-  }
-  RETURN_IF_ERROR(fields.status());
-  const json* block = fields.Find("weight_block_size");
-  if (block == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "config.json: quantization_config.weight_block_size is missing (FP8 with one scale a tensor?); ", kUse));
-  }
-  const auto is_size = [](const json& n) {
-    return n.is_number_unsigned() && n.get<uint64_t>() >= 1 && n.get<uint64_t>() <= kQuantBlockMax;
-  };
-  if (!block->is_array() || block->size() != 2 || !is_size((*block)[0]) || !is_size((*block)[1])) {
-    return absl::InvalidArgumentError(
-        "config.json: quantization_config.weight_block_size must be two positive integers, such as [128, 128]");
-  }
-  quant.block_rows = (*block)[0].get<int>();
-  quant.block_cols = (*block)[1].get<int>();
-  quant.ue8m0_scales = scale_format == "ue8m0";
   return absl::OkStatus();
 }
 

@@ -13,9 +13,9 @@ namespace conclave {
 // say the same thing they must agree. INVALID_ARGUMENT names the field.
 absl::Status ParseRope(const nlohmann::json& root, AttentionSpec& attention);
 
-// quantization_config of config.json `root`; none leaves `quant` as it is. INVALID_ARGUMENT names the method that
-// is not supported.
-absl::Status ParseQuantization(const nlohmann::json& root, BlockQuantSpec& quant);
+// quantization_config of config.json `root`; none leaves `spec` as it is, else block_quant or packed_quant is set.
+// INVALID_ARGUMENT names the method that is not supported.
+absl::Status ParseQuantization(const nlohmann::json& root, ModelSpec& spec);
 
 }  // namespace conclave
 

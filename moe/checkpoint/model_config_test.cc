@@ -240,6 +240,67 @@ TEST(ModelConfig, NamesTheUnsupportedQuantisation) {
   ExpectRefusedV3({{"compression_config", {{"format", "pack-quantized"}}}}, {"compressed-tensors"});
 }
 
+// Kimi-K2-Thinking's own.
+json PackedQuantization() {
+  return json::parse(R"json({
+    "config_groups": {"group_0": {"input_activations": null, "output_activations": null, "targets": ["Linear"],
+      "weights": {"actorder": null, "block_structure": null, "dynamic": false, "group_size": 32, "num_bits": 4,
+                  "observer": "minmax", "observer_kwargs": {}, "strategy": "group", "symmetric": true, "type": "int"}}},
+    "format": "pack-quantized",
+    "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"],
+    "kv_cache_scheme": null, "quant_method": "compressed-tensors", "quantization_status": "compressed"})json");
+}
+
+TEST(ModelConfig, ReadsPackedIntegers) {
+  json config = json::parse(published_configs::kDeepSeekV3);
+  config["quantization_config"] = PackedQuantization();
+  auto spec = ParseModelConfig(config.dump(), "");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->packed_quant, (PackedQuantSpec{4, 32}));
+  EXPECT_FALSE(spec->block_quant.present());
+  EXPECT_EQ(*ParseModelConfig(WriteModelConfig(*spec, "bfloat16"), ""), *spec);
+  json& weights = config["quantization_config"]["config_groups"]["group_0"]["weights"];
+  weights["num_bits"] = 8;
+  weights["strategy"] = "channel";
+  weights["group_size"] = nullptr;
+  spec = ParseModelConfig(config.dump(), "");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->packed_quant, (PackedQuantSpec{8, 0}));
+  EXPECT_EQ(*ParseModelConfig(WriteModelConfig(*spec, "bfloat16"), ""), *spec);
+}
+
+TEST(ModelConfig, NamesWhatPackedIntegersMayNotBe) {
+  const auto refused = [](const std::string& key, const json& value, const std::vector<std::string>& words) {
+    json quantization = PackedQuantization();
+    json& weights = quantization["config_groups"]["group_0"]["weights"];
+    (weights.contains(key) ? weights : quantization)[key] = value;
+    ExpectRefusedV3({{"quantization_config", quantization}}, words);
+  };
+  refused("num_bits", 2, {"config_groups.group_0.weights.num_bits", "4, 8"});
+  refused("num_bits", -4, {"num_bits"});
+  refused("symmetric", false, {"symmetric", "zero points"});
+  refused("type", "float", {"type", "float"});
+  refused("strategy", "block", {"strategy", "block"});
+  refused("group_size", 0, {"group_size"});
+  refused("group_size", 20, {"group_size", "multiple of 8"});
+  refused("group_size", 1e18, {"group_size"});
+  refused("actorder", "group", {"actorder", "reorders"});
+  refused("dynamic", true, {"dynamic"});
+  refused("format", "int-quantized", {"format", "int-quantized", "pack-quantized is"});
+  refused("kv_cache_scheme", {{"num_bits", 8}}, {"kv_cache_scheme"});
+  refused("quantization_status", "frozen", {"frozen"});
+  refused("sparsity_config", {{"format", "sparse-24"}}, {"sparsity_config"});
+  refused("config_groups", json::object(), {"config_groups"});
+  refused("config_groups", {{"a", 3}}, {"config_groups.a"});
+  refused("config_groups", {{"a", {{"weights", nullptr}}}}, {"config_groups.a.weights", "missing"});
+  json two = PackedQuantization();
+  two["config_groups"]["group_1"] = two["config_groups"]["group_0"];
+  two["config_groups"]["group_1"]["weights"]["num_bits"] = 8;
+  ExpectRefusedV3({{"quantization_config", two}}, {"group_1", "differs"});
+  two["config_groups"]["group_1"]["input_activations"] = {{"num_bits", 8}};
+  ExpectRefusedV3({{"quantization_config", two}}, {"group_1.input_activations"});
+}
+
 TEST(ModelConfig, RefusesWhatIsNotAStrictJsonObject) {
   ExpectRefused("", {"config.json", "not valid JSON"});
   ExpectRefused(published_configs::kDeepSeekV3 + std::string(1, '\0') + "x", {"a zero byte"});

@@ -77,6 +77,38 @@ std::string Quantization(const BlockQuantSpec& quant) {
   return config.Format("  ");
 }
 
+// As Kimi-K2-Thinking's config.json has it.
+std::string PackedQuantization(const PackedQuantSpec& quant, const std::vector<std::string>& ignored) {
+  Object weights;
+  weights.Add("actorder", "null");
+  weights.Add("block_structure", "null");
+  weights.Add("dynamic", "false");
+  weights.Add("group_size", quant.group_cols > 0 ? absl::StrCat(quant.group_cols) : "null");
+  weights.Add("num_bits", quant.bits);
+  weights.Add("observer", Text("minmax"));
+  weights.Add("observer_kwargs", "{}");
+  weights.Add("strategy", Text(quant.group_cols > 0 ? "group" : "channel"));
+  weights.Add("symmetric", "true");
+  weights.Add("type", Text("int"));
+  Object group;
+  group.Add("input_activations", "null");
+  group.Add("output_activations", "null");
+  group.Add("targets", absl::StrCat("[", Text("Linear"), "]"));
+  group.Add("weights", weights.Format("        "));
+  Object groups;
+  groups.Add("group_0", group.Format("      "));
+  std::vector<std::string> names;
+  for (const std::string& name : ignored) names.push_back(Text(name));
+  Object config;
+  config.Add("config_groups", groups.Format("    "));
+  config.Add("format", Text("pack-quantized"));
+  config.Add("ignore", absl::StrCat("[", absl::StrJoin(names, ", "), "]"));
+  config.Add("kv_cache_scheme", "null");
+  config.Add("quant_method", Text("compressed-tensors"));
+  config.Add("quantization_status", Text("compressed"));
+  return config.Format("  ");
+}
+
 void AddShapes(const ModelSpec& spec, Object& config) {
   config.Add("vocab_size", spec.vocab);
   config.Add("hidden_size", spec.hidden);
@@ -121,6 +153,11 @@ void AddAttention(const AttentionSpec& attention, Object& config) {
 
 }  // namespace
 
+std::string WriteQuantizationConfig(const ModelSpec& spec, const std::vector<std::string>& ignored) {
+  if (spec.packed_quant.present()) return PackedQuantization(spec.packed_quant, ignored);
+  return Quantization(spec.block_quant);
+}
+
 std::string WriteModelConfig(const ModelSpec& spec, absl::string_view torch_dtype) {
   Object config;
   const bool v2 = spec.family == ModelFamily::kDeepSeekV2;
@@ -133,7 +170,9 @@ std::string WriteModelConfig(const ModelSpec& spec, absl::string_view torch_dtyp
   if (spec.bos_id.has_value()) config.Add("bos_token_id", *spec.bos_id);
   if (spec.eos_ids.size() == 1) config.Add("eos_token_id", spec.eos_ids[0]);
   if (spec.eos_ids.size() > 1) config.Add("eos_token_id", absl::StrCat("[", absl::StrJoin(spec.eos_ids, ", "), "]"));
-  if (spec.block_quant.present()) config.Add("quantization_config", Quantization(spec.block_quant));
+  if (spec.block_quant.present() || spec.packed_quant.present()) {
+    config.Add("quantization_config", WriteQuantizationConfig(spec, {}));
+  }
   return config.Format("") + "\n";
 }
 

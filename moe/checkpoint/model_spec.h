@@ -72,6 +72,16 @@ struct BlockQuantSpec {
   bool operator==(const BlockQuantSpec&) const = default;
 };
 
+// Matrices stored as symmetric integers, packed into 32-bit words, with a scale per row and group of columns
+// (compressed-tensors, "pack-quantized"): "weight_packed", "weight_scale" and "weight_shape" in place of "weight". Which
+// matrices are, the files say. 0 bits: none.
+struct PackedQuantSpec {
+  int bits = 0;        // 4 or 8
+  int group_cols = 0;  // 0: one scale a row
+  bool present() const { return bits > 0; }
+  bool operator==(const PackedQuantSpec&) const = default;
+};
+
 // The whole model. Sizes are in elements, counts as named.
 struct ModelSpec {
   ModelFamily family = ModelFamily::kDeepSeekV3;
@@ -90,7 +100,8 @@ struct ModelSpec {
   bool tie_word_embeddings = false;
   AttentionSpec attention;
   GateSpec gate;
-  BlockQuantSpec block_quant;
+  BlockQuantSpec block_quant;    // one of these two at the most
+  PackedQuantSpec packed_quant;
   std::optional<int32_t> bos_id;
   std::vector<int32_t> eos_ids;  // config.json and generation_config.json together, ascending, no duplicates
 

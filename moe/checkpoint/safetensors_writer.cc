@@ -90,7 +90,7 @@ SafetensorsWriter::~SafetensorsWriter() {
 absl::Status SafetensorsWriter::Error(const char* action) const {
   const int error = errno;
   const std::string text = absl::StrCat(path_, ": ", action, ": ", std::strerror(error));
-  if (error == ENOSPC || error == EDQUOT) return absl::ResourceExhaustedError(text);
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) return absl::ResourceExhaustedError(text);
   if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(text);
   return absl::UnavailableError(text);
 }

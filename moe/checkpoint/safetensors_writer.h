@@ -34,7 +34,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // Continues the data: any number of bytes, across tensors as it comes. RESOURCE_EXHAUSTED: the disk is full.
+  // Continues the data: any number of bytes, across tensors as it comes. RESOURCE_EXHAUSTED: the disk is full,
+  // or the file beyond a limit.
   // REQUIRES: bytes <= bytes_left().
   absl::Status Append(const void* data, int64_t bytes);
   // How much of the declared data has not been appended yet.

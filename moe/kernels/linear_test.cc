@@ -30,9 +30,7 @@ constexpr Format kFormats[] = {
 double SumOfMagnitudes(ConstMatView x, int64_t m, const WeightView& w, int64_t n) {
   double sum = 0;
   for (int64_t k = 0; k < w.cols(); ++k) {
-    double value = LoadAsFloat(w.matrix.RowBytes(n), w.matrix.dtype, k);
-    if (w.has_scales()) value *= LoadAsFloat(w.scales.RowBytes(n / w.block_rows), w.scales.dtype, k / w.block_cols);
-    sum += std::abs(x.Row<float>(m)[k] * value);
+    sum += std::abs(x.Row<float>(m)[k] * static_cast<double>(StoredValue(w, n, k)) * ScaleOf(w, n, k));
   }
   return sum;
 }

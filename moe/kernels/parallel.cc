@@ -17,7 +17,7 @@ constexpr int64_t kPiecesPerThread = 4;
 
 int64_t LinearGrain(int64_t rows, const WeightView& w, int threads) {
   const int64_t columns = std::max<int64_t>(w.rows(), 1);
-  const int64_t column_bytes = std::max<int64_t>(w.cols() * SizeOf(w.matrix.dtype), 1);
+  const int64_t column_bytes = std::max<int64_t>(w.matrix.cols * SizeOf(w.matrix.dtype), 1);
   const int64_t column_work = std::max<int64_t>(rows * w.cols(), 1);
   if (threads == 1) return columns;
   // Enough work by either measure.

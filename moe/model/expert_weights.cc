@@ -4,16 +4,6 @@
 #include "moe/base/status_macros.h"
 
 namespace conclave {
-namespace {
-
-int64_t StoredBytes(const WeightView& weight) {
-  const int64_t values = weight.rows() * weight.cols() * SizeOf(weight.matrix.dtype);
-  if (!weight.has_scales()) return values;
-  return values + weight.scales.rows * weight.scales.cols * SizeOf(weight.scales.dtype);
-}
-
-}  // namespace
-
 int64_t StoredBytes(const FfnWeights& ffn) {
   return StoredBytes(ffn.gate) + StoredBytes(ffn.up) + StoredBytes(ffn.down);
 }

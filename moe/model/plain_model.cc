@@ -38,9 +38,7 @@ class PlainModel {
 
  private:
   static double At(const WeightView& w, int64_t row, int64_t col) {
-    const double value = LoadAsFloat(w.matrix.RowBytes(row), w.matrix.dtype, col);
-    if (!w.has_scales()) return value;
-    return value * LoadAsFloat(w.scales.RowBytes(row / w.block_rows), w.scales.dtype, col / w.block_cols);
+    return static_cast<double>(StoredValue(w, row, col)) * ScaleOf(w, row, col);
   }
   WeightView Matrix(const std::string& name, int64_t rows, int64_t cols) const {
     auto weight = checkpoint_.Weight(name, rows, cols);

@@ -48,13 +48,7 @@ absl::StatusOr<TransformerWeights> LoadTransformer(const Checkpoint& checkpoint)
 }
 
 void WidenRow(const WeightView& weight, int64_t row, float* out) {
-  const void* stored = weight.matrix.RowBytes(row);
-  for (int64_t col = 0; col < weight.cols(); ++col) {
-    out[col] = LoadAsFloat(stored, weight.matrix.dtype, col);
-    if (!weight.has_scales()) continue;
-    out[col] *=
-        LoadAsFloat(weight.scales.RowBytes(row / weight.block_rows), weight.scales.dtype, col / weight.block_cols);
-  }
+  for (int64_t col = 0; col < weight.cols(); ++col) out[col] = StoredValue(weight, row, col) * ScaleOf(weight, row, col);
 }
 
 }  // namespace conclave

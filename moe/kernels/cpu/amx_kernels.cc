@@ -158,6 +158,10 @@ inline void ForSource(cpu::Element element, const Run& run) {
       return run.template operator()<TileF16>();
     case cpu::Element::kF8E4M3:
       return run.template operator()<TileF8>();
+    case cpu::Element::kInt8:
+      return run.template operator()<TileInt8>();
+    case cpu::Element::kInt4:
+      return run.template operator()<TileInt4>();
   }
 }
 

@@ -100,7 +100,7 @@ class TileProducts {
       uint8_t* out = decoded_[row / kTileRows16] + row % kTileRows16 * 64;
       for (int64_t k = first; k < end; k += 32, out += kStepBytes) {
         __m512i planes[Source::kPlanes];
-        Source::Decode(stored + k * Source::kBytes, Elements(begin - k, end - k), planes);
+        Source::Decode(stored + Source::Bytes(k), Elements(begin - k, end - k), planes);
         for (int plane = 0; plane < Source::kPlanes; ++plane) {
           _mm512_store_si512(out + plane * kTileBytes, planes[plane]);
         }

@@ -9,6 +9,7 @@
 
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot_bf16.h"
+#include "moe/kernels/cpu/dot_bf16_integers.h"
 #include "moe/kernels/cpu/raw_tiles.h"
 
 namespace conclave::CONCLAVE_ISA {
@@ -40,11 +41,11 @@ inline __mmask32 Elements(int64_t begin, int64_t end) {
   return static_cast<__mmask32>(below_end & ~below_begin);
 }
 
-// Decode: 32 elements from `p` on, of which `mask` names those to read; the others become zero.
+// Decode: 32 elements from `p` on, of which `mask` names those to read (a range, not empty); the others become zero.
 struct TileBf16 {
   static constexpr bool kDirect = true;
   static constexpr bool kScaled = false;
-  static constexpr int kBytes = 2;
+  static constexpr int64_t Bytes(int64_t elements) { return 2 * elements; }
   static constexpr int kPlanes = 1;
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     out[0] = _mm512_maskz_loadu_epi16(mask, p);
@@ -54,7 +55,7 @@ struct TileBf16 {
 struct TileF8 {
   static constexpr bool kDirect = false;
   static constexpr bool kScaled = true;
-  static constexpr int kBytes = 1;
+  static constexpr int64_t Bytes(int64_t elements) { return elements; }
   static constexpr int kPlanes = 1;
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     const __m512i codes = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, p));
@@ -71,6 +72,29 @@ struct TileF8 {
   }
 };
 
+struct TileInt8 {
+  static constexpr bool kDirect = false;
+  static constexpr bool kScaled = true;
+  static constexpr int64_t Bytes(int64_t elements) { return elements; }
+  static constexpr int kPlanes = 1;
+  static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
+    out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt8::Decode(_mm256_maskz_loadu_epi8(mask, p)));
+  }
+};
+
+struct TileInt4 {
+  static constexpr bool kDirect = false;
+  static constexpr bool kScaled = true;
+  static constexpr int64_t Bytes(int64_t elements) { return (elements + 1) / 2; }
+  static constexpr int kPlanes = 1;
+  static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
+    const uint32_t below_end = (uint32_t{1} << (33 - __builtin_clz(mask)) / 2) - 1;
+    const uint32_t below_begin = (uint32_t{1} << __builtin_ctz(mask) / 2) - 1;
+    const auto bytes = static_cast<__mmask16>(below_end & ~below_begin);
+    out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt4::Decode(_mm_maskz_loadu_epi8(bytes, p)));
+  }
+};
+
 inline void LoadFloats(const uint8_t* p, __mmask32 mask, __m512& low, __m512& high) {
   low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
   high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), p + 64);
@@ -79,7 +103,7 @@ inline void LoadFloats(const uint8_t* p, __mmask32 mask, __m512& low, __m512& hi
 struct TileF32Rounded {
   static constexpr bool kDirect = false;
   static constexpr bool kScaled = false;
-  static constexpr int kBytes = 4;
+  static constexpr int64_t Bytes(int64_t elements) { return 4 * elements; }
   static constexpr int kPlanes = 1;
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     __m512 low, high;
@@ -91,7 +115,7 @@ struct TileF32Rounded {
 struct TileF32 {
   static constexpr bool kDirect = false;
   static constexpr bool kScaled = false;
-  static constexpr int kBytes = 4;
+  static constexpr int64_t Bytes(int64_t elements) { return 4 * elements; }
   static constexpr int kPlanes = 3;
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     __m512 low, high;
@@ -104,7 +128,7 @@ struct TileF32 {
 struct TileF16 {
   static constexpr bool kDirect = false;
   static constexpr bool kScaled = false;
-  static constexpr int kBytes = 2;
+  static constexpr int64_t Bytes(int64_t elements) { return 2 * elements; }
   static constexpr int kPlanes = 2;
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     const __m512i bits = _mm512_maskz_loadu_epi16(mask, p);

@@ -15,8 +15,13 @@
 namespace conclave {
 namespace {
 
-cpu::Element ElementOf(DType dtype) {
-  switch (dtype) {
+cpu::Element ElementOf(const WeightView& w) {
+  if (w.code != WeightCode::kPlain) {
+    CONCLAVE_CHECK(w.matrix.dtype == DType::kU8 && w.has_scales() && w.block_rows == 1) << Name(w.matrix.dtype);
+    CONCLAVE_CHECK(w.block_cols % 8 == 0 || w.block_cols >= w.cols()) << "groups of " << w.block_cols;
+    return w.code == WeightCode::kInt8 ? cpu::Element::kInt8 : cpu::Element::kInt4;
+  }
+  switch (w.matrix.dtype) {
     case DType::kF32:
       return cpu::Element::kF32;
     case DType::kBF16:
@@ -28,7 +33,7 @@ cpu::Element ElementOf(DType dtype) {
     default:
       break;
   }
-  CONCLAVE_CHECK(false) << "no kernel reads weights of " << Name(dtype);
+  CONCLAVE_CHECK(false) << "no kernel reads weights of " << Name(w.matrix.dtype);
   __builtin_unreachable();
 }
 
@@ -36,23 +41,30 @@ void CheckIsF32(const ConstMatView& view, const char* name) {
   CONCLAVE_CHECK(view.dtype == DType::kF32 && view.device == Device::kCpu) << name << " is " << Name(view.dtype);
 }
 
+cpu::ScaleElement ScaleElementOf(DType dtype) {
+  if (dtype == DType::kF32) return cpu::ScaleElement::kF32;
+  if (dtype == DType::kBF16) return cpu::ScaleElement::kBf16;
+  CONCLAVE_CHECK(dtype == DType::kF8E8M0) << "scales of " << Name(dtype);
+  return cpu::ScaleElement::kE8M0;
+}
+
 cpu::RawWeight Unpack(const WeightView& w) {
   CONCLAVE_CHECK(w.matrix.device == Device::kCpu) << "weights are not in this process";
   cpu::RawWeight raw = {};
   raw.data = static_cast<const uint8_t*>(w.matrix.data);
-  raw.element = ElementOf(w.matrix.dtype);
+  raw.element = ElementOf(w);
   raw.row_bytes = w.matrix.stride * SizeOf(w.matrix.dtype);
   // One block as large as the matrix where there are no scales.
-  raw.scales = cpu::RawScales{nullptr, false, 0, w.rows() + 1, w.cols() + 1};
+  raw.scales = cpu::RawScales{nullptr, cpu::ScaleElement::kF32, 0, w.rows() + 1, w.cols() + 1};
   if (!w.has_scales()) return raw;
-  CONCLAVE_CHECK(w.matrix.dtype == DType::kF8E4M3) << "block scales on " << Name(w.matrix.dtype);
-  CONCLAVE_CHECK(w.scales.dtype == DType::kF32 || w.scales.dtype == DType::kF8E8M0) << Name(w.scales.dtype);
+  CONCLAVE_CHECK(w.matrix.dtype == DType::kF8E4M3 || w.code != WeightCode::kPlain)
+      << "block scales on " << Name(w.matrix.dtype);
   CONCLAVE_CHECK(w.block_rows > 0 && w.block_cols > 0) << w.block_rows << "x" << w.block_cols;
   CONCLAVE_CHECK(w.scales.rows == (w.rows() + w.block_rows - 1) / w.block_rows &&
                  w.scales.cols == (w.cols() + w.block_cols - 1) / w.block_cols)
       << "scales " << w.scales.rows << "x" << w.scales.cols << " of " << w.rows() << "x" << w.cols();
   raw.scales =
-      cpu::RawScales{w.scales.data, w.scales.dtype == DType::kF8E8M0, w.scales.stride, w.block_rows, w.block_cols};
+      cpu::RawScales{w.scales.data, ScaleElementOf(w.scales.dtype), w.scales.stride, w.block_rows, w.block_cols};
   return raw;
 }
 
@@ -77,6 +89,7 @@ struct Adapter {
     CONCLAVE_CHECK(x.cols == w.rows() && y.cols == w.cols() && x.rows == y.rows)
         << x.rows << "x" << x.cols << " by " << w.rows() << "x" << w.cols() << " into " << y.rows << "x" << y.cols;
     CONCLAVE_CHECK(k_begin >= 0 && k_begin <= k_end && k_end <= w.cols()) << k_begin << ".." << k_end;
+    CONCLAVE_CHECK(w.code != WeightCode::kInt4 || k_begin % 2 == 0) << "begins inside a byte: " << k_begin;
     kRaw.linear_transposed({static_cast<const float*>(x.data), x.stride, x.rows, x.cols, Unpack(w), k_begin, k_end,
                             static_cast<float*>(y.data), y.stride});
   }
@@ -176,7 +189,7 @@ struct TileAdapter {
   static void SwigluPacked(const PackedRows& x, const WeightView& gate, const WeightView& up, int64_t n_begin,
                            int64_t n_end, const SwigluScratch&, const PackedRows& out) {
     CONCLAVE_CHECK(x.cols == gate.cols() && x.cols == up.cols() && gate.rows() == up.rows() && out.rows == x.rows &&
-                   out.cols == gate.rows() && gate.matrix.dtype == up.matrix.dtype)
+                   out.cols == gate.rows() && gate.matrix.dtype == up.matrix.dtype && gate.code == up.code)
         << x.rows << "x" << x.cols << " by " << gate.rows() << "x" << gate.cols();
     CONCLAVE_CHECK(n_begin >= 0 && n_begin % kPackedColumnsMultiple == 0 && n_begin <= n_end && n_end <= out.cols &&
                    (n_end % kPackedColumnsMultiple == 0 || n_end == out.cols))

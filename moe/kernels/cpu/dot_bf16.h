@@ -21,8 +21,11 @@ CONCLAVE_NEVER_INLINE inline __m512i LoadFirstHalves(const void* p, int count) {
 CONCLAVE_NEVER_INLINE inline __m512i LoadFirstBytes(const void* p, int count) {  // 0 < count < 64
   return _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, p);
 }
+inline __m512i FirstHalves(__m512i halves, int count) {  // 0 < count < 32
+  return _mm512_maskz_mov_epi16((uint32_t{1} << count) - 1, halves);
+}
 
-// What the three ways of storing weights share: how x is read and a step accumulated.
+// What all ways of storing weights share: how x is read and a step accumulated.
 struct PairDot {
   using X = uint16_t;
   using Register = __m512i;
@@ -34,7 +37,7 @@ struct PairDot {
 };
 
 struct PairDotBf16 : PairDot {
-  static constexpr int kBytes = 2;
+  static constexpr int64_t Bytes(int64_t elements) { return 2 * elements; }
   static constexpr int kParts = 1;
   static void ReadWeight(const uint8_t* p, Register (&w)[kParts]) { w[0] = _mm512_loadu_si512(p); }
   static void ReadWeightPartial(const uint8_t* p, int count, Register (&w)[kParts]) {
@@ -48,7 +51,7 @@ struct PairDotBf16 : PairDot {
 inline __m512i PackBf16(V low, V high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 struct PairDotF32 : PairDot {
-  static constexpr int kBytes = 4;
+  static constexpr int64_t Bytes(int64_t elements) { return 4 * elements; }
   static constexpr int kParts = 1;
   static void ReadWeight(const uint8_t* p, Register (&w)[kParts]) { w[0] = PackBf16(Load(p), Load(p + 64)); }
   static void ReadWeightPartial(const uint8_t* p, int count, Register (&w)[kParts]) {
@@ -84,7 +87,7 @@ constexpr F8Tables MakeF8Tables() {
 inline constexpr F8Tables kF8Tables = MakeF8Tables();
 
 struct PairDotF8 : PairDot {
-  static constexpr int kBytes = 1;
+  static constexpr int64_t Bytes(int64_t elements) { return elements; }
   static constexpr int kParts = 2;
   static void Decode(__m512i bytes, Register (&w)[kParts]) {
     // The halves of 128-bit lanes are what the two unpacks below take, so that quadwords go where these look.

@@ -15,6 +15,7 @@
 #include "moe/kernels/cpu/outer.inl"
 #if defined(CONCLAVE_ISA_DOT_BF16)
 #include "moe/kernels/cpu/dot_bf16.h"
+#include "moe/kernels/cpu/dot_bf16_integers.h"
 #endif
 #endif
 
@@ -40,6 +41,10 @@ void LinearPairs(const cpu::RawLinear& args) {
       return RunLinear<FloatDot<SourceF16>, FloatDot<SourceF32>, false>(args, true);
     case cpu::Element::kF8E4M3:
       return RunLinear<PairDotF8, PairDotBf16, true>(args, true);
+    case cpu::Element::kInt8:
+      return RunLinear<PairDotInt8, PairDotBf16, true>(args, true);
+    case cpu::Element::kInt4:
+      return RunLinear<PairDotInt4, PairDotBf16, true>(args, true);
   }
 }
 

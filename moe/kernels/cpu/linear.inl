@@ -71,7 +71,7 @@ class LinearRun {
   static constexpr bool kDecodes = !std::is_same_v<Direct, Decoded>;
   // Up to so many rows, weights are read as they are stored, again by every tile of rows, and x as it lies where it
   // needs no conversion. More rows are worth packing x, and decoding weights once for all of them.
-  static constexpr int64_t kFewRows = Direct::kBytes == 1 ? kTileRows : 16;
+  static constexpr int64_t kFewRows = Direct::Bytes(2) <= 2 ? kTileRows : 16;
   static constexpr int64_t kPanel = kPanelBytes / sizeof(X);
   static constexpr int64_t kPanelStride = kPanelStrideBytes / sizeof(X);
 
@@ -144,7 +144,7 @@ template <class Direct, class Decoded, bool kScaled>
 void LinearRun<Direct, Decoded, kScaled>::RunBlock(int64_t n_begin, int64_t n_end, const Panel& panel) {
   if constexpr (kDecodes) {
     for (int64_t n = n_begin; n < n_end; ++n) {
-      const uint8_t* source = args_.w.data + n * args_.w.row_bytes + panel.begin * Direct::kBytes;
+      const uint8_t* source = args_.w.data + n * args_.w.row_bytes + Direct::Bytes(panel.begin);
       DecodePanel(source, panel.length, w_group_ + (n - n_begin) * kPanelStride);
     }
   }
@@ -170,11 +170,11 @@ void LinearRun<Direct, Decoded, kScaled>::DecodePanel(const uint8_t* source, int
   typename Direct::Register registers[Direct::kParts];
   int64_t k = 0;
   for (; k + kStep <= length; k += kStep) {
-    Direct::ReadWeight(source + k * Direct::kBytes, registers);
+    Direct::ReadWeight(source + Direct::Bytes(k), registers);
     Direct::StoreWeight(out + k, registers);
   }
   if (k == length) return;
-  Direct::ReadWeightPartial(source + k * Direct::kBytes, static_cast<int>(length - k), registers);
+  Direct::ReadWeightPartial(source + Direct::Bytes(k), static_cast<int>(length - k), registers);
   Direct::StoreWeight(out + k, registers);
 }
 
@@ -185,7 +185,7 @@ auto LinearRun<Direct, Decoded, kScaled>::MakeColumns(int64_t n, int64_t n_begin
   for (int j = 0; j < kTileCols; ++j) {
     const int64_t column = n + MinOf(j, columns.count - 1);
     columns.w[j] = decoded ? reinterpret_cast<const uint8_t*>(w_group_ + (column - n_begin) * kPanelStride)
-                           : args_.w.data + column * args_.w.row_bytes + panel.begin * Direct::kBytes;
+                           : args_.w.data + column * args_.w.row_bytes + Direct::Bytes(panel.begin);
     if (kScaled) columns.panel.scale_rows[j] = column / args_.w.scales.block_rows * args_.w.scales.stride;
   }
   return columns;
@@ -260,6 +260,10 @@ void LinearFloat(const cpu::RawLinear& args) {
       return RunLinear<FloatDot<SourceF16>, Plain, false>(args, kRounds);
     case cpu::Element::kF8E4M3:
       return RunLinear<FloatDot<SourceF8>, Plain, true>(args, kRounds);
+    case cpu::Element::kInt8:
+      return RunLinear<FloatDot<SourceInt8>, Plain, true>(args, kRounds);
+    case cpu::Element::kInt4:
+      return RunLinear<FloatDot<SourceInt4>, Plain, true>(args, kRounds);
   }
 }
 

@@ -45,7 +45,7 @@ class MlaRun {
       for (int64_t t = 0; t < tokens_; ++t) {
         const int64_t position = token + t;
         rows_[t] = static_cast<const uint8_t*>(args_.pages[position / args_.page_tokens]) +
-                   position % args_.page_tokens * width_ * Source::kBytes;
+                   Source::Bytes(position % args_.page_tokens * width_);
       }
       Score();
       for (int64_t head = 0; head < args_.heads; ++head) Merge(head, token == 0);
@@ -86,7 +86,7 @@ class MlaRun {
     const X* queries[kRows];
     for (int i = 0; i < kRows; ++i) queries[i] = queries_ + (head + i) * width_;
     float sums[kRows * kTileCols];
-    const Panel panel = {0, width_, kTileCols * width_ * Source::kBytes, nullptr, {}};
+    const Panel panel = {0, width_, Source::Bytes(kTileCols * width_), nullptr, {}};
     RunTile<Dot, kRows, false>(queries, rows, panel, Carry{nullptr, true, true, sums});
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < kTileCols; ++j) scores_[(head + i) * kChunk + t + j] = sums[i * kTileCols + j] * args_.scale;

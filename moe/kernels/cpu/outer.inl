@@ -43,13 +43,13 @@ CONCLAVE_NEVER_INLINE void OuterTile(const OuterPass& pass, int64_t row, int64_t
   }
   const float* x = pass.x + row * pass.x_stride;
   for (int64_t n = 0; n < pass.depth; ++n) {
-    const uint8_t* stored = pass.rows[n] + column * Source::kBytes;
+    const uint8_t* stored = pass.rows[n] + Source::Bytes(column);
     V coefficients[kRows];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) coefficients[i] = Set(x[i * pass.x_stride + n]);
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      V element = kPartial ? Source::ReadPartial(stored, count) : Source::Read(stored + v * kLanes * Source::kBytes);
+      V element = kPartial ? Source::ReadPartial(stored, count) : Source::Read(stored + Source::Bytes(v * kLanes));
       if (pass.scales != nullptr) element = Mul(element, Set(pass.scales[n]));
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) acc[i][v] = Fma(coefficients[i], element, acc[i][v]);
@@ -153,6 +153,10 @@ void LinearTransposed(const cpu::RawTransposed& args) {
       return RunTransposed<SourceF16>(args, kRounds);
     case cpu::Element::kF8E4M3:
       return RunTransposed<SourceF8>(args, kRounds);
+    case cpu::Element::kInt8:
+      return RunTransposed<SourceInt8>(args, kRounds);
+    case cpu::Element::kInt4:
+      return RunTransposed<SourceInt4>(args, kRounds);
   }
 }
 

@@ -8,14 +8,15 @@
 
 namespace conclave::cpu {
 
-// How matrix elements are stored. Weights may be at any address, aligned to nothing.
-enum class Element : uint8_t { kF32, kBf16, kF16, kF8E4M3 };
+// How matrix elements are stored. Weights may be at any address, aligned to nothing. kInt8 and kInt4 are WeightCode's.
+enum class Element : uint8_t { kF32, kBf16, kF16, kF8E4M3, kInt8, kInt4 };
+enum class ScaleElement : uint8_t { kF32, kBf16, kE8M0 };
 
-// Block scales of a kF8E4M3 matrix: element (n, k) is multiplied by data[n / block_rows, k / block_cols].
-// Without scales: data is null and the blocks are the whole matrix.
+// Block scales of a kF8E4M3, kInt8 or kInt4 matrix: element (n, k) is multiplied by data[n / block_rows,
+// k / block_cols]. Without scales: data is null and the blocks are the whole matrix.
 struct RawScales {
   const void* data;  // [ceil(N / block_rows), ceil(K / block_cols)]
-  bool is_e8m0;      // else float32
+  ScaleElement element;
   int64_t stride;    // elements between rows of scales
   int64_t block_rows;
   int64_t block_cols;

@@ -39,16 +39,17 @@ template <class Dot, int kRows>
 CONCLAVE_ALWAYS_INLINE void Accumulate(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols],
                                        int64_t begin, int64_t end, int64_t prefetch_bytes, V (&acc)[kRows][kTileCols]) {
   constexpr int kStep = Dot::kParts * Dot::kPart;
+  constexpr int kStepLines = static_cast<int>((Dot::Bytes(kStep) + 63) / 64);
   typename Dot::Register weights[kTileCols][Dot::kParts];
   int64_t k = begin;
   for (; k + kStep <= end; k += kStep) {
 #pragma GCC unroll 4
     for (int j = 0; j < kTileCols; ++j) {
-      Dot::ReadWeight(w[j] + k * Dot::kBytes, weights[j]);
+      Dot::ReadWeight(w[j] + Dot::Bytes(k), weights[j]);
       if constexpr (kRows <= kRowsThatWaitForMemory) {
 #pragma GCC unroll 2
-        for (int line = 0; line < (kStep * Dot::kBytes + 63) / 64; ++line) {
-          __builtin_prefetch(w[j] + k * Dot::kBytes + prefetch_bytes + line * 64);
+        for (int line = 0; line < kStepLines; ++line) {
+          __builtin_prefetch(w[j] + Dot::Bytes(k) + prefetch_bytes + line * 64);
         }
       }
     }
@@ -65,7 +66,7 @@ CONCLAVE_ALWAYS_INLINE void Accumulate(const typename Dot::X* const (&x)[kRows],
   if (k == end) return;
   const int count = static_cast<int>(end - k);
 #pragma GCC unroll 4
-  for (int j = 0; j < kTileCols; ++j) Dot::ReadWeightPartial(w[j] + k * Dot::kBytes, count, weights[j]);
+  for (int j = 0; j < kTileCols; ++j) Dot::ReadWeightPartial(w[j] + Dot::Bytes(k), count, weights[j]);
 #pragma GCC unroll 2
   for (int part = 0; part < Dot::kParts; ++part) {
     const int left = count - part * Dot::kPart;

@@ -92,6 +92,34 @@ CONCLAVE_NEVER_INLINE inline V LoadF8Partial(const void* p, int count) {
   return WidenF8(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));
 }
 
+inline V WidenInt8(__m128i bytes) {
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(128)));
+}
+inline V LoadInt8(const void* p) { return WidenInt8(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
+CONCLAVE_NEVER_INLINE inline V LoadInt8Partial(const void* p, int count) {
+  uint64_t bytes = 0x8080808080808080u;  // zeros
+  std::memcpy(&bytes, p, count);
+  return WidenInt8(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));
+}
+// Eight halves, the lowest first.
+inline V WidenInt4(uint32_t halves) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(halves));
+  const __m256i one = _mm256_and_si256(_mm256_srlv_epi32(all, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)),
+                                       _mm256_set1_epi32(0xf));
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(one, _mm256_set1_epi32(8)));
+}
+inline V LoadInt4(const void* p) {
+  uint32_t halves;
+  std::memcpy(&halves, p, sizeof(halves));
+  return WidenInt4(halves);
+}
+CONCLAVE_NEVER_INLINE inline V LoadInt4Partial(const void* p, int count) {
+  uint32_t halves = 0;
+  std::memcpy(&halves, p, (count + 1) / 2);
+  const uint32_t kept = (uint32_t{1} << count * 4) - 1;  // count < 8
+  return WidenInt4((halves & kept) | (0x88888888u & ~kept));
+}
+
 // Lane i with i + 4, then with i + 2, then with i + 1.
 inline void Reduce4(V a, V b, V c, V d, float* out) {
   const __m128 a4 = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

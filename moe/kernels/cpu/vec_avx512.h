@@ -85,6 +85,25 @@ CONCLAVE_NEVER_INLINE inline V LoadF8Partial(const void* p, int count) {
   return WidenF8(_mm_maskz_loadu_epi8(FirstLanes(count), p));
 }
 
+inline V WidenInt8(__m128i bytes) {
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(128)));
+}
+inline V LoadInt8(const void* p) { return WidenInt8(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+CONCLAVE_NEVER_INLINE inline V LoadInt8Partial(const void* p, int count) {
+  return _mm512_maskz_mov_ps(FirstLanes(count), WidenInt8(_mm_maskz_loadu_epi8(FirstLanes(count), p)));
+}
+// The values of sixteen halves, the lowest first, in a table that a permutation looks up.
+inline V WidenInt4(__m128i bytes) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)));
+  const V values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm512_permutexvar_ps(wide, values);  // by the lowest four bits
+}
+inline V LoadInt4(const void* p) { return WidenInt4(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
+CONCLAVE_NEVER_INLINE inline V LoadInt4Partial(const void* p, int count) {
+  const __mmask16 bytes = FirstLanes((count + 1) / 2);
+  return _mm512_maskz_mov_ps(FirstLanes(count), WidenInt4(_mm_maskz_loadu_epi8(bytes, p)));
+}
+
 // Lane i with i + 8, then with i + 4, then with i + 2, then with i + 1.
 inline void Reduce4(V a, V b, V c, V d, float* out) {
   const V ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));

@@ -107,6 +107,21 @@ inline V LoadF8Partial(const void* p, int count) {
 }
 inline V LoadF8(const void* p) { return LoadF8Partial(p, kLanes); }
 
+inline V LoadInt8Partial(const void* p, int count) {
+  const auto* bytes = static_cast<const uint8_t*>(p);
+  V v = Zero();
+  for (int i = 0; i < count; ++i) v[i] = static_cast<float>(bytes[i] - 128);
+  return v;
+}
+inline V LoadInt8(const void* p) { return LoadInt8Partial(p, kLanes); }
+inline V LoadInt4Partial(const void* p, int count) {
+  const auto* bytes = static_cast<const uint8_t*>(p);
+  V v = Zero();
+  for (int i = 0; i < count; ++i) v[i] = static_cast<float>((bytes[i / 2] >> (i % 2 * 4) & 0xf) - 8);
+  return v;
+}
+inline V LoadInt4(const void* p) { return LoadInt4Partial(p, kLanes); }
+
 inline void Reduce4(V a, V b, V c, V d, float* out) {
   const V sums[4] = {a, b, c, d};
   for (int i = 0; i < 4; ++i) out[i] = (sums[i][0] + sums[i][2]) + (sums[i][1] + sums[i][3]);

@@ -16,13 +16,12 @@ float Rounded(float value) {
   return kCompute == Compute::kBF16 ? Bf16ToFloat(FloatToBf16(value)) : value;
 }
 
-// The value of element (n, k); float32 weights are rounded in a bfloat16 profile, the other dtypes are exact.
+// The value of element (n, k); float32 weights are rounded in a bfloat16 profile, all else is exact.
 template <Compute kCompute>
 double WeightAt(const WeightView& w, int64_t n, int64_t k) {
-  const float stored = LoadAsFloat(w.matrix.RowBytes(n), w.matrix.dtype, k);
+  const float stored = StoredValue(w, n, k);
   const double value = w.matrix.dtype == DType::kF32 ? Rounded<kCompute>(stored) : stored;
-  if (!w.has_scales()) return value;
-  return value * LoadAsFloat(w.scales.RowBytes(n / w.block_rows), w.scales.dtype, k / w.block_cols);
+  return value * ScaleOf(w, n, k);
 }
 
 template <Compute kCompute>

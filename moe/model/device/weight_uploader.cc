@@ -8,7 +8,9 @@
 namespace conclave {
 namespace {
 
-int64_t ValueBytes(const WeightView& view) { return view.rows() * view.cols() * SizeOf(view.matrix.dtype); }
+int64_t ValueBytes(const WeightView& view) {
+  return view.matrix.rows * view.matrix.cols * SizeOf(view.matrix.dtype);
+}
 int64_t ScaleCount(const WeightView& view) { return view.has_scales() ? view.scales.rows * view.scales.cols : 0; }
 
 std::vector<float> ScalesAsFloat(const std::vector<WeightView>& views) {
@@ -31,6 +33,7 @@ void WeightUploader::Add(DeviceWeight* target, std::vector<WeightView> views) {
     CONCLAVE_CHECK(view.rows() == views[0].rows() && view.cols() == views[0].cols()) << view.rows();
     CONCLAVE_CHECK(view.matrix.dtype == views[0].matrix.dtype && view.block_rows == views[0].block_rows);
     CONCLAVE_CHECK(view.matrix.stride == view.matrix.cols && view.has_scales() == views[0].has_scales());
+    has_integers_ |= view.code != WeightCode::kPlain;
   }
   const int64_t count = static_cast<int64_t>(views.size());
   const int64_t offset = Take(count * ValueBytes(views[0]));
@@ -50,6 +53,10 @@ int64_t WeightUploader::Take(int64_t bytes) {
 }
 
 absl::StatusOr<DeviceBuffer> WeightUploader::Run(DeviceMemory& memory, const std::function<void()>& progress) const {
+  if (has_integers_) {
+    return absl::InvalidArgumentError(
+        "--device cuda does not take packed INT4 or INT8 weights; use --device cpu, or the model in FP8 or BF16");
+  }
   ASSIGN_OR_RETURN(DeviceBuffer buffer, memory.Allocate(bytes_));
   Accelerator& accelerator = memory.accelerator();
   std::byte* const base = buffer.as<std::byte>();

@@ -41,6 +41,7 @@ class WeightUploader {
     std::vector<float> values;
   };
   std::vector<Matrices> matrices_;
+  bool has_integers_ = false;  // which no accelerator takes: Run says so
   std::vector<Vector> vectors_;
   int64_t bytes_ = 0;
 };

@@ -1,0 +1,95 @@
+#include "moe/checkpoint/model_writer.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "moe/base/check.h"
+#include "moe/base/status_macros.h"
+#include "moe/checkpoint/safetensors.h"
+#include "moe/checkpoint/weight_index.h"
+
+namespace conclave {
+namespace {
+
+int64_t TotalBytes(const std::vector<PlannedTensor>& plan) {
+  int64_t bytes = 0;
+  for (const PlannedTensor& planned : plan) bytes += planned.bytes();
+  return bytes;
+}
+
+// Indexes into the plan, file by file, in the order in which they are written.
+std::vector<std::vector<size_t>> CutIntoFiles(const std::vector<PlannedTensor>& plan, int64_t file_bytes_max) {
+  std::vector<std::vector<size_t>> files(1);
+  int64_t file_bytes = 0;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    if (!plan[i].joins_previous && !files.back().empty() && file_bytes + plan[i].bytes() > file_bytes_max) {
+      files.emplace_back();
+      file_bytes = 0;
+    }
+    files.back().push_back(i);
+    file_bytes += plan[i].bytes();
+  }
+  for (std::vector<size_t>& file : files) {
+    std::stable_sort(file.begin(), file.end(), [&](size_t a, size_t b) {
+      return SizeOf(plan[a].declaration.dtype) > SizeOf(plan[b].declaration.dtype);
+    });
+  }
+  return files;
+}
+
+}  // namespace
+
+int64_t PlannedTensor::bytes() const {
+  const absl::StatusOr<int64_t> bytes = TensorBytes(declaration.dtype, declaration.shape);
+  CONCLAVE_CHECK(bytes.ok()) << declaration.name << ": " << bytes.status();
+  return *bytes;
+}
+
+absl::Status CheckRoom(const std::string& out, const std::vector<PlannedTensor>& plan) {
+  const int64_t bytes = TotalBytes(plan);
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(out, error);
+  if (error || space.available >= static_cast<uintmax_t>(bytes)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat("%s: the weights need %.1f GB, the disk has %.1f GB free", out,
+                                                      static_cast<double>(bytes) / 1e9,
+                                                      static_cast<double>(space.available) / 1e9));
+}
+
+absl::Status WriteModelFiles(const std::string& out, const std::vector<PlannedTensor>& plan, int64_t file_bytes_max,
+                             AppendTensor append) {
+  const std::vector<std::vector<size_t>> files = CutIntoFiles(plan, file_bytes_max);
+  WeightIndex index;
+  index.total_bytes = TotalBytes(plan);
+  for (size_t i = 0; i < files.size(); ++i) {
+    index.files.push_back(files.size() == 1 ? "model.safetensors"
+                                            : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, files.size()));
+    std::vector<SafetensorsDeclaration> declarations;
+    for (const size_t tensor : files[i]) declarations.push_back(plan[tensor].declaration);
+    ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(absl::StrCat(out, "/", index.files.back()), declarations));
+    for (const size_t tensor : files[i]) {
+      RETURN_IF_ERROR(append(tensor, *writer));
+      index.entries.push_back({plan[tensor].declaration.name, static_cast<int>(i)});
+    }
+    RETURN_IF_ERROR(writer->Finish());
+  }
+  if (files.size() == 1) return absl::OkStatus();
+  return WriteTextFile(absl::StrCat(out, "/model.safetensors.index.json"), FormatWeightIndex(index));
+}
+
+absl::Status WriteTextFile(const std::string& path, absl::string_view text) {
+  errno = 0;
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  file.close();
+  if (file) return absl::OkStatus();
+  const std::string message = absl::StrCat(path, ": cannot write: ", std::generic_category().message(errno));
+  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
+  return full ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
+}
+
+}  // namespace conclave
