@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "expert_service/expert_shard.h"
 #include "expert_service/shard_metrics.h"
+#include "moe/base/clock.h"
 #include "moe/base/limits.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
@@ -19,6 +20,7 @@
 #include "moe/metrics/metrics.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
+#include "moe/transport/peer_gate.h"
 #include "moe/transport/ucx/socket_address.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
 
@@ -85,11 +87,11 @@ absl::Status ExpertServiceOptions::Validate() const {
 namespace {
 
 // Null where none is asked for.
-absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOptions& options, Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOptions& options, PeerGate& gate) {
   if (options.ucx_address.empty()) return nullptr;
   UcxExpertServerOptions ucx;
   ucx.address = options.ucx_address;
-  ucx.metrics = &metrics;
+  ucx.gate = &gate;
   return UcxExpertServer::Start(ucx);
 }
 
@@ -101,7 +103,8 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   if (daemon_options.name.empty()) daemon_options.name = absl::StrCat("expert-", options.shard_index);
   daemon_options.message_bytes_max = kExpertMessageBytesMax;
   const std::unique_ptr<Metrics> metrics = Metrics::Create();
-  const std::unique_ptr<ExpertGrpcService> service = ExpertGrpcService::Create();
+  PeerGate gate(Clock::Real(), metrics.get());
+  const std::unique_ptr<ExpertGrpcService> service = ExpertGrpcService::Create(&gate);
   ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(daemon_options, {service->service()}, *metrics));
 
   const absl::Time begin = absl::Now();
@@ -131,7 +134,7 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   LogInfo(absl::StrCat("ready: ", shard->store().experts(), " experts, ", description.expert_bytes >> 20, " MiB, ",
                        description.numeric_profile, ", in ", absl::FormatDuration(absl::Now() - begin)));
   // It goes before the shard that it calls.
-  ASSIGN_OR_RETURN(const auto ucx, StartUcx(options, *metrics));
+  ASSIGN_OR_RETURN(const auto ucx, StartUcx(options, gate));
   if (ucx != nullptr) {
     ucx->SetHandler(shard.get());
     service->SetDataPlane(ucx.get());

@@ -89,6 +89,7 @@ ShardDescription ExpertShard::Describe() const {
 }
 
 absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const LayerHolding> experts) {
+  std::lock_guard<std::mutex> turn(mutex_);
   std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
   absl::StatusOr<std::vector<LayerHolding>> fresh = store_->Hold(experts, expert_bytes_max_);
   if (!fresh.ok()) {
@@ -96,7 +97,6 @@ absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const Layer
   }
   if (fresh->empty()) return description_;
   if (device_ != nullptr) {
-    std::lock_guard<std::mutex> device_lock(mutex_);
     if (const absl::Status status = device_->Hold(*fresh); !status.ok()) {
       return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));
     }
@@ -138,11 +138,10 @@ absl::Status ExpertShard::Check(const ExpertCall& call, const MatView& out) cons
     return absl::FailedPreconditionError(absl::StrCat("experts[", i, "]: layer ", Value(call.layer), " expert ", expert,
                                                       " is not held here; held of ", store_->Summary(call.layer)));
   }
-  return absl::OkStatus();
+  return ValidateRowValues(call.rows);
 }
 
 absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Time arrival) {
-  std::lock_guard<std::mutex> lock(mutex_);
   const absl::Time begin = absl::Now();
   if (begin >= call.deadline) {
     return absl::DeadlineExceededError(
@@ -174,6 +173,9 @@ absl::Status ExpertShard::ComputeOnDevice(const ExpertCall& call, MatView out) {
 
 absl::Status ExpertShard::Run(const ExpertCall& call, MatView out) {
   const absl::Time arrival = absl::Now();
+  // One call after the other, from here on: calls that overlapped while they hold the second lock would keep
+  // LoadExperts from ever getting it.
+  std::lock_guard<std::mutex> turn(mutex_);
   std::shared_lock<std::shared_mutex> lock(holdings_mutex_);
   absl::Status status = Check(call, out);
   if (status.ok()) status = Compute(call, out, arrival);

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <random>
 #include <string>
 #include <thread>
@@ -151,6 +152,8 @@ TEST(ExpertShard, NamesTheFieldThatIsOutOfRangeAndServesOn) {
   refuses(kPrecondition, "experts[7]: layer 3 expert 9 is not held here; held of layer 3: 0-7",
           [](Rows& r) { r.experts[7] = 9; });
   refuses(kPrecondition, "placement_epoch: 7", [](Rows& r) { r.call.placement_epoch = 7; });
+  refuses(kInvalid, "rows.data: row 2 holds a value that is not finite",
+          [](Rows& r) { r.rows.view().Row<float>(2)[1] = std::numeric_limits<float>::quiet_NaN(); });
   refuses(absl::StatusCode::kDeadlineExceeded, "the call's turn",
           [](Rows& r) { r.call.deadline = absl::Now() - absl::Seconds(1); });
 

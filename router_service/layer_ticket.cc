@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "moe/base/check.h"
+#include "moe/tensor/finite_rows.h"
 
 namespace conclave {
 
@@ -13,12 +14,14 @@ LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType 
       shards_(shards),
       hidden_(hidden),
       row_dtype_(row_dtype),
+      nan_row_(row_dtype, 1, hidden),
       first_(std::make_unique<Dispatch>(int64_t{rows_max} * std::min(top_k, shards), int64_t{rows_max} * top_k, shards,
                                         hidden, row_dtype)),
       grudges_(shards) {
   rows_.reserve(int64_t{rows_max} * top_k);
   covering_.reserve(int64_t{rows_max} * top_k);
   open_.reserve(int64_t{rows_max} * top_k);
+  std::memset(nan_row_.view().data, 0xff, nan_row_.bytes());  // a NaN in F32 and BF16
 }
 
 void LayerTicket::Begin(uint64_t new_id, LayerId of_layer, ConstMatView x, const Routing& routing, absl::Time until) {
@@ -36,8 +39,16 @@ void LayerTicket::Begin(uint64_t new_id, LayerId of_layer, ConstMatView x, const
   rows_.assign(pairs, nullptr);
   covering_.assign(pairs, 0);
   open_.clear();
+  bool finite = true;
   for (size_t i = 0; i < pairs; ++i) {
-    open_.push_back({static_cast<int32_t>(i / routing.top_k), routing.experts[i], static_cast<int32_t>(i), ShardId{0}});
+    const int32_t row = static_cast<int32_t>(i / routing.top_k);
+    if (i % routing.top_k == 0) finite = FirstNonFiniteRow(x.Rows(row, 1), row_dtype_) < 0;
+    if (finite) {
+      open_.push_back({row, routing.experts[i], static_cast<int32_t>(i), ShardId{0}});
+    } else {
+      rows_[i] = nan_row_.view().RowBytes(0);
+      --missing_;
+    }
   }
   open_sorted_ = true;
   std::fill(assigned.begin(), assigned.end(), 0);

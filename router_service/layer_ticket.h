@@ -14,6 +14,7 @@
 #include "moe/base/ids.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
 #include "router_service/dispatch.h"
 
@@ -31,7 +32,9 @@ class LayerTicket {
   // For up to `rows_max` rows of `top_k` experts each.
   LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype);
 
-  // Every pair of the routing becomes open. x must stay unchanged until the ticket is idle again.
+  // Every pair of the routing becomes open, but those of rows that are not finite: shards refuse such a call whole, its
+  // other rows too, so that they are not sent. Their experts' outputs are NaN, and whoever samples from them will see.
+  // x must stay unchanged until the ticket is idle again.
   void Begin(uint64_t id, LayerId layer, ConstMatView x, const Routing& routing, absl::Time deadline);
   // The pairs in `batch`, which are open and carry their shards, go out in messages of their own.
   // Ascending by out. The dispatch lives until the next Begin.
@@ -69,6 +72,7 @@ class LayerTicket {
   const DType row_dtype_;
   ConstMatView x_;
   absl::Span<const int32_t> experts_;  // [pairs] of the routing
+  MatBuffer nan_row_;                               // [1, hidden] of the row dtype
   std::unique_ptr<Dispatch> first_;                 // sized for everything
   bool first_used_ = false;
   std::vector<std::unique_ptr<Dispatch>> further_;  // made when calls fail

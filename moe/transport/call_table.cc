@@ -66,14 +66,14 @@ int CallTable::EndShard(ShardId shard, const absl::Status& status) {
   return ended;
 }
 
-absl::Span<const uint64_t> CallTable::EndExpired(absl::Time now) {
+absl::Span<const CallTable::Expired> CallTable::EndExpired(absl::Time now) {
   expired_.clear();
   for (size_t i = 0; i < pending_.size();) {
     if (pending_[i].deadline > now) {
       ++i;
       continue;
     }
-    expired_.push_back(pending_[i].call_id);
+    expired_.push_back({pending_[i].call_id, pending_[i].shard});
     EndAt(i, absl::DeadlineExceededError(
                  absl::StrCat("shard ", Value(pending_[i].shard), " did not answer within the deadline")));
   }

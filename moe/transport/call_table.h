@@ -39,8 +39,12 @@ class CallTable {
   void Detach(uint64_t call_id);
   // All calls of one shard are over. Returns how many.
   int EndShard(ShardId shard, const absl::Status& status);
-  // Ends calls whose deadline has come with DEADLINE_EXCEEDED; returns their ids until the next call of it.
-  absl::Span<const uint64_t> EndExpired(absl::Time now);
+  struct Expired {
+    uint64_t call_id;
+    ShardId shard;
+  };
+  // Ends calls whose deadline has come with DEADLINE_EXCEEDED; what it returns is good until the next call of it.
+  absl::Span<const Expired> EndExpired(absl::Time now);
   // The earliest deadline in flight; InfiniteFuture where there is none.
   absl::Time EarliestDeadline() const;
   // Runs the Done of calls that are over, those that end meanwhile included. Returns how many ran.
@@ -58,7 +62,7 @@ class CallTable {
 
   std::vector<Pending> pending_;  // in no order
   std::deque<Due> due_;
-  std::vector<uint64_t> expired_;
+  std::vector<Expired> expired_;
 };
 
 }  // namespace conclave

@@ -35,4 +35,9 @@ uint64_t ChecksumOfCall(const ExpertCall& call) {
 
 uint64_t ChecksumOfReply(uint64_t call_id, ConstMatView rows) { return HashRows(rows, call_id); }
 
+uint64_t ChecksumOfError(uint64_t call_id, int code, absl::string_view message) {
+  const uint64_t head[] = {call_id, static_cast<uint64_t>(code)};
+  return XXH3_64bits_withSeed(message.data(), message.size(), XXH3_64bits(head, sizeof(head)));
+}
+
 }  // namespace conclave

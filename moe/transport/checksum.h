@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "absl/strings/string_view.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/transport/transport.h"
 
@@ -14,6 +15,8 @@ namespace conclave {
 uint64_t ChecksumOfCall(const ExpertCall& call);
 // XXH3-64 over a reply's rows [pairs, hidden], keyed by the call that they answer.
 uint64_t ChecksumOfReply(uint64_t call_id, ConstMatView rows);
+// The same of a reply that is an error: its code and text.
+uint64_t ChecksumOfError(uint64_t call_id, int code, absl::string_view message);
 
 }  // namespace conclave
 

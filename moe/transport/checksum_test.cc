@@ -55,6 +55,13 @@ TEST(Checksum, GapsBetweenRowsDoNotCount) {
   EXPECT_NE(ChecksumOfReply(2, part), ChecksumOfReply(1, narrow.view()));
 }
 
+TEST(Checksum, ErrorsDifferByCallCodeAndText) {
+  EXPECT_EQ(ChecksumOfError(1, 5, "gone"), ChecksumOfError(1, 5, "gone"));
+  EXPECT_NE(ChecksumOfError(1, 5, "gone"), ChecksumOfError(2, 5, "gone"));
+  EXPECT_NE(ChecksumOfError(1, 5, "gone"), ChecksumOfError(1, 4, "gone"));
+  EXPECT_NE(ChecksumOfError(1, 5, "gone"), ChecksumOfError(1, 5, "gome"));
+}
+
 TEST(Checksum, EmptyRepliesOfTwoCallsDiffer) {
   MatBuffer none(DType::kF32, 0, 8);
   EXPECT_NE(ChecksumOfReply(1, none.view()), ChecksumOfReply(2, none.view()));

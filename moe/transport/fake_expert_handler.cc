@@ -70,6 +70,7 @@ absl::Status FakeExpertHandler::Run(const ExpertCall& call, MatView out) {
   limits.hidden = description_.hidden;
   RETURN_IF_ERROR(ValidateExpertCall(call, limits));
   RETURN_IF_ERROR(ValidateReplyView(call, out));
+  RETURN_IF_ERROR(ValidateRowValues(call.rows));
   if (checks_epochs_ && call.placement_epoch != description_.placement_epoch) {
     return absl::FailedPreconditionError("placement_epoch: another");
   }

@@ -145,6 +145,28 @@ TEST_P(TransportTest, ACancelledCallEndsAtOnceAndNeverTouchesItsMemory) {
   EXPECT_TRUE(AnswersSoon(ShardId{0}));
 }
 
+TEST_P(TransportTest, CancelledCallsThatAShardDoesNotTakeInEndAllTheSame) {
+  constexpr int kWide = 4096;
+  Start(1, /*hidden=*/0);
+  ASSERT_TRUE(AnswersSoon(ShardId{0}));
+  handlers_[0]->Hang();
+  std::vector<std::unique_ptr<TestCall>> calls;
+  for (int i = 0; i < 4; ++i) {  // more than what lies between the two can hold
+    const std::vector<std::vector<int32_t>> experts = {{1}};
+    calls.push_back(std::make_unique<TestCall>(next_call_id_++, DType::kF32, 512, kWide, experts));
+    calls.back()->Send(transport(), ShardId{0}, absl::Hours(1));
+  }
+  ProgressFor(absl::Milliseconds(50));
+  for (const auto& call : calls) transport().Cancel(call->call().call_id);
+  for (const auto& call : calls) {
+    ASSERT_TRUE(Wait(*call)) << "the caller wants its rows back";
+    EXPECT_EQ(call->status().code(), absl::StatusCode::kCancelled);
+    EXPECT_TRUE(call->OutIsUntouched());
+  }
+  handlers_[0]->Resume();
+  EXPECT_TRUE(AnswersSoon(ShardId{0}));
+}
+
 TEST_P(TransportTest, EachExpertAnswersWithItsOwnFunction) {
   Start(2);
   auto call = NewCall();

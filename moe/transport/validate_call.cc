@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
+#include "moe/tensor/finite_rows.h"
 
 namespace conclave {
 namespace {
@@ -78,6 +79,12 @@ absl::Status ValidateExpertCall(const ExpertCall& call, const CallLimits& limits
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ValidateRowValues(const ConstMatView& rows) {
+  const int64_t row = FirstNonFiniteRow(rows, rows.dtype);
+  if (row < 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("rows.data: row ", row, " holds a value that is not finite"));
 }
 
 absl::Status ValidateReplyView(const ExpertCall& call, const MatView& out) {

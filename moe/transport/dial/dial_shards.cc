@@ -26,6 +26,7 @@ bool AllOnLoopback(const std::vector<std::string>& addresses) {
 
 std::unique_ptr<Transport> Grpc(const std::vector<std::string>& addresses, const DialOptions& options) {
   GrpcTransportOptions grpc;
+  grpc.name = options.name;
   grpc.model_fingerprint = options.model_fingerprint;
   grpc.numeric_profile = options.numeric_profile;
   grpc.checksum = options.checksum;

@@ -56,10 +56,8 @@ absl::StatusOr<ConstMatView> RowsOf(const v1::Tensor& tensor) {
   return rows;
 }
 
-}  // namespace
-
-absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
-                                 DecodedCall* decoded) {
+// Fills `decoded` as far as lengths decide it: every span lies within the message.
+absl::Status DecodeLengths(const v1::ExpertRequest& proto, absl::Time arrival, DecodedCall* decoded) {
   ExpertCall& call = decoded->call;
   call.call_id = proto.call_id();
   call.placement_epoch = proto.placement_epoch();
@@ -84,11 +82,21 @@ absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimit
   call.experts = absl::MakeConstSpan(proto.experts().data(), proto.experts_size());
   const uint64_t timeout_us = std::min<uint64_t>(proto.timeout_us(), uint64_t{86400} * 1'000'000);
   call.deadline = timeout_us == 0 ? absl::InfiniteFuture() : arrival + absl::Microseconds(timeout_us);
-  RETURN_IF_ERROR(ValidateExpertCall(call, limits));
-  if (proto.has_checksum() && proto.checksum() != ChecksumOfCall(call)) {
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
+                                 DecodedCall* decoded) {
+  const absl::Status lengths = DecodeLengths(proto, arrival, decoded);
+  // First, so that a damaged index is not taken for its sender's fault. No sender can make a checksum over lengths that
+  // contradict each other.
+  if (proto.has_checksum() && !(lengths.ok() && proto.checksum() == ChecksumOfCall(decoded->call))) {
     return absl::DataLossError("checksum: the request was damaged on the way");
   }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(lengths);
+  return ValidateExpertCall(decoded->call, limits);
 }
 
 void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* proto) {
@@ -126,12 +134,15 @@ void SealExpertReply(ConstMatView rows, v1::ExpertReply* proto) {
   proto->set_checksum(ChecksumOfReply(proto->call_id(), rows));
 }
 
-void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertReply* proto) {
-  proto->set_call_id(call_id);
+void EncodeExpertError(const v1::ExpertRequest& request, const absl::Status& status, v1::ExpertReply* proto) {
+  proto->set_call_id(request.call_id());
   proto->set_status_code(static_cast<int>(status.code()));
   proto->set_status_message(std::string(status.message()));
   proto->clear_rows();
   proto->clear_checksum();
+  if (request.has_checksum()) {
+    proto->set_checksum(ChecksumOfError(request.call_id(), proto->status_code(), proto->status_message()));
+  }
 }
 
 absl::Status DecodeExpertReply(const v1::ExpertReply& proto, bool needs_checksum, MatView out) {
@@ -139,6 +150,10 @@ absl::Status DecodeExpertReply(const v1::ExpertReply& proto, bool needs_checksum
     const bool known =
         proto.status_code() > 0 && proto.status_code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
     if (!known) return absl::DataLossError(absl::StrCat("reply: status_code ", proto.status_code(), " is unknown"));
+    if (proto.has_checksum() &&
+        proto.checksum() != ChecksumOfError(proto.call_id(), proto.status_code(), proto.status_message())) {
+      return absl::DataLossError("reply: an error that was damaged on the way: its checksum is wrong");
+    }
     return absl::Status(static_cast<absl::StatusCode>(proto.status_code()), proto.status_message());
   }
   const absl::StatusOr<ConstMatView> rows = RowsOf(proto.rows());

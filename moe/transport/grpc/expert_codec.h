@@ -34,6 +34,9 @@ inline constexpr int kExpertMessageBytesMax = static_cast<int>(limits::kCallByte
 // It is repeated with every stream, so that a shard which came back as another model is noticed.
 inline constexpr char kModelFingerprintKey[] = "conclave-model-fingerprint";
 inline constexpr char kNumericProfileKey[] = "conclave-numeric-profile";
+// And by which it says who it is: 1 to 200 bytes, for the shard's log and its count of offences.
+inline constexpr char kPeerNameKey[] = "conclave-peer";
+inline constexpr size_t kPeerNameBytesMax = 200;
 
 // A checked request. `call` points into the message and into row_offsets, so it lives no longer than either.
 struct DecodedCall {
@@ -42,8 +45,8 @@ struct DecodedCall {
 };
 
 // Checks dtype, shape, lengths, offsets and ids, then fills `decoded`, whose memory is reused. The rows are not copied.
-// The deadline is `arrival` plus the request's timeout. INVALID_ARGUMENT names the field; DATA_LOSS: the message does
-// not have the checksum that it brings.
+// The deadline is `arrival` plus the request's timeout. DATA_LOSS: the message does not have the checksum that it
+// brings, so that nothing in it can be believed. INVALID_ARGUMENT names the field that its sender got wrong.
 absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
                                  DecodedCall* decoded);
 // The reverse; `now` turns the deadline into a timeout. Reuses the message's memory.
@@ -55,9 +58,10 @@ void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_check
 MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto);
 // Adds the checksum of the rows as they are now.
 void SealExpertReply(ConstMatView rows, v1::ExpertReply* proto);
-void EncodeExpertError(uint64_t call_id, const absl::Status& status, v1::ExpertReply* proto);
+// With a checksum where the request has one.
+void EncodeExpertError(const v1::ExpertRequest& request, const absl::Status& status, v1::ExpertReply* proto);
 // The shard's status, or OK with `out` filled. DATA_LOSS: the reply does not have the shape of `out`, or not the
-// checksum that it brings or should bring; `out` is then untouched.
+// checksum that it brings or (an error may come without) should bring; `out` is then untouched.
 absl::Status DecodeExpertReply(const v1::ExpertReply& proto, bool needs_checksum, MatView out);
 
 // Which experts of which layers. INVALID_ARGUMENT: more than any model has.

@@ -134,6 +134,13 @@ TEST(EncodeExpertRequest, AChecksumTellsADamagedRequestFromAGoodOne) {
   damaged = sealed;
   damaged.set_call_id(10);
   EXPECT_EQ(DecodeExpertRequest(damaged, CallLimits{}, kNow, &again).code(), absl::StatusCode::kDataLoss);
+  // What damage made out of range is not its sender's fault.
+  damaged = sealed;
+  damaged.set_experts(1, -1);
+  EXPECT_EQ(DecodeExpertRequest(damaged, CallLimits{}, kNow, &again).code(), absl::StatusCode::kDataLoss);
+  damaged = sealed;
+  damaged.mutable_rows()->set_shape(0, 1 << 20);
+  EXPECT_EQ(DecodeExpertRequest(damaged, CallLimits{}, kNow, &again).code(), absl::StatusCode::kDataLoss);
 }
 
 class DecodeExpertReplyTest : public testing::Test {
@@ -175,8 +182,17 @@ TEST_F(DecodeExpertReplyTest, AChecksumTellsADamagedReplyFromAGoodOne) {
 }
 
 TEST_F(DecodeExpertReplyTest, GivesTheShardsOwnStatus) {
-  EncodeExpertError(9, absl::FailedPreconditionError("not held"), &reply_);
+  EncodeExpertError(request_, absl::FailedPreconditionError("not held"), &reply_);
   EXPECT_EQ(DecodeExpertReply(reply_, false, ViewF32(out_, 3, 4)), absl::FailedPreconditionError("not held"));
+}
+
+TEST_F(DecodeExpertReplyTest, AChecksumTellsADamagedErrorFromTheShardsOwn) {
+  v1::ExpertRequest sealed = request_;
+  sealed.set_checksum(1);  // of whatever: the error has one too
+  EncodeExpertError(sealed, absl::FailedPreconditionError("not held"), &reply_);
+  EXPECT_EQ(DecodeExpertReply(reply_, true, ViewF32(out_, 3, 4)), absl::FailedPreconditionError("not held"));
+  reply_.set_status_code(static_cast<int>(absl::StatusCode::kInvalidArgument));
+  IsDamaged("an error that was damaged");
 }
 
 TEST_F(DecodeExpertReplyTest, CallsWhatMakesNoSenseDataLoss) {

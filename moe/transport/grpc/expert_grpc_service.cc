@@ -1,6 +1,7 @@
 #include "moe/transport/grpc/expert_grpc_service.h"
 
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/codegen/proto_utils.h>  // serialises protobuf messages from and to byte buffers
 
 #include <atomic>
 #include <condition_variable>
@@ -12,8 +13,10 @@
 #include "absl/time/clock.h"
 #include "conclave/v1/expert.grpc.pb.h"
 #include "conclave/v1/expert.pb.h"
+#include "moe/base/status_macros.h"
 #include "moe/transport/check_caller.h"
 #include "moe/transport/grpc/expert_codec.h"
+#include "moe/transport/grpc/peer_host.h"
 #include "moe/transport/shard_control.h"
 
 namespace conclave {
@@ -21,6 +24,7 @@ namespace {
 
 // A stream keeps the memory of its last messages up to this size for the next ones.
 constexpr size_t kKeptBytesMax = size_t{32} << 20;
+constexpr size_t kStreamsMax = 1024;
 
 grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
@@ -31,22 +35,57 @@ std::string Metadata(const grpc::ServerContext& context, const char* key) {
   return found == context.client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
 }
 
+// As it calls itself, and where it connects from.
+Peer PeerOf(const grpc::ServerContext& context) {
+  return Peer{Metadata(context, kPeerNameKey).substr(0, kPeerNameBytesMax), HostOfPeer(context.peer())};
+}
+
 // Where the messages of one stream are decoded and answered.
 struct Conversation {
+  grpc::ByteBuffer raw;
   v1::ExpertRequest request;
   v1::ExpertReply reply;
+  bool answered = false;  // `reply` is to be sent
+  uint64_t last_call_id = 0;
   DecodedCall decoded;
 
-  void Answer(ExpertHandler& handler) {
-    const absl::Status refused = DecodeExpertRequest(request, CallLimits{}, absl::Now(), &decoded);
-    if (!refused.ok()) return EncodeExpertError(request.call_id(), refused, &reply);
+  // Answers `raw`. Not OK: the status with which the stream is to end, after the reply.
+  absl::Status Answer(ExpertHandler& handler, PeerGate& gate, const Peer& peer) {
+    answered = false;
+    RETURN_IF_ERROR(gate.Admit(peer.Culprit()));  // for what it did elsewhere
+    if (!grpc::SerializationTraits<v1::ExpertRequest>::Deserialize(&raw, &request).ok()) {
+      // Nobody knows which call it was: it ends with the stream, and the router sends it again at once.
+      const absl::Status why = absl::InvalidArgumentError("a message that is no ExpertRequest");
+      gate.Offend(Carrier::kGrpc, Refusal::kMessage, peer, why.message());
+      return why;
+    }
+    answered = true;
+    absl::Status status = DecodeExpertRequest(request, CallLimits{}, absl::Now(), &decoded);
+    const bool damaged = absl::IsDataLoss(status);
+    const bool replayed = status.ok() && request.call_id() <= last_call_id;
+    if (replayed) {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("call_id: ", request.call_id(), " after ", last_call_id, "; it came before"));
+    }
+    if (status.ok()) status = Run(handler);
+    if (status.ok()) return status;
+    EncodeExpertError(request, status, &reply);
+    if (damaged) gate.Refuse(Carrier::kGrpc, Refusal::kChecksum, peer, status.message());
+    if (!absl::IsInvalidArgument(status)) return absl::OkStatus();
+    gate.Offend(Carrier::kGrpc, replayed ? Refusal::kMessage : Refusal::kCall, peer, status.message());
+    return gate.Admit(peer.Culprit());
+  }
+
+  absl::Status Run(ExpertHandler& handler) {
+    last_call_id = request.call_id();
     const MatView out = PrepareExpertReply(decoded.call, &reply);
-    const absl::Status status = handler.Run(decoded.call, out);
-    if (!status.ok()) return EncodeExpertError(request.call_id(), status, &reply);
+    RETURN_IF_ERROR(handler.Run(decoded.call, out));
     if (request.has_checksum()) SealExpertReply(out, &reply);
+    return absl::OkStatus();
   }
 
   void GiveBackMuchMemory() {
+    raw.Clear();
     if (request.rows().data().size() > kKeptBytesMax) v1::ExpertRequest().Swap(&request);
     if (reply.rows().data().size() > kKeptBytesMax) v1::ExpertReply().Swap(&reply);
   }
@@ -54,12 +93,28 @@ struct Conversation {
 
 class Service final : public v1::ExpertService::Service {
  public:
-  grpc::Status Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
+  // `gate` null: one of its own.
+  explicit Service(PeerGate* gate)
+      : own_gate_(gate == nullptr ? std::make_unique<PeerGate>() : nullptr),
+        gate_(gate == nullptr ? *own_gate_ : *gate) {
+    // Exchange reads its messages as bytes: gRPC itself cannot tell one that makes no sense from the end of the stream.
+    using Stream = grpc::ServerReaderWriter<v1::ExpertReply, grpc::ByteBuffer>;
+    const auto* const exchange =
+        v1::ExpertRequest::descriptor()->file()->FindServiceByName("ExpertService")->FindMethodByName("Exchange");
+    MarkMethodStreamed(exchange->index(),
+                       new grpc::internal::BidiStreamingHandler<Service, grpc::ByteBuffer, v1::ExpertReply>(
+                           [](Service* self, grpc::ServerContext* context, Stream* stream) {
+                             return self->ExchangeBytes(context, stream);
+                           },
+                           this));
+  }
+
+  grpc::Status Describe(grpc::ServerContext* context, const v1::DescribeRequest* request,
                         v1::DescribeResponse* response) override {
     const absl::StatusOr<ExpertHandler*> handler = Ready();
     if (!handler.ok()) return ToGrpc(handler.status());
     const ShardDescription description = (*handler)->Describe();
-    const absl::Status expected = CheckCaller(description, request->model_fingerprint(), "", 0);
+    const absl::Status expected = CheckFit(*context, description, request->model_fingerprint(), "");
     if (expected.ok()) EncodeDescription(description, response);
     return ToGrpc(expected);
   }
@@ -68,7 +123,7 @@ class Service final : public v1::ExpertService::Service {
                            v1::DescribeResponse* response) override {
     const absl::StatusOr<ExpertHandler*> handler = Ready();
     if (!handler.ok()) return ToGrpc(handler.status());
-    const absl::Status expected = CheckCaller((*handler)->Describe(), request->model_fingerprint(), "", 0);
+    const absl::Status expected = CheckFit(*context, (*handler)->Describe(), request->model_fingerprint(), "");
     if (!expected.ok()) return ToGrpc(expected);
     const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request->experts());
     if (!experts.ok()) return ToGrpc(experts.status());
@@ -98,25 +153,6 @@ class Service final : public v1::ExpertService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status Exchange(grpc::ServerContext* context,
-                        grpc::ServerReaderWriter<v1::ExpertReply, v1::ExpertRequest>* stream) override {
-    const absl::StatusOr<ExpertHandler*> handler = Ready();
-    if (!handler.ok()) return ToGrpc(handler.status());
-    const absl::Status expected = CheckCaller((*handler)->Describe(), Metadata(*context, kModelFingerprintKey),
-                                              Metadata(*context, kNumericProfileKey), 0);
-    if (!expected.ok()) return ToGrpc(expected);
-    Conversation conversation;
-    if (!Enter(context)) return ToGrpc(absl::UnavailableError("the shard is draining"));
-    while (stream->Read(&conversation.request)) {
-      if (!SetBusy(context, true)) break;
-      conversation.Answer(**handler);
-      const bool written = stream->Write(conversation.reply);
-      if (!SetBusy(context, false) || !written) break;
-      conversation.GiveBackMuchMemory();
-    }
-    return Leave(context) ? ToGrpc(absl::UnavailableError("the shard is draining")) : grpc::Status::OK;
-  }
-
   void SetHandler(ExpertHandler* handler) {
     std::lock_guard<std::mutex> lock(mutex_);
     handler_ = handler;
@@ -138,6 +174,40 @@ class Service final : public v1::ExpertService::Service {
   }
 
  private:
+  // Whether caller and shard fit together.
+  absl::Status CheckFit(const grpc::ServerContext& context, const ShardDescription& description,
+                        absl::string_view model, absl::string_view profile) {
+    absl::Status fits = CheckCaller(description, model, profile, 0);
+    if (!fits.ok()) gate_.Refuse(Carrier::kGrpc, Refusal::kMismatch, PeerOf(context), fits.message());
+    return fits;
+  }
+
+  grpc::Status ExchangeBytes(grpc::ServerContext* context,
+                             grpc::ServerReaderWriter<v1::ExpertReply, grpc::ByteBuffer>* stream) {
+    const absl::StatusOr<ExpertHandler*> handler = Ready();
+    if (!handler.ok()) return ToGrpc(handler.status());
+    const Peer peer = PeerOf(*context);
+    absl::Status end = gate_.Admit(peer.Culprit());
+    if (!end.ok()) gate_.Refuse(Carrier::kGrpc, Refusal::kConnection, peer, end.message());
+    if (end.ok()) {
+      end = CheckFit(*context, (*handler)->Describe(), Metadata(*context, kModelFingerprintKey),
+                     Metadata(*context, kNumericProfileKey));
+    }
+    if (end.ok()) end = Enter(context, peer);
+    if (!end.ok()) return ToGrpc(end);
+    Conversation conversation;
+    while (stream->Read(&conversation.raw)) {
+      if (!SetBusy(context, true)) break;
+      end = conversation.Answer(**handler, gate_, peer);
+      const bool written = !conversation.answered || stream->Write(conversation.reply);
+      if (!SetBusy(context, false) || !written || !end.ok()) break;
+      conversation.GiveBackMuchMemory();
+    }
+    const bool draining = Leave(context);
+    if (end.ok() && draining) end = absl::UnavailableError("the shard is draining");
+    return ToGrpc(end);
+  }
+
   absl::StatusOr<ExpertHandler*> Ready() {
     std::lock_guard<std::mutex> lock(mutex_);
     if (draining_) return absl::UnavailableError("the shard is draining");
@@ -145,11 +215,17 @@ class Service final : public v1::ExpertService::Service {
     return handler_;
   }
 
-  // A stream is idle (waiting for a message, so that Drain may cut it off) or busy. False: the shard is draining.
-  bool Enter(grpc::ServerContext* context) {
+  // A stream is idle (waiting for a message, so that Drain may cut it off) or busy. UNAVAILABLE: the shard is draining.
+  // RESOURCE_EXHAUSTED: too many are open; each holds a thread.
+  absl::Status Enter(grpc::ServerContext* context, const Peer& peer) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!draining_) idle_.insert(context);
-    return !draining_;
+    if (draining_) return absl::UnavailableError("the shard is draining");
+    if (idle_.size() + busy_.size() >= kStreamsMax) {
+      gate_.Refuse(Carrier::kGrpc, Refusal::kOverload, peer, "too many streams are open");
+      return absl::ResourceExhaustedError(absl::StrCat(kStreamsMax, " routers are connected already"));
+    }
+    idle_.insert(context);
+    return absl::OkStatus();
   }
   bool SetBusy(grpc::ServerContext* context, bool busy) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -166,6 +242,8 @@ class Service final : public v1::ExpertService::Service {
     return draining_;
   }
 
+  const std::unique_ptr<PeerGate> own_gate_;  // null: another's is used
+  PeerGate& gate_;
   std::mutex mutex_;
   std::condition_variable gone_;
   std::atomic<DataPlane*> data_plane_{nullptr};
@@ -177,6 +255,7 @@ class Service final : public v1::ExpertService::Service {
 
 class ExpertGrpcServiceImpl final : public ExpertGrpcService {
  public:
+  explicit ExpertGrpcServiceImpl(PeerGate* gate) : service_(gate) {}
   grpc::Service* service() override { return &service_; }
   void SetHandler(ExpertHandler* handler) override { service_.SetHandler(handler); }
   void SetDataPlane(DataPlane* data_plane) override { service_.SetDataPlane(data_plane); }
@@ -189,7 +268,7 @@ class ExpertGrpcServiceImpl final : public ExpertGrpcService {
 
 class GrpcExpertServerImpl final : public GrpcExpertServer {
  public:
-  GrpcExpertServerImpl(ExpertHandler& handler, DataPlane* data_plane) {
+  GrpcExpertServerImpl(ExpertHandler& handler, DataPlane* data_plane, PeerGate* gate) : service_(gate) {
     service_.SetDataPlane(data_plane);
     service_.SetHandler(&handler);
   }
@@ -209,6 +288,8 @@ class GrpcExpertServerImpl final : public GrpcExpertServer {
     int port = 0;
     // Without it a second server on the same port would quietly share it.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    // Routers ping us on streams that have been silent for a while.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
     builder.SetMaxReceiveMessageSize(kExpertMessageBytesMax);
     builder.SetMaxSendMessageSize(kExpertMessageBytesMax);
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
@@ -229,12 +310,14 @@ class GrpcExpertServerImpl final : public GrpcExpertServer {
 
 }  // namespace
 
-std::unique_ptr<ExpertGrpcService> ExpertGrpcService::Create() { return std::make_unique<ExpertGrpcServiceImpl>(); }
+std::unique_ptr<ExpertGrpcService> ExpertGrpcService::Create(PeerGate* gate) {
+  return std::make_unique<ExpertGrpcServiceImpl>(gate);
+}
 
 absl::StatusOr<std::unique_ptr<GrpcExpertServer>> GrpcExpertServer::Start(const std::string& address,
                                                                           ExpertHandler& handler,
-                                                                          DataPlane* data_plane) {
-  auto server = std::make_unique<GrpcExpertServerImpl>(handler, data_plane);
+                                                                          DataPlane* data_plane, PeerGate* gate) {
+  auto server = std::make_unique<GrpcExpertServerImpl>(handler, data_plane, gate);
   if (absl::Status status = server->Listen(address); !status.ok()) return status;
   return std::unique_ptr<GrpcExpertServer>(std::move(server));
 }

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "moe/transport/data_plane.h"
 #include "moe/transport/expert_handler.h"
+#include "moe/transport/peer_gate.h"
 
 namespace grpc {
 class Service;
@@ -18,9 +19,14 @@ class Service;
 namespace conclave {
 
 // Thread-safe. Each stream has a thread of the server, which runs that stream's calls one after the other.
+//
+// What comes is checked before it is used. A router that sends what makes no sense is refused, counted, logged by name,
+// and after PeerGate::kOffencesMax such offences its streams are ended and refused for a while. A message above
+// kExpertMessageBytesMax is refused by gRPC itself, which ends the stream with RESOURCE_EXHAUSTED.
 class ExpertGrpcService {
  public:
-  static std::unique_ptr<ExpertGrpcService> Create();
+  // `gate` is shared with what else the shard listens on, and outlives the service; null: one of its own.
+  static std::unique_ptr<ExpertGrpcService> Create(PeerGate* gate = nullptr);
   virtual ~ExpertGrpcService() = default;
 
   // To be registered with a server whose message limit is kExpertMessageBytesMax. Owned by this object, which must
@@ -42,9 +48,10 @@ class ExpertGrpcService {
 class GrpcExpertServer {
  public:
   // Listens on host:port; port 0 picks a free one. Both live until the object goes. UNAVAILABLE: cannot listen there.
-  // `data_plane` may be null.
+  // `data_plane` and `gate` may be null.
   static absl::StatusOr<std::unique_ptr<GrpcExpertServer>> Start(const std::string& address, ExpertHandler& handler,
-                                                                 DataPlane* data_plane = nullptr);
+                                                                 DataPlane* data_plane = nullptr,
+                                                                 PeerGate* gate = nullptr);
   // Cuts off what still runs, as a killed process would.
   virtual ~GrpcExpertServer() = default;
   // host:port as bound.

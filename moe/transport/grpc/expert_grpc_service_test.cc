@@ -74,10 +74,11 @@ TEST_F(ExpertGrpcServiceTest, ARefusedMessageIsAnsweredAndTheStreamGoesOn) {
   grpc::ClientContext context;
   const auto stream = stub_->Exchange(&context);
   v1::ExpertReply reply;
+  uint64_t call_id = 100;
   for (const int expert : {1, -1, 9, 2}) {
-    ASSERT_TRUE(stream->Write(Request(100 + expert, expert)));
+    ASSERT_TRUE(stream->Write(Request(++call_id, expert)));
     ASSERT_TRUE(stream->Read(&reply));
-    EXPECT_EQ(reply.call_id(), static_cast<uint64_t>(100 + expert));
+    EXPECT_EQ(reply.call_id(), call_id);
     EXPECT_EQ(reply.status_code() == 0, expert == 1 || expert == 2) << reply.status_message();
   }
   v1::ExpertRequest empty;

@@ -5,13 +5,14 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "conclave/v1/expert.grpc.pb.h"
 #include "moe/transport/grpc/expert_channel.h"
 #include "moe/transport/grpc/expert_codec.h"
+#include "moe/transport/grpc/peer_host.h"
 
 namespace conclave {
 namespace {
@@ -117,11 +118,8 @@ std::unique_ptr<DataPlaneClient> NewGrpcDataPlaneClient(const std::vector<std::s
 std::string ReachableAddress(const std::string& listener, const std::string& peer) {
   absl::string_view port = listener;
   if (!absl::ConsumePrefix(&port, "0.0.0.0:") && !absl::ConsumePrefix(&port, "[::]:")) return listener;
-  // gRPC spells an IPv6 host "ipv6:%5B::1%5D:7000", or with the brackets themselves.
-  const std::string plain = absl::StrReplaceAll(peer, {{"%5B", "["}, {"%5D", "]"}, {"%5b", "["}, {"%5d", "]"}});
-  absl::string_view host = plain;
-  if (!absl::ConsumePrefix(&host, "ipv4:") && !absl::ConsumePrefix(&host, "ipv6:")) return listener;
-  return absl::StrCat(host.substr(0, host.rfind(':')), ":", port);
+  if (!absl::StartsWith(peer, "ipv4:") && !absl::StartsWith(peer, "ipv6:")) return listener;
+  return absl::StrCat(HostOfPeer(peer), ":", port);
 }
 
 }  // namespace conclave

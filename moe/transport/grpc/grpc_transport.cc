@@ -88,8 +88,8 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
       stream->OpenIfDue(now);
       due = std::min(due, stream->due());
     }
-    for (const uint64_t call_id : table_.EndExpired(now)) {
-      for (auto& stream : streams_) stream->Forget(call_id);
+    for (const CallTable::Expired& expired : table_.EndExpired(now)) {
+      streams_[Value(expired.shard)]->OnExpired(expired.call_id);
     }
     return due;
   }

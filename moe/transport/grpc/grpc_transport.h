@@ -20,6 +20,7 @@ namespace conclave {
 
 // What a router expects of its shards, and its patience with them.
 struct GrpcTransportOptions {
+  std::string name = "router";  // stands in the shards' logs; printable ASCII
   // What shards must serve; a shard refuses the stream where it differs. Empty: not checked.
   std::string model_fingerprint;
   std::string numeric_profile;  // leave empty to allow mixed numerics

@@ -1,5 +1,9 @@
 #include "moe/transport/grpc/grpc_transport.h"
 
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
@@ -7,10 +11,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "conclave/v1/expert.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/tensor/dtype.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/grpc/describe.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
@@ -95,6 +102,95 @@ TEST(GrpcTransport, FailsFastWhereNobodyListens) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("shard 0 at " + address));
   EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+}
+
+std::unique_ptr<grpc::Server> Serve(grpc::Service& service, std::string* address) {
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&service);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  *address = absl::StrCat("127.0.0.1:", port);
+  return server;
+}
+
+// Takes the messages of its first stream in and answers none; those of later ones it refuses.
+class SwallowingShard final : public v1::ExpertService::Service {
+ public:
+  grpc::Status Exchange(grpc::ServerContext*,
+                        grpc::ServerReaderWriter<v1::ExpertReply, v1::ExpertRequest>* stream) override {
+    const bool swallows = streams_++ == 0;
+    v1::ExpertRequest request;
+    while (stream->Read(&request)) {
+      if (swallows) continue;
+      v1::ExpertReply reply;
+      reply.set_call_id(request.call_id());
+      reply.set_status_code(static_cast<int>(absl::StatusCode::kFailedPrecondition));
+      stream->Write(reply);
+    }
+    return grpc::Status::OK;
+  }
+  int streams() const { return streams_; }
+
+ private:
+  std::atomic<int> streams_{0};
+};
+
+TEST(GrpcTransport, AStreamThatSwallowsItsMessagesIsOpenedAnew) {
+  SwallowingShard shard;
+  std::string address;
+  const std::unique_ptr<grpc::Server> server = Serve(shard, &address);
+  const auto transport = NewGrpcTransport({address}, GrpcTransportOptions{});
+  absl::StatusCode code = absl::StatusCode::kOk;
+  for (uint64_t id = 1; id < 200 && code != absl::StatusCode::kFailedPrecondition; ++id) {
+    TestCall call(id, DType::kF32, 1, 8, {{0}});
+    call.Send(*transport, ShardId{0}, absl::Milliseconds(id < 3 ? 100 : 5000));
+    while (!call.done()) transport->Progress(absl::Milliseconds(20));
+    code = call.status().code();
+    EXPECT_EQ(code == absl::StatusCode::kDeadlineExceeded, id < 3) << call.status();
+    if (code == absl::StatusCode::kUnavailable) transport->Progress(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(code, absl::StatusCode::kFailedPrecondition) << "answered on the second stream";
+  EXPECT_EQ(shard.streams(), 2);
+}
+
+// Answers a call that nobody made, then each call, then the same call again with other rows.
+class RepeatingShard final : public v1::ExpertService::Service {
+ public:
+  grpc::Status Exchange(grpc::ServerContext*,
+                        grpc::ServerReaderWriter<v1::ExpertReply, v1::ExpertRequest>* stream) override {
+    v1::ExpertRequest request;
+    while (stream->Read(&request)) {
+      v1::ExpertReply reply;
+      *reply.mutable_rows() = request.rows();  // expert 0 of layer 0 changes nothing
+      reply.set_call_id(request.call_id() + 1000);
+      stream->Write(reply);
+      reply.set_call_id(request.call_id());
+      stream->Write(reply);
+      (*reply.mutable_rows()->mutable_data())[0] ^= 0x40;
+      stream->Write(reply);
+    }
+    return grpc::Status::OK;
+  }
+};
+
+TEST(GrpcTransport, RepliesThatNobodyWaitsForAreDropped) {
+  RepeatingShard shard;
+  std::string address;
+  const std::unique_ptr<grpc::Server> server = Serve(shard, &address);
+  const auto transport = NewGrpcTransport({address}, GrpcTransportOptions{});
+  std::vector<std::unique_ptr<TestCall>> calls;
+  for (uint64_t id = 1; id < 20; ++id) {
+    calls.push_back(std::make_unique<TestCall>(id, DType::kF32, 2, 8, std::vector<std::vector<int32_t>>{{0}}));
+    calls.back()->Send(*transport, ShardId{0}, absl::Seconds(20));
+    while (!calls.back()->done()) transport->Progress(absl::Milliseconds(20));
+    EXPECT_TRUE(calls.back()->status().ok()) << calls.back()->status();
+  }
+  transport->Progress(absl::Milliseconds(20));
+  for (const auto& call : calls) {
+    EXPECT_TRUE(call->OutIsRight()) << "no reply came after it";
+    EXPECT_EQ(call->times_done(), 1);
+  }
 }
 
 TEST(GrpcExpertServer, NamesAnAddressItCannotListenOn) {

@@ -38,7 +38,9 @@ void ShardStream::OpenIfDue(absl::Time now) {
 }
 
 void ShardStream::Open() {
+  silent_expiries_ = 0;
   wire_ = std::make_unique<Wire>();
+  wire_->context.AddMetadata(kPeerNameKey, options_.name);
   if (!options_.model_fingerprint.empty()) wire_->context.AddMetadata(kModelFingerprintKey, options_.model_fingerprint);
   if (!options_.numeric_profile.empty()) wire_->context.AddMetadata(kNumericProfileKey, options_.numeric_profile);
   wire_->stream = stub_.PrepareCall(&wire_->context, kExchangeMethod, &queue_);
@@ -58,6 +60,12 @@ void ShardStream::Forget(uint64_t call_id) {
   const auto begin = outgoing_.begin() + (writing_ ? 1 : 0);
   outgoing_.erase(std::remove_if(begin, outgoing_.end(), [&](const Outgoing& o) { return o.call_id == call_id; }),
                   outgoing_.end());
+}
+
+void ShardStream::OnExpired(uint64_t call_id) {
+  Forget(call_id);
+  // Cancelling ends what is pending, and so the stream.
+  if (++silent_expiries_ >= kSilentExpiriesMax && state_ == State::kOpen) wire_->context.TryCancel();
 }
 
 void ShardStream::Shutdown() {
@@ -92,6 +100,7 @@ void ShardStream::OnStarted(bool ok) {
 void ShardStream::OnRead(bool ok) {
   reading_ = false;
   if (!ok || state_ == State::kClosing) return Close();
+  silent_expiries_ = 0;
   backoff_ = options_.backoff_min;
   if (!listener_.OnMessage(shard_, wire_->incoming)) {
     wire_->context.TryCancel();

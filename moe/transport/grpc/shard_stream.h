@@ -51,11 +51,15 @@ class ShardStream {
   const absl::Status& why() const { return why_; }
   // Nobody waits for the call any more: it need not be sent where it has not been yet.
   void Forget(uint64_t call_id);
+  // The call's deadline has come. A stream on which that happens again and again while nothing comes back is opened
+  // anew: one damaged length is enough for a peer to swallow megabytes of further messages.
+  void OnExpired(uint64_t call_id);
   // Ends the stream for good. It is gone when the queue has delivered its last operation, and idle() is true.
   void Shutdown();
   bool idle() const { return state_ == State::kDown; }
 
  private:
+  static constexpr int kSilentExpiriesMax = 2;
   enum class State { kDown, kStarting, kOpen, kClosing };
   struct Wire {
     grpc::ClientContext context;
@@ -88,6 +92,7 @@ class ShardStream {
   State state_ = State::kDown;
   bool shut_down_ = false;
   bool reading_ = false, writing_ = false;
+  int silent_expiries_ = 0;  // since the last message came
   std::unique_ptr<Wire> wire_;
   std::deque<Outgoing> outgoing_;  // the first is being written where writing_
   absl::Duration backoff_;

@@ -15,9 +15,9 @@
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/transport/check_caller.h"
-#include "moe/transport/ucx/peer_book.h"
-#include "moe/transport/ucx/refusal_log.h"
+#include "moe/transport/peer_gate.h"
 #include "moe/transport/ucx/socket_address.h"
+#include "moe/transport/ucx/token_book.h"
 #include "moe/transport/ucx/ucx_peer.h"
 #include "moe/transport/ucx/wire.h"
 
@@ -36,7 +36,10 @@ constexpr size_t kKeptBodies = 8;
 class Server final : public UcxExpertServer {
  public:
   Server(const UcxExpertServerOptions& options, std::unique_ptr<UcxWorker> worker)
-      : book_(options.clock), refusals_(options.metrics), worker_(std::move(worker)) {}
+      : own_gate_(options.gate == nullptr ? std::make_unique<PeerGate>(options.clock) : nullptr),
+        gate_(options.gate == nullptr ? *own_gate_ : *options.gate),
+        tokens_(options.clock),
+        worker_(std::move(worker)) {}
 
   ~Server() override {
     stop_ = true;
@@ -85,10 +88,8 @@ class Server final : public UcxExpertServer {
       return absl::InvalidArgumentError("peer: 1 to 200 bytes are expected");
     }
     DataPlaneOffer offer;
-    ASSIGN_OR_RETURN(offer.version, AgreeOnVersion(request.version_min, request.version_max));
-    RETURN_IF_ERROR(
-        CheckCaller(handler->Describe(), request.model_fingerprint, request.numeric_profile, request.placement_epoch));
-    ASSIGN_OR_RETURN(PeerBook::Ticket ticket, book_.Issue(request.peer));
+    RETURN_IF_ERROR(Admit(request, handler->Describe(), &offer.version));
+    ASSIGN_OR_RETURN(TokenBook::Ticket ticket, tokens_.Issue(request.peer));
     offer.connection = ticket.connection;
     offer.token = std::move(ticket.token);
     offer.address = address_;
@@ -104,6 +105,23 @@ class Server final : public UcxExpertServer {
   }
 
  private:
+  // Whether the router may connect, and the version of the wire format that both speak.
+  absl::Status Admit(const DataPlaneRequest& request, const ShardDescription& own, uint32_t* version) {
+    const Peer peer{request.peer, ""};
+    if (absl::Status admitted = gate_.Admit(peer.Culprit()); !admitted.ok()) {
+      gate_.Refuse(Carrier::kUcx, Refusal::kConnection, peer, admitted.message());
+      return admitted;
+    }
+    const absl::StatusOr<uint32_t> agreed = AgreeOnVersion(request.version_min, request.version_max);
+    absl::Status fits = agreed.status();
+    if (fits.ok()) {
+      *version = *agreed;
+      fits = CheckCaller(own, request.model_fingerprint, request.numeric_profile, request.placement_epoch);
+    }
+    if (!fits.ok()) gate_.Refuse(Carrier::kUcx, Refusal::kMismatch, peer, fits.message());
+    return fits;
+  }
+
   struct Arrival {
     ucp_conn_request_h request;
     std::string host;
@@ -158,9 +176,10 @@ class Server final : public UcxExpertServer {
       const Arrival& arrival = arrivals_.front();
       // Behind a host in quarantine may also be a router that was let in a moment ago.
       const bool welcome =
-          !draining_ && peers_.size() < kPeersMax && (!book_.Quarantined(arrival.host) || book_.Expecting());
+          !draining_ && peers_.size() < kPeersMax && (gate_.Admit(arrival.host).ok() || tokens_.Expecting());
       if (!welcome) {
-        refusals_.Count(Refusal::kConnection, arrival.host, "too many connections, draining, or in quarantine");
+        gate_.Refuse(Carrier::kUcx, Refusal::kConnection, Peer{"", arrival.host},
+                     "too many connections, draining, or in quarantine");
         ucp_listener_reject(listener_, arrival.request);
         continue;
       }
@@ -187,17 +206,17 @@ class Server final : public UcxExpertServer {
       return named && peer->link().endpoint() == parameters.reply_ep;
     });
     if (at == peers_.end()) {
-      refusals_.Count(Refusal::kFragment, "an unknown connection", "a message without a sender");
+      gate_.Refuse(Carrier::kUcx, Refusal::kMessage, Peer{"", "an unknown connection"}, "a message without a sender");
       return;
     }
     UcxPeer& peer = **at;
     if (!peer.doom().ok()) return;
     WireHeader fragment;
     if ((parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
-      return Offence(peer, Refusal::kFragment, absl::InvalidArgumentError("a rendezvous where none is expected"));
+      return Offence(peer, Refusal::kMessage, absl::InvalidArgumentError("a rendezvous where none is expected"));
     }
     if (absl::Status read = ReadFragment(header, bytes, &fragment); !read.ok()) {
-      return Offence(peer, Refusal::kFragment, read);
+      return Offence(peer, Refusal::kMessage, read);
     }
     if (fragment.kind == WireKind::kHello) return OnHello(peer, fragment, data, bytes);
     if (!peer.Owns(fragment) || fragment.kind != WireKind::kCall) {
@@ -205,10 +224,10 @@ class Server final : public UcxExpertServer {
     }
     const absl::StatusOr<bool> whole = peer.gather().Accept(fragment, data, bytes);
     if (absl::IsDataLoss(whole.status())) {
-      refusals_.Count(Refusal::kChecksum, peer.Who(), whole.status().message());
+      gate_.Refuse(Carrier::kUcx, Refusal::kChecksum, peer.peer(), whole.status().message());
       Answer(peer, fragment, whole.status());
     } else if (!whole.ok()) {
-      Offence(peer, Refusal::kFragment, whole.status());
+      Offence(peer, Refusal::kMessage, whole.status());
     } else if (*whole) {
       OnCall(peer);
     }
@@ -217,7 +236,7 @@ class Server final : public UcxExpertServer {
   void OnHello(UcxPeer& peer, const WireHeader& hello, const void* data, int64_t bytes) {
     const absl::string_view token(static_cast<const char*>(data), static_cast<size_t>(bytes));
     absl::StatusOr<std::string> name = absl::UnauthenticatedError("it said who it is already");
-    if (!peer.greeted()) name = book_.Redeem(hello.connection, token);
+    if (!peer.greeted()) name = tokens_.Redeem(hello.connection, token);
     if (!name.ok()) {
       Offence(peer, Refusal::kToken, name.status());
       return peer.Refuse(hello, token, name.status());
@@ -225,7 +244,7 @@ class Server final : public UcxExpertServer {
     uint64_t key = 0;
     std::memcpy(&key, token.data(), sizeof(key));
     peer.Welcome(*std::move(name), hello.connection, key);
-    LogInfo(absl::StrCat("ucx: ", peer.Who(), " connected"));
+    LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " connected"));
   }
 
   void OnCall(UcxPeer& peer) {
@@ -233,7 +252,7 @@ class Server final : public UcxExpertServer {
     if (draining_) return Answer(peer, header, absl::UnavailableError("the shard is draining"));
     const int64_t bytes = static_cast<int64_t>(header.body_bytes);
     if (peer.calls_queued >= kCallsQueuedMax || peer.bytes_queued + bytes > kBytesQueuedMax) {
-      refusals_.Count(Refusal::kOverload, peer.Who(), "too many calls wait for their turn");
+      gate_.Refuse(Carrier::kUcx, Refusal::kOverload, peer.peer(), "too many calls wait for their turn");
       return Answer(peer, header, absl::ResourceExhaustedError("too many calls of this router wait for their turn"));
     }
     BodyBuffer spare;
@@ -299,22 +318,12 @@ class Server final : public UcxExpertServer {
 
   // A whole message that asks for what cannot be: refused, and the connection stays until there are too many of them.
   void OffendingCall(UcxPeer& peer, const absl::Status& why) {
-    refusals_.Count(Refusal::kCall, peer.Who(), why.message());
-    if (book_.Offend(peer.CulpritName())) Quarantine(peer, why);
+    if (gate_.Offend(Carrier::kUcx, Refusal::kCall, peer.peer(), why.message())) peer.Doom(why);
   }
 
   // A message after which nothing on this connection can be trusted.
   void Offence(UcxPeer& peer, Refusal kind, const absl::Status& why) {
-    refusals_.Count(kind, peer.Who(), why.message());
-    if (book_.Offend(peer.CulpritName())) {
-      Quarantine(peer, why);
-    } else {
-      peer.Doom(why);
-    }
-  }
-
-  void Quarantine(UcxPeer& peer, const absl::Status& why) {
-    refusals_.CountQuarantine(peer.Who(), why.message());
+    gate_.Offend(Carrier::kUcx, kind, peer.peer(), why.message());
     peer.Doom(why);
   }
 
@@ -322,7 +331,7 @@ class Server final : public UcxExpertServer {
     for (size_t i = peers_.size(); i-- > 0;) {
       UcxPeer& peer = *peers_[i];
       if (!peer.Doomed(now)) continue;
-      LogInfo(absl::StrCat("ucx: ", peer.Who(), " is gone: ", std::string(peer.doom().message())));
+      LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " is gone: ", std::string(peer.doom().message())));
       calls_.erase(std::remove_if(calls_.begin(), calls_.end(), [&](const auto& call) { return call.peer == &peer; }),
                    calls_.end());
       peer.link().Close();
@@ -348,8 +357,9 @@ class Server final : public UcxExpertServer {
     drained_cv_.notify_all();
   }
 
-  PeerBook book_;
-  RefusalLog refusals_;
+  const std::unique_ptr<PeerGate> own_gate_;  // null: another's is used
+  PeerGate& gate_;
+  TokenBook tokens_;
   std::string address_;
   std::atomic<ExpertHandler*> handler_{nullptr};
   std::atomic<bool> stop_{false}, draining_{false};

@@ -8,9 +8,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "moe/base/clock.h"
-#include "moe/metrics/metrics.h"
 #include "moe/transport/data_plane.h"
 #include "moe/transport/expert_handler.h"
+#include "moe/transport/peer_gate.h"
 #include "moe/transport/ucx/ucx_worker.h"
 
 namespace conclave {
@@ -19,8 +19,8 @@ struct UcxExpertServerOptions {
   // Where routers connect: a numeric host:port, port 0 picks one. On a loopback address nothing listens elsewhere; on
   // any other, UCX also opens data sockets on ports of its own choice on the machine's network devices.
   std::string address = "127.0.0.1:0";
-  Metrics* metrics = nullptr;    // null: none; otherwise must outlive the server
-  Clock* clock = Clock::Real();  // of tokens and quarantine
+  PeerGate* gate = nullptr;      // shared with what else the shard listens on, and outlives the server; null: its own
+  Clock* clock = Clock::Real();  // of tokens, and of its own gate
   UcxWorkerOptions worker;       // loopback_only is set from the address
 };
 
@@ -28,7 +28,7 @@ struct UcxExpertServerOptions {
 // computed one call at a time anyway, and a hand-off would cost more than a small message.
 //
 // What comes is checked before it is used. A router that sends what makes no sense is cut off, counted, logged by name,
-// and after PeerBook::kOffencesMax such offences refused for a while. UCX itself trusts the network that it listens on:
+// and after PeerGate::kOffencesMax such offences refused for a while. UCX itself trusts the network that it listens on:
 // keep that network closed to strangers.
 class UcxExpertServer : public DataPlane {
  public:

@@ -9,7 +9,7 @@
 namespace conclave {
 
 void UcxPeer::Welcome(std::string name, uint64_t connection, uint64_t key) {
-  name_ = std::move(name);
+  peer_.name = std::move(name);
   connection_ = connection;
   key_ = key;
   link_.InspectWires();

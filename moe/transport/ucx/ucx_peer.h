@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "moe/transport/peer_gate.h"
 #include "moe/transport/ucx/body_buffer.h"
 #include "moe/transport/ucx/message_gather.h"
 #include "moe/transport/ucx/ucx_link.h"
@@ -30,22 +31,19 @@ class UcxPeer {
  public:
   // `host`: where it connects from. It must be welcomed before `greet_by`.
   UcxPeer(UcxWorker& worker, std::string host, absl::Time greet_by)
-      : link_(worker), host_(std::move(host)), greet_by_(greet_by) {}
+      : link_(worker), peer_{"", std::move(host)}, greet_by_(greet_by) {}
 
   UcxLink& link() { return link_; }
   MessageGather& gather() { return gather_; }
 
-  // "router-0 at 10.0.0.3", or the host alone as long as it has not said who it is.
-  std::string Who() const { return name_.empty() ? host_ : name_ + " at " + host_; }
-  // Under what name its offences are counted.
-  const std::string& CulpritName() const { return name_.empty() ? host_ : name_; }
-  const std::string& host() const { return host_; }
+  // Its name is empty as long as it has not said who it is.
+  const Peer& peer() const { return peer_; }
 
   // It showed a good token.
   void Welcome(std::string name, uint64_t connection, uint64_t key);
   // It showed `token`, which is not good: it is told why not, and then cut off.
   void Refuse(const WireHeader& hello, absl::string_view token, const absl::Status& why);
-  bool greeted() const { return !name_.empty(); }
+  bool greeted() const { return !peer_.name.empty(); }
   bool Owns(const WireHeader& header) const {
     return greeted() && header.connection == connection_ && header.key == key_;
   }
@@ -74,8 +72,7 @@ class UcxPeer {
 
   UcxLink link_;
   MessageGather gather_;
-  const std::string host_;
-  std::string name_;
+  Peer peer_;
   uint64_t connection_ = 0, key_ = 0;
   absl::Time greet_by_;
   bool refused_ = false;

@@ -22,6 +22,9 @@ namespace {
 
 // A flight keeps the memory of its last messages up to this size for the next ones.
 constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
+// How long a shard may go on to take in what is on its way of a call that was taken back. One that stands still would
+// hold the caller's rows for ever.
+constexpr absl::Duration kLetGoTime = absl::Milliseconds(50);
 
 // A call on its way. Kept for its buffers when it is over.
 struct Flight {
@@ -34,6 +37,7 @@ struct Flight {
   bool waiting = false;  // for its connection
   bool over = false;     // with `status`; only its message is not idle yet
   absl::Status status;
+  absl::Time let_go_by = absl::InfiniteFuture();  // where it is over
   uint64_t received = 0;  // bytes of the reply
   uint64_t reply_checksum = 0;
   WireChecksum checksum;  // of the reply so far; replies of several calls may interleave
@@ -113,6 +117,7 @@ class Impl final : public UcxTransport {
     Flight& flight = **at;
     UcxConnection& connection = *connections_[Value(flight.shard)];
     if (connection.open()) connection.link().Withdraw(&flight.message);
+    flight.let_go_by = absl::Now() + kLetGoTime;
     EndFlight(flight, absl::CancelledError("the caller took it back"));
   }
 
@@ -135,6 +140,7 @@ class Impl final : public UcxTransport {
     free_.pop_back();
     Flight& flight = *flights_.back();
     flight.waiting = flight.over = false;
+    flight.let_go_by = absl::InfiniteFuture();
     flight.received = 0;
     return flight;
   }
@@ -240,9 +246,16 @@ class Impl final : public UcxTransport {
     }
     for (size_t i = flights_.size(); i-- > 0;) {
       Flight& flight = *flights_[i];
-      if (flight.over && flight.message.idle()) {
+      if (!flight.over) continue;
+      if (flight.message.idle()) {
         table_.End(flight.call_id, std::move(flight.status));
         Free(flight);
+      } else if (now >= flight.let_go_by) {
+        flight.let_go_by = absl::InfiniteFuture();
+        connections_[Value(flight.shard)]->Break(absl::UnavailableError("it takes no more messages"));
+        due = now;
+      } else {
+        due = std::min(due, flight.let_go_by);
       }
     }
     if (table_.EarliestDeadline() > now) return due;
