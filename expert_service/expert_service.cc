@@ -45,8 +45,8 @@ ExpertStore::Progress ShowProgress(Metrics& metrics, ExpertGrpcService& service)
 
 void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache");
-  flags.Add("shard-index", &shard_index, "which shard this is, from 0");
-  flags.Add("shard-count", &shard_count, "how many shards share the experts of every layer");
+  flags.Add("shard-index", &shard_index, "which shard this is, from 0; from --shard-count on, one more for all: it holds a slice of each one's experts");
+  flags.Add("shard-count", &shard_count, "into how many shares the experts of every layer are cut");
   flags.Add("replicas", &replicas, "on how many shards each expert lives; the same on all shards");
   AddTargetFlags(flags, target);
   flags.Add("threads", &threads, "threads that compute; 0: one per core");
@@ -64,9 +64,9 @@ absl::Status ExpertServiceOptions::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("--shard-count: ", shard_count, " is not in [1, ", limits::kShardsMax, "]"));
   }
-  if (shard_index < 0 || shard_index >= shard_count) {
+  if (shard_index < 0 || shard_index >= limits::kShardsMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--shard-index: ", shard_index, " is not in [0, ", shard_count - 1, "]"));
+        absl::StrCat("--shard-index: ", shard_index, " is not in [0, ", limits::kShardsMax, ")"));
   }
   if (replicas < 1 || replicas > shard_count) {
     return absl::InvalidArgumentError(

@@ -20,9 +20,9 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Create(const Checkpoin
     return absl::InvalidArgumentError(
         absl::StrCat("shard-count: ", shard_count, " is not in [1, ", limits::kShardsMax, "]"));
   }
-  if (shard_index < 0 || shard_index >= shard_count) {
-    return absl::InvalidArgumentError(absl::StrCat("shard-index: ", shard_index, " is not in [0, ", shard_count - 1,
-                                                   "]: --shard-count is ", shard_count));
+  if (shard_index < 0 || shard_index >= limits::kShardsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shard-index: ", shard_index, " is not in [0, ", limits::kShardsMax, ")"));
   }
   if (replicas < 1 || replicas > shard_count) {
     return absl::InvalidArgumentError(absl::StrCat("replicas: ", replicas, " is not in [1, ", shard_count,

@@ -109,7 +109,7 @@ TEST(ExpertStore, RefusesWhatTheModelLacksOrMemoryForbidsAndStaysAsItWas) {
 }
 
 TEST(ExpertStore, NamesAShardThatCannotBe) {
-  EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 4, 4).status().message()), HasSubstr("shard-index: 4"));
+  EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 4096, 4).status().message()), HasSubstr("shard-index: 4096"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), -1, 4).status().message()), HasSubstr("shard-index: -1"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 0, 0).status().message()), HasSubstr("shard-count: 0"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 0, 2, 3).status().message()), HasSubstr("replicas: 3"));

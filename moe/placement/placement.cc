@@ -8,17 +8,42 @@
 #include "moe/base/limits.h"
 
 namespace conclave {
+namespace {
+
+// Experts [begin, end).
+struct Range {
+  int64_t begin = 0, end = 0;
+};
+
+// Part `number` of `parts`, all of one size to within one.
+Range PartOf(Range whole, int64_t number, int64_t parts) {
+  const int64_t size = whole.end - whole.begin;
+  return {whole.begin + size * number / parts, whole.begin + size * (number + 1) / parts};
+}
+
+}  // namespace
 
 std::vector<ExpertId> ExpertsOfShard(int expert_count, int shard_index, int shard_count, int replicas) {
-  CONCLAVE_CHECK(expert_count >= 0 && shard_index >= 0 && shard_index < shard_count)
+  CONCLAVE_CHECK(expert_count >= 0 && shard_index >= 0 && shard_count > 0)
       << "shard " << shard_index << " of " << shard_count << " with " << expert_count << " experts";
   CONCLAVE_CHECK(replicas >= 1 && replicas <= shard_count) << replicas << " replicas on " << shard_count << " shards";
   std::vector<ExpertId> experts;
+  const auto hold = [&](Range range) {
+    for (int64_t expert = range.begin; expert < range.end; ++expert) {
+      experts.push_back(ExpertId{static_cast<int32_t>(expert)});
+    }
+  };
   for (int copy = 0; copy < replicas; ++copy) {
-    const int64_t share = (shard_index + copy) % shard_count;
-    const int64_t begin = expert_count * share / shard_count;
-    const int64_t end = expert_count * (share + 1) / shard_count;
-    for (int64_t expert = begin; expert < end; ++expert) experts.push_back(ExpertId{static_cast<int32_t>(expert)});
+    const int64_t number = (int64_t{shard_index} + copy) % shard_count;
+    if (shard_index < shard_count) {
+      hold(PartOf({0, expert_count}, number, shard_count));
+      continue;
+    }
+    for (int64_t share = 0; share < shard_count; ++share) {
+      // Each share's slice has another number: where shares are smaller than N, all further shards get as many.
+      const int64_t slice = (number + share) % shard_count;
+      hold(PartOf(PartOf({0, expert_count}, share, shard_count), slice, shard_count));
+    }
   }
   std::sort(experts.begin(), experts.end());  // the last shards' further shares begin again at expert 0
   return experts;

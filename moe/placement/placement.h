@@ -35,7 +35,10 @@ struct ShardHoldings {
 // Balanced to within one expert; with more shards than experts some shards hold none.
 // With `replicas` R > 1 it also holds what the next R - 1 shards around the ring hold by that rule, so that every
 // expert lives on R shards, and the work of a shard that dies falls to its two neighbours rather than to one twin.
-// Ascending. REQUIRES: expert_count >= 0, 0 <= shard_index < shard_count, 1 <= replicas <= shard_count
+// A shard_index of N or more is a further shard: it holds no share of its own, but a slice of each (with R replicas R
+// slices), so that it takes work from all N alike; the slices of N further shards hold every expert once more. So a
+// pool of shards can grow and shrink while it serves, without any of the first N changing what it holds.
+// Ascending. REQUIRES: expert_count >= 0, 0 <= shard_index, 1 <= replicas <= shard_count
 std::vector<ExpertId> ExpertsOfShard(int expert_count, int shard_index, int shard_count, int replicas = 1);
 
 // "0-15, 20, 30-31"; "none" where empty. For messages. REQUIRES: ascending

@@ -60,6 +60,29 @@ TEST(ExpertsOfShard, WithReplicasEveryExpertLivesOnThatManyShards) {
   }
 }
 
+TEST(ExpertsOfShard, FurtherShardsTakeASliceOfEveryShare) {
+  EXPECT_EQ(FormatExperts(ExpertsOfShard(32, 4, 4)), "0-1, 10-11, 20-21, 30-31");
+  EXPECT_EQ(FormatExperts(ExpertsOfShard(32, 5, 4)), "2-3, 12-13, 22-25");
+  for (const int experts : {32, 61, 256}) {
+    for (const int shards : {1, 3, 4, 64}) {
+      std::vector<int> copies(experts);
+      for (int further = shards; further < 2 * shards; ++further) {
+        const std::vector<ExpertId> held = ExpertsOfShard(experts, further, shards);
+        EXPECT_TRUE(std::is_sorted(held.begin(), held.end()));
+        const int fair = experts / shards;
+        EXPECT_NEAR(static_cast<int>(held.size()), fair, shards == 64 && experts == 61 ? 2 : 1 + fair / 4);
+        for (const ExpertId expert : held) ++copies[Value(expert)];
+      }
+      EXPECT_THAT(copies, testing::Each(1)) << experts << " experts, " << shards << " shards";
+      EXPECT_EQ(ExpertsOfShard(experts, shards, shards), ExpertsOfShard(experts, 2 * shards, shards));
+    }
+  }
+}
+
+TEST(ExpertsOfShard, FurtherShardsOfReplicatedOnesHoldAsMuchAsThose) {
+  EXPECT_EQ(ExpertsOfShard(32, 4, 4, 2).size(), ExpertsOfShard(32, 0, 4, 2).size());
+}
+
 TEST(ExpertsOfShard, TheWorkOfADeadShardFallsToBothNeighbours) {
   // Shard 1 of 4 holds its own share and its successor's; what it held first also lives on shard 0.
   EXPECT_EQ(FormatExperts(ExpertsOfShard(32, 0, 4, 2)), "0-15");
