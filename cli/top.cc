@@ -59,7 +59,7 @@ class TopCommand final : public Command {
 
   absl::Status Run(const CommandContext&) override {
     ASSIGN_OR_RETURN(const std::vector<std::string> addresses, Addresses());
-    const auto probe = ClusterProbe::Create(addresses, nullptr);
+    const auto probe = ClusterProbe::Create([addresses] { return addresses; }, nullptr);
     std::optional<ClusterSnapshot> before = probe->Take(kTimeout);
     RETURN_IF_ERROR(CheckSomebodyAnswers(*before));
     const bool json = output_ == "json";

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <set>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
@@ -23,8 +22,8 @@
 #include "gateway/tenants/usage_log.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
-#include "moe/daemon/listen_address.h"
 #include "moe/daemon/model_name.h"
+#include "moe/daemon/peer_list.h"
 #include "moe/metrics/metrics.h"
 
 namespace conclave {
@@ -67,7 +66,9 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("generation-defaults", &generation_defaults,
             "take defaults of requests (temperature, top_p, …) from the model's generation_config.json");
   flags.Add("router", &routers,
-            "host:port of an attention service; several share the work and stand in for each other");
+            "host:port of an attention service, or dns:///host:port or file:///path for all that are there, now and "
+            "later; several share the work and stand in for each other");
+  flags.Add("discovery-interval", &discovery_interval, "how often dns:/// and file:/// are looked up");
   flags.Add("api-keys", &api_keys,
             "file of tenants with their keys and limits, read again when it changes; empty: no key is asked for");
   flags.Add("usage-log", &usage_log, "file that gets one JSON object a request; opened anew on SIGHUP; empty: none");
@@ -83,11 +84,11 @@ void GatewayOptions::AddTo(Flags& flags) {
 absl::Status GatewayOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
   if (routers.empty()) return absl::InvalidArgumentError("--router: missing; give host:port of the attention service");
-  std::set<std::string> seen;
-  for (const std::string& router : routers) {
-    const absl::StatusOr<HostPort> address = ParseHostPort(router);
-    if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--router: ", address.status().message()));
-    if (!seen.insert(router).second) return absl::InvalidArgumentError(absl::StrCat("--router: ", router, " twice"));
+  if (const absl::Status valid = CheckPeers(routers); !valid.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--router: ", valid.message()));
+  }
+  if (discovery_interval <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("--discovery-interval: must be positive");
   }
   if (!http.address.empty()) {
     const bool http_is_open = !http.tls_cert.empty() || daemon.tls.allow_insecure;
@@ -129,6 +130,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
                        model->chat_template != nullptr ? "ready" : model->chat_status.message()));
   RouterPoolOptions pool;
   pool.addresses = options.routers;
+  pool.discovery_interval = options.discovery_interval;
   pool.resume_wait = options.resume_wait;
   ASSIGN_OR_RETURN(pool.credentials, NewChannelCredentials(options.router_tls));
   routers = RouterPool::Create(pool, *metrics);
@@ -143,7 +145,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
     if (usage_log != nullptr) usage_log->Reopen();
   });
   cluster = ClusterMap::Create({model->name, model->experts_per_token},
-                               ClusterProbe::Create(options.routers, pool.credentials));
+                               ClusterProbe::Create([&routers] { return routers->addresses(); }, pool.credentials));
   api->SetServing(*dispatcher, *model, *authenticator, *cluster);
   // Ready while any attention service is.
   routers->WatchServing([&daemon, &api](bool serving) {

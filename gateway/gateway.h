@@ -23,7 +23,8 @@ struct GatewayOptions {
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
   bool generation_defaults = true;
-  std::vector<std::string> routers;  // host:port each
+  std::vector<std::string> routers;  // host:port each, or where to find them
+  absl::Duration discovery_interval = absl::Seconds(2);
   TlsClientOptions router_tls;
   std::string api_keys;   // a tenant file; empty: everyone is let in
   std::string usage_log;  // a file; empty: none

@@ -31,7 +31,7 @@ TEST(GatewayOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-tls-cert=/c"}), StartsWith("--http-tls-cert: needs"));
   EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-address=x"}), StartsWith("--http-address: "));
   EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--http-workers=0"}), StartsWith("--http-workers: is 0"));
-  EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--router=a:1"}), StartsWith("--router: a:1 twice"));
+  EXPECT_THAT(Refusal({"--model=/m", "--router=a:1", "--router=a:1"}), StartsWith("--router: a:1 stands there twice"));
   EXPECT_THAT(Refusal({"--model=/m", "--routers=a:1"}), HasSubstr("did you mean --router?"));
 }
 

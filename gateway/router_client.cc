@@ -11,6 +11,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_callback.h"
+#include "moe/base/protocol_version.h"
 #include "moe/daemon/open_calls.h"
 
 namespace conclave {
@@ -111,6 +112,9 @@ class GrpcRouterClient final : public RouterClient {
     const grpc::Status result = stub_->GetStatus(&context, v1::GetStatusRequest(), &response);
     const absl::Status status = FromRouter(address_, context, result);
     if (!status.ok()) return status;
+    const absl::Status version = CheckProtocolVersion(absl::StrCat("the attention service at ", address_),
+                                                      static_cast<int>(response.protocol_version()));
+    if (!version.ok()) return version;
     return response;
   }
 

@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
+#include "moe/base/protocol_version.h"
 
 namespace conclave {
 namespace {
@@ -44,10 +45,12 @@ class FakeRouter final : public v1::RouterService::Service {
   }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::GetStatusResponse* response) override {
     response->set_model_id("demo");
+    response->set_protocol_version(protocol_version);
     return grpc::Status::OK;
   }
 
   std::string address;
+  uint32_t protocol_version = kProtocolVersion;
 
  private:
   std::unique_ptr<grpc::Server> server_;
@@ -78,6 +81,17 @@ TEST(RouterClient, ReadsAStreamToItsEnd) {
   EXPECT_TRUE(recorder->end.ok()) << recorder->end;
   EXPECT_THAT(recorder->ids, ElementsAre(1, 1));
   EXPECT_EQ(client->GetStatus(absl::Seconds(5))->model_id(), "demo");
+}
+
+TEST(RouterClient, AServiceTwoReleasesAwayIsRefusedByName) {
+  FakeRouter router;
+  router.protocol_version = kProtocolVersion + 1;
+  const auto client = RouterClient::Create(router.address);
+  EXPECT_TRUE(client->GetStatus(absl::Seconds(10)).ok());
+  router.protocol_version = kProtocolVersion + 2;
+  const absl::Status refused = client->GetStatus(absl::Seconds(10)).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr(router.address));
 }
 
 TEST(RouterClient, CancelAndDeadlineEndAnEndlessStream) {

@@ -2,22 +2,19 @@
 
 #include <algorithm>
 #include <memory>
-#include <set>
 #include <thread>
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "moe/base/limits.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/model_file.h"
-#include "moe/daemon/listen_address.h"
 #include "moe/daemon/model_name.h"
+#include "moe/daemon/peer_list.h"
 #include "moe/daemon/target_flags.h"
 #include "moe/metrics/metrics.h"
 #include "moe/transport/dial/dial_shards.h"
@@ -36,22 +33,15 @@ absl::StatusOr<std::vector<std::string>> ShardAddresses(const RouterServiceOptio
   if (!options.shards_file.empty()) {
     source = options.shards_file;
     ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.shards_file, kShardsFileBytesMax));
-    for (absl::string_view line : absl::StrSplit(text, '\n')) {
-      line = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
-      if (!line.empty()) shards.push_back(std::string(line));
-    }
+    ASSIGN_OR_RETURN(shards, ParsePeerFile(text, source));
     if (shards.empty()) return absl::InvalidArgumentError(absl::StrCat(source, ": names no shard"));
   }
   if (shards.size() > static_cast<size_t>(limits::kShardsMax)) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": ", shards.size(), " shards; at most ", limits::kShardsMax, " are taken"));
   }
-  std::set<std::string> seen;
-  for (const std::string& shard : shards) {
-    const absl::StatusOr<HostPort> address = ParseHostPort(shard);
-    if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat(source, ": ", address.status().message()));
-    if (!seen.insert(shard).second)
-      return absl::InvalidArgumentError(absl::StrCat(source, ": ", shard, " stands there twice"));
+  if (const absl::Status valid = CheckPeers(shards); !valid.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": ", valid.message()));
   }
   return shards;
 }
@@ -73,7 +63,10 @@ absl::Status NameFlags(const absl::Status& status) {
 
 void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache");
-  flags.Add("shard", &shards, "host:port of an expert shard; none: experts run in this process");
+  flags.Add("shard", &shards,
+            "host:port of an expert shard, or dns:///host:port or file:///path for all that are there, now and later; "
+            "none: experts run in this process");
+  flags.Add("discovery-interval", &discovery_interval, "how often dns:/// and file:/// are looked up");
   flags.Add("shards-file", &shards_file, "text file with one host:port of a shard a line, instead of --shard");
   flags.Add("shard-wait", &shard_wait, "how long the shards may take to load");
   flags.Add("shard-grace", &shard_grace, "how long to wait at the start for shards that cannot be reached");
@@ -104,6 +97,9 @@ void RouterServiceOptions::AddTo(Flags& flags) {
 absl::Status RouterServiceOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
   RETURN_IF_ERROR(target.Validate());
+  if (discovery_interval <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("--discovery-interval: must be positive");
+  }
   if (expert_timeout <= absl::ZeroDuration()) return absl::InvalidArgumentError("--expert-timeout: must be positive");
   if (threads < 0 || threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
@@ -131,6 +127,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   ASSIGN_OR_RETURN(stack_options.directory, ResolveModelDir(options.model, options.hub));
   stack_options.model_id = ModelName(options.model, stack_options.directory);
   ASSIGN_OR_RETURN(stack_options.shards, ShardAddresses(options));
+  stack_options.discovery_interval = options.discovery_interval;
   stack_options.shard_wait = options.shard_wait;
   stack_options.shard_grace = options.shard_grace;
   stack_options.expert_timeout = options.expert_timeout;
@@ -152,7 +149,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   daemon->SetServing(true);
   LogInfo(absl::StrCat(
       "serving ", stack->identity().model_id, " at ", daemon->grpc_address(), " with ",
-      stack_options.shards.empty() ? "local experts" : absl::StrCat(stack_options.shards.size(), " shards"), ", ",
+      stack_options.shards.empty() ? "local experts" : absl::StrCat(stack->ExpertMap().shards.size(), " shards"), ", ",
       stack->identity().numeric_profile, ", ready in ", absl::FormatDuration(absl::Now() - begin)));
   return daemon->Run([&service](absl::Time deadline) { service->Drain(deadline); });
 }

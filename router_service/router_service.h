@@ -20,8 +20,9 @@ namespace conclave {
 struct RouterServiceOptions {
   DaemonOptions daemon;
   std::string model;                // a directory or org/name[@revision]
-  std::vector<std::string> shards;  // host:port of each expert shard
+  std::vector<std::string> shards;  // host:port of each expert shard, or where to find them
   std::string shards_file;          // a text file with one host:port a line, instead of the list
+  absl::Duration discovery_interval = absl::Seconds(2);
   absl::Duration shard_wait = absl::Minutes(30);
   absl::Duration shard_grace = absl::Seconds(10);
   absl::Duration expert_timeout = absl::Seconds(60);

@@ -12,6 +12,7 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "moe/base/ids.h"
+#include "moe/base/protocol_version.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/daemon/server_stream.h"
 #include "router_service/decode_messages.h"
@@ -94,6 +95,7 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
     const Serving* serving = serving_.load();
     if (serving == nullptr) return Loading(reactor);
     const RouterIdentity& identity = serving->identity;
+    response->set_protocol_version(static_cast<uint32_t>(AnnouncedProtocolVersion()));
     response->set_model_id(identity.model_id);
     response->set_model_fingerprint(identity.model_fingerprint);
     response->set_numeric_profile(identity.numeric_profile);

@@ -12,6 +12,7 @@
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/checkpoint/model_tensors.h"
+#include "moe/daemon/peer_list.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
@@ -21,6 +22,7 @@
 #include "moe/transport/grpc/grpc_shard_control.h"
 #include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
+#include "router_service/elastic_experts.h"
 #include "router_service/remote_experts.h"
 #include "router_service/shard_gathering.h"
 #include "router_service/shard_health.h"
@@ -85,12 +87,13 @@ class StackImpl final : public ServingStack {
 
   ExpertMapView ExpertMap() const override {
     if (remote_ == nullptr) return map_;
+    const std::shared_ptr<const ShardSet> set = remote_->current();
     ExpertMapView map;
-    map.placement_epoch = remote_->placement()->epoch();
-    const std::vector<ShardFigures> figures = remote_->shard_figures();
-    const std::vector<ShardHoldings> holdings = remote_->holdings();
+    map.placement_epoch = set->experts->placement()->epoch();
+    const std::vector<ShardFigures> figures = set->experts->shard_figures();
+    const std::vector<ShardHoldings> holdings = set->experts->holdings();
     for (size_t i = 0; i < figures.size(); ++i) {
-      map.shards.push_back({options_.shards[i], figures[i].healthy, holdings[i], figures[i].rows});
+      map.shards.push_back({set->addresses[i], figures[i].healthy, holdings[i], figures[i].rows});
     }
     return map;
   }
@@ -123,11 +126,31 @@ class StackImpl final : public ServingStack {
   }
 
   absl::Status UseShards(int rows_max, Metrics& metrics) {
-    control_ = NewGrpcShardControl(options_.shards, checkpoint_->fingerprint(), options_.shard_credentials);
+    peers_ = PeerList::Start(options_.shards, options_.discovery_interval);
+    const absl::Time deadline = absl::Now() + options_.shard_wait;
+    const auto connect = [this, rows_max, &metrics](const std::vector<std::string>& addresses,
+                                                    std::function<bool()> cancelled) {
+      return Connect(addresses, rows_max, std::move(cancelled), metrics);
+    };
+    ASSIGN_OR_RETURN(auto pool, ElasticExperts::Create(*peers_, connect, deadline, &metrics));
+    remote_ = pool.get();
+    experts_ = std::move(pool);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<ShardSet>> Connect(const std::vector<std::string>& addresses, int rows_max,
+                                                    std::function<bool()> cancelled, Metrics& metrics) const {
+    auto set = std::make_unique<ShardSet>();
+    set->addresses = addresses;
+    set->control = NewGrpcShardControl(addresses, checkpoint_->fingerprint(), options_.shard_credentials);
     ShardGatheringOptions gathering;
     gathering.deadline = absl::Now() + options_.shard_wait;
     gathering.grace = options_.shard_grace;
-    ASSIGN_OR_RETURN(const auto shards, GatherShards(*control_, options_.shards, gathering, &absl::SleepFor));
+    gathering.cancelled = std::move(cancelled);
+    if (peers_->changes()) {
+      gathering.complete = [this](const std::vector<ShardDescription>& shards) { return HoldAllExperts(shards); };
+    }
+    ASSIGN_OR_RETURN(const auto shards, GatherShards(*set->control, addresses, gathering, &absl::SleepFor));
     DialOptions transport;
     transport.kind = options_.transport;
     transport.name = options_.router_name;
@@ -135,18 +158,30 @@ class StackImpl final : public ServingStack {
     if (!options_.allow_mixed_numerics) transport.numeric_profile = NumericProfile(*kernels_);
     transport.checksum = options_.checksum;
     transport.credentials = options_.shard_credentials;
-    ASSIGN_OR_RETURN(transport_, DialShards(options_.shards, transport));
+    ASSIGN_OR_RETURN(set->transport, DialShards(addresses, transport));
     RemoteExpertsOptions remote;
     remote.rows_max = rows_max;
     remote.model_fingerprint = checkpoint_->fingerprint();
     remote.allow_mixed_numerics = options_.allow_mixed_numerics;
     remote.timeout = options_.expert_timeout;
-    remote.control = control_.get();
+    remote.control = set->control.get();
     remote.metrics = &metrics;
-    ASSIGN_OR_RETURN(auto pool, RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, shards, remote));
-    remote_ = pool.get();
-    experts_ = std::move(pool);
-    return absl::OkStatus();
+    ASSIGN_OR_RETURN(set->experts,
+                     RemoteExperts::Create(checkpoint_->spec(), *kernels_, *set->transport, shards, remote));
+    return set;
+  }
+
+  bool HoldAllExperts(const std::vector<ShardDescription>& shards) const {
+    const ModelSpec& spec = checkpoint_->spec();
+    std::vector<ShardHoldings> holdings;
+    for (const ShardDescription& shard : shards) holdings.push_back({shard.name, shard.holdings});
+    std::vector<LayerId> layers;
+    for (int layer = 0; layer < spec.layers; ++layer) {
+      if (spec.IsMoe(LayerId{layer})) layers.push_back(LayerId{layer});
+    }
+    const auto placement = Placement::Create(kStaticPlacementEpoch, layers, spec.gate.experts, holdings);
+    // What makes no sense is refused by whoever uses it.
+    return !placement.ok() || (*placement)->CheckComplete().ok();
   }
 
   // They die in reverse order: the engine and its thread first.
@@ -155,10 +190,9 @@ class StackImpl final : public ServingStack {
   std::unique_ptr<ComputeTarget> target_;
   const Kernels* kernels_ = nullptr;  // target_'s
   std::optional<ThreadPool> threads_;
-  std::unique_ptr<ShardControl> control_;
-  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<PeerList> peers_;
   std::unique_ptr<ExpertPool> experts_;
-  const RemoteExperts* remote_ = nullptr;  // experts_, where they are remote
+  const ElasticExperts* remote_ = nullptr;  // experts_, where they are remote
   ExpertMapView map_;                      // where experts are local
   RouterIdentity identity_;
   std::unique_ptr<Engine> engine_;

@@ -25,7 +25,8 @@ namespace conclave {
 struct ServingStackOptions {
   std::string directory;                              // of the model
   std::string model_id;                               // what GetStatus calls it
-  std::vector<std::string> shards;                    // host:port of each; empty: experts run in this process
+  std::vector<std::string> shards;  // host:port of each, or where to find them (PeerList); empty: experts run here
+  absl::Duration discovery_interval = absl::Seconds(2);
   absl::Duration shard_wait = absl::Minutes(30);      // for shards that load
   absl::Duration shard_grace = absl::Seconds(10);     // for shards that cannot be reached
   absl::Duration expert_timeout = absl::Seconds(60);  // of one layer, until its experts have answered

@@ -38,6 +38,18 @@ Count CountCandidates(const std::vector<Candidate>& candidates) {
   return count;
 }
 
+// What shards said of themselves; only the address of those that have not yet.
+std::vector<ShardDescription> Descriptions(const std::vector<Candidate>& candidates,
+                                           const std::vector<std::string>& addresses) {
+  std::vector<ShardDescription> shards;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    ShardDescription unknown;
+    unknown.name = addresses[i];
+    shards.push_back(candidates[i].description.value_or(unknown));
+  }
+  return shards;
+}
+
 // Takes one answer. True: it is good news.
 bool Take(ShardNews news, absl::Time now, Candidate& candidate) {
   candidate.asked = false;
@@ -74,12 +86,15 @@ absl::StatusOr<std::vector<ShardDescription>> GatherShards(ShardControl& control
       if (Take(*std::move(news), now, candidates[index])) good_news = now;
     }
     const Count count = CountCandidates(candidates);
-    if (count.known == candidates.size()) break;
-    const std::string who = absl::StrCat("expert shard ", count.missing_index, " at ", addresses[count.missing_index],
-                                         ": ", candidates[count.missing_index].last.message());
+    const bool all_known = count.known == candidates.size();
+    if (all_known && (!options.complete || options.complete(Descriptions(candidates, addresses)))) break;
+    if (options.cancelled && options.cancelled()) return absl::CancelledError("there are other shards by now");
+    const std::string who =
+        all_known ? "these do not hold all experts"
+                  : absl::StrCat("expert shard ", count.missing_index, " at ", addresses[count.missing_index], ": ",
+                                 candidates[count.missing_index].last.message());
     if (count.known > 0 && count.loading == 0 && now - good_news >= options.grace) {
-      LogWarning(absl::StrCat("going on without ", candidates.size() - count.known, " of ", candidates.size(),
-                              " shards; ", who));
+      LogWarning(absl::StrCat("going on with ", count.known, " of ", candidates.size(), " shards; ", who));
       break;
     }
     if (now >= options.deadline) return absl::DeadlineExceededError(who);
@@ -89,13 +104,7 @@ absl::StatusOr<std::vector<ShardDescription>> GatherShards(ShardControl& control
     }
     pause(kPause);
   }
-  std::vector<ShardDescription> shards;
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    ShardDescription unknown;
-    unknown.name = addresses[i];
-    shards.push_back(candidates[i].description.value_or(unknown));
-  }
-  return shards;
+  return Descriptions(candidates, addresses);
 }
 
 }  // namespace conclave

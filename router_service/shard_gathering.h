@@ -3,6 +3,7 @@
 #ifndef CONCLAVE_ROUTER_SERVICE_SHARD_GATHERING_H_
 #define CONCLAVE_ROUTER_SERVICE_SHARD_GATHERING_H_
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,11 @@ namespace conclave {
 struct ShardGatheringOptions {
   absl::Time deadline = absl::InfiniteFuture();  // for shards that load, and for the first of all
   absl::Duration grace = absl::Seconds(10);      // for shards that cannot be reached, after the last good news
+  // Shards may join later: as long as those that are there do not hold all experts, others are waited for as well, for
+  // the grace time. Null: who is not in the list does not come.
+  std::function<bool(const std::vector<ShardDescription>&)> complete = nullptr;
+  // Nobody wants the answer any more. Null: that does not happen.
+  std::function<bool()> cancelled = nullptr;
   Clock* clock = Clock::Real();
 };
 
@@ -26,7 +32,7 @@ struct ShardGatheringOptions {
 // reached only for the grace time, and only as long as nobody else loads: they get a description without anything but
 // the address for a name. `pause` waits for the time it is given.
 // FAILED_PRECONDITION: a shard serves another model. DEADLINE_EXCEEDED names a shard that loads still, or that no shard
-// is there at all.
+// is there at all. CANCELLED.
 absl::StatusOr<std::vector<ShardDescription>> GatherShards(ShardControl& control,
                                                            const std::vector<std::string>& addresses,
                                                            const ShardGatheringOptions& options,

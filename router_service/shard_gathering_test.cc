@@ -109,5 +109,25 @@ TEST_F(GatherShardsTest, RefusesAShardOfAnotherModel) {
   EXPECT_EQ(Gather().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(GatherShardsTest, WaitsForOthersWhileExpertsAreMissingButNotForEver) {
+  for (int i = 0; i < 3; ++i) control_.ready_at[i] = At(1);
+  int asked = 0;
+  options_.complete = [&](const std::vector<ShardDescription>& shards) {
+    EXPECT_EQ(shards.size(), 3u);
+    return ++asked > 10;
+  };
+  ASSERT_TRUE(Gather().ok());
+  EXPECT_LT(clock_.Now(), At(5));
+  options_.complete = [](const std::vector<ShardDescription>&) { return false; };
+  const absl::Time begin = clock_.Now();
+  EXPECT_TRUE(Gather().ok());
+  EXPECT_GE(clock_.Now() - begin, options_.grace);
+}
+
+TEST_F(GatherShardsTest, EndsWhenNobodyWantsTheAnswer) {
+  options_.cancelled = [&] { return clock_.Now() > At(3); };
+  EXPECT_EQ(Gather().status().code(), absl::StatusCode::kCancelled);
+}
+
 }  // namespace
 }  // namespace conclave

@@ -120,4 +120,9 @@ std::vector<ShardFigures> ShardHealth::Figures() const {
   return figures;
 }
 
+void ForgetShardGauges(const std::string& shard, Metrics& metrics) {
+  metrics.RemoveGauge("conclave_router_shard_up", {{"shard", shard}});
+  metrics.RemoveGauge("conclave_router_shard_epoch", {{"shard", shard}});
+}
+
 }  // namespace conclave

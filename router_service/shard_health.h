@@ -81,6 +81,9 @@ class ShardHealth {
   std::vector<std::unique_ptr<Shard>> shards_;
 };
 
+// Shows no more whether a shard is up and what its epoch is: it does not belong to the pool any more.
+void ForgetShardGauges(const std::string& shard, Metrics& metrics);
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_ROUTER_SERVICE_SHARD_HEALTH_H_

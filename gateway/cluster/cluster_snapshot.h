@@ -3,6 +3,7 @@
 #define CONCLAVE_GATEWAY_CLUSTER_CLUSTER_SNAPSHOT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,11 +32,12 @@ struct ClusterSnapshot {
   std::vector<RouterSnapshot> routers;
 };
 
-// Asks the same services again and again over connections that stay open. Used by one thread.
+// Asks services again and again over connections that stay open. Used by one thread.
 class ClusterProbe {
  public:
-  // addresses: host:port of every attention service. `credentials`: null for plaintext. Nothing is sent yet.
-  static std::unique_ptr<ClusterProbe> Create(const std::vector<std::string>& addresses,
+  // `addresses` tells host:port of every attention service, whenever they are asked. `credentials`: null for plaintext.
+  // Nothing is sent yet.
+  static std::unique_ptr<ClusterProbe> Create(std::function<std::vector<std::string>()> addresses,
                                               std::shared_ptr<grpc::ChannelCredentials> credentials);
   virtual ~ClusterProbe() = default;
   // Blocks for at most `timeout` a service. A service that does not answer is a snapshot with its error.

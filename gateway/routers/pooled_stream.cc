@@ -83,11 +83,13 @@ bool PooledStream::TryNext() {
   const auto identity = parts_.set.identity();
   // Other numbers would not go on with the same ids.
   if (heard_ && identity.has_value() && identity->numeric_profile() != profile_) return false;
-  const std::vector<int> order = parts_.set.Order(key_, heard_ ? -1 : place_, refused_by_);
-  if (order.empty()) return false;
   if (!heard_ && identity.has_value()) profile_ = identity->numeric_profile();
-  Send(order.front());
-  return true;
+  for (const int router : parts_.set.Order(key_, heard_ ? -1 : place_, refused_by_)) {
+    if (!parts_.set.Enter(router)) continue;
+    Send(router);
+    return true;
+  }
+  return false;
 }
 
 void PooledStream::Send(int router) {
@@ -95,7 +97,6 @@ void PooledStream::Send(int router) {
   waiting_for_ = absl::OkStatus();
   last_news_ = absl::Now();
   const int number = ++attempt_;
-  parts_.set.AddRunning(router, 1);
   auto call = parts_.clients[static_cast<size_t>(router)]->Decode(
       request_, deadline_, std::make_shared<Attempt>(shared_from_this(), number));
   bool cancelled = false;
@@ -127,7 +128,7 @@ void PooledStream::OnEnd(int attempt, const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   if (attempt != attempt_ || router_ < 0 || listener_ == nullptr) return;
   const int router = std::exchange(router_, -1);
-  parts_.set.AddRunning(router, -1);
+  parts_.set.Leave(router);
   {
     absl::MutexLock call_lock(&call_mutex_);
     call_.reset();
@@ -199,7 +200,7 @@ void PooledStream::Leave(int router) {
 }
 
 void PooledStream::GiveUpAttempt() {
-  parts_.set.AddRunning(std::exchange(router_, -1), -1);
+  parts_.set.Leave(std::exchange(router_, -1));
   ++attempt_;
   std::shared_ptr<DecodeCall> call;
   {

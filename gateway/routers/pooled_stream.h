@@ -27,7 +27,7 @@ namespace conclave {
 struct PoolParts {
   const RouterPoolOptions& options;
   RouterSet& set;
-  const std::vector<std::unique_ptr<RouterClient>>& clients;  // [routers]
+  const std::vector<std::unique_ptr<RouterClient>>& clients;  // [places]; good between Enter and Leave
   OpenCalls& streams;                                         // counts PooledStream objects
   const std::atomic<bool>& stopping;                          // nobody waits any more
   Counter* resumed;
@@ -60,6 +60,7 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   void Continue(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the rest of the sequence to a service that has not refused it; false where there is none.
   bool TryNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // REQUIRES: the set has let it enter
   void Send(int router) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveUpAttempt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wait(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -1,5 +1,5 @@
 // Several attention services behind one face. Requests go where their prompt's prefix is known, within bounds of load;
-// what one service refuses another may take; and the stream of a service that dies or hangs goes on at another one, by
+// services may come and go; what one service refuses another may take; and the stream of a service that dies or hangs goes on at another one, by
 // replaying the prompt and the ids that have come: the same ids as if nothing had happened.
 #ifndef CONCLAVE_GATEWAY_ROUTERS_ROUTER_POOL_H_
 #define CONCLAVE_GATEWAY_ROUTERS_ROUTER_POOL_H_
@@ -20,7 +20,8 @@ namespace conclave {
 
 // How patient a pool is.
 struct RouterPoolOptions {
-  std::vector<std::string> addresses;  // host:port each, at least one, none twice
+  std::vector<std::string> addresses;  // host:port each, or where to find them (PeerList)
+  absl::Duration discovery_interval = absl::Seconds(2);
   absl::Duration poll_interval = absl::Milliseconds(200);
   // A service that answers no question about its status for this long counts as hung; more where its answers usually
   // take more than a fiftieth of it.
@@ -43,6 +44,8 @@ class RouterPool : public DecodeBackend {
   virtual absl::StatusOr<v1::GetStatusResponse> WaitUntilServing(absl::Time deadline) = 0;
   // Whether any service can be used now.
   virtual bool serving() const = 0;
+  // host:port of the services that there are now, usable or not.
+  virtual std::vector<std::string> addresses() const = 0;
   // From now on an answer that waits for a service ends where none is usable: this gateway is stopping.
   virtual void StopWaiting() = 0;
   // `on_change` is told whether any service can be used, soon and whenever that changes, by a thread of the pool's; it

@@ -2,17 +2,15 @@
 
 #include <atomic>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "gateway/fake_router_for_test.h"
 #include "gateway/refusal.h"
+#include "gateway/routers/router_pool_fixture_for_test.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -22,109 +20,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr int kTokens = 12;
-
-class Recorder final : public DecodeListener {
- public:
-  void OnResponse(const v1::DecodeResponse& response) override {
-    absl::MutexLock lock(&mutex_);
-    ids_.insert(ids_.end(), response.ids().begin(), response.ids().end());
-    finish_ += response.finish_reason();
-  }
-  void OnEnd(const absl::Status& status) override {
-    end = status;
-    ended.Notify();
-  }
-  std::vector<int32_t> ids() {
-    absl::MutexLock lock(&mutex_);
-    return ids_;
-  }
-  std::string finish() {
-    absl::MutexLock lock(&mutex_);
-    return finish_;
-  }
-  bool Ends() { return ended.WaitForNotificationWithTimeout(absl::Seconds(30)); }
-  bool Gets(size_t tokens) {
-    for (int i = 0; i < 3000 && ids().size() < tokens; ++i) absl::SleepFor(absl::Milliseconds(10));
-    return ids().size() >= tokens;
-  }
-
-  absl::Status end;
-  absl::Notification ended;
-
- private:
-  absl::Mutex mutex_;
-  std::vector<int32_t> ids_ ABSL_GUARDED_BY(mutex_);
-  std::string finish_ ABSL_GUARDED_BY(mutex_);
-};
-
-// What an undisturbed sequence gives: token i is 100 + i.
-std::vector<int32_t> Whole() {
-  std::vector<int32_t> ids(kTokens);
-  std::iota(ids.begin(), ids.end(), 100);
-  return ids;
-}
-
-// Decodes from where the request says; stays at token `until` for as long as the call does.
-FakeRouter::Script Decoding(int until = kTokens) {
-  return [until](grpc::ServerContext* context, const v1::DecodeRequest& request, DecodeWriter* writer) {
-    for (int i = request.generated_ids_size(); i < kTokens; ++i) {
-      while (i == until && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
-      if (context->IsCancelled()) return grpc::Status::CANCELLED;
-      writer->Write(Ids({100 + i}, i + 1 == kTokens ? "length" : ""));
-    }
-    return grpc::Status::OK;
-  };
-}
-
-FakeRouter::Script Refusing(grpc::StatusCode code, const std::string& message) {
-  return [=](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter*) { return grpc::Status(code, message); };
-}
-
-class RouterPoolTest : public ::testing::Test {
- protected:
-  void Start(int count) {
-    for (int i = 0; i < count; ++i) {
-      routers_.push_back(std::make_unique<FakeRouter>());
-      routers_.back()->Answer(Decoding());
-      options_.addresses.push_back(routers_.back()->address);
-    }
-    options_.poll_interval = absl::Milliseconds(20);
-    Open();
-  }
-  void Open() {
-    pool_ = RouterPool::Create(options_, *metrics_);
-    ASSERT_TRUE(pool_->WaitUntilServing(absl::Now() + absl::Seconds(10)).ok());
-    for (const std::string& address : options_.addresses) ASSERT_TRUE(Says("router_up", address, 1));
-  }
-  bool Says(const std::string& gauge, const std::string& address, int value) {
-    const std::string line = absl::StrCat("conclave_gateway_", gauge, "{router=\"", address, "\"} ", value, "\n");
-    for (int i = 0; i < 1000; ++i, absl::SleepFor(absl::Milliseconds(10))) {
-      if (absl::StrContains(metrics_->Text(), line)) return true;
-    }
-    return false;
-  }
-  bool Counted(const std::string& line) { return absl::StrContains(metrics_->Text(), absl::StrCat("\n", line, "\n")); }
-
-  static v1::DecodeRequest Request(int first_id = 0) {
-    v1::DecodeRequest request;
-    request.set_request_id("r");
-    for (int i = 0; i < 70; ++i) request.add_prompt_ids(first_id + i);
-    return request;
-  }
-  std::shared_ptr<DecodeCall> Decode(const std::shared_ptr<Recorder>& recorder,
-                                     const v1::DecodeRequest& request = Request()) {
-    return pool_->Decode(pool_->Place(request), request, absl::InfiniteFuture(), recorder);
-  }
-  // Where the test's request goes first, and the other one of two.
-  int First() { return pool_->Place(Request()); }
-
-  std::vector<std::unique_ptr<FakeRouter>> routers_;
-  std::unique_ptr<Metrics> metrics_ = Metrics::Create();
-  RouterPoolOptions options_;
-  std::unique_ptr<RouterPool> pool_;
-};
 
 TEST_F(RouterPoolTest, PromptsOfOnePrefixMeetAndOthersSpread) {
   Start(3);
@@ -418,6 +313,29 @@ TEST_F(RouterPoolTest, ManyStreamsSurviveTheDeathOfTheirService) {
     EXPECT_TRUE(recorder->end.ok()) << recorder->end;
     EXPECT_EQ(recorder->ids(), Whole());
   }
+}
+
+TEST_F(RouterPoolTest, TheLoadOfAllServicesIsShownToBalancersBeforeUs) {
+  Start(2);
+  routers_[0]->SetStatus([](v1::GetStatusResponse& status) {
+    status.set_requests_queued(3);
+    status.set_requests_running(4);
+    status.set_kv_blocks_used(10);
+    status.set_kv_blocks_total(100);
+  });
+  routers_[1]->SetStatus([](v1::GetStatusResponse& status) {
+    status.set_requests_queued(1);
+    status.set_kv_blocks_used(70);
+    status.set_kv_blocks_cached(30);
+    status.set_kv_blocks_total(100);
+  });
+  const auto shows = [&](const std::string& line) {
+    for (int i = 0; i < 1000 && !Counted(line); ++i) absl::SleepFor(absl::Milliseconds(10));
+    return Counted(line);
+  };
+  EXPECT_TRUE(shows("conclave_gateway_backend_requests_queued 4"));
+  EXPECT_TRUE(shows("conclave_gateway_backend_requests_running 4"));
+  EXPECT_TRUE(shows("conclave_gateway_backend_kv_cache_used_ratio 0.25"));
 }
 
 }  // namespace

@@ -28,7 +28,51 @@ absl::Status CheckAlike(const v1::GetStatusResponse& first, const v1::GetStatusR
 
 }  // namespace
 
-RouterSet::RouterSet(const std::vector<std::string>& addresses) : addresses_(addresses), routers_(addresses.size()) {}
+RouterSet::RouterSet(int places) : routers_(static_cast<size_t>(places)) {}
+
+int RouterSet::Add(const std::string& address) {
+  absl::MutexLock lock(&mutex_);
+  const auto empty =
+      std::find_if(routers_.begin(), routers_.end(), [](const Router& router) { return router.address.empty(); });
+  if (empty == routers_.end()) return -1;
+  empty->address = address;
+  return static_cast<int>(empty - routers_.begin());
+}
+
+bool RouterSet::Retire(int index) {
+  absl::MutexLock lock(&mutex_);
+  Router& router = routers_[static_cast<size_t>(index)];
+  if (router.up || router.running > 0) return false;
+  router = Router();
+  return true;
+}
+
+std::string RouterSet::address(int router) const {
+  absl::MutexLock lock(&mutex_);
+  return routers_[static_cast<size_t>(router)].address;
+}
+
+std::vector<std::string> RouterSet::addresses() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::string> addresses;
+  for (const Router& router : routers_) {
+    if (!router.address.empty()) addresses.push_back(router.address);
+  }
+  return addresses;
+}
+
+bool RouterSet::Enter(int index) {
+  absl::MutexLock lock(&mutex_);
+  Router& router = routers_[static_cast<size_t>(index)];
+  if (router.address.empty()) return false;
+  ++router.running;
+  return true;
+}
+
+void RouterSet::Leave(int index) {
+  absl::MutexLock lock(&mutex_);
+  --routers_[static_cast<size_t>(index)].running;
+}
 
 void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Duration latency, int running) {
   absl::MutexLock lock(&mutex_);
@@ -44,11 +88,12 @@ void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Dur
   router.latency =
       router.latency == absl::ZeroDuration() ? latency : (1 - kLatencyShare) * router.latency + kLatencyShare * latency;
   const int load = static_cast<int>(status.requests_queued() + status.requests_running());
+  router.status = status;
   // What ended or began meanwhile is ours all the same.
   router.load_of_others = std::max(0, load - std::max(running, router.running));
   if (const absl::Status alike = CheckAlike(*identity_, status); !alike.ok()) return SetDownLocked(index, alike);
   if (status.draining()) return SetDownLocked(index, absl::UnavailableError("is stopping"));
-  if (!router.up) LogInfo(absl::StrCat("attention service ", address(index), " is in use"));
+  if (!router.up) LogInfo(absl::StrCat("attention service ", router.address, " is in use"));
   router.up = true;
   router.why = absl::OkStatus();
 }
@@ -61,15 +106,10 @@ void RouterSet::SetDown(int router, const absl::Status& why) {
 void RouterSet::SetDownLocked(int index, const absl::Status& why) {
   Router& router = routers_[static_cast<size_t>(index)];
   if (router.up || (absl::IsFailedPrecondition(why) && router.why != why)) {
-    LogWarning(absl::StrCat("attention service ", address(index), " is not used: ", why.message()));
+    LogWarning(absl::StrCat("attention service ", router.address, " is not used: ", why.message()));
   }
   router.up = false;
   router.why = why;
-}
-
-void RouterSet::AddRunning(int router, int change) {
-  absl::MutexLock lock(&mutex_);
-  routers_[static_cast<size_t>(router)].running += change;
 }
 
 std::vector<int> RouterSet::Order(uint64_t key, int place, const std::set<int>& excluded) const {
@@ -78,7 +118,7 @@ std::vector<int> RouterSet::Order(uint64_t key, int place, const std::set<int>& 
     absl::MutexLock lock(&mutex_);
     for (int i = 0; i < size(); ++i) {
       const Router& router = routers_[static_cast<size_t>(i)];
-      candidates.push_back({address(i), router.up && excluded.count(i) == 0, router.running + router.load_of_others});
+      candidates.push_back({router.address, router.up && excluded.count(i) == 0, router.running + router.load_of_others});
     }
   }
   std::vector<int> order = Rank(key, candidates);
@@ -111,8 +151,9 @@ std::string RouterSet::Complaint() const {
   std::vector<std::string> parts;
   for (int i = 0; i < size(); ++i) {
     const Router& router = routers_[static_cast<size_t>(i)];
-    if (!router.up) parts.push_back(absl::StrCat(address(i), " ", router.why.message()));
+    if (!router.address.empty() && !router.up) parts.push_back(absl::StrCat(router.address, " ", router.why.message()));
   }
+  if (parts.empty()) parts.push_back("none is listed");
   return absl::StrCat("no attention service can be used: ", absl::StrJoin(parts, "; "));
 }
 
@@ -129,6 +170,19 @@ int RouterSet::load(int router) const {
 int RouterSet::running(int router) const {
   absl::MutexLock lock(&mutex_);
   return routers_[static_cast<size_t>(router)].running;
+}
+
+RouterLoad RouterSet::total_load() const {
+  absl::MutexLock lock(&mutex_);
+  RouterLoad total;
+  for (const Router& router : routers_) {
+    if (!router.up) continue;
+    total.queued += router.status.requests_queued();
+    total.running += router.status.requests_running();
+    total.kv_blocks_used += router.status.kv_blocks_used() - router.status.kv_blocks_cached();
+    total.kv_blocks += router.status.kv_blocks_total();
+  }
+  return total;
 }
 
 bool RouterSet::AwaitUsable(absl::Time deadline) const {

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_GATEWAY_ROUTERS_ROUTER_SET_H_
 #define CONCLAVE_GATEWAY_ROUTERS_ROUTER_SET_H_
 
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
@@ -15,20 +16,34 @@
 
 namespace conclave {
 
-// Thread-safe. Services are named by their index.
+// What all usable services said last, together.
+struct RouterLoad {
+  int64_t queued = 0, running = 0;  // sequences
+  uint64_t kv_blocks_used = 0, kv_blocks = 0;  // used: without those that only the prefix cache keeps
+};
+
+// Thread-safe. Services are named by their index, a place that one holds from Add to Retire.
 class RouterSet {
  public:
-  explicit RouterSet(const std::vector<std::string>& addresses);
+  // With room for `places` services.
+  explicit RouterSet(int places);
 
-  const std::string& address(int router) const { return addresses_[static_cast<size_t>(router)]; }
-  int size() const { return static_cast<int>(addresses_.size()); }
+  int size() const { return static_cast<int>(routers_.size()); }  // places, empty ones included
+  // Gives the service a place; -1: there is none.
+  int Add(const std::string& address);
+  // Empties the place of a service that is down and has none of our sequences. False: it is not, or has some.
+  bool Retire(int router);
+  std::string address(int router) const;  // empty: nobody is there
+  std::vector<std::string> addresses() const;
 
   // The service said how it is, `latency` after it was asked, when `running` sequences of ours were there.
   void Report(int router, const v1::GetStatusResponse& status, absl::Duration latency, int running);
   // It cannot be used until it reports again. `why` stands in logs and refusals.
   void SetDown(int router, const absl::Status& why);
-  // A sequence has gone there, or ended there.
-  void AddRunning(int router, int change);
+  // A sequence is to go there. False: the service has been retired meanwhile, and another one is to be tried.
+  bool Enter(int router);
+  // A sequence has ended there.
+  void Leave(int router);
 
   // Usable services in the order in which to try them, without those of `excluded`; `place` first where it is one.
   std::vector<int> Order(uint64_t key, int place, const std::set<int>& excluded) const;
@@ -42,23 +57,25 @@ class RouterSet {
   absl::Duration latency(int router) const;
   int load(int router) const;
   int running(int router) const;  // of ours alone
+  RouterLoad total_load() const;
   // Blocks until a service is usable, or false at the deadline.
   bool AwaitUsable(absl::Time deadline) const;
 
  private:
   struct Router {
+    std::string address;  // empty: an empty place
     bool up = false;
     absl::Status why = absl::UnavailableError("has not answered yet");
     int running = 0;         // sequences of this gateway's
+    v1::GetStatusResponse status;  // its last one
     int load_of_others = 0;  // sequences there when it last reported, less ours at that time
     absl::Duration latency = absl::ZeroDuration();
   };
   bool AnyUsable() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   void SetDownLocked(int router, const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::vector<std::string> addresses_;
   mutable absl::Mutex mutex_;
-  std::vector<Router> routers_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Router> routers_;  // what is in them is guarded by mutex_; their number never changes
   std::optional<v1::GetStatusResponse> identity_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -11,10 +11,12 @@ namespace conclave {
 
 absl::Status WriteAddressFile(const std::string& path, const ProcessAddresses& addresses) {
   // Names and addresses hold no character that JSON would escape.
-  const std::string text = absl::StrCat(
-      "{\"name\": \"", addresses.name, "\", \"pid\": ", addresses.pid, ", \"grpc\": \"", addresses.grpc, "\"",
-      addresses.metrics.empty() ? "" : absl::StrCat(", \"metrics\": \"", addresses.metrics, "\""),
-      addresses.http.empty() ? "" : absl::StrCat(", \"http\": \"", addresses.http, "\""), "}\n");
+  const auto optional = [](const char* key, const std::string& address) {
+    return address.empty() ? "" : absl::StrCat(", \"", key, "\": \"", address, "\"");
+  };
+  const std::string text = absl::StrCat("{\"name\": \"", addresses.name, "\", \"pid\": ", addresses.pid,
+                                        ", \"grpc\": \"", addresses.grpc, "\"", optional("metrics", addresses.metrics),
+                                        optional("http", addresses.http), optional("health", addresses.health), "}\n");
   const std::string unfinished = absl::StrCat(path, ".", addresses.pid, ".tmp");
   errno = 0;
   std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);

@@ -25,6 +25,7 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "moe/base/log.h"
+#include "moe/base/protocol_version.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/address_file.h"
 #include "moe/daemon/library_logs.h"
@@ -88,6 +89,10 @@ absl::Status CheckName(absl::string_view name) {
 absl::Status CheckAddresses(const DaemonOptions& options) {
   const bool grpc_is_open = options.tls.enabled() || options.tls.allow_insecure;
   RETURN_IF_ERROR(CheckPlaintextAddress("grpc-address", options.grpc_address, grpc_is_open));
+  if (!options.health_address.empty()) {
+    // Whoever reaches it learns whether this process serves, and nothing else.
+    RETURN_IF_ERROR(CheckPlaintextAddress("health-address", options.health_address, /*allow_insecure=*/true));
+  }
   if (options.metrics_address.empty()) return absl::OkStatus();
   return CheckPlaintextAddress("metrics-address", options.metrics_address, options.tls.allow_insecure);
 }
@@ -118,13 +123,24 @@ std::unique_ptr<grpc::Server> BuildServer(const DaemonOptions& options, const st
   return builder.BuildAndStart();
 }
 
+// Health for who cannot speak TLS, such as the kubelet's probes. It tells no more than who is SERVING.
+std::unique_ptr<grpc::Server> BuildHealthServer(const std::string& address, int* port) {
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(4 << 10);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 64);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
+  return builder.BuildAndStart();
+}
+
 class DaemonImpl final : public Daemon {
  public:
   explicit DaemonImpl(const DaemonOptions& options)
       : options_(options), signals_([this](int signal) { OnSignal(signal); }) {}
 
   ~DaemonImpl() override {
-    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+    for (grpc::Server* server : Servers()) server->Shutdown(std::chrono::system_clock::now());
     RemoveAddressFile();
   }
 
@@ -133,6 +149,14 @@ class DaemonImpl final : public Daemon {
     int port = 0;
     server_ = BuildServer(options_, services, credentials, &port, &service_names_);
     if (server_ == nullptr || port == 0) return ExplainListenFailure(options_.grpc_address, "grpc-address");
+    if (!options_.health_address.empty()) {
+      int health_port = 0;
+      health_server_ = BuildHealthServer(options_.health_address, &health_port);
+      if (health_server_ == nullptr || health_port == 0) {
+        return ExplainListenFailure(options_.health_address, "health-address");
+      }
+      health_address_ = JoinHostPort(ParseHostPort(options_.health_address)->host, health_port);
+    }
     SetServing(false);
     grpc_address_ = JoinHostPort(ParseHostPort(options_.grpc_address)->host, port);
     if (!options_.metrics_address.empty()) {
@@ -142,12 +166,15 @@ class DaemonImpl final : public Daemon {
     }
     if (!options_.address_file.empty()) {
       RETURN_IF_ERROR(WriteAddressFile(options_.address_file,
-                                       {options_.name, static_cast<int>(getpid()), grpc_address_, metrics_address_, options_.http_address}));
+                                       {options_.name, static_cast<int>(getpid()), grpc_address_, metrics_address_,
+                                        options_.http_address, health_address_}));
       absl::MutexLock lock(&mutex_);
       address_file_written_ = true;
     }
     LogInfo(absl::StrCat("listening: grpc ", grpc_address_, options_.tls.enabled() ? " (TLS)" : "",
-                         metrics_address_.empty() ? "" : ", metrics ", metrics_address_));
+                         metrics_address_.empty() ? "" : ", metrics ", metrics_address_,
+                         health_address_.empty() ? "" : ", health ", health_address_, ", protocol ",
+                         AnnouncedProtocolVersion()));
     return absl::OkStatus();
   }
 
@@ -155,13 +182,16 @@ class DaemonImpl final : public Daemon {
     absl::MutexLock lock(&mutex_);
     if (serving && stopping_) return;
     started_ = started_ || serving;
-    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-    health->SetServingStatus("", serving);
-    for (const std::string& name : service_names_) health->SetServingStatus(name, serving);
+    for (grpc::Server* server : Servers()) {
+      grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
+      health->SetServingStatus("", serving);
+      for (const std::string& name : service_names_) health->SetServingStatus(name, serving);
+    }
   }
 
   std::string grpc_address() const override { return grpc_address_; }
   std::string metrics_address() const override { return metrics_address_; }
+  std::string health_address() const override { return health_address_; }
 
   absl::Status Run(std::function<void(absl::Time deadline)> drain) override {
     {
@@ -174,7 +204,7 @@ class DaemonImpl final : public Daemon {
     const absl::Time deadline = absl::Now() + options_.drain_timeout;
     drain(deadline);
     const bool in_time = absl::Now() < deadline;
-    server_->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
+    for (grpc::Server* server : Servers()) server->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
     RemoveAddressFile();
     if (!in_time) return absl::DeadlineExceededError("requests were cut off: they did not end within --drain-timeout");
     LogInfo("stopped");
@@ -192,6 +222,14 @@ class DaemonImpl final : public Daemon {
   }
 
  private:
+  std::vector<grpc::Server*> Servers() const {
+    std::vector<grpc::Server*> servers;
+    for (grpc::Server* server : {server_.get(), health_server_.get()}) {
+      if (server != nullptr) servers.push_back(server);
+    }
+    return servers;
+  }
+
   void OnSignal(int signal) {
     if (signal == SIGHUP) {
       absl::MutexLock lock(&mutex_);
@@ -228,8 +266,8 @@ class DaemonImpl final : public Daemon {
   int signals_seen_ ABSL_GUARDED_BY(mutex_) = 0;
   bool address_file_written_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::string> service_names_;
-  std::string grpc_address_, metrics_address_;
-  std::unique_ptr<grpc::Server> server_;
+  std::string grpc_address_, metrics_address_, health_address_;
+  std::unique_ptr<grpc::Server> server_, health_server_;
   StopSignals signals_;  // last: its thread uses the others
 };
 
@@ -239,6 +277,8 @@ void DaemonOptions::AddTo(Flags& flags) {
   flags.Add("name", &name, "name of this process in logs and in the address file");
   flags.Add("grpc-address", &grpc_address, "host:port of the gRPC server; port 0 picks a free one");
   flags.Add("metrics-address", &metrics_address, "IP:port of Prometheus metrics; empty: none");
+  flags.Add("health-address", &health_address,
+            "host:port of a plaintext gRPC server for health alone, where probes speak no TLS; empty: none");
   flags.Add("address-file", &address_file, "file to write the addresses to, as JSON, once they are listened on");
   flags.Add("drain-timeout", &drain_timeout, "time that running requests get to finish after SIGTERM");
   flags.Add("log-level", &log_level, "debug, info, warning or error");

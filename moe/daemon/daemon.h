@@ -25,6 +25,7 @@ struct DaemonOptions {
   std::string name;                             // "router", "expert-2": stands in logs and in the address file
   std::string grpc_address = "127.0.0.1:0";     // host:port, port 0 picks a free one
   std::string metrics_address = "127.0.0.1:0";  // host:port, the host as an IP address; empty: no metrics port
+  std::string health_address;  // host:port of one more gRPC server, in plaintext, that tells health alone; empty: none
   std::string http_address;                     // where this process serves HTTP, for the address file; no flag
   std::string address_file;                     // written atomically when listening: {"name","pid","grpc","http","metrics"}
   absl::Duration drain_timeout = absl::Seconds(20);
@@ -49,6 +50,7 @@ class Daemon {
   virtual void SetServing(bool serving) = 0;  // gRPC health of "" and of every service
   virtual std::string grpc_address() const = 0;
   virtual std::string metrics_address() const = 0;  // empty: no metrics port
+  virtual std::string health_address() const = 0;   // empty: no health port
   // Waits for SIGTERM or SIGINT (or RequestStop), turns health to NOT_SERVING, calls `drain` with a deadline, stops
   // the servers. `drain` returns when no call worth waiting for is open; what is open then is cancelled. OK: a clean
   // end; DEADLINE_EXCEEDED: `drain` took all its time. A second signal ends the process at once.

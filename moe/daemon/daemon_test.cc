@@ -17,7 +17,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "conclave/v1/expert.grpc.pb.h"
 #include "gmock/gmock.h"
+#include "grpcpp/client_context.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
@@ -104,6 +106,24 @@ class Process {
   pid_t pid_ = 0;
   std::string error_file_;
 };
+
+TEST(Daemon, AHealthPortTellsHealthAndNothingElse) {
+  Process process({"--health-address=0.0.0.0:0", "--drain=300ms"});
+  std::string health = process.Address("health");
+  ASSERT_THAT(health, MatchesRegex("0\\.0\\.0\\.0:[0-9]+"));
+  health = "127.0.0.1" + health.substr(health.rfind(':'));
+  ASSERT_TRUE(WaitUntilServing({health}, kService, absl::Now() + absl::Seconds(10)).ok());
+  const auto channel = grpc::CreateChannel(health, grpc::InsecureChannelCredentials());
+  EXPECT_TRUE(CheckServing(channel, "", absl::Seconds(5)).ok());
+  grpc::ClientContext context;
+  v1::DescribeResponse response;
+  const grpc::Status status = v1::ExpertService::NewStub(channel)->Describe(&context, {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  process.Signal(SIGTERM);
+  ASSERT_TRUE(process.Says("draining"));
+  EXPECT_FALSE(CheckServing(channel, kService, absl::Seconds(5)).ok()) << "while it drains";
+  EXPECT_EQ(process.Wait(), 0) << process.Errors();
+}
 
 TEST(Daemon, ServesHealthAndEndsWithZeroOnSigterm) {
   Process process({"--name=expert-2"});

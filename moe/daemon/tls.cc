@@ -9,12 +9,17 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <sstream>
+#include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
+#include "grpcpp/security/tls_certificate_verifier.h"
 #include "grpcpp/security/tls_credentials_options.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/listen_address.h"
@@ -77,6 +82,36 @@ std::shared_ptr<FileWatcherCertificateProvider> Watch(const std::string& certifi
   return std::make_shared<FileWatcherCertificateProvider>(key, certificate, roots, kRefreshSeconds);
 }
 
+// Whether a name of a certificate stands for `name`: the same letters, or "*." for one label (RFC 6125, 6.4).
+bool Covers(absl::string_view pattern, absl::string_view name) {
+  if (absl::ConsumePrefix(&pattern, "*.")) {
+    const size_t dot = name.find('.');
+    return dot != absl::string_view::npos && dot > 0 && absl::EqualsIgnoreCase(pattern, name.substr(dot + 1));
+  }
+  return absl::EqualsIgnoreCase(pattern, name);
+}
+
+// Takes certificates of one name, by whatever address their server was called. Their chain has been checked before.
+class NameVerifier final : public grpc::experimental::ExternalCertificateVerifier {
+ public:
+  explicit NameVerifier(std::string name) : name_(std::move(name)) {}
+  bool Verify(grpc::experimental::TlsCustomVerificationCheckRequest* request, std::function<void(grpc::Status)>,
+              grpc::Status* sync_status) override {
+    for (const grpc::string_ref& pattern : request->dns_names()) {
+      if (!Covers({pattern.data(), pattern.size()}, name_)) continue;
+      *sync_status = grpc::Status::OK;
+      return true;
+    }
+    *sync_status = grpc::Status(grpc::StatusCode::UNAUTHENTICATED,
+                                absl::StrCat("the server's certificate does not name ", name_));
+    return true;
+  }
+  void Cancel(grpc::experimental::TlsCustomVerificationCheckRequest*) override {}
+
+ private:
+  const std::string name_;
+};
+
 bool IsLoopback(const std::string& host) {
   in_addr four{};
   if (inet_pton(AF_INET, host.c_str(), &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
@@ -98,6 +133,9 @@ void TlsClientOptions::AddTo(Flags& flags) {
   flags.Add("tls-ca", &ca, "PEM file with the roots of the services that this one calls; empty: plaintext");
   flags.Add("tls-client-cert", &certificate, "PEM file with the certificate to show to them");
   flags.Add("tls-client-key", &key, "PEM file with its private key");
+  flags.Add("tls-server-name", &server_name,
+            "name that their certificates must bear, where they are called by addresses of dns:/// or file:///; empty: "
+            "the host of each one's address");
 }
 
 absl::Status CheckTls(const TlsServerOptions& options) {
@@ -111,6 +149,7 @@ absl::Status CheckTls(const TlsClientOptions& options) {
   RETURN_IF_ERROR(CheckPair("tls-client-cert", options.certificate, "tls-client-key", options.key));
   if (options.enabled()) return ReadCertificate("tls-ca", options.ca).status();
   if (!options.certificate.empty()) return absl::InvalidArgumentError("--tls-client-cert: needs --tls-ca");
+  if (!options.server_name.empty()) return absl::InvalidArgumentError("--tls-server-name: needs --tls-ca");
   return absl::OkStatus();
 }
 
@@ -133,6 +172,11 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> NewChannelCredentials(
   tls.set_certificate_provider(Watch(options.certificate, options.key, options.ca));
   tls.watch_root_certs();
   if (!options.certificate.empty()) tls.watch_identity_key_cert_pairs();
+  if (!options.server_name.empty()) {
+    tls.set_certificate_verifier(
+        grpc::experimental::ExternalCertificateVerifier::Create<NameVerifier>(options.server_name));
+    tls.set_check_call_host(false);  // calls name the address, which the certificate need not
+  }
   return grpc::experimental::TlsCredentials(tls);
 }
 

@@ -32,7 +32,8 @@ struct TlsClientOptions {
   std::string ca;           // roots that servers must be of; empty: plaintext
   std::string certificate;  // shown to servers that ask for one; with `key`, or neither
   std::string key;
-  void AddTo(Flags& flags);  // --tls-ca, --tls-client-cert, --tls-client-key
+  std::string server_name = "";  // that their certificates must name; empty: the host by which each is called
+  void AddTo(Flags& flags);      // --tls-ca, --tls-client-cert, --tls-client-key, --tls-server-name
   bool enabled() const { return !ca.empty(); }
 };
 
@@ -42,7 +43,8 @@ absl::Status CheckTls(const TlsServerOptions& options);
 absl::Status CheckTls(const TlsClientOptions& options);
 
 // Credentials for a gRPC server or channel; plaintext where the options are empty. Files that change are read again
-// within seconds; connections that stand are not touched. A server's name or address must be in its certificate.
+// within seconds; connections that stand are not touched. A server's name or address must be in its certificate,
+// or the name that the options give for all.
 // The errors of CheckTls.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> NewServerCredentials(const TlsServerOptions& options);
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> NewChannelCredentials(const TlsClientOptions& options);

@@ -100,6 +100,27 @@ TEST(Tls, AHostThatTheCertificateDoesNotNameIsNotTrusted) {
   EXPECT_FALSE(server.Ask(ClientOf(directory, false)).ok());
 }
 
+TEST(Tls, AServerNameStandsInForTheAddress) {
+  const std::string directory = absl::StrCat(testing::TempDir(), "/named");
+  std::filesystem::remove_all(directory);
+  const std::string command = absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/tools/make_certificates.sh ",
+                                           directory, " shards.example.org '*.shards.example.org'");
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const Server server(ServerOf(directory, true));
+  TlsClientOptions client = ClientOf(directory, true);
+  for (const char* name : {"shards.example.org", "SHARDS.example.org", "expert-0.shards.example.org"}) {
+    client.server_name = name;
+    EXPECT_TRUE(server.Ask(client).ok()) << name;
+  }
+  for (const char* name : {"example.org", "routers.example.org", "a.b.shards.example.org", ".shards.example.org"}) {
+    client.server_name = name;
+    EXPECT_FALSE(server.Ask(client).ok()) << name;
+  }
+  client.server_name = "shards.example.org";
+  client.ca = NewCertificates("theirs") + "/ca.pem";
+  EXPECT_FALSE(server.Ask(client).ok()) << "the name alone is not enough";
+}
+
 TEST(Tls, RenewedCertificatesAreTakenWithoutARestart) {
   const std::string directory = NewCertificates("renewed"), theirs = NewCertificates("theirs");
   const Server server(ServerOf(directory, false));

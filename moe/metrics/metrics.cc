@@ -17,6 +17,7 @@
 #include "prometheus/collectable.h"
 #include "prometheus/counter.h"
 #include "prometheus/exposer.h"
+#include "prometheus/family.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
@@ -118,14 +119,27 @@ class PrometheusMetrics final : public Metrics {
     CheckNames(name, help, labels);
     auto& family =
         prometheus::BuildCounter().Name(std::string(name)).Help(std::string(help)).Register(registry_->registry());
-    return Keep(counters_, std::make_unique<CounterHandle>(family.Add(labels)));
+    return Keep<CounterHandle>(counters_, family.Add(labels));
   }
 
   Gauge* AddGauge(absl::string_view name, absl::string_view help, const MetricLabels& labels) override {
     CheckNames(name, help, labels);
     auto& family =
         prometheus::BuildGauge().Name(std::string(name)).Help(std::string(help)).Register(registry_->registry());
-    return Keep(gauges_, std::make_unique<GaugeHandle>(family.Add(labels)));
+    {
+      absl::MutexLock lock(&mutex_);
+      gauge_families_[std::string(name)] = &family;
+    }
+    return Keep<GaugeHandle>(gauges_, family.Add(labels));
+  }
+
+  void RemoveGauge(absl::string_view name, const MetricLabels& labels) override {
+    absl::MutexLock lock(&mutex_);
+    const auto family = gauge_families_.find(std::string(name));
+    if (family == gauge_families_.end() || !family->second->Has(labels)) return;
+    prometheus::Gauge& gauge = family->second->Add(labels);
+    gauges_.erase(&gauge);
+    family->second->Remove(&gauge);
   }
 
   Histogram* AddHistogram(absl::string_view name, absl::string_view help, const MetricLabels& labels,
@@ -133,7 +147,7 @@ class PrometheusMetrics final : public Metrics {
     CheckNames(name, help, labels);
     auto& family =
         prometheus::BuildHistogram().Name(std::string(name)).Help(std::string(help)).Register(registry_->registry());
-    return Keep(histograms_, std::make_unique<HistogramHandle>(family.Add(labels, bounds)));
+    return Keep<HistogramHandle>(histograms_, family.Add(labels, bounds));
   }
 
   std::unique_ptr<RefreshHook> OnScrape(std::function<void()> refresh) override {
@@ -161,18 +175,21 @@ class PrometheusMetrics final : public Metrics {
   std::string Text() const override { return prometheus::TextSerializer().Serialize(registry_->Collect()); }
 
  private:
-  template <typename Base, typename Handle>
-  Base* Keep(std::vector<std::unique_ptr<Base>>& handles, std::unique_ptr<Handle> handle) {
+  // The value's one handle.
+  template <typename Handle, typename Base, typename Value>
+  Base* Keep(std::map<const void*, std::unique_ptr<Base>>& handles, Value& value) {
     absl::MutexLock lock(&mutex_);
-    handles.push_back(std::move(handle));
-    return handles.back().get();
+    std::unique_ptr<Base>& handle = handles[&value];
+    if (handle == nullptr) handle = std::make_unique<Handle>(value);
+    return handle.get();
   }
 
   std::shared_ptr<RefreshedRegistry> registry_ = std::make_shared<RefreshedRegistry>();
   absl::Mutex mutex_;
-  std::vector<std::unique_ptr<Counter>> counters_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<Gauge>> gauges_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<Histogram>> histograms_ ABSL_GUARDED_BY(mutex_);
+  std::map<const void*, std::unique_ptr<Counter>> counters_ ABSL_GUARDED_BY(mutex_);
+  std::map<const void*, std::unique_ptr<Gauge>> gauges_ ABSL_GUARDED_BY(mutex_);
+  std::map<const void*, std::unique_ptr<Histogram>> histograms_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauge_families_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::string address_;  // what exposer_ listens on
 };

@@ -52,6 +52,9 @@ class Metrics {
   virtual Gauge* AddGauge(absl::string_view name, absl::string_view help, const MetricLabels& labels) = 0;
   virtual Histogram* AddHistogram(absl::string_view name, absl::string_view help, const MetricLabels& labels,
                                   const std::vector<double>& bounds) = 0;
+  // Shows the value no more: what it told of has gone. Does nothing where there is none. Handles to it must not be used
+  // from then on.
+  virtual void RemoveGauge(absl::string_view name, const MetricLabels& labels) = 0;
   // `refresh` runs before each scrape and each Text(), for values that are cheap to read and dear to push. It runs on
   // a scrape's thread, one at a time, and must not call OnScrape. Metrics must outlive the hook.
   virtual std::unique_ptr<RefreshHook> OnScrape(std::function<void()> refresh) = 0;

@@ -57,6 +57,21 @@ TEST(Metrics, TextShowsHelpLabelsAndValues) {
   EXPECT_THAT(text, HasSubstr("conclave_test_latency_seconds_count 2"));
 }
 
+TEST(Metrics, ARemovedGaugeIsShownNoMoreAndMayComeBack) {
+  auto metrics = Metrics::Create();
+  Gauge* gone = metrics->AddGauge("conclave_test_up", "Up.", {{"shard", "a"}});
+  EXPECT_EQ(gone, metrics->AddGauge("conclave_test_up", "Up.", {{"shard", "a"}}));
+  gone->Set(1);
+  metrics->AddGauge("conclave_test_up", "Up.", {{"shard", "b"}})->Set(1);
+  metrics->RemoveGauge("conclave_test_up", {{"shard", "a"}});
+  metrics->RemoveGauge("conclave_test_up", {{"shard", "c"}});
+  metrics->RemoveGauge("conclave_test_unknown", {});
+  EXPECT_THAT(metrics->Text(), Not(HasSubstr("shard=\"a\"")));
+  EXPECT_THAT(metrics->Text(), HasSubstr("conclave_test_up{shard=\"b\"} 1"));
+  metrics->AddGauge("conclave_test_up", "Up.", {{"shard", "a"}})->Set(3);
+  EXPECT_THAT(metrics->Text(), HasSubstr("conclave_test_up{shard=\"a\"} 3"));
+}
+
 TEST(Metrics, TheSameNameAndLabelsAreTheSameValue) {
   auto metrics = Metrics::Create();
   metrics->AddCounter("conclave_test_total", "Help.", {{"outcome", "ok"}})->Add(1);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/expert.pb.h"
+#include "moe/base/protocol_version.h"
 #include "moe/base/status_macros.h"
 #include "moe/transport/checksum.h"
 #include "moe/transport/copy_rows.h"
@@ -198,6 +199,7 @@ absl::StatusOr<std::vector<LayerHolding>> DecodeHoldings(
 }
 
 void EncodeDescription(const ShardDescription& description, v1::DescribeResponse* proto) {
+  proto->set_protocol_version(static_cast<uint32_t>(AnnouncedProtocolVersion()));
   proto->set_name(description.name);
   proto->set_model_fingerprint(description.model_fingerprint);
   proto->set_numeric_profile(description.numeric_profile);
@@ -210,6 +212,8 @@ void EncodeDescription(const ShardDescription& description, v1::DescribeResponse
 }
 
 absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& proto) {
+  RETURN_IF_ERROR(CheckProtocolVersion(absl::StrCat("expert shard ", proto.name()),
+                                       static_cast<int>(proto.protocol_version())));
   ShardDescription description;
   description.name = proto.name();
   description.model_fingerprint = proto.model_fingerprint();

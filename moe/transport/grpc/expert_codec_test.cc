@@ -236,6 +236,11 @@ TEST(DecodeDescription, ReadsWhatEncodeDescriptionWrote) {
   EXPECT_THAT(decoded->holdings[0].experts, ElementsAre(ExpertId{2}, ExpertId{3}));
   EXPECT_TRUE(decoded->holdings[1].experts.empty());
 
+  proto.set_protocol_version(proto.protocol_version() + 2);
+  EXPECT_EQ(DecodeDescription(proto).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(DecodeDescription(proto).status().message()), HasSubstr("expert shard expert-1"));
+  proto.set_protocol_version(proto.protocol_version() - 1);
+  EXPECT_TRUE(DecodeDescription(proto).ok());
   proto.set_hidden_size(0);
   EXPECT_THAT(std::string(DecodeDescription(proto).status().message()), HasSubstr("hidden_size"));
   proto.set_hidden_size(64);

@@ -1,0 +1,49 @@
+// An ExpertPool over shards that come and go: when the list of shards changes, a new set of connections is made beside
+// the one in use, and takes its place between two layers. Requests notice nothing.
+#ifndef CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
+#define CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "moe/daemon/peer_list.h"
+#include "moe/metrics/metrics.h"
+#include "moe/model/expert_pool.h"
+#include "moe/transport/shard_control.h"
+#include "moe/transport/transport.h"
+#include "router_service/remote_experts.h"
+
+namespace conclave {
+
+// Connections to one list of shards, and the pool over them. They go in reverse order.
+struct ShardSet {
+  std::vector<std::string> addresses;  // [shards]
+  std::unique_ptr<ShardControl> control;
+  std::unique_ptr<Transport> transport;
+  std::unique_ptr<RemoteExperts> experts;
+};
+
+// ExpertPool's calls are for one thread, the engine's; the others are for any.
+class ElasticExperts : public ExpertPool {
+ public:
+  // Connects to the shards at `addresses`; may take long, but ends soon where `cancelled` turns true. CANCELLED then.
+  using Connect = std::function<absl::StatusOr<std::unique_ptr<ShardSet>>(const std::vector<std::string>& addresses,
+                                                                          std::function<bool()> cancelled)>;
+  // Blocks until shards are connected. Where `peers` may change, a thread follows it from then on; an empty list is
+  // not followed, since nobody could compute. `peers` and `metrics` must outlive the pool.
+  // DEADLINE_EXCEEDED: no shard was listed in time. Else what `connect` says.
+  static absl::StatusOr<std::unique_ptr<ElasticExperts>> Create(const PeerList& peers, Connect connect,
+                                                                absl::Time deadline, Metrics* metrics);
+
+  // The set in use; it stays good for as long as it is held, and must be let go soon.
+  virtual std::shared_ptr<const ShardSet> current() const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
