@@ -15,7 +15,8 @@ import unittest
 import urllib.parse
 import urllib.request
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, eventually, free_port
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, clean_environment, eventually, free_port
+from elastic_lib import ElasticCluster, Load
 
 ROOT = os.environ.get("CONCLAVE_CHECKOUT", os.getcwd())
 sys.path.insert(0, os.path.join(ROOT, "tools/observability"))
@@ -80,20 +81,23 @@ class Sources(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
 
-class Prometheus:
-    """A Prometheus that scrapes the processes of a cluster each second, with our rules, alerts at once."""
+# Durations that the live tests can wait for: the rules stay the same but for these.
+SHORTER = {"1m": "1s", "2m": "1s", "5m": "4s", "10m": "4s", "15m": "1s", "30m": "5s", "1h": "6s", "6h": "7s", "1d": "30s",
+           "30d": "30s"}
 
-    def __init__(self, cluster):
+
+class Prometheus:
+    """A Prometheus that scrapes a cluster each second, with our rules in their shorter form.
+
+    metrics(role): where the processes of a role show their metrics.
+    """
+
+    def __init__(self, metrics):
         self.folder = tempfile.mkdtemp(prefix="conclave-prometheus-")
         self.port = free_port()
         jobs = {"conclave-gateway": "gateway", "conclave-router": "router", "conclave-expert": "expert"}
-        scrapes = [{"job_name": job, "static_configs": [{"targets": [p["metrics"] for p in cluster.processes(role)]}]}
-                   for job, role in jobs.items()]
-        groups = generator.rule_groups()
-        for group in groups:
-            for rule in group["rules"]:
-                rule.pop("for", None)
-        self.write("rules.yaml", {"groups": groups})
+        scrapes = [{"job_name": job, "static_configs": [{"targets": metrics(role)}]} for job, role in jobs.items()]
+        self.write("rules.yaml", {"groups": generator.rule_groups(SHORTER)})
         self.write("prometheus.yml", {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                                       "rule_files": ["rules.yaml"], "scrape_configs": scrapes})
         self.log = open(os.path.join(self.folder, "log"), "w")
@@ -117,7 +121,9 @@ class Prometheus:
         return self.get("query", query=expression).get("result", [])
 
     def alerts(self):
-        return {alert["labels"]["alertname"] for alert in self.get("alerts").get("alerts", [])}
+        """The names of those that fire."""
+        return {alert["labels"]["alertname"] for alert in self.get("alerts").get("alerts", [])
+                if alert["state"] == "firing"}
 
     def stop(self):
         self.process.terminate()
@@ -130,7 +136,7 @@ class LiveCluster(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 3)
-        cls.prometheus = Prometheus(cls.cluster)
+        cls.prometheus = Prometheus(lambda role: [p["metrics"] for p in cls.cluster.processes(role)])
         cls.busy = True
         cls.load = threading.Thread(target=cls.keep_busy)
         cls.load.start()
@@ -188,6 +194,52 @@ class LiveCluster(unittest.TestCase):
         self.assertNotIn("ConclaveExpertShardDown", self.prometheus.alerts())
         os.kill(self.cluster.processes("expert")[2]["pid"], 9)
         self.assertTrue(eventually(lambda: "ConclaveExpertShardDown" in self.prometheus.alerts(), 30))
+
+
+class Alerts(unittest.TestCase):
+    """Each fault is made, and its alert fires: the shards are found by a list, so that two of them can be lost to it."""
+
+    def setUp(self):
+        self.cluster = ElasticCluster(shards=3, shares=3, router_flags=["--max-running=2", "--max-queued=500",
+                                                                        "--shard-grace=500ms"])
+        self.addCleanup(self.cluster.__exit__)
+        self.prometheus = Prometheus(lambda role: [self.cluster.facts(name)["metrics"]
+                                                   for name in self.cluster.processes if name.startswith(role)])
+        self.addCleanup(self.prometheus.stop)
+
+    def fires(self, *alerts):
+        return eventually(lambda: set(alerts) <= self.prometheus.alerts(), 60)
+
+    def clients(self, count, tokens, seconds_between):
+        """So many clients, one after another, that ask for `tokens` each; killed at the end of the test."""
+        for number in range(count):
+            client = subprocess.Popen([CONCLAVE, "generate", "--gateway", self.cluster.addresses["gateway"][0],
+                                       "--prompt", f"Once {number}", "--max-tokens", str(tokens), "--ignore-eos"],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environment())
+            self.addCleanup(client.wait)
+            self.addCleanup(client.kill)
+            yield client
+            time.sleep(seconds_between)
+
+    def test_imbalance_a_growing_queue_and_lost_requests_raise_their_alerts(self):
+        with Load(self.cluster, ["Once upon a time", "def quicksort("], 64, threads=2) as load:
+            self.assertTrue(eventually(lambda: self.prometheus.query("conclave:shard_busy:corrected_5m"), 30))
+            self.assertNotIn("ConclaveShardImbalance", self.prometheus.alerts())
+            # The name of the shards loses two of three: one does all the work, though all are there.
+            self.cluster.publish(expert=(1, 2))
+            self.assertTrue(self.fires("ConclaveShardImbalance"),
+                            self.prometheus.query("conclave:shard_imbalance:ratio_5m"))
+            self.cluster.publish()
+        self.assertEqual(load.failures, [])
+        # More and more clients, of whom two are served at a time.
+        self.assertNotIn("ConclaveErrorBudgetBurnFast", self.prometheus.alerts())
+        self.assertTrue(any("ConclaveQueueGrowing" in self.prometheus.alerts() for _ in self.clients(200, 1500, 0.2)),
+                        self.prometheus.query("conclave_router_requests_queued"))
+        # The only attention service dies: whoever asks is told so.
+        self.cluster.processes["router-0"].kill()
+        self.assertTrue(eventually(lambda: self.cluster.ask("x", 1)[0] != 0 and {
+            "ConclaveErrorBudgetBurnFast", "ConclaveErrorBudgetBurnSlow", "ConclaveAttentionServiceDown"
+        } <= self.prometheus.alerts(), 60), self.prometheus.alerts())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 
+ARCHITECTURE = "amd64"
 PACKAGE_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu")
 
 
@@ -34,8 +35,10 @@ def digest_of(path):
 
 
 def debian_component(package):
-    fields = output_of("dpkg-query", "-W", "-f=${Version}\t${Architecture}\t${source:Package}", package).split("\t")
-    version, architecture, source = fields
+    # A machine may have the package for other architectures too.
+    lines = output_of("dpkg-query", "-W", "-f=${Version}\t${Architecture}\t${source:Package}\n", package).splitlines()
+    fields = [line.split("\t") for line in lines]
+    version, architecture, source = next(f for f in fields if f[1] in (ARCHITECTURE, "all"))
     return {"type": "library", "bom-ref": f"deb:{package}", "name": package, "version": version,
             "purl": f"pkg:deb/debian/{package}@{version}?arch={architecture}&distro=debian-12",
             "properties": [{"name": "debian:source", "value": source}]}

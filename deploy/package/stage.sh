@@ -31,6 +31,9 @@ if [ -e "$target"/lib/libuct.so.0 ]; then
   install -m 644 /usr/lib/x86_64-linux-gnu/ucx/*.so.0 "$target/lib/ucx/" 2>/dev/null || true
 fi
 
+# $ORIGIN is for the loader to expand.
+# shellcheck disable=SC2016
 for file in "$target"/bin/*; do patchelf --set-rpath '$ORIGIN/../lib' "$file"; done
+# shellcheck disable=SC2016
 for file in "$target"/lib/*.so*; do patchelf --set-rpath '$ORIGIN' "$file"; done
 python3 deploy/package/sbom.py "$target" >"$target/sbom.json"

@@ -57,8 +57,10 @@ OVERVIEW = Dashboard("conclave-overview", "Conclave / Overview", [
     Panel("Time to first token", quantiles("conclave_gateway_time_to_first_token_seconds"), "s"),
     Panel("Time between tokens", quantiles("conclave_gateway_inter_token_latency_seconds"), "s"),
     Panel("Whole answers", quantiles("conclave_gateway_request_duration_seconds"), "s"),
-    Panel("KV cache in use", [("sum(conclave_router_kv_blocks_used) / sum(conclave_router_kv_blocks_capacity)",
-                               "share")], "percentunit"),
+    Panel("KV cache in use", [("sum(conclave_router_kv_blocks_used - conclave_router_kv_blocks_cached)"
+                               " / sum(conclave_router_kv_blocks_capacity)", "sequences"),
+                              ("sum(conclave_router_kv_blocks_cached) / sum(conclave_router_kv_blocks_capacity)",
+                               "prefixes alone")], "percentunit"),
 ])
 
 EXPERTS = Dashboard("conclave-experts", "Conclave / Experts", [
@@ -84,6 +86,9 @@ SHARDS = Dashboard("conclave-shards", "Conclave / Shards", [
     Panel("Failed calls, as routers see them", [(rate("conclave_router_shard_failures_total", "shard"), "{{shard}}")],
           "reqps"),
     Panel("Rows sent again", [(rate("conclave_router_expert_resends_total", "cause"), "{{cause}}")], "reqps"),
+    Panel("Busy, each shard and the pool", [("conclave:shard_busy:ratio_5m", "{{instance}}"),
+                                            ("conclave:shard_busy:corrected_5m", "pool, by its slowest")],
+          "percentunit", help="The pool's number is what the autoscaler looks at: the mean over the balancedness."),
     Panel("Experts loaded", [("sum(conclave_expert_loaded) / sum(conclave_expert_held)", "share")], "percentunit",
           "stat"),
 ])

@@ -24,6 +24,12 @@ RECORDING = [(f"conclave:errors:ratio_{window}", errors(window)) for window in (
     ("conclave:shard_imbalance:ratio_5m",
      "max(sum by (instance) (rate(conclave_expert_rows_total[5m])))"
      " / (avg(sum by (instance) (rate(conclave_expert_rows_total[5m]))) > 0)"),
+    # The share of its time that each shard computes, and what it comes to for the pool: a layer takes as long as its
+    # slowest shard, so the mean is divided by the balancedness (mean over largest), which counts for a factor of two at
+    # most: what one hot expert costs, more shards do not mend.
+    ("conclave:shard_busy:ratio_5m", "sum by (instance) (rate(conclave_expert_compute_seconds_sum[5m]))"),
+    ("conclave:shard_busy:corrected_5m",
+     "avg(conclave:shard_busy:ratio_5m) * scalar(clamp_max(conclave:shard_imbalance:ratio_5m, 2))"),
     ("conclave:expert_tokens:rate_5m", "sum by (layer, expert) (rate(conclave_router_expert_tokens_total[5m]))"),
     ("conclave:expert_imbalance:ratio_5m",
      "max by (layer) (conclave:expert_tokens:rate_5m) / (avg by (layer) (conclave:expert_tokens:rate_5m) > 0)"),
@@ -51,8 +57,10 @@ ALERTS = [
      "sum by (instance) (conclave_router_requests_queued) > 10"
      " and sum by (instance) (deriv(conclave_router_requests_queued[10m])) > 0", "5m", "warning",
      "More sequences arrive at {{ $labels.instance }} than it answers."),
-    ("ConclaveKvCacheFull", "conclave_router_kv_blocks_used / conclave_router_kv_blocks_capacity > 0.95", "10m",
-     "warning", "The KV cache of {{ $labels.instance }} is full: sequences wait or are computed again."),
+    # Blocks that only the prefix cache keeps are free to whoever needs them.
+    ("ConclaveKvCacheFull", "(conclave_router_kv_blocks_used - conclave_router_kv_blocks_cached)"
+     " / conclave_router_kv_blocks_capacity > 0.95", "10m", "warning",
+     "The KV cache of {{ $labels.instance }} is full: sequences wait or are computed again."),
     ("ConclaveErrorBudgetBurnFast", burn(14.4, "1h", "5m"), "2m", "critical",
      "Errors use up the month's budget in two days."),
     ("ConclaveErrorBudgetBurnSlow", burn(6, "6h", "30m"), "15m", "warning",
