@@ -123,9 +123,15 @@ class ElasticCluster(chaos_lib.Cluster):
         with open(path) as file:
             return json.load(file)
 
-    def wait_until_ready(self, name):
-        """Until the process says in its log that it takes calls."""
-        assert eventually(lambda: re.search(r"\bready\b|: serving ", self.log(name)), 60), self.log(name)
+    def wait_until_ready(self, name, since=0):
+        """Until the process says in its log, from the letter `since` on, that it takes calls."""
+        ready = re.compile(r"ready: \d+ experts|serving \S+ at ")
+        assert eventually(lambda: ready.search(self.log(name)[since:]), 60), self.log(name)
+
+    def wait_until_used(self, i):
+        """Until the gateway uses the attention service."""
+        series = 'router_up{router="%s"} 1' % self.addresses["router"][i]
+        assert eventually(lambda: series in self.metrics("gateway-0"), 30), self.log("gateway-0")
 
     def metrics(self, name):
         with urllib.request.urlopen(f"http://{self.facts(name)['metrics']}/metrics", timeout=10) as page:
