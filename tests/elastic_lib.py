@@ -157,6 +157,7 @@ class Load:
         self.expected = {prompt: self.outcome(prompt) for prompt in prompts}
         self.failures, self.answers, self.ending = [], 0, False
         self.gateway = sorted(cluster.addresses["gateway"])[0]  # where new questions go
+        self.asked = [None] * threads  # each client's gateway
         self.lock = threading.Lock()
         self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(threads)]
 
@@ -164,11 +165,13 @@ class Load:
         code, answer = self.cluster.ask(prompt, self.tokens, gateway)
         return (code, answer) if code else (0, (answer["ids"], answer.get("logits_hash")))
 
-    def run(self, number):
+    def run(self, client):
+        number = client
         while not self.ending:
             prompt = self.prompts[number % len(self.prompts)]
             number += 1
-            outcome = self.outcome(prompt, self.gateway)
+            self.asked[client] = self.gateway
+            outcome = self.outcome(prompt, self.asked[client])
             with self.lock:
                 self.answers += 1
                 if outcome != self.expected[prompt]:
@@ -183,6 +186,11 @@ class Load:
         self.ending = True
         for thread in self.threads:
             thread.join()
+
+    def move_to(self, gateway):
+        """Sends new questions there, and waits until no client is at another one: what a preStop pause is for."""
+        self.gateway = gateway
+        assert eventually(lambda: all(asked == gateway for asked in self.asked), 60), self.asked
 
     def wait_for(self, answers):
         """Until so many more answers have come."""
