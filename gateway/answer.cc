@@ -82,6 +82,7 @@ void Answer::StartChoices(int begin, int end) {
     request.set_choice(index);
     if (index > 0) request.set_prompt_logprobs(false);
     auto call = backend_.Decode(place_, std::move(request), plan_.deadline,
+                                plan_.trace == nullptr ? TraceContext() : plan_.trace->context(),
                                 std::make_shared<Stream>(shared_from_this(), index));
     bool cancelled = false;
     {
@@ -176,6 +177,7 @@ void Answer::CountTokens(Choice& choice, int tokens) {
   if (!first_token_.has_value()) {
     first_token_ = now;
     metrics_.time_to_first_token->Observe(absl::ToDoubleSeconds(now - plan_.usage.arrival));
+    if (plan_.trace != nullptr) plan_.trace->FirstToken(now);
   }
   if (choice.last_token.has_value()) {
     // Tokens that came in one message share the time since the message before.
@@ -207,6 +209,7 @@ void Answer::OnEnd(int index, const absl::Status& status) {
     if (last) {
       LogEnd(failure_);
       LogUsage(failure_);
+      EndTrace(failure_);
       // Before the client knows, so that its next request finds the room that this one had.
       lease_.reset();
       sink_->OnEnd(failure_);
@@ -236,6 +239,14 @@ void Answer::LogUsage(const absl::Status& status) {
   plan_.usage_log->Write(usage);
 }
 
+void Answer::EndTrace(const absl::Status& status) {
+  if (plan_.trace == nullptr) return;
+  usage_.set_completion_tokens(completion_tokens_);
+  std::vector<std::string> reasons;
+  for (const Choice& choice : choices_) reasons.push_back(choice.finish_reason);
+  plan_.trace->End(status, usage_, std::move(reasons));
+}
+
 void Answer::LogEnd(const absl::Status& status) {
   const absl::Time now = absl::Now();
   metrics_.RequestEnded("Generate", status.code());
@@ -248,6 +259,7 @@ void Answer::LogEnd(const absl::Status& status) {
                        " finish=", reason.empty() ? "none" : reason, " first_token_ms=",
                        first_token_.has_value() ? Milliseconds(*first_token_ - plan_.usage.arrival) : "none",
                        " total_ms=", Milliseconds(now - plan_.usage.arrival),
+                       plan_.trace == nullptr ? "" : absl::StrCat(" trace_id=", plan_.trace->id()),
                        status.ok() ? "" : absl::StrCat(" error=\"", status.message(), "\"")));
 }
 

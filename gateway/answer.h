@@ -18,6 +18,7 @@
 #include "gateway/answer_text.h"
 #include "gateway/dispatcher.h"
 #include "gateway/gateway_metrics.h"
+#include "gateway/request_trace.h"
 #include "gateway/router_client.h"
 #include "gateway/routers/decode_backend.h"
 #include "gateway/served_model.h"
@@ -34,6 +35,7 @@ struct AnswerPlan {
   absl::Time deadline = absl::InfiniteFuture();
   UsageRecord usage;              // begun
   UsageLog* usage_log = nullptr;  // null: none
+  std::shared_ptr<RequestTrace> trace;  // null: none
 };
 
 // n streams of ids become one stream of messages. Cancel may come from any thread. Counts as one open call from
@@ -73,6 +75,7 @@ class Answer final : public AnswerHandle, public std::enable_shared_from_this<An
   void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LogUsage(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LogEnd(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndTrace(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CancelStreams(int begin, int end);
 
   struct Slot {

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "moe/tracing/trace_context.h"
 
 namespace conclave {
 
@@ -26,6 +27,7 @@ struct Tenant {
 struct Caller {
   std::shared_ptr<const Tenant> tenant;  // never null in a call to the dispatcher
   std::string peer;                      // address, for the access log
+  TraceContext trace = {};               // the front's span; not valid: none
 };
 
 // Thread-safe.

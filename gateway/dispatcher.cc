@@ -13,6 +13,7 @@
 #include "gateway/decode_request.h"
 #include "gateway/prompt.h"
 #include "gateway/refusal.h"
+#include "gateway/request_trace.h"
 #include "gateway/validation.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
@@ -42,8 +43,13 @@ AnswerStops StopsOf(const v1::GenerateRequest& request) {
 
 }  // namespace
 
-Dispatcher::Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log)
-    : model_(model), backend_(backend), usage_log_(usage_log), metrics_(metrics, calls_) {}
+Dispatcher::Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log,
+                       Tracer* tracer)
+    : model_(model),
+      backend_(backend),
+      usage_log_(usage_log),
+      tracer_(tracer != nullptr && tracer->enabled() ? tracer : nullptr),
+      metrics_(metrics, calls_) {}
 
 absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller& caller,
                                                                    const v1::GenerateRequest& request,
@@ -57,8 +63,10 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
   usage.request_id = !named || ValidateRequestId(request_id).ok() ? request_id : "refused";
   usage.tenant = caller.tenant->name;
   usage.model = model_.name;
-  auto answer = Start(caller, request, request_id, deadline, usage, std::move(sink));
+  const auto trace = RequestTrace::Begin(tracer_, caller, request, usage.request_id, model_.name, usage.arrival);
+  auto answer = Start(caller, request, request_id, deadline, usage, trace, std::move(sink));
   if (!answer.ok()) {
+    if (trace != nullptr) trace->End(answer.status(), {}, {});
     metrics_.RequestEnded("Generate", answer.status().code());
     LogInfo(absl::StrCat("request id=", usage.request_id, " tenant=", usage.tenant,
                          " method=Generate code=", absl::StatusCodeToString(answer.status().code())));
@@ -74,10 +82,13 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
                                                                 const v1::GenerateRequest& request,
                                                                 const std::string& request_id, absl::Time deadline,
                                                                 const UsageRecord& usage,
+                                                                const std::shared_ptr<RequestTrace>& trace,
                                                                 std::shared_ptr<AnswerSink> sink) {
   RETURN_IF_ERROR(ValidateGenerate(request, model_.name, model_.vocab));
   RETURN_IF_ERROR(CheckAllowed(*caller.tenant, model_.name));
+  const absl::Time begin = absl::Now();
   ASSIGN_OR_RETURN(std::vector<int32_t> prompt_ids, PromptIds(model_, request));
+  if (trace != nullptr) trace->Tokenised(begin, static_cast<int64_t>(prompt_ids.size()));
   RETURN_IF_ERROR(
       ValidatePromptLength(PromptField(request), static_cast<int64_t>(prompt_ids.size()), model_.context_max));
   AnswerPlan plan;
@@ -87,6 +98,7 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   plan.stops = StopsOf(request);
   plan.deadline = deadline;
   plan.usage = usage;
+  plan.trace = trace;
   ASSIGN_OR_RETURN(auto lease, limits_.Admit(caller.tenant, plan.answers, static_cast<int64_t>(prompt_ids.size())));
   plan.usage_log = usage_log_;
   if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");

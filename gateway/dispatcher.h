@@ -19,8 +19,11 @@
 #include "moe/base/clock.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/metrics/metrics.h"
+#include "moe/tracing/tracer.h"
 
 namespace conclave {
+
+class RequestTrace;
 
 // Receives the answers to one request. Called by threads of the dispatcher's, one call at a time; must not block.
 class AnswerSink {
@@ -46,8 +49,9 @@ class AnswerHandle {
 // Thread-safe.
 class Dispatcher {
  public:
-  // All must outlive it. usage_log: gets a record of every request; null: none.
-  Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log = nullptr);
+  // All must outlive it. usage_log: gets a record of every request; null: none. tracer: null: no traces.
+  Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log = nullptr,
+             Tracer* tracer = nullptr);
   // Waits for the last answer: whoever still has one must have cancelled it.
   ~Dispatcher() { calls_.Drain(absl::InfiniteFuture()); }
 
@@ -61,6 +65,8 @@ class Dispatcher {
   // As the ids of an answer become text.
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
   v1::ListModelsResponse ListModels();
+  // For the fronts' own spans; null: no traces.
+  Tracer* tracer() const { return tracer_; }
 
   // Refuses new answers and waits until the last has ended. False: the deadline came first.
   bool Drain(absl::Time deadline) { return calls_.Drain(deadline); }
@@ -68,11 +74,14 @@ class Dispatcher {
  private:
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Start(const Caller& caller, const v1::GenerateRequest& request,
                                                       const std::string& request_id, absl::Time deadline,
-                                                      const UsageRecord& usage, std::shared_ptr<AnswerSink> sink);
+                                                      const UsageRecord& usage,
+                                                      const std::shared_ptr<RequestTrace>& trace,
+                                                      std::shared_ptr<AnswerSink> sink);
 
   const ServedModel& model_;
   DecodeBackend& backend_;
   UsageLog* const usage_log_;
+  Tracer* const tracer_;
   TenantLimits limits_{Clock::Real()};
   OpenCalls calls_;
   GatewayMetrics metrics_;

@@ -24,6 +24,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/daemon/model_name.h"
 #include "moe/daemon/peer_list.h"
+#include "moe/daemon/tracing_flags.h"
 #include "moe/metrics/metrics.h"
 
 namespace conclave {
@@ -78,6 +79,7 @@ void GatewayOptions::AddTo(Flags& flags) {
             "how long an answer that has begun waits for an attention service that can go on with it");
   router_tls.AddTo(flags);
   http.AddTo(flags);
+  AddTracingFlags(flags, tracing);
   daemon.AddTo(flags);
 }
 
@@ -94,17 +96,19 @@ absl::Status GatewayOptions::Validate() const {
     const bool http_is_open = !http.tls_cert.empty() || daemon.tls.allow_insecure;
     RETURN_IF_ERROR(CheckPlaintextAddress("http-address", http.address, http_is_open));
   }
+  RETURN_IF_ERROR(tracing.Validate());
   return http.Validate();
 }
 
 absl::Status RunGateway(const GatewayOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   // What calls use outlives the server, and exists before it, though still empty: the ports open first.
+  const auto metrics = Metrics::Create();
+  std::unique_ptr<Tracer> tracer;
   std::unique_ptr<ServedModel> model;
   std::unique_ptr<Authenticator> authenticator;
   std::unique_ptr<UsageLog> usage_log;
   std::unique_ptr<RouterPool> routers;
-  const auto metrics = Metrics::Create();
   std::unique_ptr<Dispatcher> dispatcher;
   std::unique_ptr<ClusterMap> cluster;
   const auto service = InferenceGrpcService::Create();
@@ -119,6 +123,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   // Only now: signals are to reach no other thread than the daemon's.
   if (http != nullptr) http->Start();
 
+  tracer = Tracer::Create(options.tracing, "conclave-gateway", options.daemon.name, *metrics);
   ASSIGN_OR_RETURN(authenticator, CreateAuthenticator(options));
   ASSIGN_OR_RETURN(usage_log, OpenUsageLog(options));
   ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
@@ -132,6 +137,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   pool.addresses = options.routers;
   pool.discovery_interval = options.discovery_interval;
   pool.resume_wait = options.resume_wait;
+  pool.tracer = tracer->enabled() ? tracer.get() : nullptr;
   ASSIGN_OR_RETURN(pool.credentials, NewChannelCredentials(options.router_tls));
   routers = RouterPool::Create(pool, *metrics);
   ASSIGN_OR_RETURN(const v1::GetStatusResponse status, routers->WaitUntilServing(absl::Now() + options.router_wait));
@@ -139,7 +145,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   LogInfo(absl::StrCat("attention services: ", absl::StrJoin(options.routers, ", "), ": ", status.model_id(), ", ",
                        status.numeric_profile()));
 
-  dispatcher = std::make_unique<Dispatcher>(*model, *routers, *metrics, usage_log.get());
+  dispatcher = std::make_unique<Dispatcher>(*model, *routers, *metrics, usage_log.get(), tracer.get());
   service->SetDispatcher(dispatcher.get(), authenticator.get());
   daemon->OnHangup([&usage_log] {
     if (usage_log != nullptr) usage_log->Reopen();

@@ -13,6 +13,7 @@
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
 #include "moe/daemon/tls.h"
+#include "moe/tracing/tracer.h"
 
 namespace conclave {
 
@@ -31,6 +32,7 @@ struct GatewayOptions {
   int64_t usage_log_bytes_max = 64 << 20;
   absl::Duration router_wait = absl::Minutes(30);
   absl::Duration resume_wait = absl::Seconds(60);
+  TracingOptions tracing;
   HubEnvironment hub;  // read by main
 
   GatewayOptions() { daemon.name = "gateway"; }

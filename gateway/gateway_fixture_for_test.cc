@@ -30,6 +30,13 @@ class FakeTemplate final : public ChatTemplate {
   }
 };
 
+std::unique_ptr<RouterPool> NewPool(const std::string& address, Tracer* tracer, Metrics& metrics) {
+  RouterPoolOptions options;
+  options.addresses = {address};
+  options.tracer = tracer->enabled() ? tracer : nullptr;
+  return RouterPool::Create(options, metrics);
+}
+
 template <typename Stream>
 Outcome ReadAll(Stream& stream) {
   Outcome outcome;
@@ -94,7 +101,10 @@ std::vector<nlohmann::json> GatewayTest::UsageLines(size_t count) const {
   return lines;
 }
 
-GatewayTest::GatewayTest() {
+GatewayTest::GatewayTest(const std::string& otlp_endpoint)
+    : tracer_(Tracer::Create({otlp_endpoint, {}, 1.0}, "conclave-gateway", "test", *metrics_)),
+      pool_(NewPool(router_.address, tracer_.get(), *metrics_)),
+      dispatcher_(*model_, *pool_, *metrics_, usage_log_.get(), tracer_.get()) {
   EXPECT_TRUE(pool_->WaitUntilServing(absl::Now() + absl::Seconds(10)).ok());
   grpc::ServerBuilder builder;
   int port = 0;

@@ -19,6 +19,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "moe/metrics/metrics.h"
+#include "moe/tracing/tracer.h"
 
 namespace conclave {
 
@@ -46,7 +47,8 @@ class OneTenant final : public Authenticator {
 // Client → gRPC front → dispatcher → fake attention service.
 class GatewayTest : public ::testing::Test {
  protected:
-  GatewayTest();
+  // otlp_endpoint: where traces go; empty: nothing is traced.
+  explicit GatewayTest(const std::string& otlp_endpoint = "");
   ~GatewayTest() override;
 
   static v1::GenerateRequest Text(const std::string& text);
@@ -65,10 +67,11 @@ class GatewayTest : public ::testing::Test {
   std::unique_ptr<ServedModel> model_ = TinyServedModel();
   std::unique_ptr<Metrics> metrics_ = Metrics::Create();
   OneTenant authenticator_;
-  std::unique_ptr<RouterPool> pool_ = RouterPool::Create({{router_.address}}, *metrics_);
+  std::unique_ptr<Tracer> tracer_;
+  std::unique_ptr<RouterPool> pool_;
   std::string usage_path_ = NewUsagePath();
   std::unique_ptr<UsageLog> usage_log_ = *UsageLog::Open(usage_path_, 0);
-  Dispatcher dispatcher_{*model_, *pool_, *metrics_, usage_log_.get()};
+  Dispatcher dispatcher_;
   std::unique_ptr<InferenceGrpcService> service_ = InferenceGrpcService::Create();
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "gateway/caller.h"
 #include "gateway/refusal.h"
@@ -20,6 +22,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "moe/base/status_macros.h"
+#include "moe/daemon/grpc_trace.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/daemon/server_stream.h"
 
@@ -135,12 +138,22 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
                                                       const grpc::ByteBuffer& bytes) {
     if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
     entered_ = true;
-    ASSIGN_OR_RETURN(const Caller caller, CallerOf(serving, context));
+    ASSIGN_OR_RETURN(Caller caller, CallerOf(serving, context));
+    tracer_ = serving->dispatcher->tracer();
+    if (tracer_ != nullptr) {
+      span_ = StartCallSpan(*tracer_, context, v1::InferenceService::service_full_name(), chat_ ? "Chat" : "Generate",
+                            absl::Now());
+      caller.trace = span_->context;
+    }
     ASSIGN_OR_RETURN(const v1::GenerateRequest request, chat_ ? ParseChat(bytes) : ParseGenerate(bytes));
     return serving->dispatcher->Generate(caller, request, DeadlineOf(context), std::make_shared<Sink>(stream));
   }
 
-  void Close(const absl::Status& status) { End(WithGrpcDetails(chat_ ? NameChatField(status) : status)); }
+  // Called once: by Start where nothing has begun, else by the sink.
+  void Close(const absl::Status& status) {
+    if (span_.has_value()) EndCallSpan(*tracer_, *std::exchange(span_, std::nullopt), status, absl::Now());
+    End(WithGrpcDetails(chat_ ? NameChatField(status) : status));
+  }
 
   void OnClientGone() override {
     std::shared_ptr<AnswerHandle> answer;
@@ -162,6 +175,8 @@ class GenerateStream final : public ServerStream<v1::GenerateResponse> {
   OpenCalls& calls_;
   const bool chat_;
   bool entered_ = false;
+  Tracer* tracer_ = nullptr;
+  std::optional<Span> span_;  // where the call is traced
   absl::Mutex mutex_;
   std::shared_ptr<AnswerHandle> answer_ ABSL_GUARDED_BY(mutex_);
   bool gone_ ABSL_GUARDED_BY(mutex_) = false;

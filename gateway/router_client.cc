@@ -12,6 +12,7 @@
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_callback.h"
 #include "moe/base/protocol_version.h"
+#include "moe/daemon/grpc_trace.h"
 #include "moe/daemon/open_calls.h"
 
 namespace conclave {
@@ -61,9 +62,10 @@ class Counted {
 class Call final : public DecodeCall, public grpc::ClientReadReactor<v1::DecodeResponse> {
  public:
   Call(OpenCalls& calls, std::string address, v1::DecodeRequest request, absl::Time deadline,
-       std::shared_ptr<DecodeListener> listener)
+       const TraceContext& trace, std::shared_ptr<DecodeListener> listener)
       : counted_(calls), address_(std::move(address)), request_(std::move(request)), listener_(std::move(listener)) {
     if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
+    AddTraceMetadata(trace, context_);
   }
 
   void Start(v1::RouterService::Stub& stub, std::shared_ptr<Call> self) {
@@ -118,9 +120,9 @@ class GrpcRouterClient final : public RouterClient {
     return response;
   }
 
-  std::shared_ptr<DecodeCall> Decode(v1::DecodeRequest request, absl::Time deadline,
+  std::shared_ptr<DecodeCall> Decode(v1::DecodeRequest request, absl::Time deadline, const TraceContext& trace,
                                      std::shared_ptr<DecodeListener> listener) override {
-    auto call = std::make_shared<Call>(calls_, address_, std::move(request), deadline, std::move(listener));
+    auto call = std::make_shared<Call>(calls_, address_, std::move(request), deadline, trace, std::move(listener));
     call->Start(*stub_, call);
     return call;
   }

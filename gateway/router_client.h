@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "conclave/v1/control.pb.h"
+#include "moe/tracing/trace_context.h"
 
 namespace grpc {
 class ChannelCredentials;
@@ -45,8 +46,9 @@ class RouterClient {
 
   // Blocks for at most `timeout`.
   virtual absl::StatusOr<v1::GetStatusResponse> GetStatus(absl::Duration timeout) = 0;
-  // `listener` is kept until its OnEnd has returned; it may be called before Decode has returned.
-  virtual std::shared_ptr<DecodeCall> Decode(v1::DecodeRequest request, absl::Time deadline,
+  // `listener` is kept until its OnEnd has returned; it may be called before Decode has returned. `trace`: the span
+  // that the call belongs to, which travels with it; not valid: none.
+  virtual std::shared_ptr<DecodeCall> Decode(v1::DecodeRequest request, absl::Time deadline, const TraceContext& trace,
                                              std::shared_ptr<DecodeListener> listener) = 0;
 };
 

@@ -76,7 +76,7 @@ TEST(RouterClient, ReadsAStreamToItsEnd) {
   FakeRouter router;
   const auto client = RouterClient::Create(router.address);
   const auto recorder = std::make_shared<Recorder>();
-  const auto call = client->Decode({}, absl::InfiniteFuture(), recorder);
+  const auto call = client->Decode({}, absl::InfiniteFuture(), {}, recorder);
   recorder->ended.WaitForNotification();
   EXPECT_TRUE(recorder->end.ok()) << recorder->end;
   EXPECT_THAT(recorder->ids, ElementsAre(1, 1));
@@ -100,7 +100,7 @@ TEST(RouterClient, CancelAndDeadlineEndAnEndlessStream) {
   v1::DecodeRequest request;
   request.set_request_id("endless");
   const auto cancelled = std::make_shared<Recorder>();
-  const auto call = client->Decode(request, absl::InfiniteFuture(), cancelled);
+  const auto call = client->Decode(request, absl::InfiniteFuture(), {}, cancelled);
   cancelled->first.WaitForNotification();
   call->Cancel();
   cancelled->ended.WaitForNotification();
@@ -108,7 +108,7 @@ TEST(RouterClient, CancelAndDeadlineEndAnEndlessStream) {
   call->Cancel();
 
   const auto late = std::make_shared<Recorder>();
-  const auto late_call = client->Decode(request, absl::Now() + absl::Milliseconds(100), late);
+  const auto late_call = client->Decode(request, absl::Now() + absl::Milliseconds(100), {}, late);
   late->ended.WaitForNotification();
   EXPECT_EQ(late->end.code(), absl::StatusCode::kDeadlineExceeded);
 }
@@ -116,7 +116,7 @@ TEST(RouterClient, CancelAndDeadlineEndAnEndlessStream) {
 TEST(RouterClient, NobodyThereIsUnavailableWithTheAddress) {
   const auto client = RouterClient::Create("127.0.0.1:1");
   const auto recorder = std::make_shared<Recorder>();
-  const auto call = client->Decode({}, absl::InfiniteFuture(), recorder);
+  const auto call = client->Decode({}, absl::InfiniteFuture(), {}, recorder);
   recorder->ended.WaitForNotification();
   EXPECT_EQ(recorder->end.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(recorder->end.message()), HasSubstr("127.0.0.1:1"));
@@ -129,7 +129,7 @@ TEST(RouterClient, GoesOnlyAfterTheCallbacksOfItsLastStream) {
   for (int round = 0; round < 300; ++round) {
     auto client = RouterClient::Create(router.address);
     const auto recorder = std::make_shared<Recorder>();
-    client->Decode({}, absl::InfiniteFuture(), recorder);
+    client->Decode({}, absl::InfiniteFuture(), {}, recorder);
     recorder->ended.WaitForNotification();
     client.reset();
   }

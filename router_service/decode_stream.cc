@@ -11,7 +11,8 @@ void DecodeStream::Start(const std::shared_ptr<DecodeStream>& stream, absl::Stat
   if (!entered_) return Close(absl::UnavailableError("this attention service is stopping; try another one"));
   if (engine_ == nullptr) return Close(absl::UnavailableError("this attention service is loading; try again"));
   if (!request.ok()) return Close(request.status());
-  prompt_tokens_ = static_cast<double>(request->prompt_ids.size());
+  progress_.prompt_tokens = static_cast<int64_t>(request->prompt_ids.size());
+  progress_.resumed_tokens = static_cast<int64_t>(request->generated_ids.size());
   // The engine's share of the stream keeps it alive until the last event.
   absl::StatusOr<SequenceId> sequence =
       engine_->Submit(*std::move(request), [stream](const TokenEvent& event) { stream->OnEvent(event); });
@@ -25,7 +26,13 @@ void DecodeStream::Start(const std::shared_ptr<DecodeStream>& stream, absl::Stat
 }
 
 void DecodeStream::OnEvent(const TokenEvent& event) {
+  progress_.admission = event.admission;
+  progress_.cached_tokens += event.cached_tokens;
   if (event.token >= 0) CountToken();
+  if (tracer_ != nullptr) {
+    absl::MutexLock lock(&mutex_);
+    traced_ = progress_;
+  }
   if (event.token >= 0 || event.finish != FinishReason::kNone) {
     Add([&event](v1::DecodeResponse& message) { AddEvent(event, message); });
   }
@@ -36,18 +43,21 @@ void DecodeStream::CountToken() {
   const absl::Time now = absl::Now();
   if (!last_token_.has_value()) {
     metrics_.time_to_first_token->Observe(absl::ToDoubleSeconds(now - arrival_));
-    metrics_.prefill_tokens->Add(prompt_tokens_);
+    metrics_.prefill_tokens->Add(static_cast<double>(progress_.prompt_tokens));
+    progress_.first_token = now;
   } else {
     metrics_.inter_token_latency->Observe(absl::ToDoubleSeconds(now - *last_token_));
   }
   metrics_.decode_tokens->Add(1);
+  ++progress_.generated_tokens;
   last_token_ = now;
 }
 
 void DecodeStream::Close(const absl::Status& status) {
   {
     absl::MutexLock lock(&mutex_);
-    outcome_ = status.code();
+    outcome_ = status;
+    end_ = absl::Now();
   }
   End(status);
 }
@@ -64,12 +74,17 @@ void DecodeStream::OnClientGone() {
 }
 
 void DecodeStream::OnClosed() {
-  absl::StatusCode outcome = absl::StatusCode::kCancelled;
+  absl::Status outcome;
+  absl::Time end;
+  DecodeProgress progress;
   {
     absl::MutexLock lock(&mutex_);
-    outcome = outcome_.value_or(outcome);
+    progress = traced_;
+    outcome = outcome_.value_or(absl::CancelledError("the client has gone"));
+    end = outcome_.has_value() ? end_ : absl::Now();
   }
-  metrics_.RequestEnded(outcome);
+  metrics_.RequestEnded(outcome.code());
+  if (tracer_ != nullptr) EndDecodeTrace(*tracer_, std::move(span_), progress, outcome, end);
   if (entered_) calls_.Leave();
 }
 

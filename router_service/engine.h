@@ -55,6 +55,7 @@ struct TokenEvent {
   // Where asked, at the end: rows that went to each expert, [layers][experts], dense layers empty. Rows that were
   // computed again after a preemption count once, rows found in the prefix cache not at all.
   std::vector<std::vector<uint32_t>> expert_use;
+  absl::Time admission = absl::InfinitePast();  // when the sequence left the queue for the first time; else not yet
   absl::Status status;
   bool ended() const { return finish != FinishReason::kNone || !status.ok(); }
 };

@@ -161,6 +161,7 @@ absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const 
 }
 
 void LiveSequence::Report(TokenEvent& event) {
+  event.admission = admission_;
   if (logits_hash_.has_value()) event.logits_hash = logits_hash_->Digest();
   if (event.token >= 0) {
     has_answered_ = true;

@@ -16,6 +16,7 @@
 #include "moe/daemon/model_name.h"
 #include "moe/daemon/peer_list.h"
 #include "moe/daemon/target_flags.h"
+#include "moe/daemon/tracing_flags.h"
 #include "moe/metrics/metrics.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "router_service/service.h"
@@ -91,6 +92,7 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("max-running", &engine.sequences_running_max, "sequences that run at once");
   flags.Add("max-queued", &engine.sequences_queued_max, "sequences that wait; beyond these requests are refused");
   shard_tls.AddTo(flags);
+  AddTracingFlags(flags, tracing);
   daemon.AddTo(flags);
 }
 
@@ -110,6 +112,7 @@ absl::Status RouterServiceOptions::Validate() const {
   if (const auto kind = ParseTransportKind(transport); !kind.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--transport: ", kind.status().message()));
   }
+  RETURN_IF_ERROR(tracing.Validate());
   RETURN_IF_ERROR(ShardAddresses(*this).status());
   return NameFlags(engine.Validate());
 }
@@ -118,9 +121,13 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   // The stack outlives the server, whose calls use it, though the server's ports open first.
   const auto metrics = Metrics::Create();
+  std::unique_ptr<Tracer> tracer;
   std::unique_ptr<ServingStack> stack;
   const auto service = RouterGrpcService::Create(*metrics);
   ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {service->service()}, *metrics));
+  // Only now: signals are to reach no other thread than the daemon's.
+  tracer = Tracer::Create(options.tracing, "conclave-router", options.daemon.name, *metrics);
+  service->SetTracer(tracer.get());
 
   const absl::Time begin = absl::Now();
   ServingStackOptions stack_options;

@@ -12,6 +12,7 @@
 #include "moe/daemon/flags.h"
 #include "moe/daemon/tls.h"
 #include "moe/model/device/compute_target.h"
+#include "moe/tracing/tracer.h"
 #include "router_service/engine.h"
 
 namespace conclave {
@@ -34,6 +35,7 @@ struct RouterServiceOptions {
   bool load = true;              // bring the weights into memory before saying ready
   TlsClientOptions shard_tls;
   EngineOptions engine;
+  TracingOptions tracing;
   HubEnvironment hub;  // read by main
 
   RouterServiceOptions() { daemon.name = "router"; }

@@ -13,6 +13,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "moe/base/ids.h"
 #include "moe/base/protocol_version.h"
+#include "moe/daemon/grpc_trace.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/daemon/server_stream.h"
 #include "router_service/decode_messages.h"
@@ -67,6 +68,7 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
 
   grpc::Service* service() override { return this; }
 
+  void SetTracer(Tracer* tracer) override { tracer_.store(tracer->enabled() ? tracer : nullptr); }
   void SetEngine(Engine* engine, const RouterIdentity& identity, std::function<ExpertMapView()> expert_map) override {
     metrics_.Watch(*engine);
     serving_.store(new Serving{engine, identity, std::move(expert_map)});
@@ -85,6 +87,10 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
     const Serving* serving = serving_.load();
     auto stream = std::make_shared<DecodeStream>(serving == nullptr ? nullptr : serving->engine, metrics_, calls_);
     auto* reactor = DecodeStream::Open(stream);
+    if (Tracer* tracer = tracer_.load(); tracer != nullptr) {
+      stream->Trace(*tracer, StartCallSpan(*tracer, *context, v1::RouterService::service_full_name(), "Decode",
+                                           stream->arrival()));
+    }
     stream->Start(stream, ToEngineRequest(*request, DeadlineOf(*context)));
     return reactor;
   }
@@ -134,6 +140,7 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
   }
 
   RouterMetrics metrics_;
+  std::atomic<Tracer*> tracer_{nullptr};  // null: nothing is traced
   OpenCalls calls_;
   std::atomic<const Serving*> serving_{nullptr};
   std::atomic<bool> draining_{false};

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "moe/metrics/metrics.h"
 #include "moe/placement/placement.h"
+#include "moe/tracing/tracer.h"
 #include "router_service/engine.h"
 
 namespace grpc {
@@ -52,6 +53,8 @@ class RouterGrpcService {
 
   // To be registered with a server. Owned by this object, which must outlive the server.
   virtual grpc::Service* service() = 0;
+  // From now on calls are traced, where `tracer` is on; it must outlive this object.
+  virtual void SetTracer(Tracer* tracer) = 0;
   // From now on calls go to `engine`, which must outlive this object; until then they are refused with UNAVAILABLE.
   // `expert_map` is called by any thread. Called once.
   virtual void SetEngine(Engine* engine, const RouterIdentity& identity, std::function<ExpertMapView()> expert_map) = 0;

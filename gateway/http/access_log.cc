@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/log.h"
+#include "moe/tracing/trace_context.h"
 
 namespace conclave {
 namespace {
@@ -44,6 +45,7 @@ void AccessLog::Add(const ExchangeSummary& summary) {
   LogFields(probe && summary.status == 200 ? LogLevel::kDebug : LogLevel::kInfo, "http",
             {{"request_id", context.request_id.empty() ? "none" : context.request_id},
              {"tenant", context.tenant == nullptr ? "none" : context.tenant->name},
+             {"trace_id", context.span == nullptr ? "none" : Hex(context.span->context.trace_id)},
              {"peer", context.peer},
              {"method", MethodOf(summary)},
              {"route", context.route.empty() ? "none" : context.route},

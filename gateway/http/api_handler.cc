@@ -26,6 +26,7 @@
 #include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/version.h"
+#include "moe/tracing/tracer.h"
 
 namespace conclave {
 namespace {
@@ -71,6 +72,21 @@ bool ChatBeginsInside(const ServedModel& model) {
   const auto pieces = model.chat_template->Render({turn}, /*add_generation_prompt=*/true);
   if (!pieces.ok() || pieces->empty()) return false;
   return absl::EndsWith(absl::StripAsciiWhitespace(pieces->back().text), "<think>");
+}
+
+// By OpenTelemetry's semantic conventions for HTTP servers.
+void EndSpan(Tracer& tracer, const ExchangeSummary& summary) {
+  Span span = *summary.context.span;
+  span.Set("http.request.method", "POST");
+  span.Set("http.route", summary.context.route);
+  span.Set("http.response.status_code", summary.status);
+  span.Set("http.request.body.size", summary.body_bytes);
+  span.Set("http.response.body.size", summary.sent_bytes);
+  span.Set("client.address", summary.context.peer);
+  span.Set("conclave.request_id", summary.context.request_id);
+  if (summary.status >= 400) span.Set("error.type", absl::StrCat(summary.status));
+  if (summary.status >= 500) span.error = absl::StrCat("HTTP status ", summary.status);
+  tracer.End(std::move(span), absl::Now());
 }
 
 class ApiHandlerImpl final : public ApiHandler {
@@ -121,6 +137,7 @@ class ApiHandlerImpl final : public ApiHandler {
       if (!tenant.ok()) return ErrorResponse(tenant.status());
       context.tenant = *std::move(tenant);
     }
+    if (route->post) context.span = StartSpan(*route, head);
     return route->post ? CheckPost(head) : std::optional<HttpResponse>(Get(*route, model_id));
   }
 
@@ -137,7 +154,10 @@ class ApiHandlerImpl final : public ApiHandler {
     }
   }
 
-  void OnFinished(const ExchangeSummary& summary) override { access_log_.Add(summary); }
+  void OnFinished(const ExchangeSummary& summary) override {
+    access_log_.Add(summary);
+    if (summary.context.span != nullptr) EndSpan(*dispatcher_.load()->tracer(), summary);
+  }
 
  private:
   // A browser sends JSON from another site only after asking, which is refused; any other type it sends unasked.
@@ -148,6 +168,20 @@ class ApiHandlerImpl final : public ApiHandler {
       return ErrorResponse(415, "Content-Type must be application/json.");
     }
     return std::nullopt;
+  }
+
+  // Null where nothing is traced.
+  std::shared_ptr<const Span> StartSpan(const Route& route, const HttpRequest& head) const {
+    const Dispatcher* dispatcher = dispatcher_.load();
+    Tracer* tracer = dispatcher == nullptr ? nullptr : dispatcher->tracer();
+    if (tracer == nullptr) return nullptr;
+    std::vector<absl::string_view> parents;
+    for (const HttpHeader& header : head.headers) {
+      if (absl::EqualsIgnoreCase(header.name, kTraceparentHeader)) parents.push_back(header.value);
+    }
+    const TraceContext parent = tracer->Accept(parents, head.Header(kTracestateHeader));
+    return std::make_shared<const Span>(
+        tracer->Start(absl::StrCat("POST ", route.path), SpanKind::kServer, parent, absl::Now()));
   }
 
   HttpResponse Get(const Route& route, const std::string& model_id) {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "gateway/caller.h"
 #include "gateway/http/message.h"
+#include "moe/tracing/span.h"
 
 namespace conclave {
 
@@ -21,6 +22,7 @@ struct RequestContext {
   std::string request_id;                // X-Request-Id or one that was drawn
   std::shared_ptr<const Tenant> tenant;  // null where the route asks for none
   std::string peer;
+  std::shared_ptr<const Span> span;  // of the request, begun; null: it is not traced
 };
 
 // One request and its answer. Thread-safe. Whoever drops the last reference without an answer sends a 500.

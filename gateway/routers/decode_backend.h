@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "conclave/v1/control.pb.h"
 #include "gateway/router_client.h"
+#include "moe/tracing/trace_context.h"
 
 namespace conclave {
 
@@ -19,9 +20,9 @@ class DecodeBackend {
   // find each other's prefix there.
   virtual int Place(const v1::DecodeRequest& request) = 0;
   // Starts a sequence, at `place` where that can take it. `listener` is kept until its OnEnd has returned; it may be
-  // called before Decode has returned.
+  // called before Decode has returned. `trace`: the span that asks; not valid: none.
   virtual std::shared_ptr<DecodeCall> Decode(int place, v1::DecodeRequest request, absl::Time deadline,
-                                             std::shared_ptr<DecodeListener> listener) = 0;
+                                             const TraceContext& trace, std::shared_ptr<DecodeListener> listener) = 0;
   // Who computes: the model's fingerprint and the numeric profile.
   virtual std::string fingerprint() const = 0;
 };

@@ -40,11 +40,12 @@ class PooledStream::Attempt final : public DecodeListener {
 };
 
 PooledStream::PooledStream(const PoolParts& parts, int place, v1::DecodeRequest request, absl::Time deadline,
-                           std::shared_ptr<DecodeListener> listener)
+                           const TraceContext& trace, std::shared_ptr<DecodeListener> listener)
     : parts_(parts),
       place_(place),
       key_(AffinityKey(PromptOf(request), request.cache_salt())),
       deadline_(deadline),
+      trace_(trace),
       listener_(std::move(listener)),
       request_(std::move(request)),
       last_news_(absl::Now()) {
@@ -98,7 +99,7 @@ void PooledStream::Send(int router) {
   last_news_ = absl::Now();
   const int number = ++attempt_;
   auto call = parts_.clients[static_cast<size_t>(router)]->Decode(
-      request_, deadline_, std::make_shared<Attempt>(shared_from_this(), number));
+      request_, deadline_, BeginSpan(router), std::make_shared<Attempt>(shared_from_this(), number));
   bool cancelled = false;
   {
     absl::MutexLock lock(&call_mutex_);
@@ -106,6 +107,27 @@ void PooledStream::Send(int router) {
     cancelled = cancelled_;
   }
   if (cancelled) call->Cancel();
+}
+
+TraceContext PooledStream::BeginSpan(int router) {
+  if (parts_.options.tracer == nullptr || !trace_.valid()) return {};
+  span_ = parts_.options.tracer->Start("dispatch", SpanKind::kClient, trace_, absl::Now());
+  span_->Set("server.address", parts_.set.address(router));
+  span_->Set("rpc.system", "grpc");
+  span_->Set("rpc.service", "conclave.v1.RouterService");
+  span_->Set("rpc.method", "Decode");
+  span_->Set("conclave.choice", request_.choice());
+  span_->Set("conclave.attempt", attempt_);
+  span_->Set("conclave.resumed_tokens", request_.generated_ids_size());
+  return span_->context;
+}
+
+void PooledStream::EndSpan(const absl::Status& status) {
+  if (!span_.has_value()) return;
+  span_->Set("rpc.grpc.status_code", static_cast<int>(status.code()));
+  // An answer that a stop text ended is cancelled by us, as is one whose client has gone.
+  if (!cancelled()) span_->SetStatus(status);
+  parts_.options.tracer->End(*std::exchange(span_, std::nullopt), absl::Now());
 }
 
 void PooledStream::OnResponse(int attempt, const v1::DecodeResponse& response) {
@@ -127,6 +149,7 @@ void PooledStream::OnResponse(int attempt, const v1::DecodeResponse& response) {
 void PooledStream::OnEnd(int attempt, const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   if (attempt != attempt_ || router_ < 0 || listener_ == nullptr) return;
+  EndSpan(finished_ ? absl::OkStatus() : status);
   const int router = std::exchange(router_, -1);
   parts_.set.Leave(router);
   {
@@ -187,19 +210,19 @@ void PooledStream::Tick(absl::Time now) {
   const int router = router_;
   refused_by_ = {router};
   if (parts_.set.Order(key_, -1, refused_by_).empty()) return refused_by_.clear();
-  GiveUpAttempt();
-  Continue(absl::UnavailableError(absl::StrCat("the attention service at ", parts_.set.address(router),
-                                               " has sent nothing for ", absl::FormatDuration(now - last_news_))));
+  GiveUpAttempt(absl::UnavailableError(absl::StrCat("the attention service at ", parts_.set.address(router),
+                                                    " has sent nothing for ", absl::FormatDuration(now - last_news_))));
 }
 
 void PooledStream::Leave(int router) {
   absl::MutexLock lock(&mutex_);
   if (listener_ == nullptr || router_ != router || finished_ || !parts_.set.any_usable()) return;
-  GiveUpAttempt();
-  Continue(absl::UnavailableError(absl::StrCat("the attention service at ", parts_.set.address(router), " hangs")));
+  GiveUpAttempt(
+      absl::UnavailableError(absl::StrCat("the attention service at ", parts_.set.address(router), " hangs")));
 }
 
-void PooledStream::GiveUpAttempt() {
+void PooledStream::GiveUpAttempt(const absl::Status& why) {
+  EndSpan(why);
   parts_.set.Leave(std::exchange(router_, -1));
   ++attempt_;
   std::shared_ptr<DecodeCall> call;
@@ -208,6 +231,7 @@ void PooledStream::GiveUpAttempt() {
     call = std::exchange(call_, nullptr);
   }
   if (call != nullptr) call->Cancel();
+  Continue(why);
 }
 
 void PooledStream::End(const absl::Status& status) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "gateway/routers/router_set.h"
 #include "moe/daemon/open_calls.h"
 #include "moe/metrics/metrics.h"
+#include "moe/tracing/tracer.h"
 
 namespace conclave {
 
@@ -38,7 +40,7 @@ struct PoolParts {
 class PooledStream final : public DecodeCall, public std::enable_shared_from_this<PooledStream> {
  public:
   PooledStream(const PoolParts& parts, int place, v1::DecodeRequest request, absl::Time deadline,
-               std::shared_ptr<DecodeListener> listener);
+               const TraceContext& trace, std::shared_ptr<DecodeListener> listener);
   ~PooledStream() override { parts_.streams.Leave(); }
 
   void Begin();
@@ -62,7 +64,11 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   bool TryNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // REQUIRES: the set has let it enter
   void Send(int router) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void GiveUpAttempt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Goes on without the attempt under way.
+  void GiveUpAttempt(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The span of one attempt; the context is not valid where nothing is traced.
+  TraceContext BeginSpan(int router) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndSpan(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wait(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the client has been let in: it has got a part of this answer, or another one to the same prompt came first.
@@ -73,6 +79,7 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   const int place_;
   const uint64_t key_;
   const absl::Time deadline_;
+  const TraceContext trace_;
 
   // Held while the listener is called: its calls never overlap, whoever they come from.
   mutable absl::Mutex mutex_;
@@ -82,6 +89,7 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   bool heard_ ABSL_GUARDED_BY(mutex_) = false;                        // the listener has got something
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;                     // with a finish reason
   int attempt_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<Span> span_ ABSL_GUARDED_BY(mutex_);  // of the attempt under way, where it is traced
   int router_ ABSL_GUARDED_BY(mutex_) = -1;           // of the attempt under way; -1: none
   std::set<int> refused_by_ ABSL_GUARDED_BY(mutex_);  // since something last came
   int losses_ ABSL_GUARDED_BY(mutex_) = 0;            // services lost since something last came

@@ -164,8 +164,9 @@ class RouterPoolImpl final : public RouterPool {
   }
 
   std::shared_ptr<DecodeCall> Decode(int place, v1::DecodeRequest request, absl::Time deadline,
-                                     std::shared_ptr<DecodeListener> listener) override {
-    auto stream = std::make_shared<PooledStream>(parts_, place, std::move(request), deadline, std::move(listener));
+                                     const TraceContext& trace, std::shared_ptr<DecodeListener> listener) override {
+    auto stream =
+        std::make_shared<PooledStream>(parts_, place, std::move(request), deadline, trace, std::move(listener));
     {
       absl::MutexLock lock(&mutex_);
       streams_.insert(stream);

@@ -15,6 +15,7 @@
 #include "gateway/router_client.h"
 #include "gateway/routers/decode_backend.h"
 #include "moe/metrics/metrics.h"
+#include "moe/tracing/tracer.h"
 
 namespace conclave {
 
@@ -31,6 +32,7 @@ struct RouterPoolOptions {
   // How long a stream that has begun waits for a service that takes it.
   absl::Duration resume_wait = absl::Seconds(60);
   std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // null: plaintext
+  Tracer* tracer = nullptr;  // told of every attempt at a service; must outlive the pool; null: nobody
 };
 
 // Thread-safe. Streams and the DecodeCalls of them must have been given up before it goes.

@@ -116,7 +116,7 @@ class RouterPoolTest : public ::testing::Test {
   }
   std::shared_ptr<DecodeCall> Decode(const std::shared_ptr<Recorder>& recorder,
                                      const v1::DecodeRequest& request = Request()) {
-    return pool_->Decode(pool_->Place(request), request, absl::InfiniteFuture(), recorder);
+    return pool_->Decode(pool_->Place(request), request, absl::InfiniteFuture(), {}, recorder);
   }
   // Where the test's request goes first, and the other one of two.
   int First() { return pool_->Place(Request()); }
