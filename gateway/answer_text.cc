@@ -15,6 +15,11 @@ absl::StatusOr<bool> AnswerText::Append(const v1::DecodeResponse& response, v1::
     return absl::InternalError(absl::StrCat("the attention service sent ", response.logprobs_size(),
                                             " log probabilities for ", response.ids_size(), " ids"));
   }
+  if (response.token_experts_size() != 0 && response.token_experts_size() != response.ids_size()) {
+    return absl::InternalError(absl::StrCat("the attention service sent the experts of ",
+                                            response.token_experts_size(), " tokens for ", response.ids_size(), " ids"));
+  }
+  experts_ = experts_ || response.token_experts_size() != 0;
   logprobs_ = logprobs_ || response.logprobs_size() != 0;
   bool stopped = false;
   for (int i = 0; i < response.ids_size() && !stopped; ++i) {
@@ -34,6 +39,7 @@ absl::StatusOr<bool> AnswerText::Append(const v1::DecodeResponse& response, v1::
       held.logprob = response.logprobs(i);
       SetTokenBytes(model_, held.logprob);
     }
+    if (response.token_experts_size() != 0) held.experts = response.token_experts(i);
     stopped = AppendText(text, chunk);
   }
   return stopped;
@@ -53,6 +59,7 @@ void AnswerText::Release(bool stopped, v1::GenerateResponse& chunk) {
   while (!held_.empty() && (stopped ? held_.front().begin < released_ : held_.front().end <= released_)) {
     chunk.add_ids(held_.front().id);
     if (logprobs_) *chunk.add_logprobs() = std::move(held_.front().logprob);
+    if (experts_) *chunk.add_token_experts() = std::move(held_.front().experts);
     held_.pop_front();
   }
   if (stopped) held_.clear();

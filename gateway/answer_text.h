@@ -28,11 +28,11 @@ class AnswerText {
  public:
   AnswerText(const ServedModel& model, const AnswerStops& stops);
 
-  // Takes the ids of `response`, with their log probabilities where it has any, and adds to `chunk` the text that
-  // became certain, and the ids and log probabilities whose text is out. True: a stop text is complete, which ends the
-  // answer; ids after it are not looked at, and those whose whole text belongs to it are left out.
+  // Takes the ids of `response`, with their log probabilities and experts where it has any, and adds to `chunk` the
+  // text that became certain, and what belongs to the ids whose text is out. True: a stop text is complete, which ends
+  // the answer; ids after it are not looked at, and those whose whole text belongs to it are left out.
   // Ids that the model has and the tokenizer lacks have no text. INTERNAL: an id that the model does not have, or log
-  // probabilities of another number.
+  // probabilities or experts of another number.
   absl::StatusOr<bool> Append(const v1::DecodeResponse& response, v1::GenerateResponse& chunk);
   // The end of an answer: what was held back comes out, and an incomplete character becomes U+FFFD. True as above.
   bool Flush(v1::GenerateResponse& chunk);
@@ -44,6 +44,7 @@ class AnswerText {
   struct Held {
     int32_t id;
     v1::TokenLogprob logprob;
+    v1::TokenExperts experts;
     int64_t begin, end;
   };
 
@@ -55,7 +56,7 @@ class AnswerText {
   Detokenizer detokenizer_;
   StopMatcher matcher_;
   std::deque<Held> held_;
-  bool logprobs_ = false;
+  bool logprobs_ = false, experts_ = false;
   int tokens_ = 0;
   int64_t decoded_ = 0, released_ = 0;  // bytes of text
 };

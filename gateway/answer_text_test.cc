@@ -70,6 +70,27 @@ TEST(AnswerText, AnEndInTheMiddleOfACharacterIsAReplacementCharacter) {
   EXPECT_EQ(Flush(text).text, "\xef\xbf\xbd");
 }
 
+TEST(AnswerText, ExpertsStayWithTheirTokensAndThoseOfAStopTextGoWithIt) {
+  const ServedModel model = TinyServedModel();
+  AnswerText text(model, {{"STOP"}, {}});
+  const auto with_experts = [](const std::vector<int32_t>& ids) {
+    v1::DecodeResponse response = Ids(ids);
+    for (const int32_t id : ids) response.add_token_experts()->add_layers()->add_experts(id);
+    return response;
+  };
+  v1::GenerateResponse first, last;
+  ASSERT_TRUE(text.Append(with_experts({'a', 'S'}), first).ok());
+  ASSERT_TRUE(text.Append(with_experts({'u', 'S', 'T', 'O', 'P'}), last).ok());
+  ASSERT_EQ(first.token_experts_size(), 1) << "the second waits for what follows";
+  ASSERT_EQ(last.token_experts_size(), 2);
+  EXPECT_THAT(last.ids(), ElementsAre('S', 'u'));
+  EXPECT_EQ(last.token_experts(0).layers(0).experts(0), 'S');
+  EXPECT_EQ(last.token_experts(1).layers(0).experts(0), 'u');
+  v1::DecodeResponse short_of_one = Ids({'a', 'b'});
+  short_of_one.add_token_experts();
+  EXPECT_EQ(text.Append(short_of_one, last).status().code(), absl::StatusCode::kInternal);
+}
+
 TEST(AnswerText, EndOfSequenceTokensHaveNoTextEvenWhereTheyAreNotSpecial) {
   const ServedModel model = TinyServedModel();
   AnswerText text(model, {});

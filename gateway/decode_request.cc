@@ -47,6 +47,7 @@ absl::StatusOr<v1::DecodeRequest> ToDecodeRequest(const ServedModel& model, cons
   decode.set_ignore_eos(request.ignore_eos());
   decode.set_hash_logits(request.hash_logits());
   decode.set_report_expert_use(true);
+  decode.set_report_token_experts(request.report_token_experts());
   *decode.mutable_stop_token_ids() = request.stop_token_ids();
   if (request.has_logprobs()) decode.set_top_logprobs(request.logprobs());
   decode.set_prompt_logprobs(request.echo() && request.has_logprobs());

@@ -49,6 +49,17 @@ void AddExpertUse(const std::vector<std::vector<uint32_t>>& use, v1::DecodeRespo
   }
 }
 
+// The experts of a token, of layers that have any.
+void AddTokenExperts(const std::vector<std::vector<int32_t>>& experts, v1::DecodeResponse& message) {
+  v1::TokenExperts* token = message.add_token_experts();
+  for (size_t layer = 0; layer < experts.size(); ++layer) {
+    if (experts[layer].empty()) continue;
+    v1::LayerExperts* entry = token->add_layers();
+    entry->set_layer(static_cast<int32_t>(layer));
+    entry->mutable_experts()->Add(experts[layer].begin(), experts[layer].end());
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, absl::Time deadline) {
@@ -71,6 +82,7 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, 
   result.prompt_logprobs = request.prompt_logprobs();
   result.hash_logits = request.hash_logits();
   result.report_expert_use = request.report_expert_use();
+  result.report_token_experts = request.report_token_experts();
   result.priority = request.priority();
   result.cache_salt = request.cache_salt();
   result.deadline = deadline;
@@ -81,6 +93,7 @@ void AddEvent(const TokenEvent& event, v1::DecodeResponse& message) {
   for (const TokenLogprobs& logprobs : event.prompt_logprobs) FillLogprob(logprobs, message.add_prompt_logprobs());
   if (event.cached_tokens > 0) message.set_cached_tokens(event.cached_tokens);
   if (event.token >= 0) message.add_ids(event.token);
+  if (event.token >= 0 && !event.token_experts.empty()) AddTokenExperts(event.token_experts, message);
   if (event.logprobs.has_value()) FillLogprob(*event.logprobs, message.add_logprobs());
   if (!event.ended()) return;
   if (event.finish == FinishReason::kStop) message.set_finish_reason("stop");

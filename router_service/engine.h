@@ -55,6 +55,9 @@ struct TokenEvent {
   // Where asked, at the end: rows that went to each expert, [layers][experts], dense layers empty. Rows that were
   // computed again after a preemption count once, rows found in the prefix cache not at all.
   std::vector<std::vector<uint32_t>> expert_use;
+  // Where asked: of the row that `token` was drawn from, the experts by layer, [layers][top_k], each ascending; dense
+  // layers empty.
+  std::vector<std::vector<int32_t>> token_experts;
   absl::Time admission = absl::InfinitePast();  // when the sequence left the queue for the first time; else not yet
   absl::Status status;
   bool ended() const { return finish != FinishReason::kNone || !status.ok(); }
@@ -85,6 +88,7 @@ struct EngineRequest {
   bool prompt_logprobs = false;     // the prompt's too, with as many; needs top_logprobs
   bool hash_logits = false;
   bool report_expert_use = false;
+  bool report_token_experts = false;
   SequenceObserver* observer = nullptr;  // must outlive the sequence
   int32_t priority = 0;                  // lower numbers first: each step counts like ten seconds of waiting
   std::string cache_salt;                // shares cached prefixes only with equal salts; at most 256 bytes

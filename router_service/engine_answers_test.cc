@@ -1,4 +1,6 @@
 // What an answer is made of: sampling parameters, stops, log probabilities, and its resumption elsewhere.
+#include <algorithm>
+#include <cstddef>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -63,6 +65,9 @@ TEST(EngineTest, AResumedAnswerEndsWithTheSameIdsAndTheSameHashAsAnUndisturbedOn
         EXPECT_TRUE(answers[i].Wait().status.ok()) << answers[i].Wait().status;
         EXPECT_EQ(answers[i].ids(), std::vector<int32_t>(expected.ids.begin() + cuts[i], expected.ids.end()));
         EXPECT_EQ(answers[i].Wait().logits_hash, expected.logits_hash);
+        EXPECT_TRUE(std::equal(answers[i].token_experts().begin(), answers[i].token_experts().end(),
+                               expected.token_experts.begin() + static_cast<std::ptrdiff_t>(cuts[i]),
+                               expected.token_experts.end()));
       }
     }
   }

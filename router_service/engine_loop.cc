@@ -190,7 +190,8 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
     slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows});
     routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.replayed_rows,
-                            slice.prompt_rows, sequence.expert_use(), sequence.observer()});
+                            slice.prompt_rows, sequence.expert_use(), sequence.observer(),
+                            slice.samples ? sequence.token_experts() : nullptr});
   }
   routing_.BeginStep(routed_rows_);
   experts_.SetDeadline(Patience(batch));

@@ -53,6 +53,7 @@ EngineRequest TestRequest(int prompt, int max_tokens, uint64_t seed) {
   request.max_tokens = max_tokens;
   request.hash_logits = true;
   request.report_expert_use = true;
+  request.report_token_experts = true;
   request.ignore_eos = true;
   return request;
 }
@@ -67,6 +68,8 @@ ExpectedAnswer ExpectedOf(const EngineRequest& request, int32_t cached_tokens) {
   if (!request.ignore_eos) ending.push_back(60);
   while (static_cast<int>(expected.ids.size()) < request.max_tokens && tokens.size() < 96) {
     const auto logits = FakeLogits(tokens);
+    const auto chosen = FakeExperts(tokens.back(), static_cast<int32_t>(tokens.size()) - 1);
+    expected.token_experts.push_back({{}, {chosen.begin(), chosen.end()}});
     all_logits.insert(all_logits.end(), logits.begin(), logits.end());
     const bool may_end = static_cast<int>(expected.ids.size()) >= request.min_tokens;
     tokens.push_back(
@@ -91,6 +94,7 @@ void ExpectAnswer(Answer& answer, const EngineRequest& request) {
   ASSERT_EQ(last.expert_use.size(), 2u);
   EXPECT_TRUE(last.expert_use[0].empty()) << "the dense layer";
   EXPECT_EQ(last.expert_use[1], expected.expert_use);
+  EXPECT_EQ(answer.token_experts(), expected.token_experts);
 }
 
 }  // namespace conclave

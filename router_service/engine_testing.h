@@ -42,6 +42,7 @@ class Answer {
       EXPECT_FALSE(ended_) << "an event after the last one";
       if (event.token >= 0) ids_.push_back(event.token);
       if (event.token >= 0 && ids_.size() == 1) cached_tokens_ = event.cached_tokens;
+      if (event.token >= 0) token_experts_.push_back(event.token_experts);
       if (event.logprobs.has_value()) logprobs_.push_back(*event.logprobs);
       for (const TokenLogprobs& logprobs : event.prompt_logprobs) {
         EXPECT_EQ(ids_.size(), 1u) << "they come with the first token";
@@ -61,6 +62,8 @@ class Answer {
   const std::vector<int32_t>& ids() const { return ids_; }
   int32_t cached_tokens() const { return cached_tokens_; }
   const std::vector<TokenLogprobs>& logprobs() const { return logprobs_; }
+  // [ids][layers][top_k]
+  const std::vector<std::vector<std::vector<int32_t>>>& token_experts() const { return token_experts_; }
   const std::vector<TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
 
  private:
@@ -69,6 +72,7 @@ class Answer {
   std::vector<int32_t> ids_;
   int32_t cached_tokens_ = 0;
   std::vector<TokenLogprobs> logprobs_, prompt_logprobs_;
+  std::vector<std::vector<std::vector<int32_t>>> token_experts_;
   TokenEvent last_;
   bool ended_ = false;
 };
@@ -117,6 +121,7 @@ struct ExpectedAnswer {
   std::vector<int32_t> ids;
   uint64_t logits_hash = 0;
   std::vector<uint32_t> expert_use = std::vector<uint32_t>(5, 0);  // of the MoE layer
+  std::vector<std::vector<std::vector<int32_t>>> token_experts;    // [ids][layers][top_k], the dense layer empty
 };
 // The answer by definition: one token after the other from the fake model's formula.
 // Rows of the first `cached_tokens` tokens go to no expert.

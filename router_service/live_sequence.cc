@@ -118,6 +118,7 @@ LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::T
   if (sampling_.has_penalties()) history_.emplace(request.prompt_ids, request.generated_ids);
   if (request.hash_logits) logits_hash_.emplace();
   if (request.report_expert_use) expert_use_ = ZeroExpertCounts<uint32_t>(spec);
+  if (request.report_token_experts) token_experts_.resize(spec.layers);
   if (wants_prompt_logprobs_) {
     prompt_logprobs_.reserve(request.prompt_ids.size());
     prompt_logprobs_.push_back({request.prompt_ids[0], 0, {}});
@@ -168,6 +169,7 @@ void LiveSequence::Report(TokenEvent& event) {
     event.logprobs = std::exchange(logprobs_, std::nullopt);
     event.prompt_logprobs = std::exchange(prompt_logprobs_, {});
     event.cached_tokens = std::exchange(cached_tokens_, 0);
+    event.token_experts = token_experts_;
   }
   if (event.ended()) event.expert_use = std::move(expert_use_);
 }

@@ -185,6 +185,7 @@ TEST_F(RouterServiceTest, StreamsIdsAndTheEndOfASequence) {
   TokenEvent last = FakeEngine::Token(22, FinishReason::kStop);
   last.logits_hash = 0xabc;
   last.expert_use = {{}, {1, 2, 3}};
+  last.token_experts = {{}, {0, 2}};
   engine_.Send(1, last);
   ASSERT_TRUE(stream->Read(&response));
   EXPECT_THAT(response.ids(), ElementsAre(22));
@@ -193,6 +194,10 @@ TEST_F(RouterServiceTest, StreamsIdsAndTheEndOfASequence) {
   ASSERT_EQ(response.expert_use_size(), 1);
   EXPECT_EQ(response.expert_use(0).layer(), 1);
   EXPECT_THAT(response.expert_use(0).tokens(), ElementsAre(1, 2, 3));
+  ASSERT_EQ(response.token_experts_size(), 1);
+  ASSERT_EQ(response.token_experts(0).layers_size(), 1) << "the dense layer has none";
+  EXPECT_EQ(response.token_experts(0).layers(0).layer(), 1);
+  EXPECT_THAT(response.token_experts(0).layers(0).experts(), ElementsAre(0, 2));
   EXPECT_FALSE(stream->Read(&response));
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_TRUE(MetricsCome("conclave_router_requests_total{code=\"OK\"} 1"));

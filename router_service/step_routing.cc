@@ -32,6 +32,10 @@ void StepRouting::OnRouting(LayerId layer, const Routing& routing) {
           layer, rows.first_position + rows.replayed_rows,
           {routing.top_k, experts_of(fresh, count), routing.weights.subspan((row + fresh) * top_k, count * top_k)});
     }
+    if (rows.token_experts != nullptr) {
+      const auto last = experts_of(static_cast<size_t>(rows.rows) - 1, 1);
+      (*rows.token_experts)[Value(layer)].assign(last.begin(), last.end());
+    }
     row += rows.rows;
   }
   CONCLAVE_CHECK(routing.experts.size() == row * top_k) << routing.experts.size() << " for " << row << " rows";

@@ -33,6 +33,8 @@ struct RoutedRows {
   int32_t prompt_rows = 0;                                   // the first so many are prompt
   std::vector<std::vector<uint32_t>>* expert_use = nullptr;  // [layers][experts]; null: not asked for
   SequenceObserver* observer = nullptr;                      // null: none
+  // [layers][top_k]: becomes the experts of the last row; null: not asked for, or that row gives no token.
+  std::vector<std::vector<int32_t>>* token_experts = nullptr;
 };
 
 // totals() is thread-safe; all else is the engine thread's.

@@ -33,13 +33,19 @@ class Console(unittest.TestCase):
 
     def open(self, scheme):
         page = self.browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=scheme)
-        self.errors, self.hosts = [], set()
+        self.errors, self.hosts, self.calls = [], set(), set()
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
+        page.on("request", self.note)
         page.goto(f"http://{self.address}/")
         page.wait_for_selector(".node[data-name='expert-3']", timeout=30_000)
         return page
+
+    def note(self, request):
+        url = urlparse(request.url)
+        if url.netloc:  # the empty icon has none
+            self.hosts.add(url.netloc)
+            self.calls.add((request.method, url.path))
 
     def until(self, page, expression, seconds=60):
         """Polls from outside: the page's security policy forbids what playwright's own waiting would do within it."""
@@ -47,7 +53,10 @@ class Console(unittest.TestCase):
 
     def check_quiet(self):
         self.assertEqual(self.errors, [])
-        self.assertEqual(self.hosts - {""}, {self.address})
+        self.assertEqual(self.hosts, {self.address})
+        # It reads and chats: there is nothing that it could change.
+        self.assertLessEqual(self.calls, {("GET", path) for path in (
+            "/", "/console.css", "/console.js", "/tokens.js", "/experts")} | {("POST", "/v1/chat/completions")})
 
     def test_1_a_chat_streams_and_the_heat_map_changes(self):
         page = self.open("dark")
@@ -66,9 +75,38 @@ class Console(unittest.TestCase):
         page.focus("#map")
         page.keyboard.press("ArrowRight")
         self.until(page, "document.querySelector('#detail').textContent.includes('expert 0')")
+        self.check_tokens(page)
         if os.environ.get("CONCLAVE_SCREENSHOT"):
             page.screenshot(path=os.environ["CONCLAVE_SCREENSHOT"])
         self.check_quiet()
+
+    def check_tokens(self, page):
+        """Each token of the answer marks its experts: by pointer, by keyboard, and on the strip below the answer."""
+        marks = "document.querySelector('#map canvas').dataset.marked"
+        tokens = page.locator(".turn .token")
+        count = tokens.count()
+        self.assertGreater(count, 20)
+        self.assertEqual(page.get_attribute(".turn .strip", "data-frames"), str(count))
+        tokens.nth(5).hover()
+        self.until(page, f"{marks} !== ''")
+        layers = dict(layer.split(":") for layer in page.evaluate(marks).split(","))
+        self.assertEqual(list(layers), [str(layer) for layer in range(1, 8)], "every layer that has experts")
+        for experts in layers.values():
+            chosen = [int(expert) for expert in experts.split("+")]
+            self.assertEqual(chosen, sorted(set(chosen)))
+            self.assertTrue(all(0 <= expert < 32 for expert in chosen))
+        pointed = page.evaluate(marks)
+        page.mouse.move(1, 1)
+        self.until(page, f"{marks} === ''")
+        page.focus(".turn .tokens")
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        self.assertEqual(page.evaluate(marks), pointed, "the same token by the keyboard")
+        self.assertIn("Token “", page.text_content("#detail"))
+        page.keyboard.press("Escape")
+        self.until(page, f"{marks} === ''")
+        page.hover(".turn .strip", position={"x": 5, "y": 3})
+        self.until(page, f"{marks} !== ''")
 
     def test_2_the_light_page_is_as_quiet(self):
         page = self.open("light")

@@ -9,6 +9,7 @@ const ConsoleFile kFiles[] = {
     {"/", "text/html; charset=utf-8", embedded::kIndexHtml},
     {"/console.css", "text/css; charset=utf-8", embedded::kConsoleCss},
     {"/console.js", "text/javascript; charset=utf-8", embedded::kConsoleJs},
+    {"/tokens.js", "text/javascript; charset=utf-8", embedded::kTokensJs},
 };
 
 }  // namespace

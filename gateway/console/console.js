@@ -6,6 +6,7 @@ const POLL_MS = 1000, HISTORY_S = 60, CELL_MAX = 22, CELL_MIN = 3, ROW_PX = 14, 
 const $ = id => document.getElementById(id);
 const history = [];  // {time (s), snapshot}
 let selected = null;  // {layer (index), expert}
+let marked = null;  // the token of an answer whose experts are marked (tokens.js)
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -116,12 +117,29 @@ function drawMap() {
       }
     });
   });
+  if (marked) drawMarks(ink, now, cell, style);
+  canvas.dataset.marked = marked ? [...marked.layers].map(([layer, experts]) => `${layer}:${[...experts].join('+')}`).join(',') : '';
   canvas.dataset.cell = cell;
   canvas.dataset.busiest = tokens.map(layer => Math.max(0, ...layer)).join(',');
   describe(now, tokens);
 }
 
+// Rings around the experts of the token at hand.
+function drawMarks(ink, now, cell, style) {
+  ink.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue('--mark').trim() || style.color;
+  ink.lineWidth = 2;
+  now.layers.forEach((layer, i) => {
+    for (const expert of marked.layers.get(layer.layer) || []) {
+      ink.strokeRect(LABEL_PX + expert * cell + 1, i * ROW_PX + 2, Math.max(1, cell - 3), ROW_PX - 4);
+    }
+  });
+}
+
 function describe(now, tokens) {
+  if (marked) {
+    $('detail').textContent = describeToken(marked);
+    return;
+  }
   if (!selected || !tokens[selected.layer]) {
     const sum = tokens.flat().reduce((a, b) => a + b, 0);
     $('detail').textContent = sum === 0 ? 'No tokens in this period.' : `${sum.toLocaleString('en')} choices of experts in this period.`;
@@ -214,14 +232,15 @@ async function* events(body) {
 async function ask(question) {
   turns.push({role: 'user', content: question});
   addTurn('You', question);
-  const turn = addTurn('Model', ''), begun = performance.now();
+  const turn = addTurn('Model', ''), begun = performance.now(), layers = history.length ? history[history.length - 1].snapshot.layers : [];
+  const shown = new AnswerTokens(turn, Math.max(1, ...layers.map(layer => layer.tokens.length)), token => { marked = token; drawMap(); });
   let answer = '', tokens = 0, finished = false;
   asking = new AbortController();
   $('send').disabled = true; $('stop').disabled = false;
   try {
     const headers = {'Content-Type': 'application/json', ...authorization()};
     const reply = await fetch('v1/chat/completions', {method: 'POST', headers, signal: asking.signal, body: JSON.stringify({
-      model: history.length ? history[history.length - 1].snapshot.model : '', messages: turns, stream: true, max_tokens: 256})});
+      model: history.length ? history[history.length - 1].snapshot.model : '', messages: turns, stream: true, max_tokens: 256, token_experts: true})});
     if (!reply.ok) throw new Error((await reply.json()).error.message);
     for await (const data of events(reply.body)) {
       if (data === '[DONE]') { finished = true; break; }
@@ -229,10 +248,11 @@ async function ask(question) {
       if (chunk.error) throw new Error(chunk.error.message);
       const choice = (chunk.choices || [])[0];
       if (!choice || !choice.delta || !choice.delta.content) continue;
-      answer += choice.delta.content; ++tokens;
-      turn.append(document.createTextNode(choice.delta.content));
+      const behind = choice.token_experts || [];
+      answer += choice.delta.content; tokens += behind.length || 1;
+      shown.add(choice.delta.content, behind);
       $('talk').scrollTop = $('talk').scrollHeight;
-      $('spent').textContent = `${rate(1000 * tokens / (performance.now() - begun))} pieces/s`;
+      $('spent').textContent = `${rate(1000 * tokens / (performance.now() - begun))} tokens/s`;
     }
     if (!finished) throw new Error('the answer ended early');
   } catch (error) {

@@ -10,7 +10,7 @@ TEST(ConsoleTest, ThePageAndItsFilesAreThere) {
   const ConsoleFile* page = FindConsoleFile("/");
   ASSERT_NE(page, nullptr);
   EXPECT_TRUE(absl::StartsWith(page->content, "<!doctype html>"));
-  for (const char* path : {"/console.css", "/console.js"}) {
+  for (const char* path : {"/console.css", "/console.js", "/tokens.js"}) {
     ASSERT_NE(FindConsoleFile(path), nullptr) << path;
     EXPECT_TRUE(absl::StrContains(page->content, absl::string_view(path).substr(1))) << path;
   }
@@ -19,7 +19,7 @@ TEST(ConsoleTest, ThePageAndItsFilesAreThere) {
 }
 
 TEST(ConsoleTest, NothingOfItComesFromElsewhere) {
-  for (const char* path : {"/", "/console.css", "/console.js"}) {
+  for (const char* path : {"/", "/console.css", "/console.js", "/tokens.js"}) {
     const absl::string_view content = FindConsoleFile(path)->content;
     for (const char* outside : {"http://", "https://", "//cdn", "@import", "style=\""}) {
       EXPECT_FALSE(absl::StrContains(content, outside)) << path << " has " << outside;

@@ -79,6 +79,19 @@ void WriteLogprobs(JsonWriter& json, bool chat, const AnswerPiece& piece) {
   }
 }
 
+// "token_experts": [{"id": 17, "experts": {"1": [3, 8], "2": [0, 5]}}, …], by layer.
+void WriteTokenExperts(JsonWriter& json, const std::vector<TokenWithExperts>& tokens) {
+  json.Key("token_experts").BeginArray();
+  for (const TokenWithExperts& token : tokens) {
+    json.BeginObject().Key("id").Number(token.id).Key("experts").BeginObject();
+    for (const v1::LayerExperts& layer : token.experts.layers()) {
+      json.Key(absl::StrCat(layer.layer())).Numbers(layer.experts());
+    }
+    json.End().End();
+  }
+  json.End();
+}
+
 void WriteUsage(JsonWriter& json, const AnswerUsage& usage) {
   json.BeginObject().Key("prompt_tokens").Number(usage.prompt_tokens);
   json.Key("completion_tokens").Number(usage.completion_tokens);
@@ -96,6 +109,7 @@ void WriteEnd(JsonWriter& json, const AnswerPiece& piece) {
   json.Key("finish_reason");
   TextOrNull(json, piece.finish_reason);
   if (!piece.logits_hash.empty()) json.Key("logits_hash").Text(piece.logits_hash);
+  if (!piece.token_experts.empty()) WriteTokenExperts(json, piece.token_experts);
   json.End();
 }
 

@@ -28,6 +28,12 @@ struct AnswerUsage {
   int64_t cached_tokens = 0;
 };
 
+// A token and the experts behind it.
+struct TokenWithExperts {
+  int32_t id = 0;
+  v1::TokenExperts experts;
+};
+
 // One choice, or the part of it that one chunk of a stream carries.
 struct AnswerPiece {
   int index = 0;
@@ -40,6 +46,7 @@ struct AnswerPiece {
   bool has_logprobs = false;
   std::vector<v1::TokenLogprob> logprobs;
   int first_without = 0;    // of `logprobs`: 1 where the first token follows nothing, so that it has no probability
+  std::vector<TokenWithExperts> token_experts;  // empty: not asked for, or no token here
   int64_t text_offset = 0;  // where `logprobs` begin in the choice's text, in characters
 };
 

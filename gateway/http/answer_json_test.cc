@@ -65,6 +65,26 @@ TEST(AnswerJson, OffsetsOfACompletionPointIntoItsText) {
   EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
 }
 
+TEST(AnswerJson, ExpertsOfTokensStandByLayer) {
+  AnswerPiece piece;
+  piece.text = "a";
+  EXPECT_FALSE(json::parse(ChunkOfAnswer(Head(true), piece, ChunkUsage::kAbsent, {}))["choices"][0].contains(
+      "token_experts"));
+  TokenWithExperts token;
+  token.id = 17;
+  for (const int layer : {1, 2}) {
+    v1::LayerExperts* chosen = token.experts.add_layers();
+    chosen->set_layer(layer);
+    chosen->add_experts(3);
+    chosen->add_experts(7 + layer);
+  }
+  piece.token_experts = {token};
+  const json expected = json::parse(R"([{"id": 17, "experts": {"1": [3, 8], "2": [3, 9]}}])");
+  EXPECT_EQ(json::parse(ChunkOfAnswer(Head(true), piece, ChunkUsage::kAbsent, {}))["choices"][0]["token_experts"],
+            expected);
+  EXPECT_EQ(json::parse(WholeAnswer(Head(false), {piece}, {}))["choices"][0]["token_experts"], expected);
+}
+
 TEST(AnswerJson, ChunksOfAStream) {
   AnswerPiece first;
   first.has_role = true;

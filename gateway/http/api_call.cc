@@ -146,6 +146,9 @@ AnswerPiece ApiCall::PieceOf(Choice& choice, const v1::GenerateResponse& chunk) 
   piece.text = chunk.text();
   piece.finish_reason = chunk.finish_reason();
   piece.logits_hash = chunk.logits_hash();
+  for (int i = 0; i < std::min(chunk.token_experts_size(), chunk.ids_size()); ++i) {
+    piece.token_experts.push_back({chunk.ids(i), chunk.token_experts(i)});
+  }
   piece.logprobs.assign(chunk.prompt_logprobs().begin(), chunk.prompt_logprobs().end());
   piece.first_without = chunk.prompt_logprobs_size() > 0 ? 1 : 0;
   piece.logprobs.insert(piece.logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
@@ -179,7 +182,7 @@ std::string ApiCall::EventsOf(Choice& choice, AnswerPiece piece) {
   // The end comes in a chunk of its own, as clients of OpenAI know it.
   const std::string finish_reason = std::exchange(piece.finish_reason, "");
   const std::string logits_hash = std::exchange(piece.logits_hash, "");
-  if (!piece.text.empty() || !piece.reasoning.empty() || piece.has_logprobs) {
+  if (!piece.text.empty() || !piece.reasoning.empty() || piece.has_logprobs || !piece.token_experts.empty()) {
     absl::StrAppend(&events, SseEvent(ChunkOfAnswer(head_, piece, usage, usage_now)));
   }
   if (!finish_reason.empty()) {
@@ -210,6 +213,7 @@ void ApiCall::OnChunk(int prompt, const v1::GenerateResponse& chunk) {
       whole.reasoning += piece.reasoning;
       if (whole.logprobs.empty()) whole.first_without = piece.first_without;
       std::move(piece.logprobs.begin(), piece.logprobs.end(), std::back_inserter(whole.logprobs));
+      std::move(piece.token_experts.begin(), piece.token_experts.end(), std::back_inserter(whole.token_experts));
       if (!piece.finish_reason.empty()) whole.finish_reason = piece.finish_reason;
       if (!piece.logits_hash.empty()) whole.logits_hash = piece.logits_hash;
     }

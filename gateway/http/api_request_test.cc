@@ -60,7 +60,7 @@ TEST(TranslateChat, EveryFieldArrives) {
       "top_p": 0.25, "top_k": 7, "min_p": 0.125, "seed": -1, "n": 3, "max_completion_tokens": 9, "min_tokens": 2,
       "stop": ["x", "y"], "stop_token_ids": [4], "ignore_eos": true, "presence_penalty": 1, "frequency_penalty": -1,
       "repetition_penalty": 1.5, "logit_bias": {"3": -100}, "logprobs": true, "top_logprobs": 5, "priority": -2,
-      "hash_logits": true, "stream": true, "stream_options": {"include_usage": true})");
+      "hash_logits": true, "token_experts": true, "stream": true, "stream_options": {"include_usage": true})");
   ASSERT_EQ(request.prompts.size(), 1u);
   const v1::GenerateRequest& prompt = request.prompts[0];
   EXPECT_EQ(prompt.sampling().temperature(), 0.5f);
@@ -81,6 +81,7 @@ TEST(TranslateChat, EveryFieldArrives) {
   EXPECT_EQ(prompt.logprobs(), 5);
   EXPECT_EQ(prompt.priority(), -2);
   EXPECT_TRUE(prompt.hash_logits());
+  EXPECT_TRUE(prompt.report_token_experts());
   EXPECT_TRUE(request.stream && request.include_usage && request.logprobs);
 }
 

@@ -239,6 +239,7 @@ void ReadCommonFields(BodyFields& fields, const TranslationOptions& options, v1:
   }
   api.hash_logits = fields.Bool("hash_logits").value_or(false);
   request.set_hash_logits(api.hash_logits);
+  request.set_report_token_experts(fields.Bool("token_experts").value_or(false));
   ReadSettings(fields);
 }
 

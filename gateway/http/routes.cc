@@ -24,6 +24,7 @@ constexpr Route kRoutes[] = {
     {Endpoint::kConsole, "/", false, false},
     {Endpoint::kConsole, "/console.css", false, false},
     {Endpoint::kConsole, "/console.js", false, false},
+    {Endpoint::kConsole, "/tokens.js", false, false},
 };
 constexpr Route kModelRoute = {Endpoint::kModel, "/v1/models/{id}", false, true};
 constexpr absl::string_view kModelPrefix = "/v1/models/";
