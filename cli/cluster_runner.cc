@@ -85,6 +85,7 @@ absl::Status ClusterRunner::LaunchShards() {
     AddTarget(spec);
     // All processes are on this machine, so that nothing need listen beyond its loopback device.
     if (plan_.transport != "grpc") spec.arguments.push_back("--ucx-address=127.0.0.1:0");
+    AppendFlags(plan_.expert_flags, spec);
     RETURN_IF_ERROR(Launch(std::move(spec)));
   }
   return absl::OkStatus();

@@ -29,6 +29,7 @@ struct ClusterPlan {
   int metrics_port = 0;            // the gateway's; 0: a free one
   std::string gateway_flags;       // more of its flags: name=value, separated by spaces
   std::string router_flags;        // the same for every attention service
+  std::string expert_flags;        // and for every expert process
   std::string run_directory;       // logs, address files, cluster.json
   std::string gateway_binary, router_binary, expert_binary;
 };

@@ -121,6 +121,8 @@ class UpCommand final : public Command {
               "more flags of the gateway, without dashes: 'api-keys=keys.yaml usage-log=usage.jsonl'");
     flags.Add("router-flags", &plan_.router_flags, "FLAGS",
               "more flags of the attention services: 'max-running=32 kv-memory=4GiB'");
+    flags.Add("expert-flags", &plan_.expert_flags, "FLAGS",
+              "more flags of the expert processes: 'per-expert-metrics=true'");
     flags.Add("run-dir", &plan_.run_directory, "DIR",
               "for logs, addresses and cluster.json; a new one in /tmp where absent");
     CommandFlag& threads = flags.Add("threads", &plan_.threads, "N", "cores to share out among the processes; 0: all");

@@ -31,8 +31,9 @@ constexpr absl::Duration kProgressPause = absl::Milliseconds(500);
 
 // Shows how far loading is: to scrapers, to routers that ask already, and in the log.
 ExpertStore::Progress ShowProgress(Metrics& metrics, ExpertGrpcService& service) {
-  return [gauge = LoadGauge(metrics), &service, last = absl::InfinitePast()](int64_t loaded, int64_t total) mutable {
-    gauge(loaded, total);
+  return [gauge = LoadGauge(metrics), &service, last = absl::InfinitePast()](int64_t loaded, int64_t total,
+                                                                             int64_t bytes) mutable {
+    gauge(loaded, total, bytes);
     if (loaded < total && absl::Now() - last < kProgressPause) return;
     last = absl::Now();
     const std::string text = absl::StrCat("loading: ", loaded, " of ", total, " experts");
@@ -55,6 +56,8 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("load", &load, "bring all weights into memory before saying ready");
   flags.AddBytes("expert-memory", &expert_bytes_max,
                  "stored bytes of the experts held, those taken over from dead shards included; 0: no limit");
+  flags.Add("per-expert-metrics", &per_expert_metrics,
+            "show the tokens of every expert of every layer to Prometheus, not of layers alone");
   daemon.AddTo(flags);
 }
 
@@ -129,6 +132,7 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   shard_options.load = options.load;
   shard_options.progress = ShowProgress(*metrics, *service);
   shard_options.metrics = metrics.get();
+  shard_options.per_expert_metrics = options.per_expert_metrics;
   ASSIGN_OR_RETURN(const auto shard, ExpertShard::Create(shard_options, *checkpoint));
   const ShardDescription description = shard->Describe();
   LogInfo(absl::StrCat("ready: ", shard->store().experts(), " experts, ", description.expert_bytes >> 20, " MiB, ",

@@ -22,6 +22,7 @@ struct ExpertServiceOptions {
   TargetOptions target;
   int threads = 0;               // 0: one per core
   int64_t expert_bytes_max = 0;  // stored bytes of all experts held; 0: no limit
+  bool per_expert_metrics = false;
   std::string ucx_address;       // numeric host:port where routers connect for UCX; empty: none
   bool load = true;              // bring all weights into memory before saying ready
   HubEnvironment hub;            // read by main

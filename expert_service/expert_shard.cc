@@ -23,7 +23,7 @@ absl::StatusOr<std::unique_ptr<DeviceExperts>> PutOnDevice(const ExpertShardOpti
   limits.rows_max = limits::kCallRowsMax;
   limits.pairs_max = int64_t{limits::kCallRowsMax} * checkpoint.spec().gate.top_k;
   const auto progress = [&](int64_t copied) {
-    if (options.progress) options.progress(copied, store.experts());
+    if (options.progress) options.progress(copied, store.experts(), store.stored_bytes(copied));
   };
   return DeviceExperts::Create(checkpoint, store.holdings(), limits, *options.device, progress);
 }
@@ -62,7 +62,7 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
       pairs_max_(limits::kCallRowsMax * checkpoint.spec().gate.top_k),
       expert_bytes_max_(options.expert_bytes_max),
       load_(options.load),
-      metrics_(options.metrics, *store_, checkpoint.spec().gate.experts),
+      metrics_(options.metrics, *store_, checkpoint.spec(), options.per_expert_metrics),
       loader_(*store_, options.metrics),
       threads_(options.threads),
       grouped_(*options.kernels, threads_, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate,

@@ -41,6 +41,7 @@ struct ExpertShardOptions {
   bool load = false;                 // bring all weights into memory before Create returns, later ones by and by
   ExpertStore::Progress progress;    // of that; may be empty
   Metrics* metrics = nullptr;        // null: none; otherwise must outlive the shard
+  bool per_expert_metrics = false;   // one series for every expert held
 };
 
 // Thread-safe: calls of several routers queue for the one set of scratch buffers and threads.

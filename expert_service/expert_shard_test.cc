@@ -40,6 +40,7 @@ std::unique_ptr<ExpertShard> NewShard(int index, int count, Compute compute = Co
   options.kernels = &KernelsFor(compute);
   options.threads = threads;
   options.metrics = metrics;
+  options.per_expert_metrics = true;
   auto shard = ExpertShard::Create(options, model);
   EXPECT_TRUE(shard.ok()) << shard.status();
   return *std::move(shard);
@@ -175,6 +176,7 @@ TEST(ExpertShard, TakesOverExpertsWithTheSameBitsAndAnotherEpoch) {
   options.load = true;
   const auto metrics = Metrics::Create();
   options.metrics = metrics.get();
+  options.per_expert_metrics = true;
   const auto shard = *ExpertShard::Create(options, DemoModel());
   Rows rows(Compute::kF32, 5, 20, 8, 3);  // experts 20-27; it holds 0-7
   EXPECT_EQ(shard->Run(rows.call, rows.out.view()).code(), absl::StatusCode::kFailedPrecondition);
@@ -249,6 +251,7 @@ TEST(ExpertShard, CountsTokensByLayerAndExpert) {
   rows.call.layer = LayerId{-1};
   ASSERT_FALSE(shard->Run(rows.call, rows.out.view()).ok());
   const std::string text = metrics->Text();
+  EXPECT_THAT(text, HasSubstr("conclave_expert_layer_tokens_total{layer=\"3\"} 5"));
   EXPECT_THAT(text, HasSubstr("conclave_expert_tokens_total{expert=\"3\",layer=\"3\"} 5"));
   EXPECT_THAT(text, HasSubstr("conclave_expert_tokens_total{expert=\"5\",layer=\"3\"} 0"));
   EXPECT_THAT(text, Not(HasSubstr("expert=\"8\"")));

@@ -46,11 +46,12 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Create(const Checkpoin
 
 absl::Status ExpertStore::LoadAll(const Progress& progress) const {
   int64_t loaded = 0;
-  if (progress) progress(loaded, experts_);
+  if (progress) progress(loaded, experts_, 0);
   for (const LayerHolding& holding : holdings_) {
     for (const ExpertId expert : holding.experts) {
       RETURN_IF_ERROR(Load({holding.layer, {expert}}));
-      if (progress) progress(++loaded, experts_);
+      ++loaded;
+      if (progress) progress(loaded, experts_, stored_bytes(loaded));
     }
   }
   return checkpoint_.CheckStillWhole();

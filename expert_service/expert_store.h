@@ -21,8 +21,8 @@ namespace conclave {
 // Thread-safe, but for Hold, which must be alone.
 class ExpertStore {
  public:
-  // Told how many of the shard's experts are in memory.
-  using Progress = std::function<void(int64_t experts_loaded, int64_t experts_total)>;
+  // Told how many of the shard's experts are in memory, and their stored bytes.
+  using Progress = std::function<void(int64_t experts_loaded, int64_t experts_total, int64_t bytes_loaded)>;
 
   // Resolves shard `shard_index` of `shard_count` by ExpertsOfShard: maps its tensors, and touches no page of them.
   // `checkpoint` must outlive the store. INVALID_ARGUMENT: no such shard, or a model without routed experts.
@@ -47,6 +47,8 @@ class ExpertStore {
   const std::vector<LayerHolding>& holdings() const { return holdings_; }
   int64_t experts() const { return experts_; }
   int64_t stored_bytes() const { return weights_.stored_bytes(); }
+  // Of so many of the experts held: those of a model are all of one size.
+  int64_t stored_bytes(int64_t experts) const { return experts_ == 0 ? 0 : stored_bytes() / experts_ * experts; }
   // "layer 3: 8-15" for messages; says so where the layer routes to no experts.
   std::string Summary(LayerId layer) const;
 

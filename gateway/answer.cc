@@ -188,6 +188,7 @@ void Answer::CountTokens(Choice& choice, int tokens) {
   choice.last_token = now;
   completion_tokens_ += tokens;
   metrics_.generated_tokens->Add(tokens);
+  plan_.tenant->Generated(tokens);
   lease_->AddTokens(tokens);
 }
 
@@ -250,6 +251,8 @@ void Answer::EndTrace(const absl::Status& status) {
 void Answer::LogEnd(const absl::Status& status) {
   const absl::Time now = absl::Now();
   metrics_.RequestEnded("Generate", status.code());
+  plan_.tenant->Ended(status);
+  plan_.tenant->Left(plan_.answers);
   metrics_.request_duration->Observe(absl::ToDoubleSeconds(now - plan_.usage.arrival));
   const std::string& reason = choices_.front().finish_reason;
   // Counts and times only: prompts and answers are nobody's business but the client's.

@@ -36,6 +36,7 @@ struct AnswerPlan {
   UsageRecord usage;              // begun
   UsageLog* usage_log = nullptr;  // null: none
   std::shared_ptr<RequestTrace> trace;  // null: none
+  TenantSeries* tenant = nullptr;       // never null; it has entered
 };
 
 // n streams of ids become one stream of messages. Cancel may come from any thread. Counts as one open call from

@@ -49,7 +49,8 @@ Dispatcher::Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics
       backend_(backend),
       usage_log_(usage_log),
       tracer_(tracer != nullptr && tracer->enabled() ? tracer : nullptr),
-      metrics_(metrics, calls_) {}
+      metrics_(metrics, calls_),
+      tenant_metrics_(metrics) {}
 
 absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller& caller,
                                                                    const v1::GenerateRequest& request,
@@ -68,6 +69,7 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
   if (!answer.ok()) {
     if (trace != nullptr) trace->End(answer.status(), {}, {});
     metrics_.RequestEnded("Generate", answer.status().code());
+    tenant_metrics_.Of(caller.tenant->name).Ended(answer.status());
     LogInfo(absl::StrCat("request id=", usage.request_id, " tenant=", usage.tenant,
                          " method=Generate code=", absl::StatusCodeToString(answer.status().code())));
     usage.end = absl::Now();
@@ -99,10 +101,12 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   plan.deadline = deadline;
   plan.usage = usage;
   plan.trace = trace;
+  plan.tenant = &tenant_metrics_.Of(caller.tenant->name);
   ASSIGN_OR_RETURN(auto lease, limits_.Admit(caller.tenant, plan.answers, static_cast<int64_t>(prompt_ids.size())));
   plan.usage_log = usage_log_;
   if (!calls_.Enter()) return absl::UnavailableError("this gateway is stopping; try another one");
   metrics_.prompt_tokens->Add(static_cast<double>(prompt_ids.size()));
+  plan.tenant->Entered(plan.answers, static_cast<int>(prompt_ids.size()));
   auto answer =
       std::make_shared<Answer>(model_, metrics_, calls_, backend_, std::move(plan), std::move(lease), std::move(sink));
   answer->Start();

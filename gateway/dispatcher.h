@@ -15,6 +15,7 @@
 #include "gateway/routers/decode_backend.h"
 #include "gateway/served_model.h"
 #include "gateway/tenants/tenant_limits.h"
+#include "gateway/tenants/tenant_metrics.h"
 #include "gateway/tenants/usage_log.h"
 #include "moe/base/clock.h"
 #include "moe/daemon/open_calls.h"
@@ -85,6 +86,7 @@ class Dispatcher {
   TenantLimits limits_{Clock::Real()};
   OpenCalls calls_;
   GatewayMetrics metrics_;
+  TenantMetrics tenant_metrics_;
 };
 
 }  // namespace conclave

@@ -36,6 +36,9 @@ void DecodeStream::OnEvent(const TokenEvent& event) {
   if (event.token >= 0 || event.finish != FinishReason::kNone) {
     Add([&event](v1::DecodeResponse& message) { AddEvent(event, message); });
   }
+  if (event.ended() && last_token_.has_value()) {
+    metrics_.decode_seconds->Observe(absl::ToDoubleSeconds(*last_token_ - progress_.first_token));
+  }
   if (event.ended()) Close(event.status);
 }
 

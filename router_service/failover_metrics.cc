@@ -1,5 +1,7 @@
 #include "router_service/failover_metrics.h"
 
+#include "absl/strings/string_view.h"
+
 namespace conclave {
 
 FailoverMetrics::FailoverMetrics(Metrics* metrics) {
@@ -22,6 +24,26 @@ FailoverMetrics::FailoverMetrics(Metrics* metrics) {
                                     "Time to round, group and send the rows of one layer.", {}, LatencyBuckets());
   combine_ = metrics->AddHistogram("conclave_router_combine_seconds",
                                    "Time to put the rows of one layer in their places.", {}, LatencyBuckets());
+  for (const char* way : {"inproc", "grpc", "ucx"}) {
+    const auto counter = [&](const char* direction) {
+      return metrics->AddCounter("conclave_router_transport_bytes_total",
+                                 "Activations to and from shards, by transport, without its own overhead.",
+                                 {{"transport", way}, {"direction", direction}});
+    };
+    bytes_.push_back({way, counter("sent"), counter("received")});
+  }
+}
+
+void FailoverMetrics::CountSent(const char* way, int64_t bytes) {
+  for (const Bytes& each : bytes_) {
+    if (absl::string_view(each.way) == way) each.sent->Add(static_cast<double>(bytes));
+  }
+}
+
+void FailoverMetrics::CountReceived(const char* way, int64_t bytes) {
+  for (const Bytes& each : bytes_) {
+    if (absl::string_view(each.way) == way) each.received->Add(static_cast<double>(bytes));
+  }
 }
 
 void FailoverMetrics::CountResend(absl::StatusCode code) {

@@ -37,6 +37,20 @@ bool MayResend(absl::StatusCode code) {
   }
 }
 
+std::vector<LayerId> MoeLayers(const ModelSpec& spec) {
+  std::vector<LayerId> layers;
+  for (int layer = 0; layer < spec.layers; ++layer) {
+    if (spec.IsMoe(LayerId{layer})) layers.push_back(LayerId{layer});
+  }
+  return layers;
+}
+
+int64_t BytesOf(const ConstMatView& rows) { return rows.rows * rows.cols * SizeOf(rows.dtype); }
+
+int64_t PayloadBytes(const ExpertCall& call) {
+  return BytesOf(call.rows) + static_cast<int64_t>((call.row_offsets.size() + call.experts.size()) * sizeof(int32_t));
+}
+
 absl::Status CheckOptions(const ModelSpec& spec, const RemoteExpertsOptions& options) {
   if (options.rows_max < 1 || options.rows_max > limits::kCallRowsMax) {
     return absl::InvalidArgumentError(
@@ -77,9 +91,7 @@ absl::StatusOr<std::unique_ptr<RemoteExperts>> RemoteExperts::Create(const Model
   membership_options.allow_mixed_numerics = options.allow_mixed_numerics;
   membership_options.experts = spec.gate.experts;
   membership_options.metrics = options.metrics;
-  for (int layer = 0; layer < spec.layers; ++layer) {
-    if (spec.IsMoe(LayerId{layer})) membership_options.layers.push_back(LayerId{layer});
-  }
+  membership_options.layers = MoeLayers(spec);
   std::vector<std::string> names;
   for (const ShardDescription& shard : shards) names.push_back(shard.name);
   ASSIGN_OR_RETURN(auto membership, ShardMembership::Create(shards, options.control, membership_options));
@@ -100,7 +112,8 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
       membership_(std::move(membership)),
       health_(names, options.outliers, options.metrics),
       hedge_budget_(options.hedge_share),
-      metrics_(options.metrics) {
+      metrics_(options.metrics),
+      shard_tokens_(MoeLayers(spec), names, options.metrics) {
   const int shards = static_cast<int>(names.size());
   for (int i = 0; i < kTicketsMax; ++i) {
     tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, shards, hidden_, row_dtype_));
@@ -258,6 +271,8 @@ void RemoteExperts::Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedg
     const int index = static_cast<int>(flight - flights_.begin());
     transport_.Call(message.shard, message.call, message.reply,
                     [this, index](const absl::Status& status) { OnDone(index, status); });
+    flights_[static_cast<size_t>(index)].way = transport_.Way(message.shard);
+    metrics_.CountSent(flights_[static_cast<size_t>(index)].way, PayloadBytes(message.call));
   }
 }
 
@@ -270,6 +285,8 @@ void RemoteExperts::OnDone(int flight_index, const absl::Status& status) {
   --ticket.in_flight;
   if (!status.ok()) return OnFailed(flight, status, now);
   health_.RecordAnswer(message.shard, message.call.rows.rows, message.call.pairs(), now - flight.sent, now);
+  shard_tokens_.Add(ticket.layer, message.shard, message.call.pairs());
+  metrics_.CountReceived(flight.way, BytesOf(message.reply));
   membership_->OnAnswered(message.shard);
   const int taken = ticket.TakeReply(message);
   if (flight.is_hedge && taken > 0) metrics_.CountHedgeWin();

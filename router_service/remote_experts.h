@@ -27,6 +27,7 @@
 #include "router_service/dispatch.h"
 #include "router_service/failover_metrics.h"
 #include "router_service/hedge_budget.h"
+#include "router_service/layer_shard_tokens.h"
 #include "router_service/layer_ticket.h"
 #include "router_service/shard_health.h"
 #include "router_service/shard_membership.h"
@@ -100,6 +101,7 @@ class RemoteExperts final : public ExpertPool {
     absl::Time sent;
     absl::Time hedge_at, suspect_at;  // InfiniteFuture: never, or done
     bool is_hedge = false, outpaced = false;
+    const char* way = "";  // Transport::Way
   };
 
   RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Transport& transport,
@@ -127,6 +129,7 @@ class RemoteExperts final : public ExpertPool {
   ShardHealth health_;
   HedgeBudget hedge_budget_;
   FailoverMetrics metrics_;
+  LayerShardTokens shard_tokens_;
   FailoverCounts counts_;
   std::vector<std::unique_ptr<LayerTicket>> tickets_;  // [kTicketsMax]
   std::vector<Flight> flights_;

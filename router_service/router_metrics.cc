@@ -1,19 +1,37 @@
 #include "router_service/router_metrics.h"
 
+#include <numeric>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "router_service/expert_balance.h"
 
 namespace conclave {
+namespace {
 
-RouterMetrics::RouterMetrics(Metrics& metrics)
+// Series of experts where not every expert has one.
+constexpr size_t kHotExperts = 16;
+constexpr char kHotExpertShare[] = "conclave_router_hot_expert_share";
+
+MetricLabels ExpertLabels(int layer, int expert) {
+  return {{"layer", absl::StrCat(layer)}, {"expert", absl::StrCat(expert)}};
+}
+
+}  // namespace
+
+RouterMetrics::RouterMetrics(Metrics& metrics, bool per_expert)
     : time_to_first_token(metrics.AddHistogram("conclave_router_time_to_first_token_seconds",
                                                "Time from the arrival of a sequence to its first token.", {},
                                                LatencyBuckets())),
       inter_token_latency(metrics.AddHistogram("conclave_router_inter_token_latency_seconds",
                                                "Time between two tokens of one sequence.", {}, LatencyBuckets())),
+      decode_seconds(metrics.AddHistogram("conclave_router_decode_seconds",
+                                          "Time from a sequence's first token to its last.", {}, LatencyBuckets())),
       prefill_tokens(metrics.AddCounter("conclave_router_prefill_tokens_total",
                                         "Prompt tokens of sequences that got their first token.", {})),
       decode_tokens(metrics.AddCounter("conclave_router_decode_tokens_total", "Tokens generated.", {})),
       metrics_(metrics),
+      per_expert_(per_expert),
       requests_queued_(metrics.AddGauge("conclave_router_requests_queued", "Sequences that wait for a place.", {})),
       requests_running_(metrics.AddGauge("conclave_router_requests_running", "Sequences that run.", {})),
       kv_blocks_used_(metrics.AddGauge("conclave_router_kv_blocks_used",
@@ -34,7 +52,8 @@ void RouterMetrics::RequestEnded(absl::StatusCode code) {
   (found == requests_.end() ? requests_[absl::StatusCode::kUnknown] : found->second)->Add(1);
 }
 
-void RouterMetrics::Watch(const Engine& engine) {
+void RouterMetrics::Watch(const Engine& engine, bool experts_are_local) {
+  experts_are_local_ = experts_are_local;
   hook_ = metrics_.OnScrape([this, &engine] { Refresh(engine); });
 }
 
@@ -45,7 +64,44 @@ void RouterMetrics::Refresh(const Engine& engine) {
   kv_blocks_used_->Set(static_cast<double>(stats.kv_blocks_used));
   kv_blocks_cached_->Set(static_cast<double>(stats.kv_blocks_cached));
   kv_blocks_capacity_->Set(static_cast<double>(stats.kv_blocks_total));
-  RefreshExperts(engine.ExpertTokens());
+  const auto tokens = engine.ExpertTokens();
+  RefreshBalance(tokens);
+  if (per_expert_) RefreshExperts(tokens);
+}
+
+void RouterMetrics::RefreshBalance(const std::vector<std::vector<uint64_t>>& tokens) {
+  const auto recent = window_.Update(tokens);
+  layers_.resize(tokens.size());
+  for (size_t layer = 0; layer < tokens.size(); ++layer) {
+    if (tokens[layer].empty()) continue;
+    LayerTokens& shown = layers_[layer];
+    if (shown.balancedness == nullptr) {
+      shown.balancedness = AddLayerBalancedness(metrics_, absl::StrCat(layer), "experts");
+      if (experts_are_local_) shown.local = AddLayerShardTokens(metrics_, absl::StrCat(layer), "local");
+    }
+    shown.balancedness->Set(Balancedness(recent[layer]));
+    if (shown.local == nullptr) continue;
+    const uint64_t total = std::accumulate(tokens[layer].begin(), tokens[layer].end(), uint64_t{0});
+    shown.local->Add(static_cast<double>(total - shown.shown));
+    shown.shown = total;
+  }
+  ShowHottest(HottestExperts(recent, kHotExperts));
+}
+
+// Series come and go with the heat.
+void RouterMetrics::ShowHottest(const std::vector<HotExpert>& hottest) {
+  std::map<std::pair<int, int>, Gauge*> shown;
+  for (const HotExpert& hot : hottest) {
+    Gauge*& gauge = shown[{hot.layer, hot.expert}];
+    gauge = metrics_.AddGauge("conclave_router_hot_expert_share",
+                              "The hottest experts' shares of their layers' tokens in the last 30 to 60 seconds.",
+                              ExpertLabels(hot.layer, hot.expert));
+    gauge->Set(hot.share);
+  }
+  for (const auto& [place, gauge] : hot_) {
+    if (!shown.contains(place)) metrics_.RemoveGauge(kHotExpertShare, ExpertLabels(place.first, place.second));
+  }
+  hot_ = std::move(shown);
 }
 
 // The engine counts without our help; a scrape only carries the difference over.

@@ -91,6 +91,8 @@ void RouterServiceOptions::AddTo(Flags& flags) {
             "a step with prefill may take so many times as long as one that only decodes; 0: no limit");
   flags.Add("max-running", &engine.sequences_running_max, "sequences that run at once");
   flags.Add("max-queued", &engine.sequences_queued_max, "sequences that wait; beyond these requests are refused");
+  flags.Add("per-expert-metrics", &per_expert_metrics,
+            "show the tokens of every expert of every layer to Prometheus, not of the hottest alone");
   shard_tls.AddTo(flags);
   AddTracingFlags(flags, tracing);
   daemon.AddTo(flags);
@@ -123,7 +125,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   const auto metrics = Metrics::Create();
   std::unique_ptr<Tracer> tracer;
   std::unique_ptr<ServingStack> stack;
-  const auto service = RouterGrpcService::Create(*metrics);
+  const auto service = RouterGrpcService::Create(*metrics, options.per_expert_metrics);
   ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(options.daemon, {service->service()}, *metrics));
   // Only now: signals are to reach no other thread than the daemon's.
   tracer = Tracer::Create(options.tracing, "conclave-router", options.daemon.name, *metrics);

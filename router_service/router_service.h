@@ -35,6 +35,7 @@ struct RouterServiceOptions {
   bool load = true;              // bring the weights into memory before saying ready
   TlsClientOptions shard_tls;
   EngineOptions engine;
+  bool per_expert_metrics = false;
   TracingOptions tracing;
   HubEnvironment hub;  // read by main
 

@@ -63,14 +63,15 @@ void FillExpertMap(const ExpertMapView& map, const Engine& engine, v1::GetExpert
 
 class Service final : public RouterGrpcService, public v1::RouterService::CallbackService {
  public:
-  explicit Service(Metrics& metrics) : metrics_(metrics) {}
+  Service(Metrics& metrics, bool per_expert_metrics) : metrics_(metrics, per_expert_metrics) {}
   ~Service() override { delete serving_.load(); }
 
   grpc::Service* service() override { return this; }
 
   void SetTracer(Tracer* tracer) override { tracer_.store(tracer->enabled() ? tracer : nullptr); }
   void SetEngine(Engine* engine, const RouterIdentity& identity, std::function<ExpertMapView()> expert_map) override {
-    metrics_.Watch(*engine);
+    const ExpertMapView map = expert_map();
+    metrics_.Watch(*engine, map.shards.size() == 1 && map.shards[0].address.empty());
     serving_.store(new Serving{engine, identity, std::move(expert_map)});
   }
 
@@ -148,8 +149,8 @@ class Service final : public RouterGrpcService, public v1::RouterService::Callba
 
 }  // namespace
 
-std::unique_ptr<RouterGrpcService> RouterGrpcService::Create(Metrics& metrics) {
-  return std::make_unique<Service>(metrics);
+std::unique_ptr<RouterGrpcService> RouterGrpcService::Create(Metrics& metrics, bool per_expert_metrics) {
+  return std::make_unique<Service>(metrics, per_expert_metrics);
 }
 
 }  // namespace conclave

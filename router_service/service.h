@@ -47,8 +47,8 @@ struct ExpertMapView {
 // Thread-safe. Calls never hold a thread while they wait: streams are fed by the engine's thread.
 class RouterGrpcService {
  public:
-  // `metrics` must outlive it.
-  static std::unique_ptr<RouterGrpcService> Create(Metrics& metrics);
+  // `metrics` must outlive it. per_expert_metrics: one series for every expert of every layer.
+  static std::unique_ptr<RouterGrpcService> Create(Metrics& metrics, bool per_expert_metrics = false);
   virtual ~RouterGrpcService() = default;
 
   // To be registered with a server. Owned by this object, which must outlive the server.

@@ -26,6 +26,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // An engine whose events the test makes; events of a sequence come from the test's thread, as if it were the engine's.
 class FakeEngine final : public Engine {
@@ -159,7 +160,7 @@ class RouterServiceTest : public ::testing::Test {
 
   FakeEngine engine_;
   std::unique_ptr<Metrics> metrics_ = Metrics::Create();
-  std::unique_ptr<RouterGrpcService> service_ = RouterGrpcService::Create(*metrics_);
+  std::unique_ptr<RouterGrpcService> service_ = RouterGrpcService::Create(*metrics_, /*per_expert_metrics=*/true);
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::RouterService::Stub> stub_;
 };
@@ -411,6 +412,21 @@ TEST_F(RouterServiceTest, ShowsStatusExpertsAndMetrics) {
   const std::string experts = "conclave_router_expert_tokens_total{expert=\"0\",layer=\"1\"}";
   EXPECT_EQ(MetricsWith(experts), experts + " 7");
   EXPECT_EQ(MetricsWith(experts), experts + " 7");
+}
+
+TEST_F(RouterServiceTest, WithoutTheFlagTheHottestExpertsAndTheBalanceOfLayersAreShown) {
+  const auto metrics = Metrics::Create();
+  const auto service = RouterGrpcService::Create(*metrics);
+  service->SetEngine(&engine_, {}, [] {
+    ExpertMapView here;
+    here.shards.push_back({"", true, {}, 0});
+    return here;
+  });
+  const std::string text = metrics->Text();
+  EXPECT_THAT(text, Not(HasSubstr("conclave_router_expert_tokens_total{")));
+  EXPECT_THAT(text, HasSubstr("conclave_router_hot_expert_share{expert=\"2\",layer=\"1\"} 0.99"));
+  EXPECT_THAT(text, HasSubstr("conclave_router_layer_balancedness{layer=\"1\",of=\"experts\"} 0.33"));
+  EXPECT_THAT(text, HasSubstr("conclave_router_layer_shard_tokens_total{layer=\"1\",shard=\"local\"} 1099511627783"));
 }
 
 }  // namespace

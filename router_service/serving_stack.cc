@@ -43,7 +43,10 @@ std::vector<TensorSpec> MatricesRead(const ModelSpec& spec, bool with_experts) {
 }
 
 // Brings the matrices that this process reads into memory.
-absl::Status LoadWeights(const Checkpoint& checkpoint, bool with_experts) {
+absl::Status LoadWeights(const Checkpoint& checkpoint, bool with_experts, Metrics& metrics) {
+  Gauge* const loaded = metrics.AddGauge("conclave_router_loaded_bytes", "Weights in memory, stored bytes.", {});
+  Gauge* const progress =
+      metrics.AddGauge("conclave_router_load_ratio", "Share of the matrices to be read that are in memory.", {});
   const std::vector<TensorSpec> matrices = MatricesRead(checkpoint.spec(), with_experts);
   absl::Time next_log = absl::Now() + kProgressPause;
   int64_t bytes = 0;
@@ -52,10 +55,13 @@ absl::Status LoadWeights(const Checkpoint& checkpoint, bool with_experts) {
     ASSIGN_OR_RETURN(const WeightView weight, checkpoint.Weight(matrices[i].name, shape[0], shape[1]));
     RETURN_IF_ERROR(checkpoint.Load(weight));
     bytes += StoredBytes(weight);
+    loaded->Set(static_cast<double>(bytes));
+    progress->Set(static_cast<double>(i + 1) / static_cast<double>(matrices.size()));
     if (absl::Now() < next_log) continue;
     LogInfo(absl::StrCat("loading: ", i + 1, " of ", matrices.size(), " matrices, ", bytes >> 20, " MiB"));
     next_log = absl::Now() + kProgressPause;
   }
+  progress->Set(1);
   return absl::OkStatus();
 }
 
@@ -68,7 +74,9 @@ class StackImpl final : public ServingStack {
     ASSIGN_OR_RETURN(target_, ComputeTarget::Create(options_.target));
     kernels_ = &target_->kernels();
     const bool local = options_.shards.empty();
-    if (options_.load && target_->memory() == nullptr) RETURN_IF_ERROR(LoadWeights(*checkpoint_, local));
+    if (options_.load && target_->memory() == nullptr) {
+      RETURN_IF_ERROR(LoadWeights(*checkpoint_, local, metrics));
+    }
     threads_.emplace(options_.threads);
     EngineOptions engine = options_.engine;
     engine.metrics = &metrics;

@@ -135,7 +135,8 @@ class Prometheus:
 class LiveCluster(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 3)
+        every = "per-expert-metrics=true"
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 3, "--router-flags", every, "--expert-flags", every)
         cls.prometheus = Prometheus(lambda role: [p["metrics"] for p in cls.cluster.processes(role)])
         cls.busy = True
         cls.load = threading.Thread(target=cls.keep_busy)

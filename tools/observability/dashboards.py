@@ -42,8 +42,7 @@ def quantiles(histogram):
 # Largest share of one shard, or expert, over the mean: 1 is perfect, E is all tokens on one of E.
 SHARD_IMBALANCE = (f"max(sum by (instance) (rate(conclave_expert_rows_total[{RATE}])))"
                    f" / avg(sum by (instance) (rate(conclave_expert_rows_total[{RATE}])))")
-EXPERT_IMBALANCE = (f"max by (layer) (sum by (layer, expert) (rate(conclave_router_expert_tokens_total[{RATE}])))"
-                    f" / avg by (layer) (sum by (layer, expert) (rate(conclave_router_expert_tokens_total[{RATE}])))")
+EXPERT_IMBALANCE = 'max by (layer) (1 / conclave_router_layer_balancedness{of="experts"})'
 
 OVERVIEW = Dashboard("conclave-overview", "Conclave / Overview", [
     Panel("Answers under way", [("sum(conclave_gateway_requests_running)", "running")], kind="stat", width=6),
@@ -66,14 +65,18 @@ OVERVIEW = Dashboard("conclave-overview", "Conclave / Overview", [
 EXPERTS = Dashboard("conclave-experts", "Conclave / Experts", [
     Panel("Tokens by expert", [(f'sum by (expert) (rate(conclave_router_expert_tokens_total{{layer=~"$layer"}}'
                                 f"[{RATE}]))", "{{expert}}")], "short", "heatmap", 24,
-          "One row an expert; choose the layer above."),
+          "One row an expert; choose the layer above. Needs --per-expert-metrics on the attention services."),
+    Panel("Tokens by shard", [(f'sum by (layer, shard) (rate(conclave_router_layer_shard_tokens_total{{layer=~"$layer"}}'
+                               f"[{RATE}]))", "layer {{layer}} {{shard}}")], "short", "heatmap", 24),
     Panel("Busiest expert over the mean, by layer", [(EXPERT_IMBALANCE, "layer {{layer}}")], "short", help="1 is "
           "perfect balance; the number of experts is all tokens on one of them."),
-    Panel("Hottest experts", [(f"topk(10, sum by (layer, expert) (rate(conclave_router_expert_tokens_total[{RATE}])))",
-                               "layer {{layer}} expert {{expert}}")], "short", "bargauge"),
+    Panel("Balancedness of the shards, by layer", [('min by (layer) (conclave_router_layer_balancedness{of="shards"})',
+                                                   "layer {{layer}}")], "percentunit"),
+    Panel("Hottest experts, share of their layer", [("max by (layer, expert) (conclave_router_hot_expert_share)",
+                                                     "layer {{layer}} expert {{expert}}")], "percentunit", "bargauge"),
     Panel("Who holds how many", [("conclave_expert_held", "{{instance}}")], kind="bargauge"),
     Panel("Expert bytes held", [("conclave_expert_held_bytes", "{{instance}}")], "bytes", "bargauge"),
-], [("layer", "label_values(conclave_router_expert_tokens_total, layer)", True)])
+], [("layer", "label_values(conclave_router_layer_balancedness, layer)", True)])
 
 SHARDS = Dashboard("conclave-shards", "Conclave / Shards", [
     Panel("Rows run", [(rate("conclave_expert_rows_total", "instance"), "{{instance}}")]),
@@ -89,6 +92,16 @@ SHARDS = Dashboard("conclave-shards", "Conclave / Shards", [
     Panel("Busy, each shard and the pool", [("conclave:shard_busy:ratio_5m", "{{instance}}"),
                                             ("conclave:shard_busy:corrected_5m", "pool, by its slowest")],
           "percentunit", help="The pool's number is what the autoscaler looks at: the mean over the balancedness."),
+    Panel("Bytes of activations", [(rate("conclave_router_transport_bytes_total", "transport, direction"),
+                                    "{{transport}} {{direction}}")], "Bps"),
+    Panel("Dispatch and combine of one layer (p99)", [(quantile(0.99, "conclave_router_dispatch_seconds"), "dispatch"),
+                                                      (quantile(0.99, "conclave_router_combine_seconds"), "combine")],
+          "s"),
+    Panel("Hedged and won", [(rate("conclave_router_expert_hedges_total"), "hedged"),
+                             (rate("conclave_router_expert_hedge_wins_total"), "won")], "reqps"),
+    Panel("Ejections", [(rate("conclave_router_shard_ejections_total", "shard"), "{{shard}}")], "reqps"),
+    Panel("Placement epoch", [("max by (shard) (conclave_router_shard_epoch)", "{{shard}}")]),
+    Panel("Expert bytes loaded", [("conclave_expert_loaded_bytes", "{{instance}}")], "bytes", "bargauge"),
     Panel("Experts loaded", [("sum(conclave_expert_loaded) / sum(conclave_expert_held)", "share")], "percentunit",
           "stat"),
 ])
@@ -101,8 +114,17 @@ ATTENTION = Dashboard("conclave-attention", "Conclave / Attention service", [
     Panel("Tokens", [(rate("conclave_router_prefill_tokens_total", "instance"), "{{instance}} prefill"),
                      (rate("conclave_router_decode_tokens_total", "instance"), "{{instance}} decode")]),
     Panel("Sequences by outcome", [(rate("conclave_router_requests_total", "code"), "{{code}}")], "reqps"),
+    Panel("Phases of a sequence (p99)", [(quantile(0.99, f"conclave_router_{phase}_seconds"), phase)
+                                         for phase in ("queue", "prefill", "decode")], "s"),
     Panel("Time to first token", quantiles("conclave_router_time_to_first_token_seconds"), "s"),
     Panel("Time between tokens", quantiles("conclave_router_inter_token_latency_seconds"), "s"),
+    Panel("Rows of a step", quantiles("conclave_router_step_rows")),
+    Panel("Prompt tokens found in the prefix cache", [
+        (f"sum(rate(conclave_router_prefix_hit_tokens_total[{RATE}]))"
+         f" / sum(rate(conclave_router_prompt_tokens_total[{RATE}]))", "share")], "percentunit"),
+    Panel("Preemptions", [(rate("conclave_router_preemptions_total", "instance"), "{{instance}}")]),
+    Panel("Weights loaded", [("conclave_router_load_ratio", "{{instance}}")], "percentunit", "stat"),
+    Panel("Spans of traces", [(rate("conclave_tracing_spans_total", "outcome"), "{{outcome}}")]),
 ])
 
 SLO = Dashboard("conclave-slo", "Conclave / SLO", [
@@ -115,6 +137,13 @@ SLO = Dashboard("conclave-slo", "Conclave / SLO", [
 ])
 
 COST = Dashboard("conclave-cost", "Conclave / Cost", [
+    Panel("Requests by tenant", [(rate("conclave_gateway_tenant_requests_total", "tenant"), "{{tenant}}")], "reqps"),
+    Panel("Generated tokens by tenant", [(rate("conclave_gateway_tenant_generated_tokens_total", "tenant"),
+                                          "{{tenant}}")]),
+    Panel("Prompt tokens by tenant", [(rate("conclave_gateway_tenant_prompt_tokens_total", "tenant"), "{{tenant}}")]),
+    Panel("Refused, by tenant and limit", [(rate("conclave_gateway_tenant_refused_total", "tenant, limit"),
+                                            "{{tenant}} {{limit}}")], "reqps"),
+    Panel("Answers under way by tenant", [("sum by (tenant) (conclave_gateway_tenant_answers_running)", "{{tenant}}")]),
     Panel("Tokens per second and process", [
         (f"sum(rate(conclave_gateway_generated_tokens_total[{RATE}]))"
          ' / count(up{job=~"conclave-(router|expert)"} == 1)', "tokens/s")]),

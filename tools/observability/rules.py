@@ -30,9 +30,9 @@ RECORDING = [(f"conclave:errors:ratio_{window}", errors(window)) for window in (
     ("conclave:shard_busy:ratio_5m", "sum by (instance) (rate(conclave_expert_compute_seconds_sum[5m]))"),
     ("conclave:shard_busy:corrected_5m",
      "avg(conclave:shard_busy:ratio_5m) * scalar(clamp_max(conclave:shard_imbalance:ratio_5m, 2))"),
-    ("conclave:expert_tokens:rate_5m", "sum by (layer, expert) (rate(conclave_router_expert_tokens_total[5m]))"),
+    # The router's own window is 30 to 60 seconds.
     ("conclave:expert_imbalance:ratio_5m",
-     "max by (layer) (conclave:expert_tokens:rate_5m) / (avg by (layer) (conclave:expert_tokens:rate_5m) > 0)"),
+     'max by (layer) (1 / avg_over_time(conclave_router_layer_balancedness{of="experts"}[5m]))'),
 ]
 
 

@@ -60,6 +60,9 @@ class PreferredTransport final : public Transport {
   }
 
   int shards() const override { return fast_->shards(); }
+  const char* Way(ShardId shard) const override {
+    return Value(shard) >= 0 && Value(shard) < shards() && over_fast_[Value(shard)] ? "ucx" : "grpc";
+  }
 
  private:
   int FastProgress(absl::Duration wait) {

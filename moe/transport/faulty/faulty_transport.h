@@ -48,6 +48,7 @@ class FaultyTransport final : public Transport {
   void Cancel(uint64_t call_id) override;
   int Progress(absl::Duration wait) override;
   int shards() const override { return inner_.shards(); }
+  const char* Way(ShardId shard) const override { return inner_.Way(shard); }
   const FaultyCounts& counts() const { return counts_; }
 
  private:

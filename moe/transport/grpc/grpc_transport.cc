@@ -43,6 +43,7 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
 
   absl::Status Register(MatView) override { return absl::OkStatus(); }
   int shards() const override { return static_cast<int>(streams_.size()); }
+  const char* Way(ShardId) const override { return "grpc"; }
 
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
     if (!table_.Add(shard, shards(), call, out, std::move(done))) return;

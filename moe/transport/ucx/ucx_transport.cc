@@ -87,6 +87,7 @@ class Impl final : public UcxTransport {
 
   absl::Status Register(MatView region) override { return worker_->Register(region); }
   int shards() const override { return static_cast<int>(connections_.size()); }
+  const char* Way(ShardId) const override { return "ucx"; }
   bool Connected(ShardId shard) const override { return connections_[Value(shard)]->open(); }
   absl::Status WhyNot(ShardId shard) const override { return connections_[Value(shard)]->why(); }
   absl::Status LastRefusal(ShardId shard) const override { return connections_[Value(shard)]->last_refusal(); }
