@@ -72,7 +72,12 @@ def rule_groups(shorter=None):
 
 def metrics_page():
     lines = ["# Metrics", "", "What each service shows on its metrics port. Written by tools/observability/generate.py "
-             "from the sources.", "", "| metric | kind | what it is |", "|---|---|---|"]
+             "from the sources.", "",
+             "Every layer's balance and the hottest experts are always there; `--per-expert-metrics` of attention services "
+             "and shards adds one series for every expert of every layer (14,848 for DeepSeek-V3). Services count experts "
+             "in plain memory and show them at a scrape: [performance.md](performance.md) has what it costs. The label "
+             "`tenant` has the names of the key file and no others; nothing of a request becomes a label.", "",
+             "| metric | kind | what it is |", "|---|---|---|"]
     lines += [f"| `{m.name}` | {m.kind} | {m.help} |" for m in metrics_in_code.find(ROOT)]
     return "\n".join(lines) + "\n"
 
