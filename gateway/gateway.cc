@@ -46,6 +46,16 @@ absl::StatusOr<std::unique_ptr<UsageLog>> OpenUsageLog(const GatewayOptions& opt
   return absl::Status(log.status().code(), absl::StrCat("--usage-log: ", log.status().message()));
 }
 
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const GatewayOptions& options) {
+  ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
+  const std::string& named = options.served_model_name;
+  ASSIGN_OR_RETURN(auto model, LoadServedModel(directory, named.empty() ? ModelName(options.model, directory) : named,
+                                               options.generation_defaults));
+  LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
+                       model->chat_template != nullptr ? "ready" : model->chat_status.message()));
+  return model;
+}
+
 // A gateway knows the vocabulary from its own files; a router with another model would get nonsense.
 absl::Status CheckSameModel(const v1::GetStatusResponse& status, const GatewayOptions& options, ServedModel& model) {
   if (status.model().family() != model.family || status.model().vocab_size() != model.vocab) {
@@ -126,13 +136,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   tracer = Tracer::Create(options.tracing, "conclave-gateway", options.daemon.name, *metrics);
   ASSIGN_OR_RETURN(authenticator, CreateAuthenticator(options));
   ASSIGN_OR_RETURN(usage_log, OpenUsageLog(options));
-  ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
-  const bool named = !options.served_model_name.empty();
-  ASSIGN_OR_RETURN(model,
-                   LoadServedModel(directory, named ? options.served_model_name : ModelName(options.model, directory),
-                                   options.generation_defaults));
-  LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
-                       model->chat_template != nullptr ? "ready" : model->chat_status.message()));
+  ASSIGN_OR_RETURN(model, LoadModel(options));
   RouterPoolOptions pool;
   pool.addresses = options.routers;
   pool.discovery_interval = options.discovery_interval;
