@@ -251,7 +251,7 @@ TEST(ExpertShard, CountsTokensByLayerAndExpert) {
   rows.call.layer = LayerId{-1};
   ASSERT_FALSE(shard->Run(rows.call, rows.out.view()).ok());
   const std::string text = metrics->Text();
-  EXPECT_THAT(text, HasSubstr("conclave_expert_layer_tokens_total{layer=\"3\"} 5"));
+  EXPECT_THAT(text, HasSubstr("conclave_expert_layer_tokens_total{layer=\"3\"} 15"));
   EXPECT_THAT(text, HasSubstr("conclave_expert_tokens_total{expert=\"3\",layer=\"3\"} 5"));
   EXPECT_THAT(text, HasSubstr("conclave_expert_tokens_total{expert=\"5\",layer=\"3\"} 0"));
   EXPECT_THAT(text, Not(HasSubstr("expert=\"8\"")));

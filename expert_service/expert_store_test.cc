@@ -60,8 +60,9 @@ TEST(ExpertStore, ReportsHowFarLoadingIs) {
   const auto store = ExpertStore::Create(DemoModel(), 0, 4);
   ASSERT_TRUE(store.ok()) << store.status();
   std::vector<int64_t> seen;
-  const absl::Status status = (*store)->LoadAll([&](int64_t loaded, int64_t total) {
+  const absl::Status status = (*store)->LoadAll([&](int64_t loaded, int64_t total, int64_t bytes) {
     EXPECT_EQ(total, (*store)->experts());
+    EXPECT_EQ(bytes * total, (*store)->stored_bytes() * loaded);
     seen.push_back(loaded);
   });
   ASSERT_TRUE(status.ok()) << status;
