@@ -151,6 +151,24 @@ class HttpTest(unittest.TestCase):
         stopped = self.client.complete(max_tokens=12, stop=[whole[5:9], "\x00never"]).json()["choices"][0]
         self.assertEqual((stopped["text"], stopped["finish_reason"]), (whole[:whole.index(whole[5:9])], "stop"))
 
+    def test_experts_of_tokens_are_those_of_their_rows_whatever_the_cache_holds(self):
+        fields = {"prompt": STORY * 12, "max_tokens": 12, "ignore_eos": True, "token_experts": True}
+        first, again = (self.client.complete(**fields).json() for _ in range(2))
+        tokens = first["choices"][0]["token_experts"]
+        self.assertEqual(len(tokens), 12)
+        for token in tokens:
+            self.assertEqual(list(token["experts"]), [str(layer) for layer in range(1, 8)])
+            for experts in token["experts"].values():
+                self.assertEqual(experts, sorted(set(experts)))
+                self.assertEqual(len(experts), len(tokens[0]["experts"]["1"]))
+        self.assertGreater(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        self.assertEqual(again["choices"][0]["token_experts"], tokens)
+        events = self.client.complete(**fields, stream=True).events()
+        streamed = [token for event in events if event != "[DONE]"
+                    for token in event["choices"][0].get("token_experts", [])]
+        self.assertEqual(streamed, tokens)
+        self.assertNotIn("token_experts", self.client.complete().json()["choices"][0])
+
     def test_request_ids_are_echoed_in_header_body_and_log(self):
         with Connection(self.client.address) as connection:
             connection.send(self.client.request("POST", "/v1/completions", '{"prompt": "secret words", "max_tokens": 2}',
