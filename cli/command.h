@@ -72,6 +72,7 @@ std::string EnvironmentName(absl::string_view flag);
 // The verbs, each defined in the file of its name.
 std::unique_ptr<Command> NewUpCommand();
 std::unique_ptr<Command> NewGenerateCommand();
+std::unique_ptr<Command> NewChatCommand();
 std::unique_ptr<Command> NewTopCommand();
 std::unique_ptr<Command> NewLogitsCommand();
 std::unique_ptr<Command> NewInspectCommand();

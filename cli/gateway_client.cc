@@ -1,14 +1,13 @@
 // The half of generation.h that talks to services.
 #include <grpcpp/grpcpp.h>
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "cli/cluster_access.h"
 #include "cli/generation.h"
 #include "conclave/v1/control.grpc.pb.h"
 #include "conclave/v1/inference.grpc.pb.h"
@@ -18,27 +17,6 @@
 
 namespace conclave {
 namespace {
-
-constexpr int kMessageBytesMax = 64 << 20;
-
-std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
-
-absl::Status ToStatus(const grpc::Status& status, const std::string& who, const std::string& address) {
-  if (status.ok()) return absl::OkStatus();
-  const auto code = static_cast<absl::StatusCode>(status.error_code());
-  const std::string& message = status.error_message();
-  // What gRPC itself says where nobody listens; an error that came from the other side reads otherwise.
-  if (code == absl::StatusCode::kUnavailable &&
-      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "connections to all backends"))) {
-    return absl::UnavailableError(
-        absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (", message, ")"));
-  }
-  return absl::Status(code, message);
-}
 
 v1::GenerateRequest ToProto(const GenerationRequest& request) {
   v1::GenerateRequest message;
@@ -76,7 +54,7 @@ void Merge(const v1::GenerateResponse& message, GenerationResult& result) {
 
 }  // namespace
 
-absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, const GatewayAccess& access,
+absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, const ClusterAccess& access,
                                                    const GenerationRequest& request, const TextSink& sink) {
   ASSIGN_OR_RETURN(const auto channel, access.Open(address));
   const auto stub = v1::InferenceService::NewStub(channel);
@@ -89,18 +67,20 @@ absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, c
     Merge(message, result);
     if (!message.text().empty()) sink(message.text());
   }
-  RETURN_IF_ERROR(ToStatus(stream->Finish(), "gateway", address));
+  RETURN_IF_ERROR(StatusOfCall(stream->Finish(), "gateway", address));
   if (result.finish_reason.empty()) {
     return absl::DataLossError(absl::StrCat("the gateway at ", address, " ended the stream without a finish reason"));
   }
   return result;
 }
 
-absl::StatusOr<std::vector<ShardHoldings>> HoldingsFromRouter(const std::string& address) {
-  const auto stub = v1::RouterService::NewStub(ChannelTo(address));
+absl::StatusOr<std::vector<ShardHoldings>> HoldingsFromRouter(const std::string& address, const ClusterAccess& access) {
+  ASSIGN_OR_RETURN(const auto channel, access.Open(address));
+  const auto stub = v1::RouterService::NewStub(channel);
   grpc::ClientContext context;
   v1::GetExpertMapResponse map;
-  RETURN_IF_ERROR(ToStatus(stub->GetExpertMap(&context, v1::GetExpertMapRequest(), &map), "router", address));
+  RETURN_IF_ERROR(
+      StatusOfCall(stub->GetExpertMap(&context, v1::GetExpertMapRequest(), &map), "attention service", address));
   std::vector<ShardHoldings> shards;
   for (const v1::ShardState& state : map.shards()) {
     ShardHoldings shard{state.name(), {}};

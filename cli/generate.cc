@@ -7,10 +7,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "cli/cluster_file.h"
+#include "cli/cluster_access.h"
 #include "cli/command.h"
 #include "cli/expert_report.h"
-#include "cli/gateway_access.h"
 #include "cli/generation.h"
 #include "cli/local_cluster.h"
 #include "moe/base/json_writer.h"
@@ -50,9 +49,7 @@ class GenerateCommand final : public Command {
 
   void Declare(CommandFlags& flags) override {
     local_.Declare(flags);
-    flags.Add("gateway", &gateway_, "HOST:PORT", "ask this gateway instead of loading a model here");
-    flags.Add("run-dir", &run_directory_, "DIR", "ask the cluster that `conclave up --run-dir DIR` runs");
-    access_.Declare(flags);
+    access_.Declare(flags, "ask the gateway with this gRPC address instead of loading a model here", "gateway");
     flags.Add("prompt", &request_.prompt, "TEXT", "the prompt");
     flags.Add("chat", &request_.chat, "", "render the prompt as a chat message with the model's template");
     flags.Add("max-tokens", &request_.max_tokens, "N", "generate at most this many tokens").minimum = 1;
@@ -97,10 +94,10 @@ class GenerateCommand final : public Command {
 
  private:
   absl::Status Validate() {
-    const int sources = !local_.model.empty() + !gateway_.empty() + !run_directory_.empty();
+    const int sources = !local_.model.empty() + !access_.address.empty() + !access_.run_directory.empty();
     if (sources != 1) {
       return UsageError(
-          "say who shall answer, once: --model DIR runs here, --gateway HOST:PORT or --run-dir DIR asks a cluster");
+          "say who shall answer, once: --model DIR runs here, --address HOST:PORT or --run-dir DIR asks a cluster");
     }
     if (request_.prompt.empty()) return UsageError("--prompt is empty: give the text to go on from");
     if (static_cast<int64_t>(request_.prompt.size()) > limits::kPromptBytesMax) {
@@ -114,23 +111,15 @@ class GenerateCommand final : public Command {
       }
       request_.seed = seed;
     }
-    return local_.model.empty() ? absl::OkStatus() : local_.Validate();
+    return local_.model.empty() ? access_.Validate() : local_.Validate();
   }
 
   absl::StatusOr<GenerationResult> AskCluster(const TextSink& sink) {
-    std::string router;
-    if (gateway_.empty()) {
-      absl::StatusOr<std::vector<ClusterProcess>> processes = ReadClusterFile(ClusterFilePath(run_directory_));
-      if (!processes.ok()) {
-        return absl::NotFoundError(absl::StrCat("no cluster runs in --run-dir ", run_directory_, ": ",
-                                                std::string(processes.status().message())));
-      }
-      ASSIGN_OR_RETURN(gateway_, AddressOfRole(*processes, "gateway"));
-      ASSIGN_OR_RETURN(router, AddressOfRole(*processes, "router"));
-    }
-    ASSIGN_OR_RETURN(GenerationResult result, GenerateAtGateway(gateway_, access_, request_, sink));
-    if (show_experts_ && !router.empty()) {
-      ASSIGN_OR_RETURN(holdings_, HoldingsFromRouter(router));
+    ASSIGN_OR_RETURN(const std::string gateway, access_.AddressOf("gateway"));
+    ASSIGN_OR_RETURN(GenerationResult result, GenerateAtGateway(gateway, access_, request_, sink));
+    if (show_experts_ && !access_.run_directory.empty()) {
+      ASSIGN_OR_RETURN(const std::string router, access_.AddressOf("router"));
+      ASSIGN_OR_RETURN(holdings_, HoldingsFromRouter(router, access_));
     }
     if (holdings_.empty()) holdings_ = SingleHolder("all shards", result.expert_use);
     return result;
@@ -146,9 +135,9 @@ class GenerateCommand final : public Command {
   }
 
   LocalClusterFlags local_;
-  GatewayAccess access_;
+  ClusterAccess access_;
   GenerationRequest request_;
-  std::string gateway_, run_directory_, seed_, output_ = "text";
+  std::string seed_, output_ = "text";
   bool show_experts_ = false;
   int beside_ = 0;
   std::vector<ShardHoldings> holdings_;

@@ -10,8 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "cli/cluster_access.h"
 #include "cli/expert_report.h"
-#include "cli/gateway_access.h"
 #include "cli/local_cluster.h"
 #include "moe/placement/placement.h"
 
@@ -49,11 +49,11 @@ absl::StatusOr<GenerationResult> GenerateLocally(LocalCluster& cluster, const Ge
                                                  const TextSink& sink);
 
 // Runs the request at the gateway on `address` (host:port). UNAVAILABLE: nobody answers there.
-absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, const GatewayAccess& access,
+absl::StatusOr<GenerationResult> GenerateAtGateway(const std::string& address, const ClusterAccess& access,
                                                    const GenerationRequest& request, const TextSink& sink);
 
 // Who holds which experts, as the attention service on `address` knows it.
-absl::StatusOr<std::vector<ShardHoldings>> HoldingsFromRouter(const std::string& address);
+absl::StatusOr<std::vector<ShardHoldings>> HoldingsFromRouter(const std::string& address, const ClusterAccess& access);
 
 }  // namespace conclave
 

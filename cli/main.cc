@@ -53,6 +53,7 @@ int Main(int argc, char** argv) {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(NewUpCommand());
   commands.push_back(NewGenerateCommand());
+  commands.push_back(NewChatCommand());
   commands.push_back(NewTopCommand());
   commands.push_back(NewLogitsCommand());
   commands.push_back(NewInspectCommand());

@@ -16,11 +16,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "cli/cluster_access.h"
 #include "cli/cluster_file.h"
 #include "cli/command.h"
 #include "cli/top_view.h"
 #include "gateway/cluster/cluster_snapshot.h"
 #include "moe/base/status_macros.h"
+#include "moe/daemon/tls.h"
 
 namespace conclave {
 namespace {
@@ -48,8 +50,7 @@ class TopCommand final : public Command {
   std::string summary() const override { return "watch a cluster: attention services, shards, every expert"; }
 
   void Declare(CommandFlags& flags) override {
-    flags.Add("run-dir", &run_directory_, "DIR", "the cluster that `conclave up --run-dir DIR` runs");
-    flags.Add("router", &routers_, "HOST:PORT,…", "the attention services of a cluster that runs elsewhere");
+    access_.Declare(flags, "gRPC addresses of the attention services, with commas between them", "router");
     CommandFlag& interval = flags.Add("interval", &interval_seconds_, "SECONDS", "time between two looks");
     interval.minimum = 0.1;
     interval.maximum = 3600;
@@ -58,8 +59,10 @@ class TopCommand final : public Command {
   }
 
   absl::Status Run(const CommandContext&) override {
+    RETURN_IF_ERROR(access_.Validate());
     ASSIGN_OR_RETURN(const std::vector<std::string> addresses, Addresses());
-    const auto probe = ClusterProbe::Create([addresses] { return addresses; }, nullptr);
+    ASSIGN_OR_RETURN(auto credentials, NewChannelCredentials(access_.tls));
+    const auto probe = ClusterProbe::Create([addresses] { return addresses; }, std::move(credentials));
     std::optional<ClusterSnapshot> before = probe->Take(kTimeout);
     RETURN_IF_ERROR(CheckSomebodyAnswers(*before));
     const bool json = output_ == "json";
@@ -88,16 +91,14 @@ class TopCommand final : public Command {
 
  private:
   absl::StatusOr<std::vector<std::string>> Addresses() const {
-    if (run_directory_.empty() == routers_.empty()) {
-      return UsageError("say which cluster, once: --run-dir DIR of `conclave up`, or --router HOST:PORT");
-    }
-    if (!routers_.empty()) return std::vector<std::string>(absl::StrSplit(routers_, ',', absl::SkipEmpty()));
-    ASSIGN_OR_RETURN(const std::vector<ClusterProcess> processes, ReadClusterFile(ClusterFilePath(run_directory_)));
+    if (!access_.address.empty())
+      return std::vector<std::string>(absl::StrSplit(access_.address, ',', absl::SkipEmpty()));
+    ASSIGN_OR_RETURN(const std::vector<ClusterProcess> processes, access_.Processes());
     std::vector<std::string> addresses;
     for (const ClusterProcess& process : processes) {
       if (process.role == "router") addresses.push_back(process.grpc);
     }
-    if (addresses.empty()) return absl::NotFoundError(absl::StrCat("no attention service in ", run_directory_));
+    if (addresses.empty()) return absl::NotFoundError(absl::StrCat("no attention service in ", access_.run_directory));
     return addresses;
   }
 
@@ -124,7 +125,8 @@ class TopCommand final : public Command {
   // Sleeps for one interval; a signal ends it early.
   void Wait() const { poll(nullptr, 0, static_cast<int>(interval_seconds_ * 1000)); }
 
-  std::string run_directory_, routers_, output_ = "text";
+  ClusterAccess access_;
+  std::string output_ = "text";
   double interval_seconds_ = 1;
   bool once_ = false;
 };
