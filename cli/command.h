@@ -73,6 +73,7 @@ std::string EnvironmentName(absl::string_view flag);
 std::unique_ptr<Command> NewUpCommand();
 std::unique_ptr<Command> NewGenerateCommand();
 std::unique_ptr<Command> NewChatCommand();
+std::unique_ptr<Command> NewBenchCommand();
 std::unique_ptr<Command> NewTopCommand();
 std::unique_ptr<Command> NewLogitsCommand();
 std::unique_ptr<Command> NewInspectCommand();

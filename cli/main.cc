@@ -54,6 +54,7 @@ int Main(int argc, char** argv) {
   commands.push_back(NewUpCommand());
   commands.push_back(NewGenerateCommand());
   commands.push_back(NewChatCommand());
+  commands.push_back(NewBenchCommand());
   commands.push_back(NewTopCommand());
   commands.push_back(NewLogitsCommand());
   commands.push_back(NewInspectCommand());

@@ -1,6 +1,7 @@
 """Who may use a cluster and who may listen: keys, limits, usage records, TLS between all services."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -85,7 +86,8 @@ class Service:
         self.process = subprocess.Popen([os.path.join(ROOT, binary), f"--address-file={address_file}", *flags],
                                         stderr=self.errors, env=clean_environment())
         eventually(lambda: os.path.exists(address_file) or self.process.poll() is not None)
-        self.grpc = json.loads(read(address_file))["grpc"] if self.process.poll() is None else None
+        self.addresses = json.loads(read(address_file)) if self.process.poll() is None else {}
+        self.grpc = self.addresses.get("grpc")
 
     def log(self):
         return read(self.errors.name)
@@ -128,6 +130,53 @@ class TlsTest(unittest.TestCase):
         self.assertEqual((secured["ids"], secured["logits_hash"]), (here["ids"], here["logits_hash"]))
         for flags in ([], self.files("tls-ca"), self.files(*client, whose="theirs")):
             self.assertEqual(ask(*flags).returncode, 1, flags)
+
+    def test_every_verb_gets_in_by_the_same_flags(self):
+        ours = self.certificates["ours"]
+        # Of the same root, for a name that no address resolves to.
+        named = tempfile.mkdtemp(prefix="conclave-certificates-")
+        for file in ("ca.pem", "ca.key"):
+            shutil.copy(os.path.join(ours, file), named)
+        subprocess.run([os.path.join(ROOT, "tools/make_certificates.sh"), named, "cluster.example"], check=True)
+        key, key_hash = new_key()
+        keys = os.path.join(named, "keys.yaml")
+        write(keys, f"tenants:\n  - name: one\n    keys: ['{key_hash}']\n")
+        server, client = ["tls-cert", "tls-key", "tls-client-ca"], ["tls-ca", "tls-client-cert", "tls-client-key"]
+        router = Service("router_service/router_service", f"--model={DEMO_MODEL}", *self.files(*server))
+        self.addCleanup(router.close)
+        port = {"tls-cert": "service.pem", "tls-key": "service.key", "tls-client-ca": "ca.pem"}
+        gateway = Service("gateway/gateway", f"--model={DEMO_MODEL}", f"--router={router.grpc}", *self.files(*client),
+                          f"--api-keys={keys}", *(f"--{prefix}{flag}={os.path.join(named, file)}"
+                                                  for prefix in ("", "http-") for flag, file in port.items()))
+        self.addCleanup(gateway.close)
+
+        grpc, http = ["--address", gateway.grpc], ["--address", "https://" + gateway.addresses["http"]]
+        access = self.files(*client)
+        verbs = [["generate", *grpc, *ASK], ["chat", *grpc, "--max-tokens", 4],
+                 ["bench", *grpc, "--protocol", "grpc", "--requests", 2, "--output-tokens", 4],
+                 ["bench", *http, "--requests", 2, "--output-tokens", 4]]
+
+        def ask(verb, *flags):
+            return subprocess.run([CONCLAVE, *map(str, verb), *flags], input="Who are you?\n", capture_output=True,
+                                  text=True, timeout=60, env=clean_environment(CONCLAVE_API_KEY=key))
+
+        self.assertTrue(eventually(lambda: ask(verbs[0], *access, "--tls-server-name=cluster.example").returncode == 0,
+                                   60), gateway.log())
+        for verb in verbs:
+            admitted = ask(verb, *access, "--tls-server-name=cluster.example")
+            self.assertEqual(admitted.returncode, 0, (verb, admitted.stderr))
+            self.assertEqual(ask(verb, *access).returncode, 1, (verb, "the certificate names another host"))
+            without = ask(verb, *self.files("tls-ca"), "--tls-server-name=cluster.example")
+            self.assertEqual(without.returncode, 1, (verb, "no certificate of the client's"))
+            other_key = ask(verb, *access, "--tls-server-name=cluster.example", "--api-key=ck-nobody-nothing")
+            self.assertIn("not known here", other_key.stderr, verb)
+        top = ["top", "--address", router.grpc, "--once", "--interval", 0.1]
+        self.assertEqual(ask(top, *access).returncode, 0)
+        self.assertEqual(ask(top, *access, "--tls-server-name=localhost").returncode, 0)
+        for flags in ([], [*access, "--tls-server-name=cluster.example"]):
+            refused = ask(top, *flags)
+            self.assertIn("no attention service answers", refused.stderr, flags)
+        self.assertIn("--tls-server-name: needs --tls-ca", ask(top, "--tls-server-name=x").stderr)
 
     def refusal(self, *flags):
         service = Service("gateway/gateway", f"--model={DEMO_MODEL}", "--router=127.0.0.1:1", *flags)

@@ -1,0 +1,29 @@
+#include "cli/bench/summary.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace conclave {
+
+double Quantile(const std::vector<double>& sorted, double q) {
+  const double place = q * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(std::floor(place));
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (sorted[above] - sorted[below]) * (place - static_cast<double>(below));
+}
+
+Summary Summarize(std::vector<double> samples) {
+  Summary summary;
+  if (samples.empty()) return summary;
+  std::sort(samples.begin(), samples.end());
+  summary.count = static_cast<int64_t>(samples.size());
+  summary.mean = std::accumulate(samples.begin(), samples.end(), 0.0) / static_cast<double>(samples.size());
+  summary.p50 = Quantile(samples, 0.5);
+  summary.p90 = Quantile(samples, 0.9);
+  summary.p99 = Quantile(samples, 0.99);
+  summary.max = samples.back();
+  return summary;
+}
+
+}  // namespace conclave
