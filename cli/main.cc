@@ -64,6 +64,7 @@ int Main(int argc, char** argv) {
   commands.push_back(NewQuantizeCommand());
   commands.push_back(NewPerplexityCommand());
   commands.push_back(NewBenchModelCommand());
+  commands.push_back(NewBenchKernelsCommand());
   commands.push_back(NewCompletionCommand(&commands));
 
   RouteLibraryLogs();

@@ -1,0 +1,280 @@
+// `conclave bench-kernels`: what the kernels of this CPU reach, beside what its memory and its dot products could.
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "cli/command.h"
+#include "moe/base/json_writer.h"
+#include "moe/base/status_macros.h"
+#include "moe/base/thread_pool.h"
+#include "moe/kernels/dot_ceiling.h"
+#include "moe/kernels/kernels.h"
+#include "moe/kernels/parallel.h"
+#include "moe/tensor/buffer.h"
+
+namespace conclave {
+namespace {
+
+constexpr int64_t kPoolBytes = int64_t{768} << 20;  // more than the caches that a small machine may call its own
+constexpr int64_t kDotRounds = 200000;
+
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// The median time of one call, of at least five and of as many as `budget` seconds hold.
+double Median(double budget, absl::FunctionRef<void()> call) {
+  call();
+  std::vector<double> times;
+  const double begin = Seconds();
+  while (times.size() < 5 || (Seconds() - begin < budget && times.size() < 100000)) {
+    const double start = Seconds();
+    call();
+    times.push_back(Seconds() - start);
+  }
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2];
+}
+
+// How weights are stored.
+struct Format {
+  const char* name;
+  DType dtype;
+  WeightCode code;
+  int columns_a_byte;              // 2 for INT4
+  int32_t block_rows, block_cols;  // of one scale; 0: no scales
+};
+constexpr Format kFormats[] = {
+    {"f32", DType::kF32, WeightCode::kPlain, 1, 0, 0},  {"bf16", DType::kBF16, WeightCode::kPlain, 1, 0, 0},
+    {"f16", DType::kF16, WeightCode::kPlain, 1, 0, 0},  {"f8", DType::kF8E4M3, WeightCode::kPlain, 1, 128, 128},
+    {"int8", DType::kU8, WeightCode::kInt8, 1, 1, 128}, {"int4", DType::kU8, WeightCode::kInt4, 2, 1, 128}};
+
+// rows of x; features and depth of the weights, as models have them: small experts, DeepSeek-V2's, V3's.
+struct Shape {
+  int64_t rows, columns, depth;
+};
+constexpr Shape kShapes[] = {{1, 1024, 512},   {1, 4096, 2048},   {4, 4096, 2048},
+                             {16, 4096, 2048}, {256, 2048, 2048}, {256, 2048, 7168}};
+
+// One line of the table.
+struct Figure {
+  std::string isa, compute, weights;
+  Shape shape{};
+  double microseconds = 0, gigabytes_per_second = 0, gigaflops = 0;
+  double of_reads = 0, of_dots = 0;  // shares of the ceilings
+};
+
+class Bench {
+ public:
+  Bench(ThreadPool& threads, double budget_seconds)
+      : threads_(threads), budget_(budget_seconds), pool_(kPoolBytes), scales_(int64_t{1} << 20, 0x38) {
+    // Bytes whose every reading is a small finite number: 0x3c is 1.5 as e4m3, 0.0117 as bfloat16, about 1 as float16.
+    for (int64_t i = 0; i < kPoolBytes; ++i) {
+      pool_[static_cast<size_t>(i)] = static_cast<uint8_t>(0x38 + (i * 2654435761u >> 13) % 6);
+    }
+  }
+
+  // Reads all of the pool, as fast as loads with prefetches go.
+  double ReadGigabytesPerSecond() {
+    typedef uint64_t Wide __attribute__((vector_size(16)));
+    volatile uint64_t sink = 0;
+    const double seconds = Median(3 * budget_, [&] {
+      constexpr int64_t kPiece = 1 << 20;
+      threads_.ParallelFor(kPoolBytes / kPiece, 16, [&](int64_t begin, int64_t end) {
+        Wide sums[4] = {};
+        const auto* data = reinterpret_cast<const Wide*>(pool_.data() + begin * kPiece);
+        for (int64_t i = 0; i < (end - begin) * kPiece / 16; i += 4) {
+          __builtin_prefetch(data + i + 256);
+          for (int j = 0; j < 4; ++j) sums[j] ^= data[i + j];
+        }
+        const Wide sum = sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
+        sink = sink ^ sum[0] ^ sum[1];
+      });
+    });
+    return kPoolBytes / seconds * 1e-9;
+  }
+
+  double DotGigaflops(const Kernels& kernels) {
+    std::vector<double> done(static_cast<size_t>(threads_.threads()));
+    const double seconds = Median(budget_, [&] {
+      threads_.ParallelFor(threads_.threads(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) done[static_cast<size_t>(i)] = RunDotProducts(kernels, kDotRounds);
+      });
+    });
+    double operations = 0;
+    for (const double part : done) operations += part;
+    return operations / seconds * 1e-9;
+  }
+
+  Figure Linear(const Kernels& kernels, const Format& format, const Shape& shape, double reads, double dots) {
+    MatBuffer floats(DType::kF32, shape.rows, shape.depth), halves(DType::kBF16, shape.rows, shape.depth);
+    for (int64_t i = 0; i < shape.rows * shape.depth; ++i) {
+      floats.view().Row<float>(0)[i] = static_cast<float>((i * 37 + 11) % 101 - 50) * 0.01f;
+    }
+    kernels.convert(floats.view(), halves.view());
+    const ConstMatView x = kernels.compute == Compute::kBF16 ? halves.view() : floats.view();
+    MatBuffer y(DType::kF32, shape.rows, shape.columns);
+    const int64_t bytes = shape.columns * shape.depth * SizeOf(format.dtype) / format.columns_a_byte;
+    int64_t offset = 0;  // each call reads other weights, as decoding does
+    const double seconds = Median(budget_, [&] {
+      ParallelLinear(kernels, threads_, x, Weight(format, shape, offset), y.view());
+      offset += bytes;
+      if (offset + bytes > kPoolBytes) offset = 0;
+    });
+    Figure figure = Describe(kernels, format.name, shape, seconds);
+    figure.gigabytes_per_second = static_cast<double>(bytes) / seconds * 1e-9;
+    figure.gigaflops = 2.0 * static_cast<double>(shape.rows * shape.columns * shape.depth) / seconds * 1e-9;
+    figure.of_reads = figure.gigabytes_per_second / reads;
+    figure.of_dots = figure.gigaflops / dots;
+    return figure;
+  }
+
+ private:
+  static Figure Describe(const Kernels& kernels, const char* weights, const Shape& shape, double seconds) {
+    Figure figure;
+    figure.isa = std::string(kernels.isa);
+    figure.compute = std::string(Name(kernels.compute));
+    figure.weights = weights;
+    figure.shape = shape;
+    figure.microseconds = seconds * 1e6;
+    return figure;
+  }
+
+  WeightView Weight(const Format& format, const Shape& shape, int64_t offset) const {
+    WeightView weight;
+    const int64_t row = shape.depth / format.columns_a_byte;
+    weight.matrix =
+        BasicMatView<const void*>{pool_.data() + offset, format.dtype, Device::kCpu, shape.columns, row, row};
+    weight.code = format.code;
+    if (format.block_cols == 0) return weight;
+    weight.block_rows = format.block_rows;
+    weight.block_cols = format.block_cols;
+    const int64_t scale_rows = (shape.columns + format.block_rows - 1) / format.block_rows;
+    const int64_t scale_cols = (shape.depth + format.block_cols - 1) / format.block_cols;
+    weight.scales =
+        BasicMatView<const void*>{scales_.data(), DType::kBF16, Device::kCpu, scale_rows, scale_cols, scale_cols};
+    return weight;
+  }
+
+  ThreadPool& threads_;
+  const double budget_;
+  std::vector<uint8_t> pool_;
+  std::vector<uint8_t> scales_;  // BF16, all the same small number
+};
+
+// The ceilings of one table of kernels.
+struct Ceiling {
+  std::string isa, compute;
+  double gigaflops = 0;
+};
+
+class BenchKernelsCommand final : public Command {
+ public:
+  std::string name() const override { return "bench-kernels"; }
+  std::string summary() const override { return "measure matrix products against the limits of memory and cores"; }
+
+  void Declare(CommandFlags& flags) override {
+    CommandFlag& threads = flags.Add("threads", &thread_count_, "N", "cores to use; 0: all");
+    threads.minimum = 0;
+    threads.maximum = 1024;
+    flags.Add("isa", &isa_, "NAME", "the instruction set; absent: the fastest for each way of computing; all: each")
+        .choices = {"amx", "avx512-bf16", "avx512", "avx2", "scalar", "all"};
+    CommandFlag& seconds = flags.Add("seconds", &seconds_, "S", "time for each figure");
+    seconds.minimum = 0.001;
+    seconds.maximum = 60;
+    flags.AddOutput(&output_);
+  }
+
+  absl::Status Run(const CommandContext&) override {
+    ASSIGN_OR_RETURN(const std::vector<const Kernels*> tables, Tables());
+    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    ThreadPool threads(thread_count_ > 0 ? thread_count_ : cores);
+    Bench bench(threads, seconds_);
+    const double reads = bench.ReadGigabytesPerSecond();
+    std::vector<Ceiling> ceilings;
+    std::vector<Figure> figures;
+    const bool text = output_ != "json";
+    if (text) std::cout << absl::StrFormat("%d threads; memory reads: %.1f GB/s\n", threads.threads(), reads);
+    for (const Kernels* kernels : tables) {
+      const double dots = bench.DotGigaflops(*kernels);
+      ceilings.push_back({std::string(kernels->isa), std::string(Name(kernels->compute)), dots});
+      if (text) PrintHeading(ceilings.back());
+      for (const Format& format : kFormats) {
+        for (const Shape& shape : kShapes) {
+          figures.push_back(bench.Linear(*kernels, format, shape, reads, dots));
+          if (text) PrintLine(figures.back());
+        }
+      }
+    }
+    if (!text) std::cout << Json(threads.threads(), reads, ceilings, figures) << "\n";
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<std::vector<const Kernels*>> Tables() const {
+    std::vector<const Kernels*> tables;
+    absl::Status last;
+    for (const Compute compute : {Compute::kBF16, Compute::kBF16x3, Compute::kF32}) {
+      std::vector<std::string> names = {isa_};
+      if (isa_ == "all") names = {"amx", "avx512-bf16", "avx512", "avx2", "scalar"};
+      for (const std::string& name : names) {
+        const absl::StatusOr<const Kernels*> table = CpuKernels(compute, name);
+        if (table.ok()) tables.push_back(*table);
+        if (!table.ok()) last = table.status();
+      }
+    }
+    if (tables.empty()) return last;
+    return tables;
+  }
+
+  static void PrintHeading(const Ceiling& ceiling) {
+    std::cout << absl::StrFormat("\n%s, compute %s; dot products in registers: %.0f GFLOP/s\n", ceiling.isa,
+                                 ceiling.compute, ceiling.gigaflops)
+              << absl::StrFormat("%-8s %5s %6s %6s %10s %8s %9s %9s %8s\n", "weights", "rows", "N", "K", "us", "GB/s",
+                                 "of reads", "GFLOP/s", "of dots");
+  }
+
+  static void PrintLine(const Figure& figure) {
+    std::cout << absl::StrFormat("%-8s %5d %6d %6d %10.1f %8.1f %8.0f%% %9.1f %7.0f%%\n", figure.weights,
+                                 figure.shape.rows, figure.shape.columns, figure.shape.depth, figure.microseconds,
+                                 figure.gigabytes_per_second, 100 * figure.of_reads, figure.gigaflops,
+                                 100 * figure.of_dots)
+              << std::flush;
+  }
+
+  static std::string Json(int threads, double reads, const std::vector<Ceiling>& ceilings,
+                          const std::vector<Figure>& figures) {
+    JsonWriter json;
+    json.BeginObject().Key("threads").Number(threads).Key("read_gb_per_s").Real(reads).Key("dots").BeginArray();
+    for (const Ceiling& ceiling : ceilings) {
+      json.BeginObject().Key("isa").Text(ceiling.isa).Key("compute").Text(ceiling.compute);
+      json.Key("gflop_per_s").Real(ceiling.gigaflops).End();
+    }
+    json.End().Key("figures").BeginArray();
+    for (const Figure& figure : figures) {
+      json.BeginObject().Key("isa").Text(figure.isa).Key("compute").Text(figure.compute);
+      json.Key("weights").Text(figure.weights).Key("rows").Number(figure.shape.rows);
+      json.Key("n").Number(figure.shape.columns).Key("k").Number(figure.shape.depth);
+      json.Key("us").Real(figure.microseconds).Key("gb_per_s").Real(figure.gigabytes_per_second);
+      json.Key("of_reads").Real(figure.of_reads).Key("gflop_per_s").Real(figure.gigaflops);
+      json.Key("of_dots").Real(figure.of_dots).End();
+    }
+    return json.End().End().text();
+  }
+
+  int thread_count_ = 0;
+  double seconds_ = 0.2;
+  std::string isa_, output_ = "text";
+};
+
+}  // namespace
+
+std::unique_ptr<Command> NewBenchKernelsCommand() { return std::make_unique<BenchKernelsCommand>(); }
+
+}  // namespace conclave
