@@ -255,7 +255,7 @@ int main(int argc, char** argv) {
     const char* value = std::getenv(name);
     return value != nullptr && absl::string_view(value) == "1";
   };
-  int64_t schedules = is_set("CONCLAVE_TEST_FULL") ? 1000000 : is_set("CONCLAVE_TEST_SHORT") ? 1000 : 10000;
+  int64_t schedules = is_set("CONCLAVE_TEST_SHORT") ? 1000 : is_set("CONCLAVE_TEST_FULL") ? 1000000 : 10000;
   uint64_t from = 1;
   for (int i = 1; i < argc; ++i) {
     absl::string_view flag = argv[i];
