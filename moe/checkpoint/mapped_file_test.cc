@@ -45,6 +45,16 @@ TEST_F(MappedFileTest, ReadsAWholeFile) {
   EXPECT_TRUE((*file)->CheckStillWhole().ok());
 }
 
+TEST_F(MappedFileTest, AHugePageOfTheFileCanBeOneOfTheProcess) {
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  for (const int64_t size : {kPage - 1, int64_t{kHugePage}, int64_t{kHugePage} + 3 * kPage + 17}) {
+    auto file = MappedFile::Open(Path(size), MappedFile::Extent::kWhole);
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_EQ(reinterpret_cast<uintptr_t>((*file)->data()) % kHugePage, 0u) << size;
+    ExpectBytes(**file, 0, size);
+  }
+}
+
 TEST_F(MappedFileTest, MapsRangesInAnyOrder) {
   const int64_t size = 64 * kPage + 5;
   auto file = MappedFile::Open(Path(size), MappedFile::Extent::kOnDemand);
