@@ -13,6 +13,8 @@
 #include "moe/kernels/cpu/amx_weights.h"
 #include "moe/kernels/cpu/dot.h"
 #include "moe/kernels/cpu/raw_tiles.h"
+#include "moe/kernels/cpu/tile.inl"
+#include "moe/kernels/cpu/transpose16.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -54,9 +56,11 @@ class TileProducts {
     block_ = block;
     blocks_ = blocks;
     if constexpr (Source::kScaled) {
-      const int64_t block_cols = w_.scales.block_cols;
+      if (x_.blocks() == 1 && count_ <= kTileRows16 && EvenSegment() > 0) return RunNarrow(shape, EvenSegment());
+      if (w_.scales.data != nullptr && w_.scales.block_cols == kStepDepth) return RunGroups(shape);
       for (int64_t k = 0; k < depth_;) {
-        const int64_t end = MinOf(MinOf(k + kSegmentDepth, (k / block_cols + 1) * block_cols), depth_);
+        const int64_t block_end = (k / w_.scales.block_cols + 1) * w_.scales.block_cols;
+        const int64_t end = MinOf(MinOf(k + kSegmentDepth, block_end), depth_);
         RunScaledSegment(shape, k, end);
         k = end;
       }
@@ -81,6 +85,9 @@ class TileProducts {
   float* Sums(int tile, int64_t index) { return sums_ + (index * 2 + tile) * kFloatsOfTile; }
 
  private:
+  static constexpr int64_t kStepDepth = cpu::kTileDepth;
+  static constexpr int64_t kSegmentsMax = kSegmentDepth / kStepDepth;
+  static_assert(kSegmentsMax == 16);
   static constexpr int64_t kStepsMax = kSegmentDepth / 32 + 1;  // a segment may start and end inside a step
   static constexpr int64_t kStepBytes = Source::kPlanes * kTileBytes;
 
@@ -88,19 +95,32 @@ class TileProducts {
 
   TileSteps DirectSteps(int64_t steps) const {
     const uint8_t* rows = w_.data + n_ * w_.row_bytes;
-    return {{rows, rows + kTileRows16 * w_.row_bytes}, w_.row_bytes, 64, {}, {}, steps};
+    return {{rows, rows + kTileRows16 * w_.row_bytes}, w_.row_bytes, 64, {}, {}, steps, Ahead()};
   }
+  // One block of x waits for memory: while a tile's rows are read, the next tile's are asked for.
+  int64_t Ahead() const { return x_.blocks() == 1 ? kTileRows16 * w_.row_bytes : 0; }
   TileSteps DecodedSteps(int64_t steps) const { return {{decoded_[0], decoded_[1]}, 64, kTileBytes, {}, {}, steps}; }
 
   // Elements [begin, end) of the group's rows, as tiles from the step of `begin` on; what lies outside becomes zero.
   void Decode(int64_t begin, int64_t end) {
     const int64_t first = begin / 32 * 32;
+    const int64_t ahead = Ahead();
     for (int64_t row = 0; row < count_; ++row) {
       const uint8_t* stored = w_.data + (n_ + row) * w_.row_bytes;
       uint8_t* out = decoded_[row / kTileRows16] + row % kTileRows16 * 64;
+      if (ahead != 0) {
+        for (int64_t byte = Source::Bytes(first); byte < Source::Bytes(end); byte += 64) {
+          __builtin_prefetch(stored + byte + ahead, 0, 2);
+        }
+      }
       for (int64_t k = first; k < end; k += 32, out += kStepBytes) {
         __m512i planes[Source::kPlanes];
-        Source::Decode(stored + Source::Bytes(k), Elements(begin - k, end - k), planes);
+        const uint8_t* elements = stored + Source::Bytes(k);
+        if (k >= begin && k + 32 <= end) {
+          Source::DecodeAll(elements, planes);
+        } else {
+          Source::Decode(elements, Elements(begin - k, end - k), planes);
+        }
         for (int plane = 0; plane < Source::kPlanes; ++plane) {
           _mm512_store_si512(out + plane * kTileBytes, planes[plane]);
         }
@@ -159,15 +179,106 @@ class TileProducts {
     }
     for (int64_t index = 0; index < blocks_; index += 2) {
       MultiplyPair(shape, steps, begin / 32, true, index, &TileProducts::SegmentSums);
-      for (int64_t j = index; j < MinOf(index + 2, blocks_); ++j) {
-        for (int64_t row = 0; row < count_; ++row) {
-          const int64_t offset = row % kTileRows16 * 16;
-          const int tile = static_cast<int>(row / kTileRows16);
-          float* total = Sums(tile, j) + offset;
-          const V before = begin == 0 ? Zero() : Load(total);
-          Store(total, Fma(Load(SegmentSums(tile, j) + offset), Set(scales[row]), before));
+      AddSegment(index, scales, 1, begin == 0);
+    }
+  }
+
+  // Adds the sums of a segment, times the scale of each row, to those of two blocks.
+  void AddSegment(int64_t index, const float* scales, int64_t scale_stride, bool from_zero) {
+    for (int64_t j = index; j < MinOf(index + 2, blocks_); ++j) {
+      for (int64_t row = 0; row < count_; ++row) {
+        const int64_t offset = row % kTileRows16 * 16;
+        const int tile = static_cast<int>(row / kTileRows16);
+        float* total = Sums(tile, j) + offset;
+        const V before = from_zero ? Zero() : Load(total);
+        Store(total, Fma(Load(SegmentSums(tile, j) + offset), Set(scales[row * scale_stride]), before));
+      }
+    }
+  }
+
+  // The scales of the group's rows for elements from k on, one for each of `segments`, or one for all.
+  void ReadSegmentScales(int64_t k, int64_t segments) {
+    const int64_t block = k / w_.scales.block_cols;
+    for (int64_t row = 0; row < count_; ++row) {
+      float* scales = segment_scales_ + row * kSegmentsMax;
+      const int64_t scale_row = (n_ + row) / w_.scales.block_rows * w_.scales.stride;
+      if (w_.scales.data == nullptr) {
+        scales[0] = 1.0f;
+      } else {
+        ReadScales(w_.scales, scale_row + block, w_.scales.block_cols >= depth_ ? 1 : segments, scales);
+      }
+    }
+  }
+
+  // Segments of one step each, decoded many at a time.
+  void RunGroups(TileShape& shape) {
+    for (int64_t k = 0; k < depth_; k += kSegmentDepth) {
+      const int64_t end = MinOf(k + kSegmentDepth, depth_);
+      const int64_t first = k / kStepDepth, groups = (end - k + kStepDepth - 1) / kStepDepth;
+      Decode(k, end);
+      ReadSegmentScales(k, groups);
+      for (int64_t index = 0; index < blocks_; index += 2) {
+        for (int64_t group = 0; group < groups; ++group) {
+          TileSteps step = DecodedSteps(1);
+          for (int tile = 0; tile < 2; ++tile) step.a[tile] += group * kStepBytes;
+          MultiplyPair(shape, step, first + group, true, index, &TileProducts::SegmentSums);
+          AddSegment(index, segment_scales_ + group, kSegmentsMax, first + group == 0);
         }
       }
+    }
+  }
+
+  // The length of segments where all begin at multiples of it; else 0.
+  int64_t EvenSegment() const {
+    const int64_t block_cols = w_.scales.block_cols;
+    if (block_cols >= depth_) return kSegmentDepth;
+    return block_cols % kStepDepth == 0 && kSegmentDepth % block_cols == 0 ? block_cols : 0;
+  }
+
+  // One block of few columns, which waits for memory: the sums of a segment lie close together, row after row, those of
+  // several segments are ready before the first is read, and sixteen are scaled at a time. Each sum is added as
+  // AddSegment adds it.
+  void RunNarrow(TileShape& shape, int64_t segment) {
+    const int64_t columns = x_.ColumnsOf(block_), stride = columns * 4;
+    shape.Set(count_, kTileRows16, columns, columns);
+    for (int64_t k = 0; k < depth_; k += kSegmentDepth) {
+      const int64_t end = MinOf(k + kSegmentDepth, depth_);
+      const int64_t segments = (end - k + segment - 1) / segment;
+      Decode(k, end);
+      for (int64_t i = 0; i < segments; ++i) {
+        const int64_t step = i * segment / kStepDepth;
+        const int64_t step_end = (MinOf(k + (i + 1) * segment, end) - k + kStepDepth - 1) / kStepDepth;
+        _tile_zero(0);
+        for (int64_t s = step; s < step_end; ++s) {
+          _tile_loadd(4, decoded_[0] + s * kStepBytes, 64);
+          _tile_loadd(6, x_.At(block_, k / kStepDepth + s), stride);
+          _tile_dpbf16ps(0, 4, 6);
+        }
+        _tile_stored(0, narrow_sums_ + i * kFloatsOfTile, stride);
+      }
+      ReadSegmentScales(k, segments);
+      AddNarrow(columns, segments, k == 0);
+    }
+    for (int64_t row = 0; row < count_; ++row) {
+      for (int64_t j = 0; j < columns; ++j) Sums(0, 0)[row * 16 + j] = narrow_totals_[row * columns + j];
+    }
+  }
+
+  void AddNarrow(int64_t columns, int64_t segments, bool from_zero) {
+    __m512i scales[16];  // of a segment, one for each row
+    for (int i = 0; i < 16; ++i) scales[i] = _mm512_load_si512(segment_scales_ + i * kSegmentsMax);
+    Transpose16(scales);
+    const bool one_scale = w_.scales.block_cols >= depth_;
+    for (int64_t v = 0; v < columns; ++v) {
+      alignas(64) int32_t rows[16];
+      for (int64_t lane = 0; lane < 16; ++lane) rows[lane] = static_cast<int32_t>((v * 16 + lane) / columns);
+      const __m512i row_of_lane = _mm512_load_si512(rows);
+      V total = from_zero ? Zero() : Load(narrow_totals_ + v * 16);
+      for (int64_t i = 0; i < segments; ++i) {
+        const V scale = _mm512_permutexvar_ps(row_of_lane, _mm512_castsi512_ps(scales[one_scale ? 0 : i]));
+        total = Fma(Load(narrow_sums_ + i * kFloatsOfTile + v * 16), scale, total);
+      }
+      Store(narrow_totals_ + v * 16, total);
     }
   }
 
@@ -178,6 +289,9 @@ class TileProducts {
   // Rows past the group's end are left as they are: tiles of fewer rows do not read them.
   alignas(64) float sums_[kBlocksMax * 2 * kFloatsOfTile];
   alignas(64) float segment_sums_[2 * 2 * kFloatsOfTile];
+  alignas(64) float segment_scales_[kGroupRows * kSegmentsMax] = {};
+  alignas(64) float narrow_sums_[kSegmentsMax * kFloatsOfTile];
+  alignas(64) float narrow_totals_[kFloatsOfTile];
   alignas(64) uint8_t decoded_[2][kStepsMax * kStepBytes];
 };
 

@@ -41,7 +41,7 @@ inline __mmask32 Elements(int64_t begin, int64_t end) {
   return static_cast<__mmask32>(below_end & ~below_begin);
 }
 
-// Decode: 32 elements from `p` on, of which `mask` names those to read (a range, not empty); the others become zero.
+// DecodeAll: 32 elements from `p` on. Decode: 32 elements from `p` on, of which `mask` names those to read (a range, not empty); the others become zero.
 struct TileBf16 {
   static constexpr bool kDirect = true;
   static constexpr bool kScaled = false;
@@ -50,6 +50,7 @@ struct TileBf16 {
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     out[0] = _mm512_maskz_loadu_epi16(mask, p);
   }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { out[0] = _mm512_loadu_si512(p); }
 };
 
 struct TileF8 {
@@ -58,7 +59,11 @@ struct TileF8 {
   static constexpr int64_t Bytes(int64_t elements) { return elements; }
   static constexpr int kPlanes = 1;
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
-    const __m512i codes = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, p));
+    Widen(_mm256_maskz_loadu_epi8(mask, p), out);
+  }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Widen(LoadHalves(p), out); }
+  static void Widen(__m256i bytes, __m512i (&out)[kPlanes]) {
+    const __m512i codes = _mm512_cvtepu8_epi16(bytes);
     const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
     // Each 16-bit lane looks up two bytes: the lower table under the code, the upper one beside it. Indexes are taken
     // modulo 128, which drops the sign.
@@ -80,6 +85,7 @@ struct TileInt8 {
   static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
     out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt8::Decode(_mm256_maskz_loadu_epi8(mask, p)));
   }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt8::ReadWeight(p, out); }
 };
 
 struct TileInt4 {
@@ -93,6 +99,7 @@ struct TileInt4 {
     const auto bytes = static_cast<__mmask16>(below_end & ~below_begin);
     out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt4::Decode(_mm_maskz_loadu_epi8(bytes, p)));
   }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt4::ReadWeight(p, out); }
 };
 
 inline void LoadFloats(const uint8_t* p, __mmask32 mask, __m512& low, __m512& high) {
@@ -110,6 +117,7 @@ struct TileF32Rounded {
     LoadFloats(p, mask, low, high);
     out[0] = PackBf16(low, high);
   }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Decode(p, ~__mmask32{0}, out); }
 };
 
 struct TileF32 {
@@ -122,6 +130,7 @@ struct TileF32 {
     LoadFloats(p, mask, low, high);
     Split<kPlanes>(low, high, out);
   }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Decode(p, ~__mmask32{0}, out); }
 };
 
 // Two bfloat16 hold every float16.
@@ -135,6 +144,7 @@ struct TileF16 {
     Split<kPlanes>(_mm512_cvtph_ps(_mm512_castsi512_si256(bits)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1)),
                    out);
   }
+  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Decode(p, ~__mmask32{0}, out); }
 };
 
 }  // namespace conclave::CONCLAVE_ISA

@@ -81,6 +81,75 @@ CONCLAVE_ALWAYS_INLINE void Accumulate(const typename Dot::X* const (&x)[kRows],
   }
 }
 
+// `count` scales from `index` on, as float32.
+inline void ReadScales(const cpu::RawScales& scales, int64_t index, int64_t count, float* out) {
+  const auto* data = static_cast<const uint8_t*>(scales.data);
+  int64_t i = 0;
+  if (scales.element == cpu::ScaleElement::kBf16) {
+    for (; i + kLanes <= count; i += kLanes) Store(out + i, LoadBf16(data + (index + i) * sizeof(uint16_t)));
+  } else if (scales.element == cpu::ScaleElement::kF32) {
+    for (; i + kLanes <= count; i += kLanes) Store(out + i, Load(data + (index + i) * sizeof(float)));
+  }
+  for (; i < count; ++i) out[i] = ReadScale(scales, index + i);
+}
+
+inline constexpr int64_t kGroupsAtOnce = 64;  // whose scales are widened together
+
+// Adds the first groups of the panel, each of kSteps steps, to `totals`, in the order that AddPanel keeps, and returns
+// the elements added: it saves what a loop over segments of any length costs where segments are short.
+template <class Dot, int kRows, int kSteps>
+CONCLAVE_ALWAYS_INLINE int64_t AddGroups(const typename Dot::X* const (&x)[kRows],
+                                         const uint8_t* const (&w)[kTileCols], const Panel& panel,
+                                         V (&totals)[kRows][kTileCols]) {
+  static_assert(Dot::kParts == 1);
+  constexpr int64_t kGroup = kSteps * Dot::kPart;
+  constexpr int64_t kGroupsOfLine = MaxOf(1, 64 / Dot::Bytes(kGroup));
+  constexpr int kGroupLines = static_cast<int>((Dot::Bytes(kGroup) + 63) / 64);
+  const int64_t groups = panel.length / kGroup;
+  float scales[kTileCols][kGroupsAtOnce];
+  for (int64_t first = 0; first < groups; first += kGroupsAtOnce) {
+    const int64_t count = MinOf(kGroupsAtOnce, groups - first);
+    for (int j = 0; j < kTileCols; ++j) {
+      ReadScales(*panel.scales, panel.scale_rows[j] + panel.begin / kGroup + first, count, scales[j]);
+    }
+    for (int64_t group = 0; group < count; ++group) {
+      const int64_t k = (first + group) * kGroup;
+      if (kRows <= kRowsThatWaitForMemory && group % kGroupsOfLine == 0) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileCols; ++j) {
+          for (int line = 0; line < kGroupLines; ++line) {
+            __builtin_prefetch(w[j] + Dot::Bytes(k) + panel.prefetch_bytes + line * 64);
+          }
+        }
+      }
+      typename Dot::Register weights[kTileCols][kSteps][1];
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; ++j) {
+#pragma GCC unroll 8
+        for (int step = 0; step < kSteps; ++step) {
+          Dot::ReadWeight(w[j] + Dot::Bytes(k + step * Dot::kPart), weights[j][step]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileCols; ++j) {
+          V sum = Zero();
+#pragma GCC unroll 8
+          for (int step = 0; step < kSteps; ++step) {
+            sum = Dot::MultiplyAdd(sum, Dot::ReadX(x[i] + k + step * Dot::kPart), weights[j][step][0]);
+          }
+          totals[i][j] = Fma(sum, Set(scales[j][group]), totals[i][j]);
+        }
+      }
+    }
+  }
+  return groups * kGroup;
+}
+
+// Groups of this many columns have loops of their own where they are few whole steps.
+inline constexpr int64_t kGroupCols = 32;
+
 // Adds the whole panel to `totals`.
 template <class Dot, int kRows, bool kScaled>
 CONCLAVE_ALWAYS_INLINE void AddPanel(const typename Dot::X* const (&x)[kRows], const uint8_t* const (&w)[kTileCols],
@@ -89,9 +158,15 @@ CONCLAVE_ALWAYS_INLINE void AddPanel(const typename Dot::X* const (&x)[kRows], c
     Accumulate<Dot, kRows>(x, w, 0, panel.length, panel.prefetch_bytes, totals);
   } else {
     const int64_t block_cols = panel.scales->block_cols;
-    int64_t block = panel.begin / block_cols;
+    int64_t begin = 0;
+    if constexpr (Dot::kParts == 1 && kGroupCols % Dot::kPart == 0) {
+      if (block_cols == kGroupCols && panel.scales->data != nullptr) {
+        begin = AddGroups<Dot, kRows, kGroupCols / Dot::kPart>(x, w, panel, totals);
+      }
+    }
+    int64_t block = (panel.begin + begin) / block_cols;
     int64_t block_end = (block + 1) * block_cols - panel.begin;
-    for (int64_t k = 0; k < panel.length;) {
+    for (int64_t k = begin; k < panel.length;) {
       const int64_t end = MinOf(MinOf(k + kSegment, block_end), panel.length);
       V sums[kRows][kTileCols];
 #pragma GCC unroll 8

@@ -30,8 +30,8 @@
 
 namespace conclave::CONCLAVE_ISA {
 
-inline int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace conclave::CONCLAVE_ISA
 
