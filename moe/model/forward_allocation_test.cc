@@ -24,9 +24,8 @@ std::atomic<int> allocations{0};
 void* Allocate(std::size_t bytes, std::size_t alignment) {
   if (counts.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
   void* memory = nullptr;
-  if (posix_memalign(&memory, alignment < sizeof(void*) ? sizeof(void*) : alignment, bytes == 0 ? 1 : bytes) != 0) {
-    throw std::bad_alloc();
-  }
+  const std::size_t aligned = alignment < sizeof(void*) ? sizeof(void*) : alignment;
+  if (posix_memalign(&memory, aligned, bytes == 0 ? 1 : bytes) != 0) std::abort();
   return memory;
 }
 

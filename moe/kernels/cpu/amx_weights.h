@@ -10,7 +10,6 @@
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot_bf16.h"
 #include "moe/kernels/cpu/dot_bf16_integers.h"
-#include "moe/kernels/cpu/raw_tiles.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -65,8 +64,7 @@ struct TileF8 {
   static void Widen(__m256i bytes, __m512i (&out)[kPlanes]) {
     const __m512i codes = _mm512_cvtepu8_epi16(bytes);
     const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
-    // Each 16-bit lane looks up two bytes: the lower table under the code, the upper one beside it. Indexes are taken
-    // modulo 128, which drops the sign.
+    // Each 16-bit lane looks up two bytes, the lower table under the code, the upper one beside it.
     const __m512i low =
         _mm512_permutex2var_epi8(_mm512_load_si512(kF8Tables.low), magnitude, _mm512_load_si512(kF8Tables.low + 64));
     const __m512i high =
