@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/quantize.h"
+#include "moe/kernels/kernels.h"
 #include "moe/model/test_models.h"
 #include "moe/model/test_runner.h"
 #include "moe/model/transformer.h"
