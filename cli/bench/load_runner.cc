@@ -54,7 +54,9 @@ class Runner {
     signals_.async_wait([this](const error_code& error, int) {
       if (!error) Interrupt();
     });
-    if (plan_.duration < absl::InfiniteDuration()) {
+    // An open loop ends by its arrivals: what came before the end and found no place is still to be sent, late as it
+    // is.
+    if (!plan_.open_loop && plan_.duration < absl::InfiniteDuration()) {
       end_timer_.expires_at(start_ + absl::ToChronoNanoseconds(plan_.duration));
       end_timer_.async_wait([this](const error_code& error) {
         if (!error) StopSending();

@@ -20,7 +20,8 @@ struct LoadPlan {
   // `arrival` says does not matter.
   bool open_loop = false;
   int concurrency = 1;  // requests at once, at most; one that has to wait for others is late, and measured so
-  absl::Duration duration = absl::InfiniteDuration();  // nothing is sent later than this
+  // Nothing that arrives later is sent, and in a closed loop nothing is sent later.
+  absl::Duration duration = absl::InfiniteDuration();
   // Not in an open loop: who is refused sends the next request only when the refusal says so.
   bool obey_retry_after = true;
 };
