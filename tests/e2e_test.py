@@ -295,6 +295,8 @@ class CommandTest(unittest.TestCase):
         script = run("completion", "bash").stdout
         for words, expected in [(["conclave", "gen"], "generate"), (["conclave", "up", "--tran"], "--transport"),
                                 (["conclave", "up", "--transport", "gr"], "grpc"),
+                                (["conclave", "chat", "--sys"], "--system"),
+                                (["conclave", "bench", "--protocol", "h"], "http"),
                                 (["conclave", "completion", "z"], "zsh")]:
             array = " ".join(f"'{word}'" for word in words)
             got = subprocess.run(["bash", "-c", f"{script}\nCOMP_WORDS=({array}); COMP_CWORD={len(words) - 1}; "
