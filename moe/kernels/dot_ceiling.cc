@@ -10,12 +10,16 @@ namespace {
 // More than latency times throughput of a multiply-add anywhere: 4 cycles, 2 a cycle.
 constexpr int kChains = 12;
 
-volatile float sink;
+thread_local volatile float sink;
+
+// Chains begin with different numbers, or a compiler sees that all are the same and keeps one.
+float Seed(int chain) { return static_cast<float>(chain); }
 
 double RunPlain(int64_t rounds) {
   typedef float Vector __attribute__((vector_size(16)));
   const Vector x = {0.5f, 0.5f, 0.5f, 0.5f}, y = {1, 1, 1, 1};
-  Vector sums[kChains] = {};
+  Vector sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = Vector{Seed(i), 0, 0, 0};
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) sums[i] = sums[i] * x + y;
@@ -28,7 +32,8 @@ double RunPlain(int64_t rounds) {
 
 __attribute__((target("avx2,fma"))) double RunAvx2(int64_t rounds) {
   const __m256 x = _mm256_set1_ps(0.5f), y = _mm256_set1_ps(1);
-  __m256 sums[kChains] = {};
+  __m256 sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm256_set1_ps(Seed(i));
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) sums[i] = _mm256_fmadd_ps(sums[i], x, y);
@@ -39,7 +44,8 @@ __attribute__((target("avx2,fma"))) double RunAvx2(int64_t rounds) {
 
 __attribute__((target("avx512f"))) double RunAvx512(int64_t rounds) {
   const __m512 x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(1);
-  __m512 sums[kChains] = {};
+  __m512 sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_ps(Seed(i));
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) sums[i] = _mm512_fmadd_ps(sums[i], x, y);
@@ -50,7 +56,8 @@ __attribute__((target("avx512f"))) double RunAvx512(int64_t rounds) {
 
 __attribute__((target("avx512f,avx512bf16"))) double RunAvx512Bf16(int64_t rounds) {
   const __m512bh x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.25f));
-  __m512 sums[kChains] = {};
+  __m512 sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_ps(Seed(i));
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], x, x);
