@@ -198,6 +198,9 @@ class BenchKernelsCommand final : public Command {
     CommandFlag& seconds = flags.Add("seconds", &seconds_, "S", "time for each figure");
     seconds.minimum = 0.001;
     seconds.maximum = 60;
+    CommandFlag& rows = flags.Add("rows-max", &rows_max_, "N", "leave out products of more rows than this");
+    rows.minimum = 1;
+    rows.maximum = 1e6;
     flags.AddOutput(&output_);
   }
 
@@ -217,6 +220,7 @@ class BenchKernelsCommand final : public Command {
       if (text) PrintHeading(ceilings.back());
       for (const Format& format : kFormats) {
         for (const Shape& shape : kShapes) {
+          if (shape.rows > rows_max_) continue;
           figures.push_back(bench.Linear(*kernels, format, shape, reads, dots));
           if (text) PrintLine(figures.back());
         }
@@ -278,7 +282,7 @@ class BenchKernelsCommand final : public Command {
     return json.End().End().text();
   }
 
-  int thread_count_ = 0;
+  int thread_count_ = 0, rows_max_ = 256;
   double seconds_ = 0.2;
   std::string isa_, output_ = "text";
 };

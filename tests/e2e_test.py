@@ -303,6 +303,21 @@ class CommandTest(unittest.TestCase):
                                   '_conclave; echo "${COMPREPLY[@]}"'], capture_output=True, text=True).stdout.split()
             self.assertEqual(got, [expected])
 
+    def test_bench_kernels_measures_against_its_ceilings(self):
+        result = run("bench-kernels", "--isa", "scalar", "--threads", 2, "--rows-max", 1, "--seconds", 0.001, "-o",
+                     "json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        found = json.loads(result.stdout)
+        self.assertEqual({(d["isa"], d["compute"]) for d in found["dots"]}, {("scalar", "f32"), ("scalar", "bf16")})
+        self.assertGreater(found["read_gb_per_s"], 0)
+        figures = found["figures"]
+        self.assertEqual(sorted({f["weights"] for f in figures}), ["bf16", "f16", "f32", "f8", "int4", "int8"])
+        self.assertEqual({f["rows"] for f in figures}, {1})
+        for figure in figures:
+            self.assertAlmostEqual(figure["of_reads"], figure["gb_per_s"] / found["read_gb_per_s"], places=4)
+            self.assertAlmostEqual(figure["gflop_per_s"] * figure["us"] * 1e-6, 2e-9 * figure["n"] * figure["k"],
+                                   places=4)
+
     def test_bench_model_measures_what_it_was_asked_for(self):
         result = run("bench-model", "--model", DEMO_MODEL, "--prompt-tokens", 16, "--answer-tokens", 4, "--streams",
                      "1,3", "--stream-tokens", 2, "--repetitions", 2, "-o", "json")
