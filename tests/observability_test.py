@@ -222,7 +222,7 @@ class Alerts(unittest.TestCase):
             yield client
             time.sleep(seconds_between)
 
-    def test_imbalance_a_growing_queue_and_lost_requests_raise_their_alerts(self):
+    def test_each_fault_raises_its_alert(self):
         with Load(self.cluster, ["Once upon a time", "def quicksort("], 64, threads=2) as load:
             self.assertTrue(eventually(lambda: self.prometheus.query("conclave:shard_busy:corrected_5m"), 30))
             self.assertNotIn("ConclaveShardImbalance", self.prometheus.alerts())
@@ -231,6 +231,11 @@ class Alerts(unittest.TestCase):
             self.assertTrue(self.fires("ConclaveShardImbalance"),
                             self.prometheus.query("conclave:shard_imbalance:ratio_5m"))
             self.cluster.publish()
+            # A shard dies: calls to it fail, and others do its work.
+            self.assertNotIn("ConclaveShardFailures", self.prometheus.alerts())
+            self.assertTrue(eventually(lambda: "in use: 3, before: 1" in self.cluster.log("router-0"), 30))
+            self.cluster.processes["expert-2"].kill()
+            self.assertTrue(self.fires("ConclaveShardFailures"))
         self.assertEqual(load.failures, [])
         # More and more clients, of whom two are served at a time.
         self.assertNotIn("ConclaveErrorBudgetBurnFast", self.prometheus.alerts())
@@ -241,6 +246,8 @@ class Alerts(unittest.TestCase):
         self.assertTrue(eventually(lambda: self.cluster.ask("x", 1)[0] != 0 and {
             "ConclaveErrorBudgetBurnFast", "ConclaveErrorBudgetBurnSlow", "ConclaveAttentionServiceDown"
         } <= self.prometheus.alerts(), 60), self.prometheus.alerts())
+        self.cluster.processes["gateway-0"].kill()
+        self.assertTrue(self.fires("ConclaveGatewayDown"))
 
 
 if __name__ == "__main__":
