@@ -20,6 +20,7 @@ namespace conclave {
 // What carries a peer's messages.
 enum class Carrier { kGrpc, kUcx };
 
+// Why something was refused.
 enum class Refusal {
   kConnection,  // not let in at all
   kMismatch,    // another model, numeric profile, placement epoch or version of the wire format

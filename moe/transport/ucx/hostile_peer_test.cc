@@ -166,6 +166,112 @@ class RawRouter {
   int replies_ = 0;
 };
 
+struct Case {
+  std::string what, reason, says;
+  absl::StatusCode code;  // UNAVAILABLE: it is cut off; else the reply's, and the connection goes on
+  std::function<absl::Status(RawRouter&)> send;
+};
+constexpr absl::StatusCode kCut = absl::StatusCode::kUnavailable, kInvalid = absl::StatusCode::kInvalidArgument;
+
+// A good call whose header was spoilt.
+Case Spoilt(std::string what, std::string says, void (*spoil)(WireHeader&)) {
+  return Case{std::move(what), "message", std::move(says), kCut, [spoil](RawRouter& router) {
+                WireHeader header = router.NewCall();
+                const size_t bytes = header.body_bytes;
+                spoil(header);
+                return router.Send(header, bytes);
+              }};
+}
+
+std::vector<Case> MessagesWithoutSense() {
+  return {
+      Spoilt("of another protocol", "magic", [](WireHeader& h) { h.magic ^= 1; }),
+      Spoilt("of a version that is none", "version", [](WireHeader& h) { h.version = 9; }),
+      Spoilt("oversized", "rows", [](WireHeader& h) { h.rows = 1u << 31; }),
+      Spoilt("with a body beyond its shape", "body_bytes", [](WireHeader& h) { h.body_bytes = ~uint64_t{0}; }),
+      Spoilt("with more pairs than rows can have", "pairs", [](WireHeader& h) { h.pairs = ~0u; }),
+      Spoilt("that begins in its middle", "offset", [](WireHeader& h) { h.offset = 64; }),
+      {"of a header cut short", "message", "header bytes", kCut,
+       [](RawRouter& router) { return router.Send(router.NewCall(), 16, 50); }},
+      {"without its end, and the next one", "message", "comes next", kCut,
+       [](RawRouter& router) {
+         const WireHeader half = router.NewCall();
+         router.Put(half, router.body(), half.body_bytes / 2);
+         return router.Send(router.NewCall());
+       }},
+      {"reordered", "message", "comes next", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         router.Put(header, router.body(), 8);
+         header.offset = 16;
+         return router.Send(header, 8);
+       }},
+      {"by rendezvous", "message", "rendezvous", kCut,
+       [](RawRouter& router) {
+         const WireHeader header = router.NewCall();
+         return router.Send(header, header.body_bytes, sizeof(header), UCP_AM_SEND_FLAG_RNDV);
+       }},
+      {"replayed", "message", "it came before", kCut,
+       [](RawRouter& router) {
+         const WireHeader header = router.NewCall();
+         EXPECT_TRUE(router.Send(header).ok());
+         return router.Send(header);
+       }},
+  };
+}
+
+std::vector<Case> MessagesWithoutRight() {
+  return {
+      {"with a stale key", "token", "without the connection's key", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.key ^= 1;
+         return router.Send(header);
+       }},
+      {"of another connection", "token", "without the connection's key", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         ++header.connection;
+         return router.Send(header);
+       }},
+      {"that only shards send", "token", "without the connection's key", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.kind = WireKind::kReply;
+         header.body_bytes = kHidden * sizeof(float);
+         return router.Send(header);
+       }},
+      {"that greets again", "token", "already", kCut,
+       [](RawRouter& router) {
+         WireHeader hello;
+         hello.connection = router.offer().connection;
+         hello.body_bytes = router.offer().token.size();
+         router.NewCall();  // for a body of some bytes
+         router.Put(hello, router.body(), hello.body_bytes);
+         return router.CutOff() ? absl::UnavailableError("cut off") : absl::OkStatus();
+       }},
+      {"for expert -1", "call", "experts[0]", kInvalid,
+       [](RawRouter& router) { return router.Send(router.NewCall(2, -1)); }},
+      {"for expert 2^31-1", "call", "experts[0]", kInvalid,
+       [](RawRouter& router) { return router.Send(router.NewCall(2, std::numeric_limits<int32_t>::max())); }},
+      {"for layer -5", "call", "layer", kInvalid,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.layer = -5;
+         return router.Send(header);
+       }},
+      {"of rows that are not numbers", "call", "not finite", kInvalid,
+       [](RawRouter& router) { return router.Send(router.NewCall(std::numeric_limits<float>::infinity())); }},
+      {"with a wrong checksum", "checksum", "checksum", absl::StatusCode::kDataLoss,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.flags = kWireChecksummed;
+         header.checksum = 1;
+         return router.Send(header);
+       }},
+  };
+}
+
 class HostilePeerTest : public testing::Test {
  protected:
   HostilePeerTest() {
@@ -200,101 +306,8 @@ class HostilePeerTest : public testing::Test {
 };
 
 TEST_F(HostilePeerTest, EachOffenceIsRefusedCountedAndLoggedAndTheNextGoodCallSucceeds) {
-  struct Case {
-    std::string what, reason, says;
-    absl::StatusCode code;  // UNAVAILABLE: it is cut off; else the reply's, and the connection goes on
-    std::function<absl::Status(RawRouter&)> send;
-  };
-  const absl::StatusCode cut = absl::StatusCode::kUnavailable, invalid = absl::StatusCode::kInvalidArgument;
-  const auto spoilt = [](std::string what, std::string says, void (*spoil)(WireHeader&)) {
-    return Case{std::move(what), "message", std::move(says), absl::StatusCode::kUnavailable, [spoil](RawRouter& router) {
-                  WireHeader header = router.NewCall();
-                  const size_t bytes = header.body_bytes;
-                  spoil(header);
-                  return router.Send(header, bytes);
-                }};
-  };
-  const std::vector<Case> cases = {
-      spoilt("of another protocol", "magic", [](WireHeader& h) { h.magic ^= 1; }),
-      spoilt("of a version that is none", "version", [](WireHeader& h) { h.version = 9; }),
-      spoilt("oversized", "rows", [](WireHeader& h) { h.rows = 1u << 31; }),
-      spoilt("with a body beyond its shape", "body_bytes", [](WireHeader& h) { h.body_bytes = ~uint64_t{0}; }),
-      spoilt("with more pairs than rows can have", "pairs", [](WireHeader& h) { h.pairs = ~0u; }),
-      spoilt("that begins in its middle", "offset", [](WireHeader& h) { h.offset = 64; }),
-      {"of a header cut short", "message", "header bytes", cut,
-       [](RawRouter& router) { return router.Send(router.NewCall(), 16, 50); }},
-      {"without its end, and the next one", "message", "comes next", cut,
-       [](RawRouter& router) {
-         const WireHeader half = router.NewCall();
-         router.Put(half, router.body(), half.body_bytes / 2);
-         return router.Send(router.NewCall());
-       }},
-      {"reordered", "message", "comes next", cut,
-       [](RawRouter& router) {
-         WireHeader header = router.NewCall();
-         router.Put(header, router.body(), 8);
-         header.offset = 16;
-         return router.Send(header, 8);
-       }},
-      {"by rendezvous", "message", "rendezvous", cut,
-       [](RawRouter& router) {
-         const WireHeader header = router.NewCall();
-         return router.Send(header, header.body_bytes, sizeof(header), UCP_AM_SEND_FLAG_RNDV);
-       }},
-      {"replayed", "message", "it came before", cut,
-       [](RawRouter& router) {
-         const WireHeader header = router.NewCall();
-         EXPECT_TRUE(router.Send(header).ok());
-         return router.Send(header);
-       }},
-      {"with a stale key", "token", "without the connection's key", cut,
-       [](RawRouter& router) {
-         WireHeader header = router.NewCall();
-         header.key ^= 1;
-         return router.Send(header);
-       }},
-      {"of another connection", "token", "without the connection's key", cut,
-       [](RawRouter& router) {
-         WireHeader header = router.NewCall();
-         ++header.connection;
-         return router.Send(header);
-       }},
-      {"that only shards send", "token", "without the connection's key", cut,
-       [](RawRouter& router) {
-         WireHeader header = router.NewCall();
-         header.kind = WireKind::kReply;
-         header.body_bytes = kHidden * sizeof(float);
-         return router.Send(header);
-       }},
-      {"that greets again", "token", "already", cut,
-       [](RawRouter& router) {
-         WireHeader hello;
-         hello.connection = router.offer().connection;
-         hello.body_bytes = router.offer().token.size();
-         router.NewCall();  // for a body of some bytes
-         router.Put(hello, router.body(), hello.body_bytes);
-         return router.CutOff() ? absl::UnavailableError("cut off") : absl::OkStatus();
-       }},
-      {"for expert -1", "call", "experts[0]", invalid,
-       [](RawRouter& router) { return router.Send(router.NewCall(2, -1)); }},
-      {"for expert 2^31-1", "call", "experts[0]", invalid,
-       [](RawRouter& router) { return router.Send(router.NewCall(2, std::numeric_limits<int32_t>::max())); }},
-      {"for layer -5", "call", "layer", invalid,
-       [](RawRouter& router) {
-         WireHeader header = router.NewCall();
-         header.layer = -5;
-         return router.Send(header);
-       }},
-      {"of rows that are not numbers", "call", "not finite", invalid,
-       [](RawRouter& router) { return router.Send(router.NewCall(std::numeric_limits<float>::infinity())); }},
-      {"with a wrong checksum", "checksum", "checksum", absl::StatusCode::kDataLoss,
-       [](RawRouter& router) {
-         WireHeader header = router.NewCall();
-         header.flags = kWireChecksummed;
-         header.checksum = 1;
-         return router.Send(header);
-       }},
-  };
+  std::vector<Case> cases = MessagesWithoutSense();
+  for (Case& bad : MessagesWithoutRight()) cases.push_back(std::move(bad));
   std::map<std::string, int> counts;
   for (const Case& bad : cases) {
     SCOPED_TRACE(bad.what);
@@ -305,7 +318,7 @@ TEST_F(HostilePeerTest, EachOffenceIsRefusedCountedAndLoggedAndTheNextGoodCallSu
     EXPECT_TRUE(router.Greet());
     const absl::Status refused = bad.send(router);
     EXPECT_EQ(refused.code(), bad.code) << refused;
-    const bool goes_on = bad.code == invalid || bad.code == absl::StatusCode::kDataLoss;
+    const bool goes_on = bad.code == kInvalid || bad.code == absl::StatusCode::kDataLoss;
     if (goes_on) {
       EXPECT_TRUE(router.Send(router.NewCall()).ok()) << "the connection goes on";
     } else {
