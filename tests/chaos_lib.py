@@ -2,15 +2,10 @@
 streams whose gaps are measured, a relay that damages what passes, and network namespaces."""
 import json
 import os
-import random
-import select
 import signal
 import shutil
-import socket
 import subprocess
 import tempfile
-import threading
-import time
 import urllib.request
 
 from conclave_test_lib import CONCLAVE, DEMO_MODEL, clean_environment, eventually, free_port
@@ -21,8 +16,8 @@ BUILT = os.path.dirname(os.path.dirname(os.path.abspath(CONCLAVE)))
 class Cluster:
     """Shards, an attention service and a gateway, each a process of its own at an address that stays."""
 
-    def __init__(self, shards=4, replicas=1, router_flags=(), via=None, hosts=None):
-        """via(i, address) gives the address at which the router reaches shard i; hosts[i] is where shard i listens:
+    def __init__(self, shards=4, replicas=1, transport="grpc", router_flags=(), via=None, hosts=None):
+        """via(addresses) gives the addresses at which the router reaches the shards; hosts[i] is where shard i listens:
         (prefix of its command line, host)."""
         self.dir = tempfile.mkdtemp(prefix="conclave-chaos-")
         self.processes, self.arguments = {}, {}
@@ -31,15 +26,21 @@ class Cluster:
             prefix, host = hosts[i] if hosts else ((), "127.0.0.1")
             address = f"{host}:{free_port()}"
             self.shard_addresses.append(address)
+            flags = [f"--ucx-address={host}:0"] if transport == "ucx" else []
+            if hosts:  # a network of our own, which nobody else reaches
+                flags.append("--allow-insecure")
             self.start(f"expert-{i}", "expert_service", address,
                        f"--shard-index={i}", f"--shard-count={shards}", f"--replicas={replicas}", "--threads=1",
-                       "--compute=f32", prefix=prefix)
-        reached = [via(i, a) if via else a for i, a in enumerate(self.shard_addresses)]
+                       "--compute=f32", *flags, prefix=prefix)
+        reached = via(self.shard_addresses) if via else self.shard_addresses
         self.start("router", "router_service", f"127.0.0.1:{free_port()}", "--compute=f32", "--threads=1",
-                   *(f"--shard={a}" for a in reached), *router_flags)
+                   f"--transport={transport}", *(f"--shard={a}" for a in reached), *router_flags)
         self.gateway = f"127.0.0.1:{free_port()}"
         self.start("gateway", "gateway", self.gateway, f"--router={self.address_of('router')}")
-        assert eventually(lambda: ask(self, "x", 1)[0] == 0, 60), self.log("router") + self.log("gateway")
+        if not eventually(lambda: ask(self, "x", 1)[0] == 0, 60):
+            logs = self.log("router") + self.log("gateway")
+            self.__exit__()
+            raise AssertionError(logs)
 
     def __enter__(self):
         return self
@@ -74,8 +75,10 @@ class Cluster:
         self.shard(i).send_signal(number)
 
     def restart(self, i):
-        self.shard(i).wait()
+        """The exit code of the process that was there, and a new one in its place."""
+        code = self.shard(i).wait(timeout=60)
         self.launch(f"expert-{i}")
+        return code
 
     def log(self, name):
         with open(os.path.join(self.dir, name + ".log")) as log:
@@ -103,93 +106,49 @@ def ask(cluster, prompt, tokens):
     return result.returncode, result.stdout, result.stderr
 
 
-class Stream(threading.Thread):
-    """An answer that is read as it comes."""
-
-    def __init__(self, cluster, prompt, tokens):
-        super().__init__(daemon=True)
-        self.process = subprocess.Popen(
-            [CONCLAVE, "generate", "--gateway", cluster.gateway, "--prompt", prompt, "--max-tokens", str(tokens),
-             "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
-        self.text, self.longest_gap, self.error = b"", 0.0, ""
-        self.started = threading.Event()
-        self.start()
-
-    def run(self):
-        last = None
-        while True:
-            piece = os.read(self.process.stdout.fileno(), 65536)
-            now = time.monotonic()
-            if not piece:
-                break
-            if last is not None:
-                self.longest_gap = max(self.longest_gap, now - last)
-            last = now
-            self.text += piece
-            self.started.set()
-        self.error = self.process.stderr.read().decode()
-        self.process.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        self.started.set()
-
-
 PROMPTS = ["Once upon a time", "def quicksort(", "The theorem of Pythagoras", "2 + 2 =", "What is a mixture of experts?",
            "Who are you?", "A router decides", "In the beginning"]
 
 
 def run_streams(cluster, tokens, action):
-    """Eight streams; `action` runs when all have begun. Returns their texts, the errors, and the longest gap in s."""
-    streams = [Stream(cluster, prompt, tokens) for prompt in PROMPTS]
-    for stream in streams:
-        stream.started.wait(60)
-    action()
-    for stream in streams:
-        stream.join(120)
-        if stream.is_alive():
-            stream.process.kill()
-            stream.error = "did not end within 120 s"
-    return ([stream.text for stream in streams], [s.error for s in streams if s.process.returncode != 0 or s.error],
-            max(stream.longest_gap for stream in streams))
+    """Eight streams; `action` runs when all have begun. Returns their answers (ids, text, hash of all logits), the
+    errors, and the longest gap in seconds."""
+    client = subprocess.Popen([os.path.join(BUILT, "tests", "stream_client"), f"--gateway={cluster.gateway}",
+                               f"--tokens={tokens}", *(f"--prompt={prompt}" for prompt in PROMPTS)],
+                              stdout=subprocess.PIPE, text=True, env=clean_environment())
+    with client:
+        client.stdout.readline()  # "begun"
+        action()
+        streams = json.loads(client.stdout.read())
+    answers = [(stream["ids"], stream["text"], stream["logits_hash"]) for stream in streams]
+    return (answers, [stream["error"] for stream in streams if stream["error"]],
+            max(stream["longest_gap_ms"] for stream in streams) / 1000)
 
 
-class Relay(threading.Thread):
-    """Passes bytes between a port of its own and `target`. While `damage` is set, it flips a bit in some of the large
-    pieces, which are activations."""
+class Relay:
+    """Passes bytes between ports of its own and the targets, in a process of its own. It flips a bit in a share of the
+    large pieces, which are activations."""
 
-    def __init__(self, target, seed):
-        super().__init__(daemon=True)
-        self.target, self.random, self.damage, self.damaged = target, random.Random(seed), 0.0, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        self.start()
+    def __init__(self, targets, seed=1):
+        self.process = subprocess.Popen([os.path.join(BUILT, "tests", "damaging_relay"), f"--seed={seed}",
+                                         *(f"--target={target}" for target in targets)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addresses = json.loads(self.process.stdout.readline())
 
-    def run(self):
-        while True:
-            client, _ = self.listener.accept()
-            try:
-                host, port = self.target.rsplit(":", 1)
-                server = socket.create_connection((host, int(port)), timeout=5)
-            except OSError:
-                client.close()
-                continue
-            threading.Thread(target=self.pump, args=(client, server), daemon=True).start()
+    def __enter__(self):
+        return self
 
-    def pump(self, client, server):
-        pairs = {client: server, server: client}
-        with client, server:
-            try:
-                while True:
-                    for source in select.select(list(pairs), [], [])[0]:
-                        piece = bytearray(source.recv(65536))
-                        if not piece:
-                            return
-                        if len(piece) > 1000 and self.random.random() < self.damage:
-                            piece[self.random.randrange(500, len(piece))] ^= 1 << self.random.randrange(8)
-                            self.damaged += 1
-                        pairs[source].sendall(piece)
-            except OSError:
-                pass
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def damage(self, target, share):
+        self.process.stdin.write(f"damage {target} {share}\n")
+
+    def damaged(self, target):
+        self.process.stdin.write(f"count {target}\n")
+        return int(self.process.stdout.readline())
 
 
 class Namespaces:
@@ -211,7 +170,10 @@ class Namespaces:
                 command("ip", "-n", name, "addr", "add", f"{subnet}.{i + 1}/24", "dev", "eth0")
                 command("ip", "-n", name, "link", "set", "eth0", "up")
                 command("ip", "-n", name, "link", "set", "lo", "up")
-                self.hosts.append((("ip", "netns", "exec", name), f"{subnet}.{i + 1}"))
+                # UCX tells the other end all our addresses, and those must be reachable from there.
+                command("ip", "-n", name, "route", "add", "default", "via", f"{subnet}.254")
+                # With an IPC namespace of its own a shard shares no memory with the router: UCX takes the network.
+                self.hosts.append((("ip", "netns", "exec", name, "unshare", "--ipc"), f"{subnet}.{i + 1}"))
         except Exception:
             self.close()
             raise

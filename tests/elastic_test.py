@@ -5,9 +5,9 @@ import re
 import unittest
 from types import SimpleNamespace
 
-from chaos_lib import PROMPTS, Stream
+from chaos_lib import PROMPTS
 from conclave_test_lib import FULL, eventually
-from elastic_lib import ElasticCluster, Load, names_work
+from elastic_lib import ElasticCluster, Load, Stream, names_work
 
 TOKENS = 24
 

@@ -8,7 +8,8 @@ build=(bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-
   libgrpc-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
   prometheus-cpp-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev libxxhash-dev libpcre2-dev
   libboost-dev libssl-dev libedit-dev libucx-dev)
-test=(libgtest-dev libgmock-dev clang libclang-rt-14-dev python3-venv prometheus patchelf openssl shellcheck chromium)
+test=(libgtest-dev libgmock-dev clang libclang-rt-14-dev python3-venv prometheus patchelf openssl shellcheck chromium
+  iproute2 nftables)
 
 arm64=(g++-aarch64-linux-gnu lld qemu-user libabsl-dev:arm64 libgtest-dev:arm64 libgmock-dev:arm64)
 
