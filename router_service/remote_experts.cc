@@ -18,6 +18,9 @@ namespace {
 // Between two calls of one ticket to a shard that failed it.
 constexpr absl::Duration kPauseMin = absl::Milliseconds(2);
 constexpr absl::Duration kPauseMax = absl::Seconds(1);
+// After so many failures of the only holder that is known, others are asked whether they hold its experts by now, and
+// after so many, to load them: a shard may answer questions and be no use for rows.
+constexpr int kStrikesToAskOthers = 3, kStrikesToGiveUp = 6;
 // How often answers of shards are looked for while some are awaited.
 constexpr absl::Duration kNewsPause = absl::Milliseconds(1);
 constexpr absl::Duration kIdleWait = absl::Milliseconds(100);
@@ -333,6 +336,13 @@ void RemoteExperts::OnFailed(const Flight& flight, const absl::Status& status, a
   }
   ++grudge.strikes;
   grudge.pause_until = now + std::min(kPauseMin * (1 << std::min(grudge.strikes, 10)), kPauseMax);
+  if (grudge.strikes < kStrikesToAskOthers || HasAlternative(ticket, message)) return;
+  for (int other = 0; other < transport_.shards(); ++other) {
+    if (ShardId{other} != shard) membership_->OnSuspect(ShardId{other}, now);
+  }
+  if (grudge.strikes < kStrikesToGiveUp) return;
+  membership_->OnUseless(shard);
+  membership_->LoadOrphans(now);
 }
 
 // Takes calls of the ticket back: all, or those that would bring nothing new.

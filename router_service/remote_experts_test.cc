@@ -119,6 +119,29 @@ TEST_F(RemoteExpertsTest, AnExpertWithoutAHolderIsLoadedElsewhere) {
   EXPECT_EQ(pool_->holdings()[0].holdings[0].experts, handlers_[0]->Describe().holdings[0].experts);
 }
 
+TEST_F(RemoteExpertsTest, AnExpertWhoseOnlyHolderFailsEveryCallIsLoadedElsewhere) {
+  Start(3);
+  Connect();
+  handlers_[1]->FailWith(absl::DataLossError("damaged on the way"));  // and yet it tells what it holds
+  for (uint32_t seed = 0; seed < 5; ++seed) EXPECT_EQ(RunOnce(Rows(6, seed)), absl::OkStatus());
+  EXPECT_EQ(handlers_[0]->Describe().placement_epoch, 6u) << "asked once";
+  handlers_[1]->FailWith(absl::OkStatus());
+  for (uint32_t seed = 0; seed < 5; ++seed) EXPECT_EQ(RunOnce(Rows(6, seed)), absl::OkStatus());
+}
+
+TEST_F(RemoteExpertsTest, AHolderThatNobodyToldOfIsFoundWhenTheKnownOneFails) {
+  Start(2);
+  Connect();
+  control_->SetFull();
+  std::vector<LayerHolding> taken = {{LayerId{1}, {}}};
+  for (int expert = kExperts / 2; expert < kExperts; ++expert) taken[0].experts.push_back(ExpertId{expert});
+  ASSERT_TRUE(handlers_[0]->LoadExperts(taken).ok());  // on somebody else's word
+  handlers_[1]->FailWith(absl::DataLossError("damaged on the way"));
+  Rows rows(1, 1);
+  std::copy_n(std::vector<int32_t>{9, 10, 11, 15}.begin(), kTopK, rows.experts.begin());
+  EXPECT_EQ(RunOnce(rows), absl::OkStatus());
+}
+
 TEST_F(RemoteExpertsTest, WaitsForAShardToReturnWhenAllAreGone) {
   Start(2);
   Connect();

@@ -106,6 +106,15 @@ std::vector<ShardHoldings> ShardMembership::holdings() const {
 
 void ShardMembership::OnAnswered(ShardId shard) {
   members_[Value(shard)].pause = kPauseMin;
+  members_[Value(shard)].useless = false;
+}
+
+void ShardMembership::OnUseless(ShardId shard) {
+  Member& member = members_[Value(shard)];
+  if (!std::exchange(member.useless, true)) {
+    LogWarning(absl::StrCat("expert shard ", member.description.name,
+                            " answers questions, but no call: others are asked to take its experts over"));
+  }
 }
 
 void ShardMembership::OnUnreachable(ShardId shard, const absl::Status& why, absl::Time now) {
@@ -201,6 +210,7 @@ bool ShardMembership::TakeDescription(ShardId shard, ShardDescription descriptio
                          member.description.placement_epoch, ", ", ExpertsOf(member.description), " experts"));
   }
   member.known = member.up = true;
+  member.useless = member.useless && !back;
   member.failed_asks = 0;
   if (!outdated) member.stale = false;
   return back || !same || !member.stale;
@@ -219,9 +229,11 @@ bool ShardMembership::TakeFailure(ShardId shard, const absl::Status& status, abs
   return news;
 }
 
-bool ShardMembership::Orphaned(LayerId layer, ExpertId expert) const {
+bool ShardMembership::Orphaned(LayerId layer, ExpertId expert, bool useless_too) const {
   const absl::Span<const ShardId> holders = Holders(layer, expert);
-  return std::all_of(holders.begin(), holders.end(), [&](ShardId shard) { return Gone(shard); });
+  return std::all_of(holders.begin(), holders.end(), [&](ShardId shard) {
+    return Gone(shard) || (useless_too && members_[Value(shard)].useless);
+  });
 }
 
 void ShardMembership::LoadOrphans(absl::Time now) {
@@ -234,7 +246,8 @@ void ShardMembership::LoadOrphans(absl::Time now) {
   for (size_t i = 0; i < members_.size(); ++i) {
     const ShardId shard{static_cast<int32_t>(i)};
     load[i] = ExpertsOf(members_[i].description);
-    if (Usable(shard) && !members_[i].loading && now >= members_[i].load_again_at) takers.push_back(shard);
+    const bool asked_already = members_[i].loading || now < members_[i].load_again_at;
+    if (Usable(shard) && !members_[i].useless && !asked_already) takers.push_back(shard);
   }
   if (takers.empty()) return;
   const auto has_room = [&](ShardId shard) {
@@ -247,7 +260,7 @@ void ShardMembership::LoadOrphans(absl::Time now) {
   std::map<ShardId, std::vector<LayerHolding>> plan;
   for (const LayerId layer : options_.layers) {
     for (int expert = 0; expert < options_.experts; ++expert) {
-      if (!Orphaned(layer, ExpertId{expert})) continue;
+      if (!Orphaned(layer, ExpertId{expert}, /*useless_too=*/true)) continue;
       takers.erase(std::remove_if(takers.begin(), takers.end(), [&](ShardId s) { return !has_room(s); }), takers.end());
       if (takers.empty()) break;
       const ShardId taker = *std::min_element(takers.begin(), takers.end(), [&](ShardId a, ShardId b) {
@@ -276,7 +289,9 @@ void ShardMembership::ShowGauges() {
   if (orphans_ == nullptr) return;
   int64_t orphans = 0;
   for (const LayerId layer : options_.layers) {
-    for (int expert = 0; expert < options_.experts; ++expert) orphans += Orphaned(layer, ExpertId{expert});
+    for (int expert = 0; expert < options_.experts; ++expert) {
+      orphans += Orphaned(layer, ExpertId{expert}, /*useless_too=*/false);
+    }
   }
   orphans_->Set(static_cast<double>(orphans));
   for (size_t i = 0; i < members_.size(); ++i) {

@@ -68,6 +68,7 @@ class ShardMembership {
   void OnUnreachable(ShardId shard, const absl::Status& why, absl::Time now);  // it is gone
   void OnStale(ShardId shard, absl::Time now);    // it holds something else than we think
   void OnSuspect(ShardId shard, absl::Time now);  // is it still there?
+  void OnUseless(ShardId shard);  // whatever it says, call after call fails: until one is answered, others may take over
 
   // Asks what is due and takes the answers that have come. True: some shard is usable now, gone now, or holds other
   // experts than before.
@@ -75,8 +76,8 @@ class ShardMembership {
   // When Poll has something to ask; InfiniteFuture: nothing.
   absl::Time due() const;
   bool waiting() const { return waiting_ > 0; }
-  // Asks shards that are up to hold all experts whose holders are all gone. What is being loaded already is not asked
-  // for again.
+  // Asks shards that are up to hold all experts whose holders are all gone or useless. What is being loaded already is
+  // not asked for again.
   void LoadOrphans(absl::Time now);
 
   std::shared_ptr<const Placement> placement() const;
@@ -86,7 +87,7 @@ class ShardMembership {
  private:
   struct Member {
     ShardDescription description;
-    bool known = false, up = false, stale = false;
+    bool known = false, up = false, stale = false, useless = false;
     bool asked = false;
     absl::Time ask_at = absl::InfiniteFuture();
     absl::Duration pause;                         // before the next question
@@ -99,7 +100,8 @@ class ShardMembership {
   bool TakeNews(ShardNews news, absl::Time now);
   bool TakeDescription(ShardId shard, ShardDescription description);
   bool TakeFailure(ShardId shard, const absl::Status& status, absl::Time now);
-  bool Orphaned(LayerId layer, ExpertId expert) const;
+  // Whether all holders are gone, or useless where those count.
+  bool Orphaned(LayerId layer, ExpertId expert, bool useless_too) const;
   absl::Status Rebuild();
   void ShowGauges();
 
