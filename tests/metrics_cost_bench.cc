@@ -1,7 +1,7 @@
 // What counting costs: a gateway, an attention service and shards in one process answer a request while every call of a
 // metric is counted; times what a call takes by itself, over the time of a token. A table, not a test:
 //
-//   bazel run -c opt //tests:metrics_cost_bench -- --model DIR
+//   bazel run //tests:metrics_cost_bench -- --model DIR
 #include <algorithm>
 #include <atomic>
 #include <chrono>
