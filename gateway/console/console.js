@@ -157,6 +157,7 @@ function select(layer, expert) {
   const tokens = history.length ? history[history.length - 1].snapshot.layers : [];
   if (!tokens.length) return;
   layer = Math.max(0, Math.min(tokens.length - 1, layer));
+  if (marked) AnswerTokens.active.select(-1);  // who moves on the map has left the answer
   selected = {layer, expert: Math.max(0, Math.min(tokens[layer].tokens.length - 1, expert))};
   drawMap();
 }

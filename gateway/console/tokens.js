@@ -69,6 +69,7 @@ class AnswerTokens {
     const token = this.tokens[index];
     if (this.tokens[this.current]) this.tokens[this.current].span.removeAttribute('aria-selected');
     this.current = token ? index : -1;
+    if (token) AnswerTokens.active = this;
     if (token) {
       token.span.setAttribute('aria-selected', 'true');
       this.list.setAttribute('aria-activedescendant', token.span.id);
@@ -115,6 +116,7 @@ class AnswerTokens {
   }
 }
 AnswerTokens.ids = 0;
+AnswerTokens.active = null;  // the answer with a token at hand, last
 
 // One sentence on a token.
 function describeToken(token) {
