@@ -172,6 +172,21 @@ class ElasticCluster(chaos_lib.Cluster):
         return 0, json.loads(result.stdout)
 
 
+class Stream:
+    """One long answer that is under way once this is made."""
+
+    def __init__(self, gateway, prompt, tokens):
+        self.process = subprocess.Popen([CONCLAVE, "generate", "--gateway", gateway, "--prompt", prompt, "--max-tokens",
+                                         str(tokens), "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        env=clean_environment())
+        self.begun = os.read(self.process.stdout.fileno(), 65536)
+
+    def end(self):
+        """Exit code, the whole text, and what was written to standard error."""
+        rest, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, (self.begun + rest).decode(), errors.decode()
+
+
 class Load:
     """Questions without a pause from `threads` clients, each to the end; whatever is not as at first is a failure."""
 

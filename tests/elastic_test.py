@@ -3,7 +3,6 @@ answers keep their ids and their logits. Found by a DNS name where this user may
 list in a file."""
 import re
 import unittest
-from types import SimpleNamespace
 
 from chaos_lib import PROMPTS
 from conclave_test_lib import FULL, eventually
@@ -91,13 +90,12 @@ class Update(unittest.TestCase):
                 # the streams that it has.
                 cluster.add("gateway", 1)
                 cluster.wait_until_ready("gateway-1")
-                long = Stream(SimpleNamespace(gateway=cluster.addresses["gateway"][0]), "The sea", 200)
-                self.assertTrue(long.started.wait(60))
+                stream = Stream(cluster.addresses["gateway"][0], "The sea", 200)
                 load.move_to(1)
                 self.assertEqual(cluster.stop("gateway", 0), 0, cluster.log("gateway-0"))
-                long.join(60)
-                self.assertEqual((long.process.returncode, long.error), (0, ""))
-                self.assertEqual(long.text.decode().strip(), cluster.ask("The sea", 200)[1]["text"].strip())
+                code, text, errors = stream.end()
+                self.assertEqual((code, errors), (0, ""))
+                self.assertEqual(text.strip(), cluster.ask("The sea", 200)[1]["text"].strip())
                 load.wait_for(4)
             self.assertEqual(load.failures, [])
             self.assertIn(updated, cluster.log("gateway-1"))
