@@ -10,7 +10,7 @@ namespace {
 
 // What all but gates and routed experts compute in: on a CPU as DenseKernels has it, on accelerators as they do.
 Compute DenseCompute(const Kernels& kernels) {
-  if (kernels.compute == Compute::kF8) return Compute::kBF16;
+  if (kernels.compute == Compute::kF8) return Compute::kF8;
   return kernels.isa == "amx" ? Compute::kBF16x3 : Compute::kF32;
 }
 
@@ -36,6 +36,6 @@ absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels) {
 
 DType RowDType(Compute compute) { return compute == Compute::kF32 ? DType::kF32 : DType::kBF16; }
 
-DType CacheDType(Compute) { return DType::kF32; }
+DType CacheDType(Compute compute) { return compute == Compute::kF8 ? DType::kBF16 : DType::kF32; }
 
 }  // namespace conclave

@@ -33,7 +33,7 @@ absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels);
 absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels);
 // The dtype in which rows travel to experts and back: F32 with Compute::kF32, else BF16.
 DType RowDType(Compute compute);
-// The dtype of cached latents: F32.
+// The dtype of cached latents: BF16 with Compute::kF8, else F32.
 DType CacheDType(Compute compute);
 
 }  // namespace conclave

@@ -57,8 +57,13 @@ class Accelerator {
   virtual void FillCache(const FillCacheArgs& args) = 0;
   virtual void RotateQueries(const RotateArgs& args) = 0;
   virtual void Attend(const AttendArgs& args) = 0;
-  virtual void SiluMul(const SiluMulArgs& args) = 0;
+  // What Attend needs for up to `rows` rows of `heads` heads behind up to `tokens_max` tokens.
+  virtual int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max) const = 0;
+  virtual void Ffn(const FfnArgs& args) = 0;
+  // What Linear and Ffn need within `limits`.
+  virtual int64_t DenseWorkspaceBytes(const DenseLimits& limits) const = 0;
   virtual void AddToResidual(const AddArgs& args) = 0;
+  virtual void AddAndNormalise(const AddNormArgs& args) = 0;
   virtual void SelectExperts(const SelectArgs& args) = 0;
   virtual void Round(const RoundArgs& args) = 0;
   virtual void Combine(const CombineArgs& args) = 0;

@@ -19,8 +19,8 @@ class HostAcceleratorImpl final : public HostAccelerator {
 
   const AcceleratorInfo& info() const override { return info_; }
   absl::Status Supports(Compute compute, const ExpertSlots&) const override {
-    if (compute == Compute::kF32 || compute == Compute::kBF16) return absl::OkStatus();
-    return absl::InvalidArgumentError("--compute: the host accelerator has f32 and bf16");
+    if (compute == Compute::kF32 || compute == Compute::kBF16 || compute == Compute::kF8) return absl::OkStatus();
+    return absl::InvalidArgumentError("--compute: the host accelerator has f32, bf16 and fp8");
   }
 
   absl::StatusOr<void*> Allocate(int64_t bytes) override {
@@ -59,8 +59,11 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void FillCache(const FillCacheArgs& args) override { Run([&] { host_ops::FillCache(args); }); }
   void RotateQueries(const RotateArgs& args) override { Run([&] { host_ops::RotateQueries(args); }); }
   void Attend(const AttendArgs& args) override { Run([&] { host_ops::Attend(args); }); }
-  void SiluMul(const SiluMulArgs& args) override { Run([&] { host_ops::SiluMul(args); }); }
+  int64_t AttendWorkspaceBytes(int64_t, int, int, DType, int64_t) const override { return 1; }
+  void Ffn(const FfnArgs& args) override { Run([&] { host_ops::Ffn(args); }); }
+  int64_t DenseWorkspaceBytes(const DenseLimits&) const override { return 1; }
   void AddToResidual(const AddArgs& args) override { Run([&] { host_ops::AddToResidual(args); }); }
+  void AddAndNormalise(const AddNormArgs& args) override { Run([&] { host_ops::AddAndNormalise(args); }); }
   void SelectExperts(const SelectArgs& args) override { Run([&] { host_ops::SelectExperts(args); }); }
   void Round(const RoundArgs& args) override { Run([&] { host_ops::Round(args); }); }
   void Combine(const CombineArgs& args) override { Run([&] { host_ops::Combine(args); }); }

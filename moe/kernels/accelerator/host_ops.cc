@@ -101,11 +101,11 @@ void Linear(const LinearArgs& args) {
         weights[i] = args.transposed ? WeightAt(args.w, matrix, first + i, o) : WeightAt(args.w, matrix, first + o, i);
       }
       for (int64_t r = 0; r < args.rows; ++r) {
-        const float* x = args.x + r * args.x_stride + b * args.x_batch;
+        const int64_t x = r * args.x_stride + b * args.x_batch;
         double sum = 0;
-        for (int64_t i = 0; i < inner; ++i) sum += x[i] * weights[i];
+        for (int64_t i = 0; i < inner; ++i) sum += LoadAsFloat(args.x, args.x_dtype, x + i) * weights[i];
         if (args.bias != nullptr) sum += args.bias[o];
-        args.out[r * args.out_stride + b * args.out_batch + o] = static_cast<float>(sum);
+        Store(static_cast<float>(sum), args.out, args.out_dtype, r * args.out_stride + b * args.out_batch + o);
       }
     }
   }
@@ -115,7 +115,7 @@ void FillCache(const FillCacheArgs& args) {
   const int width = args.latent + 2 * args.rope.pairs;
   std::vector<float> row(width);
   for (int64_t r = 0; r < args.rows; ++r) {
-    const float* x = args.x + r * width;
+    const float* x = args.x + r * args.x_stride;
     const double factor = NormFactor(x, args.latent, args.eps);
     for (int i = 0; i < args.latent; ++i) row[i] = static_cast<float>(x[i] * factor * args.weight[i]);
     Rotate(args.rope, args.positions[r], x + args.latent, row.data() + args.latent);
@@ -127,10 +127,11 @@ void FillCache(const FillCacheArgs& args) {
 
 void RotateQueries(const RotateArgs& args) {
   const int width = args.latent + 2 * args.rope.pairs;
-  const int query_width = args.nope + 2 * args.rope.pairs;
+  const int rope = 2 * args.rope.pairs, query_width = args.nope + rope;
+  std::vector<float> rotated(rope);
   for (int64_t item = 0; item < args.rows * args.heads; ++item) {
-    Rotate(args.rope, args.positions[item / args.heads], args.query + item * query_width + args.nope,
-           args.out + item * width + args.latent);
+    Rotate(args.rope, args.positions[item / args.heads], args.query + item * query_width + args.nope, rotated.data());
+    for (int i = 0; i < rope; ++i) Store(rotated[i], args.out, args.out_dtype, item * width + args.latent + i);
   }
 }
 
@@ -138,18 +139,18 @@ void Attend(const AttendArgs& args) {
   const int width = args.latent + args.rope;
   for (int64_t item = 0; item < args.rows * args.heads; ++item) {
     const int64_t r = item / args.heads;
-    const float* query = args.query + item * width;
-    const int64_t tokens = int64_t{args.positions[r]} + 1;
+    const int64_t tokens = args.lengths[r];
     std::vector<double> weights(tokens);
     const auto cached = [&](int64_t token, int i) {
       const int64_t block = args.blocks[args.first_block[r] + token / args.block_tokens];
-      return LoadAsFloat(args.cache, args.cache_dtype,
-                         (block * args.block_tokens + token % args.block_tokens) * width + i);
+      return LoadAsFloat(args.cache, args.dtype, (block * args.block_tokens + token % args.block_tokens) * width + i);
     };
+    std::vector<double> query(width);
+    for (int i = 0; i < width; ++i) query[i] = LoadAsFloat(args.query, args.dtype, item * width + i);
     double maximum = -HUGE_VAL, sum = 0;
     for (int64_t t = 0; t < tokens; ++t) {
       double score = 0;
-      for (int i = 0; i < width; ++i) score += static_cast<double>(query[i]) * cached(t, i);
+      for (int i = 0; i < width; ++i) score += query[i] * cached(t, i);
       weights[t] = score * args.scale;
       maximum = std::fmax(maximum, weights[t]);
     }
@@ -157,18 +158,37 @@ void Attend(const AttendArgs& args) {
     for (int i = 0; i < args.latent; ++i) {
       double value = 0;
       for (int64_t t = 0; t < tokens; ++t) value += weights[t] * cached(t, i);
-      args.out[item * args.latent + i] = static_cast<float>(value / sum);
+      Store(static_cast<float>(value / sum), args.out, args.dtype, item * args.latent + i);
     }
   }
 }
 
-void SiluMul(const SiluMulArgs& args) {
-  for (int64_t r = 0; r < args.rows; ++r) {
-    for (int64_t i = 0; i < args.cols; ++i) {
-      const double g = args.x[r * 2 * args.cols + i];
-      args.out[r * args.cols + i] = static_cast<float>(g / (1.0 + std::exp(-g)) * args.x[(r * 2 + 1) * args.cols + i]);
-    }
+void Ffn(const FfnArgs& args) {
+  const int64_t hidden = args.gate_up.cols, intermediate = args.down.cols;
+  std::vector<float> gate_up(args.rows * 2 * intermediate), activation(args.rows * intermediate);
+  LinearArgs linear;
+  linear.x = args.x;
+  linear.w = args.gate_up;
+  linear.out = gate_up.data();
+  linear.rows = args.rows;
+  linear.batch = 2;
+  linear.features = linear.out_batch = intermediate;
+  linear.x_stride = hidden;
+  linear.out_stride = 2 * intermediate;
+  Linear(linear);
+  for (int64_t i = 0; i < args.rows * intermediate; ++i) {
+    const float* gate = &gate_up[i / intermediate * 2 * intermediate + i % intermediate];
+    const double g = gate[0];
+    activation[i] = static_cast<float>(g / (1.0 + std::exp(-g)) * gate[intermediate]);
   }
+  linear = LinearArgs();
+  linear.x = activation.data();
+  linear.w = args.down;
+  linear.out = args.out;
+  linear.rows = args.rows;
+  linear.features = linear.out_stride = hidden;
+  linear.x_stride = intermediate;
+  Linear(linear);
 }
 
 void AddToResidual(const AddArgs& args) {
@@ -178,6 +198,18 @@ void AddToResidual(const AddArgs& args) {
     int32_t& fault = args.fault_layer[i / args.cols];
     fault = std::min(fault, args.layer);
   }
+}
+
+void AddAndNormalise(const AddNormArgs& args) {
+  AddToResidual(args.add);
+  NormArgs norm;
+  norm.x = args.add.acc;
+  norm.weight = args.weight;
+  norm.out = args.out;
+  norm.rows = args.add.rows;
+  norm.cols = norm.x_stride = norm.out_stride = args.add.cols;
+  norm.eps = args.eps;
+  RmsNorm(norm);
 }
 
 void SelectExperts(const SelectArgs& args) {

@@ -46,22 +46,47 @@ struct NormArgs {
 };
 
 // How exact a product must be at least; an accelerator may do better. kFloat32: float32 throughout. kSplit: inputs keep
-// sixteen bits of mantissa, sums float32. kBf16: inputs rounded to bfloat16, sums float32.
-enum class LinearPrecision : uint8_t { kFloat32, kSplit, kBf16 };
+// sixteen bits of mantissa, sums float32. kBf16: inputs rounded to bfloat16, sums float32. kFp8: where the weights are
+// e4m3 in blocks of 128 x 128, inputs rounded to e4m3 with a scale for each row and 128 columns, sums float32
+// (DeepSeek-V3, section 3.3); elsewhere as kBf16.
+enum class LinearPrecision : uint8_t { kFloat32, kSplit, kBf16, kFp8 };
 
 // For each row r and batch b: out[r, b, n] = bias[n] + Σ_k x[r, b, k] · W[row_begin + b · row_step + n, k], or with
 // `transposed` out[r, b, k] = Σ_n x[r, b, n] · W[row_begin + b · row_step + n, k]; W is matrix b where w has several.
 struct LinearArgs {
-  const float* x = nullptr;     // [rows, x_stride], batch b starts at b * x_batch
+  const void* x = nullptr;      // [rows, x_stride] of x_dtype, batch b starts at b * x_batch
   DeviceWeight w;               // one matrix, or `batch` of them
   const float* bias = nullptr;  // [features] or null
-  float* out = nullptr;         // [rows, out_stride], batch b starts at b * out_batch
+  void* out = nullptr;          // [rows, out_stride] of out_dtype, batch b starts at b * out_batch
+  DType x_dtype = DType::kF32, out_dtype = DType::kF32;  // F32 or BF16
   int64_t rows = 0, batch = 1;
   int64_t features = 0;  // rows of W that a batch uses
   int64_t row_begin = 0, row_step = 0;
   int64_t x_stride = 0, x_batch = 0, out_stride = 0, out_batch = 0;
   bool transposed = false;
   LinearPrecision precision = LinearPrecision::kFloat32;
+  void* workspace = nullptr;  // DenseWorkspaceBytes(…) bytes; null: kFp8 is taken as kBf16
+};
+
+// out[r] = down · (silu(gate · x[r]) ⊙ (up · x[r])), rows contiguous.
+struct FfnArgs {
+  const float* x = nullptr;  // [rows, hidden]
+  DeviceWeight gate_up;      // 2 matrices [intermediate, hidden]
+  DeviceWeight down;         // [hidden, intermediate]
+  float* out = nullptr;      // [rows, hidden]
+  int64_t rows = 0;
+  LinearPrecision precision = LinearPrecision::kFloat32;
+  void* workspace = nullptr;  // DenseWorkspaceBytes(…) bytes
+};
+
+// The largest Linear and Ffn that a workspace must do for.
+struct DenseLimits {
+  LinearPrecision precision = LinearPrecision::kFloat32;
+  DType weight_dtype = DType::kF32;  // of the feed-forward
+  int64_t rows = 0;
+  int64_t cols = 0;          // of the widest weight that a Linear with a workspace takes
+  int64_t hidden = 0;
+  int64_t intermediate = 0;  // 0: no Ffn
 };
 
 // The angles of every position: [positions, pairs] each.
@@ -74,14 +99,14 @@ struct RopeTable {
 
 // cache row of r = [rms_norm(x[r, 0 .. latent)) | x[r, latent ..) rotated to positions[r]].
 struct FillCacheArgs {
-  const float* x = nullptr;            // [rows, latent + 2 * rope.pairs]
+  const float* x = nullptr;            // [rows, latent + 2 * rope.pairs], rows are x_stride floats apart
   const float* weight = nullptr;       // [latent]
   const int32_t* positions = nullptr;  // [rows]
   const int32_t* cache_rows = nullptr; // [rows]: the row of the cache that each one fills
   RopeTable rope;
   void* cache = nullptr;               // [tokens, latent + 2 * rope.pairs] of one layer
   DType cache_dtype = DType::kF32;
-  int64_t rows = 0;
+  int64_t rows = 0, x_stride = 0;
   int latent = 0;
   float eps = 0;
 };
@@ -91,30 +116,27 @@ struct RotateArgs {
   const float* query = nullptr;        // [rows, heads, nope + 2 * rope.pairs]
   const int32_t* positions = nullptr;  // [rows]
   RopeTable rope;
-  float* out = nullptr;                // [rows, heads, latent + 2 * rope.pairs]
+  void* out = nullptr;                 // [rows, heads, latent + 2 * rope.pairs]
+  DType out_dtype = DType::kF32;       // or BF16
   int64_t rows = 0;
   int heads = 0, nope = 0, latent = 0;
 };
 
 // Absorbed MLA over the paged cache of one layer, in chunks of kAttentionChunkTokens merged in ascending order.
 struct AttendArgs {
-  const float* query = nullptr;          // [rows, heads, latent + rope]
-  const void* cache = nullptr;           // [blocks * block_tokens, latent + rope]
-  DType cache_dtype = DType::kF32;
-  const int32_t* positions = nullptr;    // [rows]: row r attends to tokens [0, positions[r]] …
+  const void* query = nullptr;           // [rows, heads, latent + rope] of `dtype`
+  const void* cache = nullptr;           // [cache_blocks * block_tokens, latent + rope] of `dtype`
+  DType dtype = DType::kF32;             // or BF16: of query, cache and out; sums and softmax are float32
+  const int32_t* lengths = nullptr;      // [rows], at least 1: row r attends to tokens [0, lengths[r]) …
   const int32_t* first_block = nullptr;  // [rows]: … of blocks[first_block[r]], blocks[first_block[r] + 1], …
   const int32_t* blocks = nullptr;
-  float* out = nullptr;                  // [rows, heads, latent]
+  void* out = nullptr;                   // [rows, heads, latent] of `dtype`
   int64_t rows = 0;
   int heads = 0, latent = 0, rope = 0, block_tokens = 0;
+  int32_t cache_blocks = 0;
+  int32_t tokens_max = 0;                // no length is larger, also when a graph runs this again
   float scale = 0;
-};
-
-// out = silu(x[r, 0 .. cols)) ⊙ x[r, cols .. 2 cols).
-struct SiluMulArgs {
-  const float* x = nullptr;  // [rows, 2 * cols]
-  float* out = nullptr;      // [rows, cols]
-  int64_t rows = 0, cols = 0;
+  void* workspace = nullptr;             // AttendWorkspaceBytes(…) bytes
 };
 
 // acc += y. Where a sum is not a finite number, fault_layer[r] becomes `layer` unless a lower one stands there.
@@ -124,6 +146,13 @@ struct AddArgs {
   int32_t* fault_layer = nullptr;  // [rows]
   int64_t rows = 0, cols = 0;
   int32_t layer = 0;
+};
+// The sum, and the RMS norm of each of its rows: out[r, i] = acc[r, i] · weight[i] / sqrt(mean(acc[r]²) + eps).
+struct AddNormArgs {
+  AddArgs add;
+  const float* weight = nullptr;  // [cols]
+  float* out = nullptr;           // [rows, cols]
+  float eps = 0;
 };
 // What fault_layer holds for a row without a fault.
 inline constexpr int32_t kNoFault = 0x7fffffff;

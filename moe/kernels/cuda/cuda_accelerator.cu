@@ -3,7 +3,9 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -113,20 +115,27 @@ class CudaAccelerator final : public Accelerator {
 
   void Embed(const EmbedArgs& args) override { Queue("embed", [&] { cuda::Embed(args, stream_); }); }
   void RmsNorm(const NormArgs& args) override { Queue("norm", [&] { cuda::RmsNorm(args, stream_); }); }
-  void Linear(const LinearArgs& args) override { Queue("linear", [&] { cuda::Linear(args, stream_); }); }
+  void Linear(const LinearArgs& args) override { Queue("linear", [&] { return cuda::Linear(args, stream_); }); }
   void FillCache(const FillCacheArgs& args) override { Queue("cache", [&] { cuda::FillCache(args, stream_); }); }
   void RotateQueries(const RotateArgs& args) override { Queue("rope", [&] { cuda::RotateQueries(args, stream_); }); }
-  void Attend(const AttendArgs& args) override { Queue("attention", [&] { cuda::Attend(args, stream_); }); }
-  void SiluMul(const SiluMulArgs& args) override { Queue("silu", [&] { cuda::SiluMul(args, stream_); }); }
+  void Attend(const AttendArgs& args) override { Queue("attention", [&] { return cuda::Attend(args, stream_); }); }
+  int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max) const override {
+    return cuda::AttendWorkspaceBytes(rows, heads, latent, dtype, tokens_max);
+  }
+  void Ffn(const FfnArgs& args) override { Queue("feed-forward", [&] { return cuda::Ffn(args, stream_); }); }
+  int64_t DenseWorkspaceBytes(const DenseLimits& limits) const override { return cuda::DenseWorkspaceBytes(limits); }
   void AddToResidual(const AddArgs& args) override { Queue("residual", [&] { cuda::AddToResidual(args, stream_); }); }
+  void AddAndNormalise(const AddNormArgs& args) override {
+    Queue("residual and norm", [&] { cuda::AddAndNormalise(args, stream_); });
+  }
   void SelectExperts(const SelectArgs& args) override { Queue("gate", [&] { cuda::SelectExperts(args, stream_); }); }
   void Round(const RoundArgs& args) override { Queue("round", [&] { cuda::Round(args, stream_); }); }
   void Combine(const CombineArgs& args) override { Queue("combine", [&] { cuda::Combine(args, stream_); }); }
   void RunExperts(const ExpertFfnArgs& args) override {
     Queue("experts", [&] {
-      if (args.compute != Compute::kF8) return RunPlainExperts(args, stream_);
-      const absl::Status status = RunFp8Experts(args, stream_);
-      if (failure_.ok()) failure_ = status;
+      if (args.compute == Compute::kF8) return RunFp8Experts(args, stream_);
+      RunPlainExperts(args, stream_);
+      return absl::OkStatus();
     });
   }
   int64_t ExpertWorkspaceBytes(Compute compute, int64_t pairs, const ExpertSlots& slots) const override {
@@ -137,10 +146,16 @@ class CudaAccelerator final : public Accelerator {
   // Several accelerators may live in one thread.
   void Use() const { cudaSetDevice(ordinal_); }
 
+  // `function` returns nothing or a status.
   template <typename Function>
   void Queue(const char* what, Function function) {
     Use();
-    function();
+    if constexpr (std::is_void_v<decltype(function())>) {
+      function();
+    } else {
+      const absl::Status status = function();
+      if (failure_.ok()) failure_ = status;
+    }
     Note(cudaGetLastError(), what);
   }
 

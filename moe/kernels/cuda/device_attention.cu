@@ -1,7 +1,10 @@
 // Absorbed MLA over a paged latent cache: a warp owns one row and head. Positions are walked in chunks of
 // kAttentionChunkTokens from zero, and chunks merge in ascending order by the running-maximum formula (Milakov and
 // Gimelshein 2018), so that what stands beside a row never enters its sums.
+//
+// bfloat16 goes to mla_decode.h where its tensor-core kernel takes the shape.
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/mla_decode.h"
 
 namespace conclave::cuda {
 namespace {
@@ -10,27 +13,27 @@ constexpr int kHeads = 8;  // of a block, which share the latents that they read
 constexpr int kChunk = kAttentionChunkTokens;
 static_assert(kChunk == 64);
 
-template <typename Cache>
-__device__ float ToFloat(Cache value) {
-  if constexpr (sizeof(Cache) == 2) return __bfloat162float(value);
+template <typename T>
+__device__ float ToFloat(T value) {
+  if constexpr (sizeof(T) == 2) return __bfloat162float(value);
   else return value;
 }
 
 // Lane l holds the elements l, l + 32, … of the query and of the sum.
-template <typename Cache, int kElements>
+template <typename T, int kElements>
 __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
   const int lane = threadIdx.x & 31, head = blockIdx.y * kHeads + (threadIdx.x >> 5);
   if (head >= args.heads) return;
   const int64_t row = blockIdx.x;
   const int width = args.latent + args.rope;
-  const float* query = args.query + (row * args.heads + head) * width;
+  const T* query = static_cast<const T*>(args.query) + (row * args.heads + head) * width;
   const int32_t* blocks = args.blocks + args.first_block[row];
-  const auto* cache = static_cast<const Cache*>(args.cache);
-  const int tokens = args.positions[row] + 1;
+  const auto* cache = static_cast<const T*>(args.cache);
+  const int tokens = args.lengths[row];
   float q[kElements], sum[kElements];
 #pragma unroll
   for (int e = 0; e < kElements; ++e) {
-    q[e] = lane + 32 * e < width ? query[lane + 32 * e] : 0.0f;
+    q[e] = lane + 32 * e < width ? ToFloat(query[lane + 32 * e]) : 0.0f;
     sum[e] = 0.0f;
   }
   float maximum = -INFINITY, total = 0.0f;
@@ -43,7 +46,7 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
     float low = -INFINITY, high = -INFINITY;  // scores of tokens begin + lane and begin + lane + 32
 #pragma unroll 4
     for (int t = 0; t < count; ++t) {
-      const Cache* key = latent(begin + t);
+      const T* key = latent(begin + t);
       float score = 0.0f;
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
@@ -68,36 +71,69 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
 #pragma unroll 4
     for (int t = 0; t < count; ++t) {
       const float weight = __shfl_sync(0xffffffffu, t < 32 ? low : high, t & 31);
-      const Cache* value = latent(begin + t);
+      const T* value = latent(begin + t);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
         if (lane + 32 * e < args.latent) sum[e] = fmaf(weight, ToFloat(value[lane + 32 * e]), sum[e]);
       }
     }
   }
-  float* out = args.out + (row * args.heads + head) * args.latent;
+  const int64_t out = (row * args.heads + head) * args.latent;
 #pragma unroll
   for (int e = 0; e < kElements; ++e) {
-    if (lane + 32 * e < args.latent) out[lane + 32 * e] = sum[e] / total;
+    if (lane + 32 * e < args.latent) StoreAs(args.out, args.dtype, out + lane + 32 * e, sum[e] / total);
   }
 }
 
-template <typename Cache>
+template <typename T>
 void Launch(const AttendArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>((args.heads + kHeads - 1) / kHeads));
   const int width = args.latent + args.rope;
-  if (width <= 2 * 32) return AttendKernel<Cache, 2><<<grid, kHeads * 32, 0, stream>>>(args);
-  if (width <= 6 * 32) return AttendKernel<Cache, 6><<<grid, kHeads * 32, 0, stream>>>(args);
-  if (width <= 10 * 32) return AttendKernel<Cache, 10><<<grid, kHeads * 32, 0, stream>>>(args);
-  if (width <= 18 * 32) return AttendKernel<Cache, 18><<<grid, kHeads * 32, 0, stream>>>(args);
-  AttendKernel<Cache, 36><<<grid, kHeads * 32, 0, stream>>>(args);
+  if (width <= 2 * 32) return AttendKernel<T, 2><<<grid, kHeads * 32, 0, stream>>>(args);
+  if (width <= 6 * 32) return AttendKernel<T, 6><<<grid, kHeads * 32, 0, stream>>>(args);
+  if (width <= 10 * 32) return AttendKernel<T, 10><<<grid, kHeads * 32, 0, stream>>>(args);
+  if (width <= 18 * 32) return AttendKernel<T, 18><<<grid, kHeads * 32, 0, stream>>>(args);
+  AttendKernel<T, 36><<<grid, kHeads * 32, 0, stream>>>(args);
+}
+
+// A page table for every row, somewhere in `blocks`.
+MlaDecode OnTensorCores(const AttendArgs& args) {
+  MlaDecode decode;
+  decode.dtype = MlaDtype::kBf16;
+  decode.query = args.query;
+  decode.cache = args.cache;
+  decode.page_tables = args.blocks;
+  decode.table_of_row = args.first_block;
+  decode.table_stride = 1;
+  decode.lengths = args.lengths;
+  decode.rows = static_cast<int>(args.rows);
+  decode.heads = args.heads;
+  decode.latent = args.latent;
+  decode.rope = args.rope;
+  decode.pages = args.cache_blocks;
+  decode.page_tokens = args.block_tokens;
+  decode.tokens_max = args.tokens_max;
+  decode.scale = args.scale;
+  decode.out = args.out;
+  decode.workspace = args.workspace;
+  return decode;
 }
 
 }  // namespace
 
-void Attend(const AttendArgs& args, cudaStream_t stream) {
-  if (args.cache_dtype == DType::kBF16) return Launch<__nv_bfloat16>(args, stream);
-  Launch<float>(args, stream);
+absl::Status Attend(const AttendArgs& args, cudaStream_t stream) {
+  if (args.dtype == DType::kBF16) {
+    if (MlaTakesTensorCores(OnTensorCores(args))) return LaunchMlaDecode(OnTensorCores(args), stream);
+    Launch<__nv_bfloat16>(args, stream);
+  } else {
+    Launch<float>(args, stream);
+  }
+  return absl::OkStatus();
+}
+
+int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max) {
+  if (dtype != DType::kBF16) return 0;
+  return static_cast<int64_t>(MlaWorkspaceBytes(static_cast<int>(rows), heads, latent, static_cast<int>(tokens_max)));
 }
 
 }  // namespace conclave::cuda

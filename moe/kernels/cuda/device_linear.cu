@@ -28,10 +28,13 @@ __device__ float4 ScaledWeights(const DeviceWeight& w, int64_t matrix, int64_t r
   return four;
 }
 
-__device__ float4 Load4(const float* x, int64_t k, int64_t cols, bool vectors) {
-  if (vectors) return *reinterpret_cast<const float4*>(x + k);
-  return make_float4(x[k], k + 1 < cols ? x[k + 1] : 0.0f, k + 2 < cols ? x[k + 2] : 0.0f,
-                     k + 3 < cols ? x[k + 3] : 0.0f);
+// Elements begin + k … begin + k + 3 of x, zeros from `cols` on.
+__device__ float4 Load4(const LinearArgs& args, int64_t begin, int64_t k, bool vectors) {
+  if (args.x_dtype == DType::kF32 && vectors) {
+    return *reinterpret_cast<const float4*>(static_cast<const float*>(args.x) + begin + k);
+  }
+  const auto at = [&](int64_t i) { return i < args.w.cols ? LoadFrom(args.x, args.x_dtype, begin + i) : 0.0f; };
+  return make_float4(at(k), at(k + 1), at(k + 2), at(k + 3));
 }
 
 template <DType kType, int kRows>
@@ -53,7 +56,7 @@ __global__ void __launch_bounds__(kWarps * 32) LinearKernel(LinearArgs args, boo
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = min(first_row + r, args.rows - 1);
-      const float4 x = Load4(args.x + row * args.x_stride + batch * args.x_batch, k, args.w.cols, vectors);
+      const float4 x = Load4(args, row * args.x_stride + batch * args.x_batch, k, vectors);
 #pragma unroll
       for (int f = 0; f < kFeatures; ++f) {
         sums[r][f] = fmaf(x.x, w[f].x, sums[r][f]);
@@ -70,7 +73,7 @@ __global__ void __launch_bounds__(kWarps * 32) LinearKernel(LinearArgs args, boo
       const float sum = WarpSum(sums[r][f]);
       if (lane != 0 || first_row + r >= args.rows || feature + f >= args.features) continue;
       const float bias = args.bias == nullptr ? 0.0f : args.bias[feature + f];
-      args.out[(first_row + r) * args.out_stride + batch * args.out_batch + feature + f] = sum + bias;
+      StoreAs(args.out, args.out_dtype, (first_row + r) * args.out_stride + batch * args.out_batch + feature + f, sum + bias);
     }
   }
 }
@@ -90,13 +93,13 @@ __global__ void __launch_bounds__(128) TransposedKernel(LinearArgs args) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = min(first_row + r, args.rows - 1);
-      sums[r] = fmaf(args.x[row * args.x_stride + batch * args.x_batch + n], w, sums[r]);
+      sums[r] = fmaf(LoadFrom(args.x, args.x_dtype, row * args.x_stride + batch * args.x_batch + n), w, sums[r]);
     }
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (first_row + r >= args.rows) continue;
-    args.out[(first_row + r) * args.out_stride + batch * args.out_batch + col] = sums[r];
+    StoreAs(args.out, args.out_dtype, (first_row + r) * args.out_stride + batch * args.out_batch + col, sums[r]);
   }
 }
 
@@ -116,8 +119,7 @@ void Launch(const LinearArgs& args, cudaStream_t stream) {
 
 }  // namespace
 
-void Linear(const LinearArgs& args, cudaStream_t stream) {
-  if (TakesTensorCores(args)) return TensorCoreLinear(args, stream);
+void PlainLinear(const LinearArgs& args, cudaStream_t stream) {
   ForWeightType(args.w.dtype, [&]<DType kType>() {
     if (args.rows == 1) return Launch<kType, 1>(args, stream);
     if (args.rows <= 2) return Launch<kType, 2>(args, stream);

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "moe/kernels/accelerator/expert_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 
@@ -17,23 +18,49 @@ namespace conclave::cuda {
 
 void Embed(const EmbedArgs& args, cudaStream_t stream);
 void RmsNorm(const NormArgs& args, cudaStream_t stream);
-void Linear(const LinearArgs& args, cudaStream_t stream);
+absl::Status Linear(const LinearArgs& args, cudaStream_t stream);
+absl::Status Ffn(const FfnArgs& args, cudaStream_t stream);
+int64_t DenseWorkspaceBytes(const DenseLimits& limits);
 void FillCache(const FillCacheArgs& args, cudaStream_t stream);
 void RotateQueries(const RotateArgs& args, cudaStream_t stream);
-void Attend(const AttendArgs& args, cudaStream_t stream);
-void SiluMul(const SiluMulArgs& args, cudaStream_t stream);
+absl::Status Attend(const AttendArgs& args, cudaStream_t stream);
+int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max);
 void AddToResidual(const AddArgs& args, cudaStream_t stream);
+void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream);
 void SelectExperts(const SelectArgs& args, cudaStream_t stream);
 void Round(const RoundArgs& args, cudaStream_t stream);
 void Combine(const CombineArgs& args, cudaStream_t stream);
 
-// Whether tensor cores take this product; decided by its weight and precision alone, never by the number of rows.
+// Any product, in float32.
+void PlainLinear(const LinearArgs& args, cudaStream_t stream);
+// Whether tc_linear.cu takes this product; decided by its weight and precision alone, never by the number of rows.
 bool TakesTensorCores(const LinearArgs& args);
 void TensorCoreLinear(const LinearArgs& args, cudaStream_t stream);
 
 // Experts in f32 or bf16, any shape.
 int64_t PlainExpertBytes(int64_t pairs, const ExpertSlots& slots);
 void RunPlainExperts(const ExpertFfnArgs& args, cudaStream_t stream);
+
+// out = silu(x[r, 0 .. cols)) ⊙ x[r, cols .. 2 cols).
+struct SiluMulArgs {
+  const float* x = nullptr;  // [rows, 2 * cols]
+  float* out = nullptr;      // [rows, cols]
+  int64_t rows = 0, cols = 0;
+};
+void SiluMul(const SiluMulArgs& args, cudaStream_t stream);
+
+// out[index] = value, rounded to nearest even where out is bfloat16.
+__device__ inline void StoreAs(void* out, DType dtype, int64_t index, float value) {
+  if (dtype == DType::kBF16) {
+    static_cast<__nv_bfloat16*>(out)[index] = __float2bfloat16_rn(value);
+  } else {
+    static_cast<float*>(out)[index] = value;
+  }
+}
+__device__ inline float LoadFrom(const void* data, DType dtype, int64_t index) {
+  return dtype == DType::kBF16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index])
+                               : static_cast<const float*>(data)[index];
+}
 
 // Threads' sums become every thread's: a fixed tree.
 __device__ inline float WarpSum(float value) {

@@ -5,6 +5,8 @@ namespace conclave::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+// Of a row's norm: one step's latency counts where rows are few.
+constexpr int kNormThreads = 1024;
 
 unsigned Blocks(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
 
@@ -29,12 +31,30 @@ __device__ float NormFactor(const float* x, int64_t cols, float eps) {
   return 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + eps);
 }
 
-__global__ void NormKernel(NormArgs args) {
+__global__ void __launch_bounds__(kNormThreads) NormKernel(NormArgs args) {
   const int64_t row = blockIdx.x;
   const float* x = args.x + (args.row_index == nullptr ? row : args.row_index[row]) * args.x_stride;
   const float factor = NormFactor(x, args.cols, args.eps);
   float* out = args.out + row * args.out_stride;
   for (int64_t i = threadIdx.x; i < args.cols; i += blockDim.x) out[i] = x[i] * factor * args.weight[i];
+}
+
+// The row's sum stays in shared memory for its norm.
+__global__ void __launch_bounds__(kNormThreads) AddNormKernel(AddNormArgs args) {
+  extern __shared__ float sums[];  // [cols]
+  __shared__ float scratch[32];
+  const int64_t cols = args.add.cols, base = static_cast<int64_t>(blockIdx.x) * cols;
+  float squares = 0;
+  bool finite = true;
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+    const float sum = args.add.acc[base + i] + args.add.y[base + i];
+    args.add.acc[base + i] = sums[i] = sum;
+    finite = finite && isfinite(sum);
+    squares = fmaf(sum, sum, squares);
+  }
+  if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
+  const float factor = 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + args.eps);
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) args.out[base + i] = sums[i] * factor * args.weight[i];
 }
 
 // Pair `i` of a head, rotated; calls store(index, value) for its two halves.
@@ -50,15 +70,9 @@ __device__ void RotatePair(const RopeTable& rope, int64_t position, int i, const
 
 __global__ void FillCacheKernel(FillCacheArgs args) {
   const int64_t row = blockIdx.x, width = args.latent + 2 * args.rope.pairs;
-  const float* x = args.x + row * width;
+  const float* x = args.x + row * args.x_stride;
   const int64_t base = static_cast<int64_t>(args.cache_rows[row]) * width;
-  const auto store = [&](int64_t i, float value) {
-    if (args.cache_dtype == DType::kBF16) {
-      static_cast<__nv_bfloat16*>(args.cache)[base + i] = __float2bfloat16_rn(value);
-    } else {
-      static_cast<float*>(args.cache)[base + i] = value;
-    }
-  };
+  const auto store = [&](int64_t i, float value) { StoreAs(args.cache, args.cache_dtype, base + i, value); };
   const float factor = NormFactor(x, args.latent, args.eps);
   for (int i = threadIdx.x; i < args.latent; i += blockDim.x) store(i, x[i] * factor * args.weight[i]);
   for (int i = threadIdx.x; i < args.rope.pairs; i += blockDim.x) {
@@ -72,9 +86,10 @@ __global__ void RotateKernel(RotateArgs args) {
   const int64_t head = index / args.rope.pairs;  // of all rows
   if (head >= args.rows * args.heads) return;
   const int rope = 2 * args.rope.pairs;
-  float* out = args.out + head * (args.latent + rope) + args.latent;
+  const int64_t base = head * (args.latent + rope) + args.latent;
   RotatePair(args.rope, args.positions[head / args.heads], static_cast<int>(index % args.rope.pairs),
-             args.query + head * (args.nope + rope) + args.nope, [&](int half, float value) { out[half] = value; });
+             args.query + head * (args.nope + rope) + args.nope,
+             [&](int half, float value) { StoreAs(args.out, args.out_dtype, base + half, value); });
 }
 
 __global__ void SiluMulKernel(SiluMulArgs args) {
@@ -95,11 +110,7 @@ __global__ void AddKernel(AddArgs args) {
 __global__ void RoundKernel(RoundArgs args) {
   const int64_t index = GlobalThread();
   if (index >= args.count) return;
-  if (args.out_dtype == DType::kBF16) {
-    static_cast<__nv_bfloat16*>(args.out)[index] = __float2bfloat16_rn(args.x[index]);
-  } else {
-    static_cast<float*>(args.out)[index] = args.x[index];
-  }
+  StoreAs(args.out, args.out_dtype, index, args.x[index]);
 }
 
 __global__ void CombineKernel(CombineArgs args) {
@@ -109,10 +120,7 @@ __global__ void CombineKernel(CombineArgs args) {
   float sum = args.from_zero ? 0.0f : args.acc[index];
   for (int k = 0; k < args.top_k; ++k) {
     const int64_t at = (row * args.top_k + k) * args.cols + col;
-    const float value = args.row_dtype == DType::kBF16
-                            ? __bfloat162float(static_cast<const __nv_bfloat16*>(args.expert_rows)[at])
-                            : static_cast<const float*>(args.expert_rows)[at];
-    sum = fmaf(args.weights[row * args.top_k + k], value, sum);
+    sum = fmaf(args.weights[row * args.top_k + k], LoadFrom(args.expert_rows, args.row_dtype, at), sum);
   }
   args.acc[index] = sum;
 }
@@ -126,7 +134,7 @@ void Embed(const EmbedArgs& args, cudaStream_t stream) {
 }
 
 void RmsNorm(const NormArgs& args, cudaStream_t stream) {
-  NormKernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+  NormKernel<<<static_cast<unsigned>(args.rows), kNormThreads, 0, stream>>>(args);
 }
 
 void FillCache(const FillCacheArgs& args, cudaStream_t stream) {
@@ -143,6 +151,12 @@ void SiluMul(const SiluMulArgs& args, cudaStream_t stream) {
 
 void AddToResidual(const AddArgs& args, cudaStream_t stream) {
   AddKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+}
+
+void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream) {
+  const int bytes = static_cast<int>(args.add.cols) * static_cast<int>(sizeof(float));
+  if (bytes > 48 * 1024) cudaFuncSetAttribute(AddNormKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  AddNormKernel<<<static_cast<unsigned>(args.add.rows), kNormThreads, bytes, stream>>>(args);
 }
 
 void Round(const RoundArgs& args, cudaStream_t stream) {

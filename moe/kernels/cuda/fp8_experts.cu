@@ -5,11 +5,10 @@
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/expert_sort.cuh"
 #include "moe/kernels/cuda/grouped_ffn.h"
+#include "moe/kernels/cuda/quantise_row.cuh"
 
 namespace conclave::cuda {
 namespace {
-
-constexpr float kLargestE4M3 = 448.0f;
 
 int64_t Rounded(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 
@@ -22,15 +21,7 @@ __global__ void GatherQuantiseKernel(ExpertFfnArgs args, SortedPairs sorted, Fp8
   const int64_t row = args.pair_rows == nullptr ? pair / args.top_k : args.pair_rows[pair];
   const int64_t col = int64_t{block} * kScaleBlock + lane * 4;
   const float4 x = LoadWeight4<DType::kBF16>(args.rows, row * args.slots.hidden + col);
-  float largest = fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)));
-#pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) {
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
-  }
-  const float scale = fmaxf(largest, 1e-10f) / kLargestE4M3;
-  const __nv_fp8x4_e4m3 four(make_float4(x.x / scale, x.y / scale, x.z / scale, x.w / scale));
-  *reinterpret_cast<__nv_fp8x4_e4m3*>(static_cast<uint8_t*>(out.data) + place * args.slots.hidden + col) = four;
-  if (lane == 0) out.scales[int64_t{block} * out.rows_capacity + place] = scale;
+  QuantiseBlock(x, out, place, block);
 }
 
 // Sorted rows of bfloat16 back to the order of the pairs, 16 bytes a thread.

@@ -19,7 +19,8 @@ absl::Status Check(const MlaDecode& problem) {
   if (problem.rope < 0 || problem.rope > 1024) return invalid("rope must be 0 to 1024");
   if (problem.pages < 1 || problem.page_tokens < 1) return invalid("pages and page_tokens must be at least 1");
   if (problem.tokens_max < 1) return invalid("tokens_max must be at least 1");
-  if (int64_t{problem.table_stride} * problem.page_tokens < problem.tokens_max) {
+  const bool anywhere = problem.table_of_row != nullptr && problem.table_stride == 1;
+  if (!anywhere && int64_t{problem.table_stride} * problem.page_tokens < problem.tokens_max) {
     return invalid("table_stride pages hold fewer than tokens_max tokens");
   }
   if (!(problem.scale > 0)) return invalid("scale must be positive");
@@ -40,6 +41,8 @@ size_t MlaWorkspaceBytes(int rows, int heads, int latent, int tokens_max) {
   // Of each row, head and split: the unnormalised sum, and its maximum and denominator.
   return splits <= 1 ? 0 : size_t{4} * rows * heads * splits * (latent + 2);
 }
+
+bool MlaTakesTensorCores(const MlaDecode& problem) { return Sm90Bf16MlaTakes(problem); }
 
 absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream) {
   if (absl::Status status = Check(problem); !status.ok()) return status;

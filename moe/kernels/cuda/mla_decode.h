@@ -35,7 +35,7 @@ struct MlaDecode {
   int rope = 0;                          // at most 1024
   int pages = 0;                         // of the whole cache
   int page_tokens = 0;
-  int table_stride = 0;
+  int table_stride = 0;                  // with table_of_row may be 1: tables then begin anywhere in one array of pages
   int tokens_max = 0;                    // no length is larger; sizes the grid, so that a CUDA graph fits all its steps
   float scale = 0;                       // softmax scale, YaRN's mscale² in it; positive
   void* out = nullptr;                   // [rows, heads, latent]: softmax-weighted sums of the latents
@@ -44,6 +44,9 @@ struct MlaDecode {
 
 // Bytes of workspace for partial results: 0 up to kMlaSplitTokens.
 size_t MlaWorkspaceBytes(int rows, int heads, int latent, int tokens_max);
+
+// Whether LaunchMlaDecode uses tensor cores for this problem, on a Hopper device.
+bool MlaTakesTensorCores(const MlaDecode& problem);
 
 // `stream` is a cudaStream_t. Cached tokens at or past a row's length are never read into its result, be they NaN.
 // bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens (a power of two; 64 is the fastest) runs on Hopper's tensor

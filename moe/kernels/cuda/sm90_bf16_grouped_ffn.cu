@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "moe/kernels/cuda/dense_linear.h"
 #include "moe/kernels/cuda/grouped_ffn.h"
 #include "moe/kernels/cuda/launch.h"
 #include "moe/kernels/cuda/plain_grouped_ffn.h"
@@ -12,6 +13,7 @@ namespace conclave::cuda {
 namespace {
 
 using sm90::KernelArguments;
+using sm90::bf16::Output;
 
 absl::Status Check(const Bf16GroupedGemm& problem, const void* out) {
   const auto invalid = [](const std::string& text) { return absl::InvalidArgumentError("bf16 grouped GEMM: " + text); };
@@ -31,7 +33,7 @@ absl::Status Check(const Bf16GroupedGemm& problem, const void* out) {
   return absl::OkStatus();
 }
 
-template <int kTokens, bool kGateUp>
+template <int kTokens, Output kOutput>
 absl::Status Launch(const Bf16GroupedGemm& problem, void* out, int multiprocessors, cudaStream_t stream) {
   CUtensorMap weights, rows;
   constexpr auto kType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -41,12 +43,12 @@ absl::Status Launch(const Bf16GroupedGemm& problem, void* out, int multiprocesso
   status = MakeTensorMap(&rows, problem.x.data, kType, 2, problem.x.rows_capacity, problem.x.cols, kTokens, sm90::bf16::kBlockK,
                          CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  const auto kernel = sm90::bf16::GroupedKernel<kTokens, kGateUp>;
+  const auto kernel = sm90::bf16::GroupedKernel<kTokens, kOutput>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
   KernelArguments arguments{};
-  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, problem.w.rows / 256,
+  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, (problem.w.rows + 255) / 256,
                      problem.w.cols / sm90::bf16::kBlockK};
   arguments.features = problem.w.rows;
   arguments.out = out;
@@ -55,29 +57,56 @@ absl::Status Launch(const Bf16GroupedGemm& problem, void* out, int multiprocesso
 }
 
 // The narrowest tile that takes an expert's rows at once; every width gives the same bits.
-template <bool kGateUp>
+template <Output kOutput>
+absl::Status LaunchNarrowest(const Bf16GroupedGemm& problem, void* out, int multiprocessors, cudaStream_t stream) {
+  if (problem.rows_per_expert <= 8) return Launch<8, kOutput>(problem, out, multiprocessors, stream);
+  if (problem.rows_per_expert <= 16) return Launch<16, kOutput>(problem, out, multiprocessors, stream);
+  if (problem.rows_per_expert <= 32) return Launch<32, kOutput>(problem, out, multiprocessors, stream);
+  if (problem.rows_per_expert <= 64) return Launch<64, kOutput>(problem, out, multiprocessors, stream);
+  return Launch<128, kOutput>(problem, out, multiprocessors, stream);
+}
+
+template <Output kOutput>
 absl::Status Configure(const Bf16GroupedGemm& problem, void* out, void* stream) {
   if (absl::Status status = Check(problem, out); !status.ok()) return status;
   const auto limits = Limits();
   if (!limits.ok()) return limits.status();
   if (!limits->hopper) {
-    return kGateUp ? LaunchPlainBf16GroupedGateUp(problem, out, stream) : LaunchPlainBf16GroupedGemm(problem, out, stream);
+    return kOutput == Output::kSwiGlu ? LaunchPlainBf16GroupedGateUp(problem, out, stream)
+                                      : LaunchPlainBf16GroupedGemm(problem, out, stream);
   }
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  if (problem.rows_per_expert <= 8) return Launch<8, kGateUp>(problem, out, limits->multiprocessors, cuda_stream);
-  if (problem.rows_per_expert <= 16) return Launch<16, kGateUp>(problem, out, limits->multiprocessors, cuda_stream);
-  if (problem.rows_per_expert <= 32) return Launch<32, kGateUp>(problem, out, limits->multiprocessors, cuda_stream);
-  if (problem.rows_per_expert <= 64) return Launch<64, kGateUp>(problem, out, limits->multiprocessors, cuda_stream);
-  return Launch<128, kGateUp>(problem, out, limits->multiprocessors, cuda_stream);
+  return LaunchNarrowest<kOutput>(problem, out, limits->multiprocessors, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace
 
 absl::Status LaunchBf16GroupedGemm(const Bf16GroupedGemm& problem, void* out, void* stream) {
-  return Configure<false>(problem, out, stream);
+  return Configure<Output::kBf16>(problem, out, stream);
 }
 absl::Status LaunchBf16GroupedGateUp(const Bf16GroupedGemm& problem, void* out, void* stream) {
-  return Configure<true>(problem, out, stream);
+  return Configure<Output::kSwiGlu>(problem, out, stream);
+}
+
+absl::Status LaunchBf16Linear(const Bf16Linear& problem, void* stream) {
+  const auto invalid = [](const std::string& text) { return absl::InvalidArgumentError("bf16 linear: " + text); };
+  if (problem.features < 8 || problem.features % 8 != 0) {
+    return invalid("features = " + std::to_string(problem.features) + " must be a multiple of 8");
+  }
+  if (problem.cols < 64 || problem.cols % 64 != 0) {
+    return invalid("cols = " + std::to_string(problem.cols) + " must be a multiple of 64");
+  }
+  if (problem.rows < 1) return invalid("rows must be at least 1");
+  if (!problem.x || !problem.w || !problem.out || !problem.row_range) return invalid("a pointer is null");
+  const auto limits = Limits();
+  if (!limits.ok()) return limits.status();
+  if (!limits->hopper) return absl::FailedPreconditionError("bf16 linear: needs a Hopper GPU (sm_90)");
+  Bf16GroupedGemm grouped;
+  grouped.x = {problem.x, problem.rows, problem.cols};
+  grouped.w = {problem.w, 1, problem.features, problem.cols};
+  grouped.row_begins = problem.row_range;
+  grouped.row_counts = problem.row_range + 1;
+  grouped.rows_per_expert = problem.rows;
+  return LaunchNarrowest<Output::kFloat>(grouped, problem.out, limits->multiprocessors, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace conclave::cuda

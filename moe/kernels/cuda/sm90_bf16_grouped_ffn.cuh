@@ -1,9 +1,10 @@
 // The grouped product in bfloat16: weights are the wgmma's first operand and rows its second, and the tensor cores add up
-// all of K. Shared by gate+up, whose halves are gate and up of the same features, and down.
+// all of K. Shared by gate+up, whose halves are gate and up of the same features, down, and dense products.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_GROUPED_FFN_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_GROUPED_FFN_CUH_
 
 #include "moe/kernels/cuda/sm90_fp8_grouped_ffn.cuh"
+#include "moe/kernels/cuda/sm90_store_f32.cuh"
 #include "moe/kernels/cuda/sm90_wgmma_bf16.cuh"
 
 namespace conclave::sm90::bf16 {
@@ -83,10 +84,14 @@ __device__ inline void ConsumeTile(Ring<kTokens>& ring, int k_blocks, float (&ac
   }
 }
 
-template <int kTokens, bool kGateUp>
+// What becomes of a tile's sums: silu(gate) · up in bfloat16, or the sums in bfloat16 or float32.
+enum class Output { kSwiGlu, kBf16, kFloat };
+
+template <int kTokens, Output kOutput>
 __global__ void __launch_bounds__(kThreads, 1)
     GroupedKernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap rows,
                   const __grid_constant__ KernelArguments arguments) {
+  constexpr bool kGateUp = kOutput == Output::kSwiGlu;
   extern __shared__ uint8_t unaligned[];
   constexpr int kStages = Stage<kTokens>::kStages;
   uint8_t* shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
@@ -123,6 +128,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < kTokens / 2; ++i) acc[0][i] = SwiGlu(acc[0][i], acc[1][i]);
         StoreBf16<kTokens, 1>(acc, tile, half_features, arguments.features / 2, arguments.out);
+      } else if constexpr (kOutput == Output::kFloat) {
+        StoreFloats<kTokens>(acc, tile, half_features,
+                             {static_cast<float*>(arguments.out), arguments.features, arguments.features}, false);
       } else {
         StoreBf16<kTokens, 2>(acc, tile, half_features, arguments.features, arguments.out);
       }

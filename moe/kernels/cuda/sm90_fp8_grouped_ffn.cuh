@@ -105,26 +105,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     GroupedKernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap rows,
                   const __grid_constant__ CUtensorMap scales, const __grid_constant__ KernelArguments arguments) {
   extern __shared__ uint8_t unaligned[];
-  constexpr int kStages = Ring<kTokens>::kStages;
-  uint8_t* shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
   Ring<kTokens> ring;
-  ring.stages = shared;
-  // Behind the stages: row scales (128-byte aligned for the copy engine), the epilogue's staging, barriers.
-  uint8_t* behind = shared + kStages * Stage<kTokens>::kStride;
-  ring.scales = reinterpret_cast<float*>(behind);
-  uint8_t* staging = behind + kStages * Stage<kTokens>::kScalePitch * 4;
-  ring.full = reinterpret_cast<uint64_t*>(staging + kStagingBytes);
-  ring.empty = ring.full + kStages;
-
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      BarrierInit(&ring.full[i], 1);
-      BarrierInit(&ring.empty[i], kConsumers / 32);
-    }
-    FenceBarrierInit();
-  }
-  __syncthreads();
-
+  uint8_t* staging = MakeRing(unaligned, ring);
   TileDealer<kTokens> dealer(arguments.shape);
   Tile tile;
   const int k_blocks = arguments.shape.k_blocks;
@@ -139,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       PrefetchTensorMap(&scales);
       while (dealer.Next(&tile)) {
         const int first = tile.expert * arguments.features + tile.feature_tile * tile_step;
-        ProduceTile(ring, weights, rows, scales, tile, {first, first + half_step}, k_blocks);
+        ProduceTile(ring, weights, rows, scales, tile, {first, first + half_step}, 0, k_blocks);
       }
     }
   } else {

@@ -74,8 +74,19 @@ struct Tile {
   int rows;  // 1 to kTokens
 };
 
-// Deals tiles to blocks: experts ascending, then features, then rows, so that blocks that run together share weights in
-// L2.
+// A tile's place in a matrix product. Features run before rows, but within bands of rows, so that blocks that run
+// together share weights and rows in L2.
+struct TilePlace {
+  int row_tile, feature_tile;
+};
+inline constexpr int kBandTiles = 16;
+__device__ __forceinline__ TilePlace PlaceOf(int number, int row_tiles, int feature_tiles) {
+  const int band = number / (kBandTiles * feature_tiles);
+  const int rows = min(kBandTiles, row_tiles - band * kBandTiles), in_band = number - band * kBandTiles * feature_tiles;
+  return {band * kBandTiles + in_band % rows, in_band / rows};
+}
+
+// Deals tiles to blocks: experts ascending, then as PlaceOf has it.
 template <int kTokens>
 class TileDealer {
  public:
@@ -87,9 +98,9 @@ class TileDealer {
       if (++expert_ >= shape_.experts) return false;
       LoadExpert();
     }
-    const int index = next_ - first_;
-    const int row = index % row_tiles_ * kTokens;
-    *tile = Tile{expert_, index / row_tiles_, begin_ + row, min(kTokens, end_ - begin_ - row)};
+    const TilePlace place = PlaceOf(next_ - first_, row_tiles_, shape_.feature_tiles);
+    const int row = place.row_tile * kTokens;
+    *tile = Tile{expert_, place.feature_tile, begin_ + row, min(kTokens, end_ - begin_ - row)};
     next_ += gridDim.x;
     return true;
   }
@@ -131,14 +142,37 @@ struct Ring {
   __device__ float* row_scales() const { return scales + index * Stage<kTokens>::kScalePitch; }
 };
 
-// Fills the ring with one tile. Called by one thread. `half_rows` are the first rows of the tile's two halves in the
-// stacked weights [experts * features, K].
+// Lays the ring out in a block's shared memory: stages, then row scales (128-byte aligned for the copy engine), the
+// epilogue's staging, which is returned, and barriers. Called by all threads.
+template <int kTokens>
+__device__ inline uint8_t* MakeRing(uint8_t* unaligned, Ring<kTokens>& ring) {
+  constexpr int kStages = Ring<kTokens>::kStages;
+  uint8_t* shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
+  ring.stages = shared;
+  uint8_t* behind = shared + kStages * Stage<kTokens>::kStride;
+  ring.scales = reinterpret_cast<float*>(behind);
+  uint8_t* staging = behind + kStages * Stage<kTokens>::kScalePitch * 4;
+  ring.full = reinterpret_cast<uint64_t*>(staging + kStagingBytes);
+  ring.empty = ring.full + kStages;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      BarrierInit(&ring.full[i], 1);
+      BarrierInit(&ring.empty[i], kConsumers / 32);
+    }
+    FenceBarrierInit();
+  }
+  __syncthreads();
+  return staging;
+}
+
+// Fills the ring with the blocks of K from `first` to before `end` of one tile. Called by one thread. `half_rows` are the
+// first rows of the tile's two halves in the stacked weights [experts * features, K].
 template <int kTokens>
 __device__ void ProduceTile(Ring<kTokens>& ring, const CUtensorMap& weights, const CUtensorMap& rows,
-                            const CUtensorMap& scales, const Tile& tile, const int (&half_rows)[2], int k_blocks) {
+                            const CUtensorMap& scales, const Tile& tile, const int (&half_rows)[2], int first, int end) {
   // Weights that one row tile uses up need no place in L2; those that several share do.
   const uint64_t weight_hint = kTokens < 128 ? kEvictFirst : kEvictNormal;
-  for (int block = 0; block < k_blocks; ++block) {
+  for (int block = first; block < end; ++block) {
     BarrierWait(&ring.empty[ring.index], ring.phase ^ 1);
     uint64_t* full = &ring.full[ring.index];
     BarrierArriveExpect(full, Stage<kTokens>::kBytes);

@@ -26,11 +26,31 @@ struct LaneFeatures {
 __device__ void Store(const LinearArgs& args, int64_t row, int64_t feature, float sum) {
   if (row >= args.rows || feature >= args.features) return;
   const float bias = args.bias == nullptr ? 0.0f : args.bias[feature];
-  args.out[row * args.out_stride + blockIdx.z * args.out_batch + feature] = sum + bias;
+  StoreAs(args.out, args.out_dtype, row * args.out_stride + blockIdx.z * args.out_batch + feature, sum + bias);
 }
 
+// Four neighbouring activations: two pairs of bfloat16, and with two terms what their rounding lost.
+template <typename X, int kTerms>
+struct FourActivations {
+  uint32_t high[2], low[kTerms == 2 ? 2 : 1];
+
+  __device__ explicit FourActivations(const typename tc::Four<X>& x) {
+    if constexpr (sizeof(X) == 2) {
+      high[0] = x.x;
+      high[1] = x.y;
+    } else {
+      high[0] = tc::HighPair(x.x, x.y);
+      high[1] = tc::HighPair(x.z, x.w);
+      if constexpr (kTerms == 2) {
+        low[0] = tc::LowPair(x.x, x.y, high[0]);
+        low[1] = tc::LowPair(x.z, x.w, high[1]);
+      }
+    }
+  }
+};
+
 // Few rows: a block owns 16 features, warp s slice s; kTiles tiles of 8 rows.
-template <DType kType, int kTiles, int kTerms>
+template <DType kType, typename X, int kTiles, int kTerms>
 __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
   __shared__ float slices[kSlices][kFeatures][kTiles * 8 + 1];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
@@ -38,10 +58,10 @@ __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTiles * 8;
   const LaneFeatures lanes(args, first_feature);
   const int64_t base_low = lanes.Base(args.w, lanes.row_low), base_high = lanes.Base(args.w, lanes.row_high);
-  const float* x[kTiles];
+  const X* x[kTiles];
 #pragma unroll
   for (int r = 0; r < kTiles; ++r) {
-    x[r] = args.x + min(first_row + r * 8 + g, args.rows - 1) * args.x_stride + blockIdx.z * args.x_batch + t * 16;
+    x[r] = static_cast<const X*>(args.x) + min(first_row + r * 8 + g, args.rows - 1) * args.x_stride + blockIdx.z * args.x_batch + t * 16;
   }
   float slice[kTiles][4] = {}, block[kTiles][4] = {};
   tc::WeightBlock<kType> now, next;
@@ -58,12 +78,10 @@ __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
         now.Fragment(half, step, w);
 #pragma unroll
         for (int r = 0; r < kTiles; ++r) {
-          const float4 four = *reinterpret_cast<const float4*>(x[r] + k + half * 64 + step * 4);
-          const uint32_t high0 = tc::HighPair(four.x, four.y), high1 = tc::HighPair(four.z, four.w);
-          tc::Multiply(block[r], w, high0, high1);
-          if constexpr (kTerms == 2) {
-            tc::Multiply(block[r], w, tc::LowPair(four.x, four.y, high0), tc::LowPair(four.z, four.w, high1));
-          }
+          const FourActivations<X, kTerms> four(
+              *reinterpret_cast<const tc::Four<X>*>(x[r] + k + half * 64 + step * 4));
+          tc::Multiply(block[r], w, four.high[0], four.high[1]);
+          if constexpr (kTerms == 2) tc::Multiply(block[r], w, four.low[0], four.low[1]);
         }
       }
     }
@@ -92,18 +110,15 @@ constexpr int kRowBytes = kBlockK * 2 + 8;  // of shared memory; the odd 8 sprea
 constexpr int kLoads = kWideRows * kBlockK / 4 / kThreads;  // float4s of a thread
 
 // Rows of one block of K as bfloat16 in shared memory.
-template <int kTerms>
-__device__ __forceinline__ void StageRows(const float4 (&fetched)[kLoads],
+template <typename X, int kTerms>
+__device__ __forceinline__ void StageRows(const tc::Four<X> (&fetched)[kLoads],
                                           std::byte (&shared)[kTerms][kWideRows * kRowBytes]) {
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) {
     const int index = i * kThreads + threadIdx.x, at = (index >> 5) * kRowBytes + (index & 31) * 8;
-    const uint32_t high0 = tc::HighPair(fetched[i].x, fetched[i].y), high1 = tc::HighPair(fetched[i].z, fetched[i].w);
-    *reinterpret_cast<uint2*>(&shared[0][at]) = make_uint2(high0, high1);
-    if constexpr (kTerms == 2) {
-      *reinterpret_cast<uint2*>(&shared[1][at]) =
-          make_uint2(tc::LowPair(fetched[i].x, fetched[i].y, high0), tc::LowPair(fetched[i].z, fetched[i].w, high1));
-    }
+    const FourActivations<X, kTerms> four(fetched[i]);
+    *reinterpret_cast<uint2*>(&shared[0][at]) = make_uint2(four.high[0], four.high[1]);
+    if constexpr (kTerms == 2) *reinterpret_cast<uint2*>(&shared[1][at]) = make_uint2(four.low[0], four.low[1]);
   }
 }
 
@@ -133,7 +148,7 @@ __device__ __forceinline__ void MultiplyBlock(const tc::WeightBlock<kType>& weig
 }
 
 // Many rows: a warp owns 16 features, all eight share the block's rows through shared memory.
-template <DType kType, int kTerms>
+template <DType kType, typename X, int kTerms>
 __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
   __shared__ __align__(16) std::byte shared[kTerms][kWideRows * kRowBytes];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
@@ -143,13 +158,14 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
   const int64_t base_low = lanes.Base(args.w, lanes.row_low), base_high = lanes.Base(args.w, lanes.row_high);
   float total[kWideTiles][4] = {}, slice[kWideTiles][4] = {}, block[kWideTiles][4] = {};
   tc::WeightBlock<kType> now, next;
-  float4 fetched[kLoads];
+  tc::Four<X> fetched[kLoads];
   const auto fetch = [&](int64_t k) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int index = i * kThreads + threadIdx.x, row = index >> 5, col = (index & 31) * 4;
-      fetched[i] = *reinterpret_cast<const float4*>(args.x + min(first_row + row, args.rows - 1) * args.x_stride +
-                                                    blockIdx.z * args.x_batch + k + col);
+      fetched[i] = *reinterpret_cast<const tc::Four<X>*>(static_cast<const X*>(args.x) +
+                                                         min(first_row + row, args.rows - 1) * args.x_stride +
+                                                         blockIdx.z * args.x_batch + k + col);
     }
     next.Load(args.w, base_low, base_high, k);
   };
@@ -158,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
   for (int s = 0; s < kSlices; ++s) {
     for (k = static_cast<int64_t>(s) * kBlockK; k < args.w.cols; k += kSlices * kBlockK) {
       __syncthreads();
-      StageRows<kTerms>(fetched, shared);
+      StageRows<X, kTerms>(fetched, shared);
       now = next;
       __syncthreads();
       // The block after this one: in this slice, else the first of the next.
@@ -191,20 +207,20 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
   }
 }
 
-template <DType kType, int kTerms>
+template <DType kType, typename X, int kTerms>
 void Launch(const LinearArgs& args, cudaStream_t stream) {
   const unsigned batch = static_cast<unsigned>(args.batch);
   const auto narrow = [&]<int kTiles>() {
     const dim3 grid(static_cast<unsigned>((args.features + kFeatures - 1) / kFeatures),
                     static_cast<unsigned>((args.rows + kTiles * 8 - 1) / (kTiles * 8)), batch);
-    NarrowKernel<kType, kTiles, kTerms><<<grid, kThreads, 0, stream>>>(args);
+    NarrowKernel<kType, X, kTiles, kTerms><<<grid, kThreads, 0, stream>>>(args);
   };
   if (args.rows <= 8) return narrow.template operator()<1>();
   if (args.rows <= 16) return narrow.template operator()<2>();
   if (args.rows <= 32) return narrow.template operator()<4>();
   const dim3 grid(static_cast<unsigned>((args.rows + kWideRows - 1) / kWideRows),
                   static_cast<unsigned>((args.features + kSlices * kFeatures - 1) / (kSlices * kFeatures)), batch);
-  WideKernel<kType, kTerms><<<grid, kThreads, 0, stream>>>(args);
+  WideKernel<kType, X, kTerms><<<grid, kThreads, 0, stream>>>(args);
 }
 
 }  // namespace
@@ -217,11 +233,13 @@ bool TakesTensorCores(const LinearArgs& args) {
 }
 
 void TensorCoreLinear(const LinearArgs& args, cudaStream_t stream) {
-  const bool split = args.precision == LinearPrecision::kSplit;
-  if (args.w.dtype == DType::kBF16) {
-    return split ? Launch<DType::kBF16, 2>(args, stream) : Launch<DType::kBF16, 1>(args, stream);
-  }
-  return split ? Launch<DType::kF8E4M3, 2>(args, stream) : Launch<DType::kF8E4M3, 1>(args, stream);
+  const auto launch = [&]<DType kType>() {
+    if (args.x_dtype == DType::kBF16) return Launch<kType, __nv_bfloat16, 1>(args, stream);
+    if (args.precision == LinearPrecision::kSplit) return Launch<kType, float, 2>(args, stream);
+    Launch<kType, float, 1>(args, stream);
+  };
+  if (args.w.dtype == DType::kBF16) return launch.operator()<DType::kBF16>();
+  launch.operator()<DType::kF8E4M3>();
 }
 
 }  // namespace conclave::cuda

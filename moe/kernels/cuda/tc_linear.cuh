@@ -7,6 +7,8 @@
 // order: for few rows a warp owns a slice, for many rows a warp owns 16 features and walks the slices one by one.
 #pragma once
 
+#include <type_traits>
+
 #include "moe/kernels/cuda/device_ops.cuh"
 
 namespace conclave::cuda::tc {
@@ -37,6 +39,10 @@ struct WeightRun {
     return Widen(half == 0 ? words[step] & 0xffffu : words[step] >> 16);
   }
 };
+
+// Four neighbouring activations in one load.
+template <typename X>
+using Four = std::conditional_t<sizeof(X) == 2, uint2, float4>;
 
 // Two floats as a bfloat16 pair, and what rounding lost as another.
 __device__ inline uint32_t HighPair(float a, float b) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/memory/memory.h"
+#include "moe/base/check.h"
 #include "moe/base/status_macros.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/rope.h"
@@ -13,99 +14,152 @@ namespace {
 
 // The published modeling code gives the norms of the latents this epsilon, whatever rms_norm_eps says.
 constexpr float kLatentNormEps = 1e-6f;
-// Rows whose absorbed queries exist at one time: they are heads * 576 floats each in DeepSeek-V3.
+// Rows whose absorbed queries exist at one time: they are heads * 576 values each in DeepSeek-V3.
 constexpr int64_t kTileRows = 2048;
+// Behind long contexts a row leaves several partial results: room for so many rows of the longest context, and for so
+// many behind kSplitTokens.
+constexpr int64_t kLongestRows = 16, kSplitRows = 512, kSplitTokens = 4096;
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceAttention>> DeviceAttention::Create(const ModelSpec& spec, const RopeTable& rope,
-                                                                         LinearPrecision precision, int64_t rows_max,
+                                                                         const AttentionLimits& limits,
                                                                          DeviceMemory& memory) {
-  auto attention = absl::WrapUnique(new DeviceAttention(spec, rope, precision, memory));
-  const AttentionSpec& mla = spec.attention;
-  const int64_t heads = mla.heads, tile = std::min(rows_max, kTileRows);
-  attention->tile_rows_ = tile;
-  const std::vector<std::pair<DeviceBuffer*, int64_t>> buffers = {
-      {&attention->q_latent_, rows_max * std::max(mla.q_lora_rank, 1)},
-      {&attention->query_, rows_max * heads * mla.qk_head_dim()},
-      {&attention->latent_, rows_max * mla.cache_width()},
-      {&attention->absorbed_, tile * heads * mla.cache_width()},
-      {&attention->mixed_, tile * heads * mla.kv_lora_rank},
-      {&attention->value_, rows_max * heads * mla.v_head_dim},
-  };
-  int64_t total = 0;
-  for (const auto& [buffer, floats] : buffers) total += DeviceMemory::Rounded(floats * int64_t{sizeof(float)});
-  RETURN_IF_ERROR(memory.Reserve("attention scratch", total));
-  for (const auto& [buffer, floats] : buffers) {
-    ASSIGN_OR_RETURN(*buffer, memory.Allocate(floats * int64_t{sizeof(float)}));
-  }
+  auto attention = absl::WrapUnique(new DeviceAttention(spec, rope, limits, memory));
+  RETURN_IF_ERROR(attention->Allocate(memory));
   return attention;
 }
 
-DeviceAttention::DeviceAttention(const ModelSpec& spec, const RopeTable& rope, LinearPrecision precision,
+DeviceAttention::DeviceAttention(const ModelSpec& spec, const RopeTable& rope, const AttentionLimits& limits,
                                  DeviceMemory& memory)
     : spec_(spec.attention),
       hidden_(spec.hidden),
       rope_(rope),
-      precision_(precision),
+      limits_(limits),
       device_(memory.accelerator()),
       scale_(SoftmaxScale(spec.attention)) {}
 
-void DeviceAttention::Run(const DeviceLayer& weights, const float* x, const StepPlan& plan, void* cache,
-                          DType cache_dtype, float* out) {
-  rows_ = plan.rows();
-  ProjectQueries(weights, x);
-  FillCache(weights, x, plan, cache, cache_dtype);
-  for (int64_t begin = 0; begin < rows_; begin += tile_rows_) {
-    AttendTile(weights, plan, cache, cache_dtype, begin, std::min(tile_rows_, rows_ - begin));
+absl::Status DeviceAttention::Allocate(DeviceMemory& memory) {
+  const int64_t heads = spec_.heads, rows = limits_.rows_max;
+  constexpr int64_t kF32 = sizeof(float);
+  const int64_t cache_size = SizeOf(limits_.cache_dtype);
+  tile_rows_ = std::min(rows, kTileRows);
+  workspace_bytes_ = std::max(WorkspaceBytes(std::min(tile_rows_, kLongestRows), limits_.context_max),
+                              WorkspaceBytes(std::min(tile_rows_, kSplitRows),
+                                             std::min(limits_.context_max, kSplitTokens)));
+  const std::vector<std::pair<DeviceBuffer*, int64_t>> buffers = {
+      {&latent_, rows * latent_stride() * kF32},
+      {&query_, rows * heads * spec_.qk_head_dim() * kF32},
+      {&absorbed_, tile_rows_ * heads * spec_.cache_width() * cache_size},
+      {&mixed_, tile_rows_ * heads * spec_.kv_lora_rank * cache_size},
+      {&value_, rows * heads * spec_.v_head_dim * kF32},
+      {&workspace_, workspace_bytes_},
+  };
+  int64_t total = 0;
+  for (const auto& [buffer, bytes] : buffers) total += DeviceMemory::Rounded(bytes);
+  RETURN_IF_ERROR(memory.Reserve("attention scratch", total));
+  for (const auto& [buffer, bytes] : buffers) {
+    ASSIGN_OR_RETURN(*buffer, memory.Allocate(bytes));
   }
-  Project(value_.as<float>(), int64_t{spec_.heads} * spec_.v_head_dim, weights.o, weights.o_bias, out);
+  return absl::OkStatus();
 }
 
-// out = weight · x + bias, both rows contiguous.
-void DeviceAttention::Project(const float* x, int64_t cols, const DeviceWeight& weight, const float* bias,
-                              float* out) {
+int64_t DeviceAttention::WorkspaceBytes(int64_t rows, int64_t tokens_max) const {
+  return device_.AttendWorkspaceBytes(rows, spec_.heads, spec_.kv_lora_rank, limits_.cache_dtype, tokens_max);
+}
+
+// How many rows behind up to tokens_max tokens the scratch has room for.
+int64_t DeviceAttention::TileRows(int32_t tokens_max) const {
+  int64_t rows = tile_rows_;
+  while (rows > 1 && WorkspaceBytes(rows, tokens_max) > workspace_bytes_) rows = (rows + 1) / 2;
+  return rows;
+}
+
+void DeviceAttention::Run(const DeviceLayer& weights, const float* x, const StepPlan& plan, int32_t tokens_max,
+                          LayerId layer, KvStorage& kv, float* out) {
+  CONCLAVE_CHECK(kv.dtype() == limits_.cache_dtype) << Name(kv.dtype());
+  rows_ = plan.rows();
+  void* const cache = kv.Block(layer, 0).data;
+  ProjectDown(weights, x);
+  ProjectQueries(weights, x);
+  FillCache(weights, plan, cache);
+  const int64_t tile = TileRows(tokens_max);
+  for (int64_t begin = 0; begin < rows_; begin += tile) {
+    const int64_t count = std::min(tile, rows_ - begin);
+    const float* const query = query_.as<float>() + begin * spec_.heads * spec_.qk_head_dim();
+    AbsorbQueries(weights, query, count);
+    device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<void>(), limits_.cache_dtype, count,
+                           spec_.heads, spec_.qk_nope_head_dim, spec_.kv_lora_rank});
+    Attend(plan, cache, kv.blocks(), tokens_max, begin, count);
+    ExpandValues(weights, begin, count);
+  }
+  LinearArgs output = Product(weights.o, weights.o_bias);
+  output.x = value_.as<float>();
+  output.x_stride = int64_t{spec_.heads} * spec_.v_head_dim;
+  output.out = out;
+  output.out_stride = hidden_;
+  device_.Linear(output);
+}
+
+// weight · x + bias of all rows; x and out are the caller's to add.
+LinearArgs DeviceAttention::Product(const DeviceWeight& weight, const float* bias) const {
   LinearArgs linear;
-  linear.x = x;
   linear.w = weight;
   linear.bias = bias;
-  linear.out = out;
   linear.rows = rows_;
-  linear.features = linear.out_stride = weight.rows;
-  linear.x_stride = cols;
-  linear.precision = precision_;
-  device_.Linear(linear);
+  linear.features = weight.rows;
+  linear.precision = limits_.precision;
+  linear.workspace = limits_.workspace;
+  return linear;
+}
+
+// latent_ = q_a · x | kv_a · x.
+void DeviceAttention::ProjectDown(const DeviceLayer& weights, const float* x) {
+  const auto project = [&](const DeviceWeight& weight, const float* bias, int64_t column) {
+    LinearArgs linear = Product(weight, bias);
+    linear.x = x;
+    linear.x_stride = hidden_;
+    linear.out = latent_.as<float>() + column;
+    linear.out_stride = latent_stride();
+    device_.Linear(linear);
+  };
+  if (weights.qkv_a.data != nullptr) return project(weights.qkv_a, nullptr, 0);
+  if (spec_.q_lora_rank > 0) project(weights.q_a, weights.q_a_bias, 0);
+  project(weights.kv_a, weights.kv_a_bias, spec_.q_lora_rank);
 }
 
 void DeviceAttention::ProjectQueries(const DeviceLayer& weights, const float* x) {
-  if (spec_.q_lora_rank == 0) {
-    Project(x, hidden_, weights.q, nullptr, query_.as<float>());
-    return;
+  LinearArgs linear = Product(weights.q, nullptr);
+  linear.x = x;
+  linear.x_stride = hidden_;
+  if (spec_.q_lora_rank > 0) {
+    NormArgs norm;
+    norm.x = latent_.as<float>();
+    norm.weight = weights.q_a_norm;
+    norm.out = latent_.as<float>();
+    norm.rows = rows_;
+    norm.cols = spec_.q_lora_rank;
+    norm.x_stride = norm.out_stride = latent_stride();
+    norm.eps = kLatentNormEps;
+    device_.RmsNorm(norm);
+    linear.x = latent_.as<float>();
+    linear.x_stride = latent_stride();
   }
-  float* const q_latent = q_latent_.as<float>();
-  Project(x, hidden_, weights.q_a, weights.q_a_bias, q_latent);
-  NormArgs norm;
-  norm.x = q_latent;
-  norm.weight = weights.q_a_norm;
-  norm.out = q_latent;
-  norm.rows = rows_;
-  norm.cols = norm.x_stride = norm.out_stride = spec_.q_lora_rank;
-  norm.eps = kLatentNormEps;
-  device_.RmsNorm(norm);
-  Project(q_latent, spec_.q_lora_rank, weights.q, nullptr, query_.as<float>());
+  linear.out = query_.as<float>();
+  linear.out_stride = int64_t{spec_.heads} * spec_.qk_head_dim();
+  device_.Linear(linear);
 }
 
-void DeviceAttention::FillCache(const DeviceLayer& weights, const float* x, const StepPlan& plan, void* cache,
-                                DType cache_dtype) {
-  Project(x, hidden_, weights.kv_a, weights.kv_a_bias, latent_.as<float>());
+void DeviceAttention::FillCache(const DeviceLayer& weights, const StepPlan& plan, void* cache) {
   FillCacheArgs fill;
-  fill.x = latent_.as<float>();
+  fill.x = latent_.as<float>() + spec_.q_lora_rank;
+  fill.x_stride = latent_stride();
   fill.weight = weights.kv_a_norm;
   fill.positions = plan.positions();
   fill.cache_rows = plan.cache_rows();
   fill.rope = rope_;
   fill.cache = cache;
-  fill.cache_dtype = cache_dtype;
+  fill.cache_dtype = limits_.cache_dtype;
   fill.rows = rows_;
   fill.latent = spec_.kv_lora_rank;
   fill.eps = kLatentNormEps;
@@ -116,7 +170,7 @@ void DeviceAttention::FillCache(const DeviceLayer& weights, const float* x, cons
 void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const float* query, int64_t count) {
   const int64_t heads = spec_.heads;
   LinearArgs absorb;
-  absorb.precision = precision_;
+  absorb.precision = limits_.precision;
   if (weights.key_up.data != nullptr) {
     absorb.w = weights.key_up;
     absorb.features = spec_.kv_lora_rank;
@@ -127,7 +181,8 @@ void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const float* que
     absorb.row_step = spec_.qk_nope_head_dim + spec_.v_head_dim;
   }
   absorb.x = query;
-  absorb.out = absorbed_.as<float>();
+  absorb.out = absorbed_.as<void>();
+  absorb.out_dtype = limits_.cache_dtype;
   absorb.rows = count;
   absorb.batch = heads;
   absorb.x_stride = heads * spec_.qk_head_dim();
@@ -137,39 +192,43 @@ void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const float* que
   device_.Linear(absorb);
 }
 
-// value_ of rows [begin, begin + count): queries into the latent space, attention there, and out of it again.
-void DeviceAttention::AttendTile(const DeviceLayer& weights, const StepPlan& plan, const void* cache,
-                                 DType cache_dtype, int64_t begin, int64_t count) {
-  const int64_t heads = spec_.heads, head_rows = spec_.qk_nope_head_dim + spec_.v_head_dim;
-  const float* const query = query_.as<float>() + begin * heads * spec_.qk_head_dim();
-  AbsorbQueries(weights, query, count);
-  device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<float>(), count, spec_.heads,
-                         spec_.qk_nope_head_dim, spec_.kv_lora_rank});
+// mixed_ of rows [begin, begin + count).
+void DeviceAttention::Attend(const StepPlan& plan, const void* cache, int32_t cache_blocks, int32_t tokens_max,
+                             int64_t begin, int64_t count) {
   AttendArgs attend;
-  attend.query = absorbed_.as<float>();
+  attend.query = absorbed_.as<void>();
   attend.cache = cache;
-  attend.cache_dtype = cache_dtype;
-  attend.positions = plan.positions() + begin;
+  attend.dtype = limits_.cache_dtype;
+  attend.lengths = plan.lengths() + begin;
   attend.first_block = plan.first_block() + begin;
   attend.blocks = plan.blocks();
-  attend.out = mixed_.as<float>();
+  attend.out = mixed_.as<void>();
   attend.rows = count;
   attend.heads = spec_.heads;
   attend.latent = spec_.kv_lora_rank;
   attend.rope = spec_.qk_rope_head_dim;
   attend.block_tokens = kKvBlockTokens;
+  attend.cache_blocks = cache_blocks;
+  attend.tokens_max = tokens_max;
   attend.scale = scale_;
+  attend.workspace = workspace_.as<void>();
   device_.Attend(attend);
+}
+
+// value_ = mixed_ · W_UV of each head.
+void DeviceAttention::ExpandValues(const DeviceLayer& weights, int64_t begin, int64_t count) {
+  const int64_t heads = spec_.heads;
   LinearArgs expand;
-  expand.precision = precision_;
-  expand.x = mixed_.as<float>();
+  expand.precision = limits_.precision;
+  expand.x = mixed_.as<void>();
+  expand.x_dtype = limits_.cache_dtype;
   expand.w = weights.kv_b;
   expand.out = value_.as<float>() + begin * heads * spec_.v_head_dim;
   expand.rows = count;
   expand.batch = heads;
   expand.features = spec_.v_head_dim;
   expand.row_begin = spec_.qk_nope_head_dim;
-  expand.row_step = head_rows;
+  expand.row_step = spec_.qk_nope_head_dim + spec_.v_head_dim;
   expand.x_stride = heads * spec_.kv_lora_rank;
   expand.x_batch = spec_.kv_lora_rank;
   expand.out_stride = heads * spec_.v_head_dim;

@@ -6,49 +6,69 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "moe/base/ids.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/model/device/device_memory.h"
 #include "moe/model/device/device_weights.h"
 #include "moe/model/device/step_plan.h"
+#include "moe/model/kv_storage.h"
 
 namespace conclave {
+
+// What sizes the scratch of attention, and what it computes in.
+struct AttentionLimits {
+  LinearPrecision precision = LinearPrecision::kFloat32;
+  DType cache_dtype = DType::kF32;  // of the cache, absorbed queries and weighted sums
+  int64_t rows_max = 0;
+  int64_t context_max = 0;
+  void* workspace = nullptr;  // of products, see LinearArgs; or null
+};
 
 // Owns the scratch that all layers share.
 class DeviceAttention {
  public:
   // RESOURCE_EXHAUSTED with the plan. `memory` must outlive the object.
   static absl::StatusOr<std::unique_ptr<DeviceAttention>> Create(const ModelSpec& spec, const RopeTable& rope,
-                                                                 LinearPrecision precision, int64_t rows_max,
+                                                                 const AttentionLimits& limits,
                                                                  DeviceMemory& memory);
 
-  // Queues out = o_proj(attention(x)) for the rows of `plan`, whose latents it writes into `cache` first: the layer's
-  // [blocks * kKvBlockTokens, cache_width]. x, out: [rows, hidden] F32 on the device.
-  void Run(const DeviceLayer& weights, const float* x, const StepPlan& plan, void* cache, DType cache_dtype,
-           float* out);
+  // Queues out = o_proj(attention(x)) for the rows of `plan`, whose latents it writes into `kv` first.
+  // tokens_max: no row of the plan sees more tokens, nor any that a graph runs in its place.
+  // x, out: [rows, hidden] F32 on the device.
+  void Run(const DeviceLayer& weights, const float* x, const StepPlan& plan, int32_t tokens_max, LayerId layer,
+           KvStorage& kv, float* out);
 
  private:
-  DeviceAttention(const ModelSpec& spec, const RopeTable& rope, LinearPrecision precision, DeviceMemory& memory);
-  void Project(const float* x, int64_t cols, const DeviceWeight& weight, const float* bias, float* out);
+  DeviceAttention(const ModelSpec& spec, const RopeTable& rope, const AttentionLimits& limits, DeviceMemory& memory);
+  absl::Status Allocate(DeviceMemory& memory);
+  LinearArgs Product(const DeviceWeight& weight, const float* bias) const;
+  void ProjectDown(const DeviceLayer& weights, const float* x);
   void ProjectQueries(const DeviceLayer& weights, const float* x);
-  void FillCache(const DeviceLayer& weights, const float* x, const StepPlan& plan, void* cache, DType cache_dtype);
+  void FillCache(const DeviceLayer& weights, const StepPlan& plan, void* cache);
   void AbsorbQueries(const DeviceLayer& weights, const float* query, int64_t count);
-  void AttendTile(const DeviceLayer& weights, const StepPlan& plan, const void* cache, DType cache_dtype,
-                  int64_t begin, int64_t count);
+  void Attend(const StepPlan& plan, const void* cache, int32_t cache_blocks, int32_t tokens_max, int64_t begin,
+              int64_t count);
+  void ExpandValues(const DeviceLayer& weights, int64_t begin, int64_t count);
+  int64_t WorkspaceBytes(int64_t rows, int64_t tokens_max) const;
+  int64_t TileRows(int32_t tokens_max) const;
+  // Of a row of latent_.
+  int64_t latent_stride() const { return spec_.q_lora_rank + spec_.cache_width(); }
 
   const AttentionSpec spec_;
   const int hidden_;
   const RopeTable rope_;
-  const LinearPrecision precision_;
+  const AttentionLimits limits_;
   Accelerator& device_;
   const float scale_;
   int64_t tile_rows_ = 0;
+  int64_t workspace_bytes_ = 0;
   int64_t rows_ = 0;       // of the step
-  DeviceBuffer q_latent_;  // [rows_max, q_lora_rank] F32
+  DeviceBuffer latent_;    // [rows_max, q_lora_rank + cache_width] F32: the query's latent, then what is cached
   DeviceBuffer query_;     // [rows_max, heads * qk_head_dim] F32
-  DeviceBuffer latent_;    // [rows_max, cache_width] F32
-  DeviceBuffer absorbed_;  // [tile, heads * cache_width] F32
-  DeviceBuffer mixed_;     // [tile, heads * kv_lora_rank] F32: weighted sums of latents
+  DeviceBuffer absorbed_;  // [tile, heads * cache_width] cache_dtype
+  DeviceBuffer mixed_;     // [tile, heads * kv_lora_rank] cache_dtype: weighted sums of latents
   DeviceBuffer value_;     // [rows_max, heads * v_head_dim] F32
+  DeviceBuffer workspace_; // of Attend
 };
 
 }  // namespace conclave

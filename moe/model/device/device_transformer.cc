@@ -25,8 +25,7 @@ struct StepBuffers {
   DeviceBuffer residual;        // [rows_max, hidden] F32
   DeviceBuffer normed;          // [rows_max, hidden] F32
   DeviceBuffer branch;          // [rows_max, hidden] F32: what attention or the FFN adds to the residual
-  DeviceBuffer gate_up;         // [rows_max, 2 * intermediate] F32
-  DeviceBuffer activation;      // [rows_max, intermediate] F32
+  DeviceBuffer workspace;       // of products
   DeviceBuffer gate_logits;     // [rows_max, experts] F32
   DeviceBuffer rounded;         // [rows_max, hidden] row dtype
   DeviceBuffer expert_rows;     // [rows_max * top_k, hidden] row dtype
@@ -39,10 +38,20 @@ struct StepBuffers {
 };
 
 // Products outside the routed experts. In bf16 they stay nearly float32, as on the CPU (numeric_profile.h says why);
-// fp8 has rounded more than that already.
+// fp8 rounds as DeepSeek-V3 was trained.
 LinearPrecision PrecisionOf(Compute compute) {
   if (compute == Compute::kF32) return LinearPrecision::kFloat32;
-  return compute == Compute::kBF16 ? LinearPrecision::kSplit : LinearPrecision::kBf16;
+  return compute == Compute::kBF16 ? LinearPrecision::kSplit : LinearPrecision::kFp8;
+}
+
+// Graphs fit contexts up to this much and its doublings; a kernel's grid holds idle blocks for what is not there.
+constexpr int32_t kGraphTokens = 2048;
+
+// The largest number of tokens that a step's graph must fit.
+int32_t TokensBound(int32_t tokens, int32_t context_max) {
+  int32_t bound = kGraphTokens;
+  while (bound < tokens) bound *= 2;
+  return std::min(bound, context_max);
 }
 
 int IntermediateMax(const ModelSpec& spec) {
@@ -61,6 +70,7 @@ class DeviceTransformer final : public Transformer {
         local_(local),
         options_(options),
         row_dtype_(RowDType(kernels.compute)),
+        cache_dtype_(CacheDType(kernels.compute)),
         precision_(PrecisionOf(kernels.compute)),
         // A router logit decides between experts: it is never rounded to bfloat16.
         gate_precision_(kernels.compute == Compute::kF8 ? LinearPrecision::kSplit : LinearPrecision::kFloat32) {}
@@ -72,16 +82,18 @@ class DeviceTransformer final : public Transformer {
   absl::Status SliceStatus(size_t slice) const override;
 
  private:
+  absl::Status AllocateWorkspace();
   absl::Status AllocateBuffers();
   absl::Status RunStep(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
   absl::Status RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
-  void RunFfn(const DeviceLayer& weights, int64_t intermediate);
+  void RunFfn(const DeviceLayer& weights);
   void Route(LayerId layer);
   absl::Status RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
   absl::StatusOr<ExpertTicket> SendRows(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
   absl::Status TakeRows(ExpertTicket ticket, ExpertPool& experts);
   void Normalise(const float* weight);
-  void AddToResidual(LayerId layer);
+  AddArgs Sum(LayerId layer) const;
+  void AddAndNormalise(LayerId layer, const float* weight);
   void Head();
   void FetchResults(MatView logits, bool routing);
   void ShowRouting(ForwardObserver& observer);
@@ -95,12 +107,13 @@ class DeviceTransformer final : public Transformer {
   Accelerator& device_;
   DeviceExpertPool* const local_;
   const TransformerOptions options_;
-  const DType row_dtype_;
+  const DType row_dtype_, cache_dtype_;
   const LinearPrecision precision_, gate_precision_;
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<DeviceAttention> attention_;
   std::optional<StepPlan> plan_;
   StepBuffers buffers_;
+  int32_t tokens_max_ = 0;          // of the step, see TokensBound
   std::vector<int64_t> moe_index_;  // by layer: how many MoE layers stand before it
   std::vector<DeviceBuffer> caches_;
   std::vector<int32_t> slice_faults_;  // of the last Forward
@@ -113,24 +126,46 @@ absl::Status DeviceTransformer::Start() {
     moe_layers += spec_.IsMoe(LayerId{layer});
   }
   ASSIGN_OR_RETURN(weights_, LoadDeviceWeights(checkpoint_, options_.context_max, memory_));
-  ASSIGN_OR_RETURN(attention_, DeviceAttention::Create(spec_, weights_->rope, precision_, options_.rows_max, memory_));
+  RETURN_IF_ERROR(AllocateWorkspace());
+  ASSIGN_OR_RETURN(attention_,
+                   DeviceAttention::Create(spec_, weights_->rope,
+                                           {.precision = precision_,
+                                            .cache_dtype = cache_dtype_,
+                                            .rows_max = options_.rows_max,
+                                            .context_max = options_.context_max,
+                                            .workspace = buffers_.workspace.as<void>()},
+                                           memory_));
   ASSIGN_OR_RETURN(StepPlan plan, StepPlan::Create(options_, memory_));
   plan_.emplace(std::move(plan));
   return AllocateBuffers();
+}
+
+absl::Status DeviceTransformer::AllocateWorkspace() {
+  DenseLimits limits;
+  limits.precision = precision_;
+  limits.rows = options_.rows_max;
+  limits.hidden = spec_.hidden;
+  limits.intermediate = IntermediateMax(spec_);
+  for (const DeviceLayer& layer : weights_->layers) {
+    limits.cols = std::max({limits.cols, layer.qkv_a.cols, layer.kv_a.cols, layer.q.cols, layer.o.cols});
+    if (layer.down.data != nullptr) limits.weight_dtype = layer.down.dtype;
+  }
+  const int64_t bytes = DeviceMemory::Rounded(device_.DenseWorkspaceBytes(limits));
+  RETURN_IF_ERROR(memory_.Reserve("workspace of products", bytes));
+  ASSIGN_OR_RETURN(buffers_.workspace, memory_.Allocate(bytes));
+  return absl::OkStatus();
 }
 
 absl::Status DeviceTransformer::AllocateBuffers() {
   const int64_t rows = options_.rows_max;
   const int64_t pairs = rows * std::max(spec_.gate.top_k, 1);
   const int64_t routed = pairs * std::max(spec_.moe_layers(), 1);
-  const int64_t hidden = spec_.hidden, intermediate = IntermediateMax(spec_), row_size = SizeOf(row_dtype_);
+  const int64_t hidden = spec_.hidden, row_size = SizeOf(row_dtype_);
   constexpr int64_t kF32 = sizeof(float), kI32 = sizeof(int32_t);
   const std::vector<std::pair<DeviceBuffer*, int64_t>> on_device = {
       {&buffers_.residual, rows * hidden * kF32},
       {&buffers_.normed, rows * hidden * kF32},
       {&buffers_.branch, rows * hidden * kF32},
-      {&buffers_.gate_up, rows * 2 * intermediate * kF32},
-      {&buffers_.activation, rows * intermediate * kF32},
       {&buffers_.gate_logits, rows * std::max(spec_.gate.experts, 1) * kF32},
       {&buffers_.rounded, rows * hidden * row_size},
       {&buffers_.expert_rows, pairs * hidden * row_size},
@@ -177,7 +212,8 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
   const int64_t rows = plan_->rows();
   CONCLAVE_CHECK(logits.rows == plan_->logit_count() && (logits.rows == 0 || logits.cols == spec_.vocab));
   const bool recorded = OnDevice(experts) && rows <= kGraphRowsMax && plan_->logit_count() == rows;
-  const uint64_t key = plan_->generation() << 32 | static_cast<uint64_t>(rows);
+  tokens_max_ = recorded ? TokensBound(plan_->tokens_max(), options_.context_max) : plan_->tokens_max();
+  const uint64_t key = plan_->generation() << 40 | static_cast<uint64_t>(tokens_max_) << 16 | static_cast<uint64_t>(rows);
   if (!recorded) {
     RETURN_IF_ERROR(RunStep(kv, experts, observer));
   } else if (!device_.Replay(key)) {
@@ -201,6 +237,7 @@ absl::Status DeviceTransformer::RunStep(KvStorage& kv, ExpertPool& experts, Forw
   embed.out = buffers_.residual.as<float>();
   embed.fault_layer = buffers_.fault_layer.as<int32_t>();
   device_.Embed(embed);
+  Normalise(weights_->layers[0].attention_norm);
   for (int layer = 0; layer < spec_.layers; ++layer) {
     RETURN_IF_ERROR(RunLayer(LayerId{layer}, kv, experts, observer));
   }
@@ -208,48 +245,36 @@ absl::Status DeviceTransformer::RunStep(KvStorage& kv, ExpertPool& experts, Forw
   return absl::OkStatus();
 }
 
+// From the normalised input of a layer to that of the next; the last one leaves the residual alone.
 absl::Status DeviceTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts,
                                          ForwardObserver* observer) {
   const DeviceLayer& weights = weights_->layers[Value(layer)];
-  Normalise(weights.attention_norm);
-  attention_->Run(weights, buffers_.normed.as<float>(), *plan_, kv.Block(layer, 0).data, kv.dtype(),
-                  buffers_.branch.as<float>());
-  AddToResidual(layer);
-  Normalise(weights.ffn_norm);
+  attention_->Run(weights, buffers_.normed.as<float>(), *plan_, tokens_max_, layer, kv, buffers_.branch.as<float>());
+  AddAndNormalise(layer, weights.ffn_norm);
   if (spec_.IsMoe(layer)) {
     RETURN_IF_ERROR(RunMoe(layer, experts, observer));
   } else {
-    RunFfn(weights, spec_.dense_intermediate);
+    RunFfn(weights);
   }
-  AddToResidual(layer);
+  if (Value(layer) + 1 == spec_.layers) {
+    device_.AddToResidual(Sum(layer));
+  } else {
+    AddAndNormalise(layer, weights_->layers[Value(layer) + 1].attention_norm);
+  }
   return absl::OkStatus();
 }
 
-// branch = down · (silu(gate · normed) ⊙ (up · normed)).
-void DeviceTransformer::RunFfn(const DeviceLayer& weights, int64_t intermediate) {
-  LinearArgs linear;
-  linear.precision = precision_;
-  linear.rows = plan_->rows();
-  linear.x = buffers_.normed.as<float>();
-  linear.x_stride = spec_.hidden;
-  linear.w = weights.gate_up;
-  linear.batch = 2;
-  linear.features = intermediate;
-  linear.out = buffers_.gate_up.as<float>();
-  linear.out_stride = 2 * intermediate;
-  linear.out_batch = intermediate;
-  device_.Linear(linear);
-  device_.SiluMul({buffers_.gate_up.as<float>(), buffers_.activation.as<float>(), plan_->rows(), intermediate});
-  linear = LinearArgs();
-  linear.precision = precision_;
-  linear.rows = plan_->rows();
-  linear.x = buffers_.activation.as<float>();
-  linear.x_stride = intermediate;
-  linear.w = weights.down;
-  linear.features = spec_.hidden;
-  linear.out = buffers_.branch.as<float>();
-  linear.out_stride = spec_.hidden;
-  device_.Linear(linear);
+// branch = the layer's dense feed-forward, or its shared expert, of normed.
+void DeviceTransformer::RunFfn(const DeviceLayer& weights) {
+  FfnArgs ffn;
+  ffn.x = buffers_.normed.as<float>();
+  ffn.gate_up = weights.gate_up;
+  ffn.down = weights.down;
+  ffn.out = buffers_.branch.as<float>();
+  ffn.rows = plan_->rows();
+  ffn.precision = precision_;
+  ffn.workspace = buffers_.workspace.as<void>();
+  device_.Ffn(ffn);
 }
 
 void DeviceTransformer::Route(LayerId layer) {
@@ -287,16 +312,16 @@ void DeviceTransformer::Route(LayerId layer) {
 absl::Status DeviceTransformer::RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer) {
   const DeviceLayer& weights = weights_->layers[Value(layer)];
   const bool shared = weights.down.data != nullptr;
-  const int64_t rows = plan_->rows(), shared_intermediate = int64_t{spec_.moe_intermediate} * spec_.shared_experts;
+  const int64_t rows = plan_->rows();
   Route(layer);
   if (OnDevice(experts)) {
     device_.Round({buffers_.normed.as<float>(), buffers_.rounded.as<void>(), row_dtype_, rows * spec_.hidden});
     local_->experts().Queue(layer, buffers_.rounded.as<void>(), rows, spec_.gate.top_k,
                             buffers_.experts.as<int32_t>() + PairOffset(layer), buffers_.expert_rows.as<void>());
-    if (shared) RunFfn(weights, shared_intermediate);
+    if (shared) RunFfn(weights);
   } else {
     ASSIGN_OR_RETURN(const ExpertTicket ticket, SendRows(layer, experts, observer));
-    if (shared) RunFfn(weights, shared_intermediate);  // while the pool's rows travel
+    if (shared) RunFfn(weights);  // while the pool's rows travel
     RETURN_IF_ERROR(TakeRows(ticket, experts));
   }
   CombineArgs combine;
@@ -349,7 +374,8 @@ void DeviceTransformer::Normalise(const float* weight) {
   device_.RmsNorm(norm);
 }
 
-void DeviceTransformer::AddToResidual(LayerId layer) {
+// residual += branch.
+AddArgs DeviceTransformer::Sum(LayerId layer) const {
   AddArgs add;
   add.y = buffers_.branch.as<float>();
   add.acc = buffers_.residual.as<float>();
@@ -357,7 +383,12 @@ void DeviceTransformer::AddToResidual(LayerId layer) {
   add.rows = plan_->rows();
   add.cols = spec_.hidden;
   add.layer = Value(layer);
-  device_.AddToResidual(add);
+  return add;
+}
+
+// residual += branch; normed = rms_norm(residual).
+void DeviceTransformer::AddAndNormalise(LayerId layer, const float* weight) {
+  device_.AddAndNormalise({Sum(layer), weight, buffers_.normed.as<float>(), spec_.rms_norm_eps});
 }
 
 void DeviceTransformer::Head() {
@@ -380,6 +411,7 @@ void DeviceTransformer::Head() {
   linear.features = spec_.vocab;
   linear.out = buffers_.logits.as<float>();
   linear.out_stride = spec_.vocab;
+  linear.workspace = buffers_.workspace.as<void>();
   device_.Linear(linear);
 }
 

@@ -43,17 +43,30 @@ void AddKeyUp(const MlaWeights& weights, DeviceLayer& to, WeightUploader& upload
   uploader.Add(&to.key_up, std::move(heads));
 }
 
+// The two products of the layer's input as one, where dtypes agree and scale blocks do not straddle them.
+void AddDownProjections(const MlaWeights& weights, int q_lora_rank, DeviceLayer& to, WeightUploader& uploader) {
+  const WeightView &q_a = weights.q_a, &kv_a = weights.kv_a;
+  if (q_lora_rank > 0 && weights.q_a_bias.empty() && weights.kv_a_bias.empty() &&
+      q_a.matrix.dtype == kv_a.matrix.dtype && q_a.has_scales() == kv_a.has_scales() &&
+      (!q_a.has_scales() || (q_a.block_rows == kv_a.block_rows && q_a.block_cols == kv_a.block_cols &&
+                             q_a.rows() % q_a.block_rows == 0))) {
+    uploader.AddStacked(&to.qkv_a, {q_a, kv_a});
+    return;
+  }
+  if (q_lora_rank > 0) uploader.Add(&to.q_a, {q_a});
+  uploader.Add(&to.kv_a, {kv_a});
+}
+
 absl::Status AddLayer(const Checkpoint& checkpoint, LayerId number, LayerWeights& from, DeviceLayer& to,
                       WeightUploader& uploader, Copies& copies) {
   const ModelSpec& spec = checkpoint.spec();
   const AttentionSpec& mla = spec.attention;
   MlaWeights& attention = from.attention;
   uploader.Add(&to.attention_norm, std::move(from.attention_norm));
-  if (mla.q_lora_rank > 0) uploader.Add(&to.q_a, {attention.q_a});
+  AddDownProjections(attention, mla.q_lora_rank, to, uploader);
   uploader.Add(&to.q_a_bias, std::move(attention.q_a_bias));
   uploader.Add(&to.q_a_norm, std::move(attention.q_a_norm));
   uploader.Add(&to.q, {attention.q});
-  uploader.Add(&to.kv_a, {attention.kv_a});
   uploader.Add(&to.kv_a_bias, std::move(attention.kv_a_bias));
   uploader.Add(&to.kv_a_norm, std::move(attention.kv_a_norm));
   ASSIGN_OR_RETURN(const WeightView kv_b,

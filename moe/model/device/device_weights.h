@@ -15,11 +15,12 @@ namespace conclave {
 // One decoder layer. Null pointers and null data: the model has none.
 struct DeviceLayer {
   const float* attention_norm = nullptr;  // [hidden]
-  DeviceWeight q_a;                       // [q_lora_rank, hidden]; null where q_lora_rank is 0
+  DeviceWeight qkv_a;                     // q_a over kv_a; null where they cannot be one, or q_lora_rank is 0
+  DeviceWeight q_a;                       // [q_lora_rank, hidden]; null where q_lora_rank is 0, or in qkv_a
   const float* q_a_bias = nullptr;        // [q_lora_rank]
   const float* q_a_norm = nullptr;        // [q_lora_rank]
   DeviceWeight q;                         // [heads * qk_head_dim, q_lora_rank or hidden]
-  DeviceWeight kv_a;                      // [kv_lora_rank + rope, hidden]
+  DeviceWeight kv_a;                      // [kv_lora_rank + rope, hidden]; null where in qkv_a
   const float* kv_a_bias = nullptr;       // [kv_lora_rank + rope]
   const float* kv_a_norm = nullptr;       // [kv_lora_rank]
   DeviceWeight kv_b;                      // [heads * (nope + v), kv_lora_rank]: each head's W_UK over its W_UV

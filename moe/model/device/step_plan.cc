@@ -9,7 +9,7 @@ namespace conclave {
 
 absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, DeviceMemory& memory) {
   StepPlan plan(options, memory);
-  const int64_t rows = 4 * int64_t{options.rows_max} + options.logit_rows_max;
+  const int64_t rows = 5 * int64_t{options.rows_max} + options.logit_rows_max;
   const int64_t sequence_blocks = options.context_max / kKvBlockTokens + 1;
   RETURN_IF_ERROR(plan.Grow(rows + std::max<int64_t>(2 * sequence_blocks, 16384)));
   return plan;
@@ -39,12 +39,13 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
   }
   CONCLAVE_CHECK(rows >= 1 && rows <= options_.rows_max) << rows << " rows";
   CONCLAVE_CHECK(logits <= options_.logit_rows_max) << logits;
-  const int64_t needed = 4 * rows + logits + blocks;
+  const int64_t needed = 5 * rows + logits + blocks;
   if (needed > capacity_) RETURN_IF_ERROR(Grow(std::max(needed, 2 * capacity_)));
   rows_ = rows;
   logit_count_ = logits;
+  tokens_max_ = 0;
   int32_t* const base = host_.as<int32_t>();
-  int32_t* logit = base + 4 * rows;
+  int32_t* logit = base + 5 * rows;
   int32_t* const block_begin = logit + logits;
   int32_t* block = block_begin;
   int64_t row = 0;
@@ -59,7 +60,9 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
       base[2 * rows + row] = static_cast<int32_t>(int64_t{slice.blocks[position / kKvBlockTokens]} * kKvBlockTokens +
                                                   position % kKvBlockTokens);
       base[3 * rows + row] = static_cast<int32_t>(block - block_begin);
+      base[4 * rows + row] = static_cast<int32_t>(position + 1);
     }
+    tokens_max_ = std::max(tokens_max_, slice.first_position + static_cast<int32_t>(count));
     block = std::copy(slice.blocks.begin(), slice.blocks.end(), block);
   }
   memory_->accelerator().CopyIn(device_.as<void>(), base, needed * int64_t{sizeof(int32_t)});

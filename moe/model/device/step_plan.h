@@ -31,8 +31,11 @@ class StepPlan {
   const int32_t* positions() const { return device(rows_); }
   const int32_t* cache_rows() const { return device(2 * rows_); }   // block * kKvBlockTokens + its row
   const int32_t* first_block() const { return device(3 * rows_); }  // into blocks()
-  const int32_t* logit_rows() const { return device(4 * rows_); }   // [logit_count()] rows whose logits are wanted
-  const int32_t* blocks() const { return device(4 * rows_ + logit_count_); }
+  const int32_t* lengths() const { return device(4 * rows_); }      // positions() + 1
+  const int32_t* logit_rows() const { return device(5 * rows_); }   // [logit_count()] rows whose logits are wanted
+  const int32_t* blocks() const { return device(5 * rows_ + logit_count_); }
+  // The largest of lengths().
+  int32_t tokens_max() const { return tokens_max_; }
 
  private:
   StepPlan(const TransformerOptions& options, DeviceMemory& memory) : options_(options), memory_(&memory) {}
@@ -46,6 +49,7 @@ class StepPlan {
   DeviceBuffer host_, device_;
   int64_t rows_ = 0;
   int64_t logit_count_ = 0;
+  int32_t tokens_max_ = 0;
 };
 
 }  // namespace conclave

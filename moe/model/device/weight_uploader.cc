@@ -28,17 +28,31 @@ std::vector<float> ScalesAsFloat(const std::vector<WeightView>& views) {
 }  // namespace
 
 void WeightUploader::Add(DeviceWeight* target, std::vector<WeightView> views) {
+  for (const WeightView& view : views) CONCLAVE_CHECK(view.rows() == views[0].rows()) << view.rows();
+  Take(target, std::move(views), /*stacked=*/false);
+}
+
+void WeightUploader::AddStacked(DeviceWeight* target, std::vector<WeightView> views) {
+  for (size_t i = 0; i + 1 < views.size(); ++i) {
+    CONCLAVE_CHECK(!views[i].has_scales() || views[i].rows() % views[i].block_rows == 0) << views[i].rows();
+  }
+  Take(target, std::move(views), /*stacked=*/true);
+}
+
+void WeightUploader::Take(DeviceWeight* target, std::vector<WeightView> views, bool stacked) {
   CONCLAVE_CHECK(!views.empty());
+  int64_t bytes = 0, scales = 0;
   for (const WeightView& view : views) {
-    CONCLAVE_CHECK(view.rows() == views[0].rows() && view.cols() == views[0].cols()) << view.rows();
+    CONCLAVE_CHECK(view.cols() == views[0].cols()) << view.cols();
     CONCLAVE_CHECK(view.matrix.dtype == views[0].matrix.dtype && view.block_rows == views[0].block_rows);
     CONCLAVE_CHECK(view.matrix.stride == view.matrix.cols && view.has_scales() == views[0].has_scales());
     has_integers_ |= view.code != WeightCode::kPlain;
+    bytes += ValueBytes(view);
+    scales += ScaleCount(view);
   }
-  const int64_t count = static_cast<int64_t>(views.size());
-  const int64_t offset = Take(count * ValueBytes(views[0]));
-  const int64_t scales_offset = Take(count * ScaleCount(views[0]) * int64_t{sizeof(float)});
-  matrices_.push_back({offset, scales_offset, target, std::move(views)});
+  const int64_t offset = Take(bytes);
+  const int64_t scales_offset = Take(scales * int64_t{sizeof(float)});
+  matrices_.push_back({offset, scales_offset, target, std::move(views), stacked});
 }
 
 void WeightUploader::Add(const float** target, std::vector<float> values) {
@@ -64,10 +78,17 @@ absl::StatusOr<DeviceBuffer> WeightUploader::Run(DeviceMemory& memory, const std
     const WeightView& first = each.views[0];
     std::byte* data = base + each.offset;
     float* const scales = reinterpret_cast<float*>(base + each.scales_offset);
-    *each.target = {data,           first.has_scales() ? scales : nullptr,
-                    first.matrix.dtype, first.block_rows,
-                    first.block_cols,   static_cast<int64_t>(each.views.size()),
-                    first.rows(),       first.cols()};
+    int64_t rows = 0;
+    for (const WeightView& view : each.views) rows += view.rows();
+    const int64_t matrices = each.stacked ? 1 : static_cast<int64_t>(each.views.size());
+    *each.target = {data,
+                    first.has_scales() ? scales : nullptr,
+                    first.matrix.dtype,
+                    first.block_rows,
+                    first.block_cols,
+                    matrices,
+                    rows / matrices,
+                    first.cols()};
     for (const WeightView& view : each.views) {
       accelerator.CopyIn(data, view.matrix.data, ValueBytes(view));
       data += ValueBytes(view);

@@ -19,12 +19,15 @@ class WeightUploader {
  public:
   // `views` are of one shape, dtype and block size, and become the matrices of one DeviceWeight, in order.
   void Add(DeviceWeight* target, std::vector<WeightView> views);
+  // `views` are of one width, dtype and block size, and become one matrix, the rows of each above those of the next.
+  // REQUIRES: no scale block of a view but the last has rows missing.
+  void AddStacked(DeviceWeight* target, std::vector<WeightView> views);
   // An empty vector becomes a null pointer.
   void Add(const float** target, std::vector<float> values);
 
   // What Run will allocate; the caller reserves it first.
   int64_t bytes() const { return bytes_; }
-  // Copies, and sets every target. `progress` is called after each matrix; may be empty. Errors are those of
+  // Copies, and sets every target. `progress` is called after each view; may be empty. Errors are those of
   // DeviceMemory::Allocate and Accelerator::Synchronize.
   absl::StatusOr<DeviceBuffer> Run(DeviceMemory& memory, const std::function<void()>& progress) const;
 
@@ -34,7 +37,9 @@ class WeightUploader {
     int64_t offset, scales_offset;
     DeviceWeight* target;
     std::vector<WeightView> views;
+    bool stacked;
   };
+  void Take(DeviceWeight* target, std::vector<WeightView> views, bool stacked);
   struct Vector {
     int64_t offset;
     const float** target;
