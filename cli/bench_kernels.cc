@@ -1,4 +1,5 @@
-// `conclave bench-kernels`: what the kernels of this CPU reach, beside what its memory and its dot products could.
+// `conclave bench-kernels`: what the kernels of this CPU reach, beside what its memory and its dot products could; with
+// --device those of a GPU.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -12,6 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/bench_device_kernels.h"
 #include "cli/command.h"
 #include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
@@ -201,10 +203,12 @@ class BenchKernelsCommand final : public Command {
     CommandFlag& rows = flags.Add("rows-max", &rows_max_, "N", "leave out products of more rows than this");
     rows.minimum = 1;
     rows.maximum = 1e6;
+    device_.Declare(flags);
     flags.AddOutput(&output_);
   }
 
   absl::Status Run(const CommandContext&) override {
+    if (device_.device != "cpu") return BenchDeviceKernels(device_, output_);
     ASSIGN_OR_RETURN(const std::vector<const Kernels*> tables, Tables());
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     ThreadPool threads(thread_count_ > 0 ? thread_count_ : cores);
@@ -282,6 +286,7 @@ class BenchKernelsCommand final : public Command {
     return json.End().End().text();
   }
 
+  DeviceBenchFlags device_;
   int thread_count_ = 0, rows_max_ = 256;
   double seconds_ = 0.2;
   std::string isa_, output_ = "text";

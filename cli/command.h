@@ -82,8 +82,8 @@ std::unique_ptr<Command> NewDoctorCommand();
 std::unique_ptr<Command> NewMakeModelCommand();
 std::unique_ptr<Command> NewQuantizeCommand();
 std::unique_ptr<Command> NewPerplexityCommand();
-std::unique_ptr<Command> NewBenchModelCommand();
 std::unique_ptr<Command> NewBenchKernelsCommand();
+std::unique_ptr<Command> NewBenchModelCommand();
 // Prints scripts that complete the verbs and flags of `commands`, which must outlive it; itself may be among them.
 std::unique_ptr<Command> NewCompletionCommand(const std::vector<std::unique_ptr<Command>>* commands);
 

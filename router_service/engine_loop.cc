@@ -206,6 +206,7 @@ void EngineLoop::TakeLogits(const Batch& batch) {
     const BatchSlice& slice = batch.slices[i];
     absl::Status status = transformer_->SliceStatus(i);
     if (status.ok()) status = TakeRows(slice, logits_.view().Rows(row, slice.logit_rows), sampled_[i]);
+    if (absl::IsInternal(status)) metrics_.NotFinite();  // a hidden state, or the logits
     if (!status.ok()) Fail(slice.sequence, status);
     row += slice.logit_rows;
   }

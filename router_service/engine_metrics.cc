@@ -33,6 +33,8 @@ EngineMetrics::EngineMetrics(Metrics* metrics) : on_(metrics != nullptr) {
       metrics->AddCounter("conclave_router_prefix_hit_tokens_total", "Of those, tokens found in the prefix cache.", {});
   preemptions_ = metrics->AddCounter("conclave_router_preemptions_total",
                                      "Sequences that gave their blocks back, to be computed again later.", {});
+  not_finite_ = metrics->AddCounter("conclave_router_not_finite_total",
+                                    "Sequences that failed because a hidden state or a logit was NaN or infinite.", {});
 }
 
 void EngineMetrics::Admitted(const Admission& admission, absl::Duration queued) {
@@ -44,6 +46,10 @@ void EngineMetrics::Admitted(const Admission& admission, absl::Duration queued) 
 
 void EngineMetrics::FirstToken(absl::Duration prefill) {
   if (on_) prefill_seconds_->Observe(absl::ToDoubleSeconds(prefill));
+}
+
+void EngineMetrics::NotFinite() {
+  if (on_) not_finite_->Add(1);
 }
 
 void EngineMetrics::StepDone(const Batch& batch, absl::Duration took, int64_t preemptions) {

@@ -20,6 +20,8 @@ class EngineMetrics {
   void Admitted(const Admission& admission, absl::Duration queued);
   // Its first token has come, so long after that.
   void FirstToken(absl::Duration prefill);
+  // A hidden state or logit of a sequence is not a finite number; it fails.
+  void NotFinite();
   // A step is over. preemptions: since start.
   void StepDone(const Batch& batch, absl::Duration took, int64_t preemptions);
 
@@ -34,6 +36,7 @@ class EngineMetrics {
   Counter* prompt_tokens_ = nullptr;
   Counter* prefix_hit_tokens_ = nullptr;
   Counter* preemptions_ = nullptr;
+  Counter* not_finite_ = nullptr;
   int64_t preemptions_shown_ = 0;
 };
 

@@ -10,6 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "moe/base/clock.h"
+#include "moe/metrics/metrics.h"
 #include "router_service/engine_testing.h"
 #include "router_service/fake_transformer.h"
 
@@ -149,9 +150,12 @@ TEST(EngineTest, AFailedStepEndsItsSequencesWithThatStatusAndTheEngineGoesOn) {
   ExpectAnswer(good, request);
 }
 
-TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequence) {
+TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequenceAndAreCounted) {
   Gate gate;
-  auto engine = MakeEngine(TestEngineOptions(), gate.Hook());
+  const auto metrics = Metrics::Create();
+  EngineOptions options = TestEngineOptions();
+  options.metrics = metrics.get();
+  auto engine = MakeEngine(options, gate.Hook());
   EngineRequest poisoned = TestRequest(10, 10);
   poisoned.prompt_ids.back() = kPoisonToken;
   const EngineRequest healthy = TestRequest(12, 20, 5);
@@ -164,6 +168,7 @@ TEST(EngineTest, LogitsThatAreNotNumbersEndOnlyTheirOwnSequence) {
   EXPECT_NE(bad.Wait().status.message().find("token 7"), std::string::npos) << bad.Wait().status;
   ExpectAnswer(good, healthy);
   EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
+  EXPECT_NE(metrics->Text().find("conclave_router_not_finite_total 1\n"), std::string::npos);
 }
 
 TEST(EngineTest, CancelEndsASequenceWithinOneStep) {

@@ -329,6 +329,12 @@ class CommandTest(unittest.TestCase):
         self.assertGreater(report["first_token_ms"], 0)
         self.assertEqual(run("bench-model", "--model", DEMO_MODEL, "--streams", "4,x").returncode, 2)
 
+    def test_bench_kernels_says_what_it_cannot_measure(self):
+        for flags, reason in [(["--device", "cuda", "--rows", "1,x"], "'x' is none"), (["--device", "gpu"], "gpu")]:
+            result = run("bench-kernels", *flags)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(reason, result.stderr)
+
     def test_doctor_and_inspect_speak_json(self):
         checks = json.loads(run("doctor", "-o", "json").stdout)["checks"]
         names = {check["name"] for check in checks}

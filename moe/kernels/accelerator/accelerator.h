@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "moe/kernels/accelerator/attention_ops.h"
 #include "moe/kernels/accelerator/expert_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 #include "moe/kernels/kernels.h"
@@ -22,6 +23,12 @@ struct AcceleratorInfo {
   int64_t memory_free_bytes = 0;  // when it was opened
 };
 
+// What a device can do at most, measured. Zero: not known.
+struct AcceleratorCeilings {
+  double copy_bytes_per_second = 0;   // within its memory, read and written ones counted
+  double bf16_flops_per_second = 0;   // of a large product by the vendor's library
+};
+
 // One queue of work, in order. Operations and asynchronous copies return at once and never fail by themselves: what
 // went wrong comes out of the next Synchronize. After a lost device everything fails with UNAVAILABLE.
 // Used by one thread at a time.
@@ -31,6 +38,9 @@ class Accelerator {
   virtual const AcceleratorInfo& info() const = 0;
   // Whether `compute` can be had for experts of this shape on this device; INVALID_ARGUMENT says why not.
   virtual absl::Status Supports(Compute compute, const ExpertSlots& slots) const = 0;
+
+  // Takes a second, and a few GiB of memory meanwhile. RESOURCE_EXHAUSTED: they are not there.
+  virtual absl::StatusOr<AcceleratorCeilings> MeasureCeilings() = 0;
 
   // Device memory, 256-byte aligned, zeroed. RESOURCE_EXHAUSTED: there is too little left.
   virtual absl::StatusOr<void*> Allocate(int64_t bytes) = 0;
@@ -65,7 +75,6 @@ class Accelerator {
   virtual void AddToResidual(const AddArgs& args) = 0;
   virtual void AddAndNormalise(const AddNormArgs& args) = 0;
   virtual void SelectExperts(const SelectArgs& args) = 0;
-  virtual void Round(const RoundArgs& args) = 0;
   virtual void Combine(const CombineArgs& args) = 0;
   virtual void RunExperts(const ExpertFfnArgs& args) = 0;
   // What RunExperts needs for up to `pairs` pairs over experts in this shape.

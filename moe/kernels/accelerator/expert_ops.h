@@ -10,14 +10,6 @@
 
 namespace conclave {
 
-// out = x rounded to out_dtype (F32 copies, BF16 to nearest even).
-struct RoundArgs {
-  const float* x = nullptr;  // [count]
-  void* out = nullptr;       // [count]
-  DType out_dtype = DType::kF32;
-  int64_t count = 0;
-};
-
 // acc[r] = (from_zero ? 0 : acc[r]) + Σ_k weights[r, k] · expert_rows[r, k], k ascending, one multiply-add per element.
 struct CombineArgs {
   const void* expert_rows = nullptr;  // [rows * top_k, cols]
@@ -51,6 +43,10 @@ struct ExpertFfnArgs {
   int64_t pairs = 0;
   ExpertSlots slots;
   void* out = nullptr;                    // [pairs, hidden]
+  // Then combines the rows as `combine` says, but for its expert_rows and row_dtype, which are these; `out` may keep
+  // anything. REQUIRES: pair_rows is null.
+  bool combined = false;
+  CombineArgs combine;
   void* workspace = nullptr;              // ExpertWorkspaceBytes(…) bytes
 };
 

@@ -23,6 +23,11 @@ class HostAcceleratorImpl final : public HostAccelerator {
     return absl::InvalidArgumentError("--compute: the host accelerator has f32, bf16 and fp8");
   }
 
+  absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
+    if (lost_) return Lost();
+    return AcceleratorCeilings{1e9, 0};  // nobody compares with this one
+  }
+
   absl::StatusOr<void*> Allocate(int64_t bytes) override {
     if (lost_) return Lost();
     if (allocated_ + bytes > info_.memory_total_bytes) {
@@ -65,7 +70,6 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void AddToResidual(const AddArgs& args) override { Run([&] { host_ops::AddToResidual(args); }); }
   void AddAndNormalise(const AddNormArgs& args) override { Run([&] { host_ops::AddAndNormalise(args); }); }
   void SelectExperts(const SelectArgs& args) override { Run([&] { host_ops::SelectExperts(args); }); }
-  void Round(const RoundArgs& args) override { Run([&] { host_ops::Round(args); }); }
   void Combine(const CombineArgs& args) override { Run([&] { host_ops::Combine(args); }); }
   void RunExperts(const ExpertFfnArgs& args) override { Run([&] { host_ops::RunExperts(args); }); }
   int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots&) const override { return 1; }

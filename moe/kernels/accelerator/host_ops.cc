@@ -84,7 +84,7 @@ void RmsNorm(const NormArgs& args) {
     const float* x = args.x + (args.row_index == nullptr ? r : args.row_index[r]) * args.x_stride;
     const double factor = NormFactor(x, args.cols, args.eps);
     for (int64_t i = 0; i < args.cols; ++i) {
-      args.out[r * args.out_stride + i] = static_cast<float>(x[i] * factor * args.weight[i]);
+      Store(static_cast<float>(x[i] * factor * args.weight[i]), args.out, args.out_dtype, r * args.out_stride + i);
     }
   }
 }
@@ -128,10 +128,11 @@ void FillCache(const FillCacheArgs& args) {
 void RotateQueries(const RotateArgs& args) {
   const int width = args.latent + 2 * args.rope.pairs;
   const int rope = 2 * args.rope.pairs, query_width = args.nope + rope;
-  std::vector<float> rotated(rope);
+  std::vector<float> as_given(rope), rotated(rope);
   for (int64_t item = 0; item < args.rows * args.heads; ++item) {
-    Rotate(args.rope, args.positions[item / args.heads], args.query + item * query_width + args.nope, rotated.data());
-    for (int i = 0; i < rope; ++i) Store(rotated[i], args.out, args.out_dtype, item * width + args.latent + i);
+    for (int i = 0; i < rope; ++i) as_given[i] = LoadAsFloat(args.query, args.dtype, item * query_width + args.nope + i);
+    Rotate(args.rope, args.positions[item / args.heads], as_given.data(), rotated.data());
+    for (int i = 0; i < rope; ++i) Store(rotated[i], args.out, args.dtype, item * width + args.latent + i);
   }
 }
 
@@ -168,6 +169,7 @@ void Ffn(const FfnArgs& args) {
   std::vector<float> gate_up(args.rows * 2 * intermediate), activation(args.rows * intermediate);
   LinearArgs linear;
   linear.x = args.x;
+  linear.x_dtype = args.x_dtype;
   linear.w = args.gate_up;
   linear.out = gate_up.data();
   linear.rows = args.rows;
@@ -205,11 +207,14 @@ void AddAndNormalise(const AddNormArgs& args) {
   NormArgs norm;
   norm.x = args.add.acc;
   norm.weight = args.weight;
-  norm.out = args.out;
   norm.rows = args.add.rows;
   norm.cols = norm.x_stride = norm.out_stride = args.add.cols;
   norm.eps = args.eps;
-  RmsNorm(norm);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    norm.out = dtype == DType::kF32 ? args.out : args.rounded;
+    norm.out_dtype = dtype;
+    if (norm.out != nullptr) RmsNorm(norm);
+  }
 }
 
 void SelectExperts(const SelectArgs& args) {
@@ -235,10 +240,6 @@ void SelectExperts(const SelectArgs& args) {
           scores[best[k]] / (args.normalise ? chosen + 1e-20f : 1.0f) * args.scaling;
     }
   }
-}
-
-void Round(const RoundArgs& args) {
-  for (int64_t i = 0; i < args.count; ++i) Store(args.x[i], args.out, args.out_dtype, i);
 }
 
 void Combine(const CombineArgs& args) {
@@ -272,6 +273,11 @@ void RunExperts(const ExpertFfnArgs& args) {
       Store(static_cast<float>(sum), args.out, args.row_dtype, pair * hidden + j);
     }
   }
+  if (!args.combined) return;
+  CombineArgs combine = args.combine;
+  combine.expert_rows = args.out;
+  combine.row_dtype = args.row_dtype;
+  Combine(combine);
 }
 
 }  // namespace conclave::host_ops

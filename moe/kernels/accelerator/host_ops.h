@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_OPS_H_
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_OPS_H_
 
+#include "moe/kernels/accelerator/attention_ops.h"
 #include "moe/kernels/accelerator/expert_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 
@@ -21,7 +22,6 @@ void Ffn(const FfnArgs& args);
 void AddToResidual(const AddArgs& args);
 void AddAndNormalise(const AddNormArgs& args);
 void SelectExperts(const SelectArgs& args);
-void Round(const RoundArgs& args);
 void Combine(const CombineArgs& args);
 void RunExperts(const ExpertFfnArgs& args);
 

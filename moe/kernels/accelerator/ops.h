@@ -40,7 +40,8 @@ struct NormArgs {
   const float* x = nullptr;            // rows are x_stride floats apart
   const int32_t* row_index = nullptr;  // [rows]; null: r itself
   const float* weight = nullptr;       // [cols]
-  float* out = nullptr;                // rows are out_stride floats apart; may be x where row_index is null
+  void* out = nullptr;                 // rows are out_stride elements apart; may be x where row_index is null
+  DType out_dtype = DType::kF32;       // or BF16
   int64_t rows = 0, cols = 0, x_stride = 0, out_stride = 0;
   float eps = 0;
 };
@@ -70,7 +71,8 @@ struct LinearArgs {
 
 // out[r] = down · (silu(gate · x[r]) ⊙ (up · x[r])), rows contiguous.
 struct FfnArgs {
-  const float* x = nullptr;  // [rows, hidden]
+  const void* x = nullptr;   // [rows, hidden] of x_dtype
+  DType x_dtype = DType::kF32;  // or BF16
   DeviceWeight gate_up;      // 2 matrices [intermediate, hidden]
   DeviceWeight down;         // [hidden, intermediate]
   float* out = nullptr;      // [rows, hidden]
@@ -89,56 +91,6 @@ struct DenseLimits {
   int64_t intermediate = 0;  // 0: no Ffn
 };
 
-// The angles of every position: [positions, pairs] each.
-struct RopeTable {
-  const float* cosines = nullptr;
-  const float* sines = nullptr;
-  int pairs = 0;
-  bool interleaved = false;
-};
-
-// cache row of r = [rms_norm(x[r, 0 .. latent)) | x[r, latent ..) rotated to positions[r]].
-struct FillCacheArgs {
-  const float* x = nullptr;            // [rows, latent + 2 * rope.pairs], rows are x_stride floats apart
-  const float* weight = nullptr;       // [latent]
-  const int32_t* positions = nullptr;  // [rows]
-  const int32_t* cache_rows = nullptr; // [rows]: the row of the cache that each one fills
-  RopeTable rope;
-  void* cache = nullptr;               // [tokens, latent + 2 * rope.pairs] of one layer
-  DType cache_dtype = DType::kF32;
-  int64_t rows = 0, x_stride = 0;
-  int latent = 0;
-  float eps = 0;
-};
-
-// out[r, head, latent ..) = query[r, head, nope ..) rotated to positions[r].
-struct RotateArgs {
-  const float* query = nullptr;        // [rows, heads, nope + 2 * rope.pairs]
-  const int32_t* positions = nullptr;  // [rows]
-  RopeTable rope;
-  void* out = nullptr;                 // [rows, heads, latent + 2 * rope.pairs]
-  DType out_dtype = DType::kF32;       // or BF16
-  int64_t rows = 0;
-  int heads = 0, nope = 0, latent = 0;
-};
-
-// Absorbed MLA over the paged cache of one layer, in chunks of kAttentionChunkTokens merged in ascending order.
-struct AttendArgs {
-  const void* query = nullptr;           // [rows, heads, latent + rope] of `dtype`
-  const void* cache = nullptr;           // [cache_blocks * block_tokens, latent + rope] of `dtype`
-  DType dtype = DType::kF32;             // or BF16: of query, cache and out; sums and softmax are float32
-  const int32_t* lengths = nullptr;      // [rows], at least 1: row r attends to tokens [0, lengths[r]) …
-  const int32_t* first_block = nullptr;  // [rows]: … of blocks[first_block[r]], blocks[first_block[r] + 1], …
-  const int32_t* blocks = nullptr;
-  void* out = nullptr;                   // [rows, heads, latent] of `dtype`
-  int64_t rows = 0;
-  int heads = 0, latent = 0, rope = 0, block_tokens = 0;
-  int32_t cache_blocks = 0;
-  int32_t tokens_max = 0;                // no length is larger, also when a graph runs this again
-  float scale = 0;
-  void* workspace = nullptr;             // AttendWorkspaceBytes(…) bytes
-};
-
 // acc += y. Where a sum is not a finite number, fault_layer[r] becomes `layer` unless a lower one stands there.
 struct AddArgs {
   const float* y = nullptr;        // [rows, cols]
@@ -151,7 +103,8 @@ struct AddArgs {
 struct AddNormArgs {
   AddArgs add;
   const float* weight = nullptr;  // [cols]
-  float* out = nullptr;           // [rows, cols]
+  float* out = nullptr;           // [rows, cols], or null
+  void* rounded = nullptr;        // the same in bfloat16, or null
   float eps = 0;
 };
 // What fault_layer holds for a row without a fault.

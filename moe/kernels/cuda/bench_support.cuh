@@ -6,7 +6,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "moe/kernels/cuda/ceilings.h"
 
 namespace conclave::cuda {
 
@@ -106,43 +106,15 @@ inline double Median(int runs, const std::function<void()>& launch, const std::f
 
 // TB/s, read and written.
 inline double CopyBandwidth() {
-  const int64_t bytes = int64_t{4} << 30;
-  auto* from = Allocate<uint8_t>(bytes);
-  auto* to = Allocate<uint8_t>(bytes);
-  FillFp8<<<1024, 256>>>(from, bytes, 7);
-  const double us = Median(10, [&] { cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice); });
-  cudaFree(from);
-  cudaFree(to);
-  return 2.0 * bytes / us * 1e-6;
+  const auto bytes = CopyBytesPerSecond();
+  Must(bytes.status(), "copy");
+  return *bytes * 1e-12;
 }
 
 // TFLOP/s of an 8192³ bfloat16 product by cuBLAS on random data; 0 where the library is not found.
 inline double Bf16Ceiling() {
-  void* library = nullptr;
-  for (const char* name : {"libcublas.so.13", "libcublas.so.12", "libcublas.so"}) {
-    if (library == nullptr) library = dlopen(name, RTLD_NOW);
-  }
-  if (library == nullptr) return 0;
-  using Create = int (*)(void**);
-  using Gemm = int (*)(void*, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int, const void*,
-                       void*, int, int, int, int);
-  const auto create = reinterpret_cast<Create>(dlsym(library, "cublasCreate_v2"));
-  const auto gemm = reinterpret_cast<Gemm>(dlsym(library, "cublasGemmEx"));
-  void* handle = nullptr;
-  if (create == nullptr || gemm == nullptr || create(&handle) != 0) return 0;
-  constexpr int kSize = 8192, kTransposed = 1, kAsIs = 0, kTypeBf16 = 14, kComputeF32 = 68, kDefaultAlgorithm = -1;
-  constexpr int64_t kCount = int64_t{kSize} * kSize;
-  auto* a = Allocate<__nv_bfloat16>(3 * kCount);
-  FillBf16<<<1024, 256>>>(a, 2 * kCount, 1.0f, 5);
-  const float one = 1, zero = 0;
-  const double us = Median(20, [&] {
-    if (gemm(handle, kTransposed, kAsIs, kSize, kSize, kSize, &one, a, kTypeBf16, kSize, a + kCount, kTypeBf16, kSize, &zero,
-             a + 2 * kCount, kTypeBf16, kSize, kComputeF32, kDefaultAlgorithm) != 0) {
-      std::printf("cublasGemmEx failed\n");
-    }
-  });
-  cudaFree(a);
-  return 2.0 * kSize * kCount / us * 1e-6;
+  const auto flops = Bf16FlopsPerSecond();
+  return flops.ok() ? *flops * 1e-12 : 0;
 }
 
 }  // namespace conclave::cuda

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "moe/kernels/accelerator/accelerator.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/cuda/ceilings.h"
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/fp8_experts.h"
 
@@ -39,6 +40,17 @@ class CudaAccelerator final : public Accelerator {
                                                      info_.name, " is ", info_.isa, ": use --compute bf16"));
     }
     return SupportsFp8Experts(slots);
+  }
+
+  absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
+    Use();
+    AcceleratorCeilings ceilings;
+    const absl::StatusOr<double> copy = CopyBytesPerSecond(), bf16 = Bf16FlopsPerSecond();
+    if (!copy.ok()) return copy.status();
+    if (!bf16.ok() && !absl::IsNotFound(bf16.status())) return bf16.status();
+    ceilings.copy_bytes_per_second = *copy;
+    ceilings.bf16_flops_per_second = bf16.value_or(0);
+    return ceilings;
   }
 
   absl::StatusOr<void*> Allocate(int64_t bytes) override {
@@ -129,12 +141,12 @@ class CudaAccelerator final : public Accelerator {
     Queue("residual and norm", [&] { cuda::AddAndNormalise(args, stream_); });
   }
   void SelectExperts(const SelectArgs& args) override { Queue("gate", [&] { cuda::SelectExperts(args, stream_); }); }
-  void Round(const RoundArgs& args) override { Queue("round", [&] { cuda::Round(args, stream_); }); }
   void Combine(const CombineArgs& args) override { Queue("combine", [&] { cuda::Combine(args, stream_); }); }
   void RunExperts(const ExpertFfnArgs& args) override {
     Queue("experts", [&] {
       if (args.compute == Compute::kF8) return RunFp8Experts(args, stream_);
       RunPlainExperts(args, stream_);
+      if (args.combined) cuda::Combine(CombineOf(args), stream_);
       return absl::OkStatus();
     });
   }

@@ -1,9 +1,7 @@
 // Dense products on Hopper's tensor cores: the host's view, free of CUDA headers. One matrix, any number of rows.
 //
-// FP8: as grouped_ffn.h, but K is cut into splits that depend on the matrix alone; each split sums its blocks from zero,
-// and splits are added up in ascending order in float32. Few rows give splits to different multiprocessors, which is what
-// streams a narrow matrix at memory speed; many rows take them one after the other. The bits are the same.
-// bfloat16: the tensor core sums all of K in float32, ascending.
+// FP8 adds up as grouped_ffn.h has it, bfloat16 in the tensor core over all of K, ascending: bits do not depend on the
+// number of rows, which only chooses the tile.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_DENSE_LINEAR_H_
 #define CONCLAVE_MOE_KERNELS_CUDA_DENSE_LINEAR_H_
 
@@ -21,20 +19,19 @@ struct Fp8Linear {
   const float* w_scales = nullptr;  // [ceil(features / 128), x.cols / 128]
   int features = 0;                 // a multiple of 8
   int rows = 0;                     // at most x.rows_capacity
-  float* out = nullptr;             // [rows, out_stride], 16-byte aligned
-  int64_t out_stride = 0;           // a multiple of 4
-  void* workspace = nullptr;        // kLinearWorkspaceBytes, 16-byte aligned; its first kLinearCounterBytes zeros before
-                                    // the first launch, and after each
+  void* out = nullptr;              // [rows, out_stride] float32, 16-byte aligned …
+  bool bf16_out = false;            // … or bfloat16
+  int64_t out_stride = 0;           // a multiple of 8
 };
-
-// What the partial sums of few rows need at most, whatever the matrix.
-inline constexpr int64_t kLinearCounterBytes = 4096;
-inline constexpr int64_t kLinearWorkspaceBytes = kLinearCounterBytes + int64_t{2} * 132 * 128 * 1024;
 
 // `stream` is a cudaStream_t. INVALID_ARGUMENT names the field; INTERNAL carries CUDA's error.
 absl::Status LaunchFp8Linear(const Fp8Linear& problem, void* stream);
 
-// The same in bfloat16.
+// out = quantise(silu(gate) ⊙ up) of rows [gate | up] of float32, 2 · out.cols each: the bits of LaunchGroupedGateUp's
+// epilogue. Together with LaunchFp8Linear it serves few rows of a narrow matrix.
+absl::Status LaunchSwiGluQuantise(const float* gate_up, int rows, const Fp8Rows& out, void* stream);
+
+// Fp8Linear's twin in bfloat16.
 struct Bf16Linear {
   const void* x = nullptr;         // [rows, cols] bf16, 16-byte aligned
   const void* w = nullptr;         // [features, cols] bf16, 16-byte aligned

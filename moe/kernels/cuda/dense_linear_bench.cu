@@ -17,15 +17,6 @@ struct Problem {
   int rows_max = 0;
 };
 
-void* Workspace() {
-  static void* const workspace = [] {
-    auto* memory = Allocate<uint8_t>(kLinearWorkspaceBytes);
-    Must(cudaMemset(memory, 0, kLinearCounterBytes), "zeros");
-    return memory;
-  }();
-  return workspace;
-}
-
 Problem MakeProblem(int rows_max, int features, int k, uint64_t seed) {
   Problem p;
   const int capacity = (rows_max + 3) / 4 * 4;
@@ -41,9 +32,9 @@ Problem MakeProblem(int rows_max, int features, int k, uint64_t seed) {
   FillScales<<<(x_scales + 255) / 256, 256>>>(p.fp8.x.scales, x_scales, 1.0f / 64, seed + 2);
   FillScales<<<(w_scales + 255) / 256, 256>>>(of_w, w_scales, 1.0f / 64 / std::sqrt(static_cast<float>(k)), seed + 3);
   p.fp8.features = p.bf16.features = features;
-  p.fp8.out = p.bf16.out = Allocate<float>(int64_t{capacity} * features);
+  p.bf16.out = Allocate<float>(int64_t{capacity} * features);
+  p.fp8.out = p.bf16.out;
   p.fp8.out_stride = features;
-  p.fp8.workspace = Workspace();
   auto* x16 = Allocate<__nv_bfloat16>(int64_t{capacity} * k);
   auto* w16 = Allocate<__nv_bfloat16>(int64_t{features} * k);
   FillBf16<<<1024, 256>>>(x16, int64_t{capacity} * k, 1.0f, seed + 4);
@@ -130,6 +121,41 @@ void Check(int features, int k, const std::vector<int>& rows, bool fp8, uint64_t
   Free(p);
 }
 
+// Gate+up in two kernels gives the bits of the fused one.
+void CheckSwiGlu(int intermediate, int k, const std::vector<int>& rows, uint64_t seed) {
+  Problem p = MakeProblem(rows[0], 2 * intermediate, k, seed);
+  const int capacity = p.fp8.x.rows_capacity;
+  const int64_t count = int64_t{capacity} * intermediate, scales = int64_t{capacity} * (intermediate / 128);
+  const auto make = [&] { return Fp8Rows{Allocate<uint8_t>(count), Allocate<float>(scales), capacity, intermediate}; };
+  const Fp8Rows fused = make(), apart = make();
+  for (const int each : rows) {
+    for (const Fp8Rows& out : {fused, apart}) {
+      Must(cudaMemset(out.data, 0xff, count), "poison");
+      Must(cudaMemset(out.scales, 0xff, scales * 4), "poison");
+    }
+    const int32_t range[2] = {0, each};
+    Must(cudaMemcpy(const_cast<int32_t*>(p.bf16.row_range), range, sizeof range, cudaMemcpyHostToDevice), "range");
+    GroupedGemm gemm;
+    gemm.x = p.fp8.x;
+    gemm.w = {p.fp8.w, p.fp8.w_scales, 1, p.fp8.features, k};
+    gemm.row_begins = p.bf16.row_range;
+    gemm.row_counts = p.bf16.row_range + 1;
+    gemm.rows_per_expert = each;
+    Must(LaunchGroupedGateUp(gemm, fused, nullptr), "gate+up");
+    Run(p, true, each);
+    Must(LaunchSwiGluQuantise(static_cast<const float*>(p.fp8.out), each, apart, nullptr), "swiglu");
+    Must(cudaDeviceSynchronize(), "swiglu");
+    const bool same = ToHost<uint8_t>(fused.data, count) == ToHost<uint8_t>(apart.data, count) &&
+                      ToHost<uint32_t>(fused.scales, scales) == ToHost<uint32_t>(apart.scales, scales);
+    Report(same, "gate+up in two kernels, " + std::to_string(each) + " rows" + (same ? "" : ": BITS DIFFER"));
+  }
+  for (const Fp8Rows& out : {fused, apart}) {
+    cudaFree(out.data);
+    cudaFree(out.scales);
+  }
+  Free(p);
+}
+
 void Bench(const char* name, int features, int k, bool fp8, const std::vector<int>& rows, double copy, double bf16) {
   Problem p = MakeProblem(*std::max_element(rows.begin(), rows.end()), features, k, 21);
   constexpr int64_t kFlushBytes = int64_t{1} << 30;
@@ -155,10 +181,11 @@ int main(int argc, char** argv) {
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
   std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   const std::vector<int> rows = {389, 256, 200, 130, 128, 65, 33, 32, 17, 16, 9, 8, 3, 1};
-  Check(2112, 2048, rows, true, seed);       // splits; features that fill no tile
-  Check(272, 256, rows, true, seed + 10);    // no splits
-  Check(1024, 3200, rows, true, seed + 20);  // a short last split
+  Check(2112, 2048, rows, true, seed);       // features that fill no tile
+  Check(272, 128, rows, true, seed + 10);    // one block of K
+  Check(34816, 384, {389, 128, 1}, true, seed + 20);  // several tiles a block of threads, wide ones among them
   Check(520, 448, rows, false, seed + 30);
+  CheckSwiGlu(384, 512, {128, 40, 16, 1}, seed + 40);
   if (argc <= 2) {
     const double copy = CopyBandwidth(), bf16 = Bf16Ceiling();
     std::printf("copy %.2f TB/s, cuBLAS bf16 %.0f TFLOP/s\n", copy, bf16);

@@ -4,23 +4,24 @@
 
 #include "moe/kernels/cuda/dense_linear.h"
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/head_products.h"
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/quantise_row.cuh"
 
 namespace conclave::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+// Up to so many rows gate+up may leave its sums in memory.
+constexpr int64_t kApartRowsMax = 128;
 
 int64_t Rounded(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 int64_t Capacity(int64_t rows) { return (rows + 3) / 4 * 4; }
 
-// A workspace is the sums of split products, the range of the rows, then operands as they are needed.
-constexpr int64_t kRangeOffset = kLinearWorkspaceBytes;
-constexpr int64_t kOperandsOffset = kRangeOffset + 1024;
+// A workspace is the range of the rows, then operands as they are needed.
+constexpr int64_t kOperandsOffset = 1024;
 
-int32_t* RowRange(void* workspace) {
-  return reinterpret_cast<int32_t*>(static_cast<std::byte*>(workspace) + kRangeOffset);
-}
+int32_t* RowRange(void* workspace) { return static_cast<int32_t*>(workspace); }
 
 int64_t Fp8RowsBytes(int64_t rows, int64_t cols) {
   return Rounded(Capacity(rows) * cols) + Rounded(Capacity(rows) * (cols / kScaleBlock) * int64_t{sizeof(float)});
@@ -36,21 +37,20 @@ Fp8Rows Fp8RowsAt(void* workspace, int64_t offset, int64_t rows, int64_t cols) {
   return made;
 }
 
-// A warp quantises 128 values of one row.
-__global__ void __launch_bounds__(kThreads) QuantiseKernel(const float* x, int64_t stride, Fp8Rows out, int32_t* range) {
-  const int block = blockIdx.y * (kThreads / 32) + threadIdx.x / 32;
+template <DType kType>
+__global__ void __launch_bounds__(kQuantiseThreads) QuantiseKernel(const void* x, int64_t stride, Fp8Rows out, int32_t* range) {
+  FollowKernelsBefore();
   const int64_t row = blockIdx.x;
   if (row == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
     range[0] = 0;
     range[1] = static_cast<int32_t>(gridDim.x);
   }
-  if (block >= out.cols / kScaleBlock) return;
-  const int64_t col = int64_t{block} * kScaleBlock + threadIdx.x % 32 * 4;
-  QuantiseBlock(*reinterpret_cast<const float4*>(x + row * stride + col), out, row, block);
+  QuantiseRow(out, row, [&](int col) { return LoadWeight4<kType>(x, row * stride + col); });
 }
 
 __global__ void __launch_bounds__(kThreads) RoundRowsKernel(const float* x, int64_t stride, int cols, uint2* out,
                                                             int32_t* range) {
+  FollowKernelsBefore();
   const int64_t row = blockIdx.x;
   if (row == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
     range[0] = 0;
@@ -69,44 +69,56 @@ bool Fp8Weight(const DeviceWeight& w) {
          w.cols % kScaleBlock == 0 && w.rows % 8 == 0;
 }
 
-// One matrix, whole, with activations in float32.
+// One matrix, whole.
 bool Dense(const LinearArgs& args) {
   return args.workspace != nullptr && args.batch == 1 && args.w.matrices == 1 && !args.transposed && args.row_begin == 0 &&
-         args.features == args.w.rows && args.bias == nullptr && args.x_dtype == DType::kF32 &&
-         args.out_dtype == DType::kF32 && args.x_stride % 4 == 0;
+         args.features == args.w.rows && args.bias == nullptr && args.x_stride % 4 == 0;
 }
 
 bool TakesFp8(const LinearArgs& args) {
-  return args.precision == LinearPrecision::kFp8 && Dense(args) && Fp8Weight(args.w) && args.out_stride % 4 == 0 &&
+  return args.precision == LinearPrecision::kFp8 && Dense(args) && Fp8Weight(args.w) && args.out_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(args.out) % 16 == 0;
 }
 
 bool TakesBf16(const LinearArgs& args) {
-  return args.precision >= LinearPrecision::kBf16 && Dense(args) && args.w.dtype == DType::kBF16 &&
-         args.w.cols % 64 == 0 && args.features % 8 == 0 && args.out_stride == args.features;
+  return args.precision >= LinearPrecision::kBf16 && Dense(args) && args.x_dtype == DType::kF32 &&
+         args.out_dtype == DType::kF32 && args.w.dtype == DType::kBF16 && args.w.cols % 64 == 0 && args.features % 8 == 0 &&
+         args.out_stride == args.features;
 }
 
-void Quantise(const float* x, int64_t stride, int64_t rows, const Fp8Rows& out, void* workspace, cudaStream_t stream) {
-  const unsigned blocks = static_cast<unsigned>((out.cols / kScaleBlock + kThreads / 32 - 1) / (kThreads / 32));
-  QuantiseKernel<<<dim3(static_cast<unsigned>(rows), blocks), kThreads, 0, stream>>>(x, stride, out, RowRange(workspace));
+// A small matrix for every head.
+bool TakesHeads(const LinearArgs& args) {
+  return args.precision >= LinearPrecision::kBf16 && args.batch > 1 && !args.transposed && args.bias == nullptr &&
+         args.x_dtype == DType::kBF16 && args.out_dtype == DType::kBF16 && Fp8Weight(args.w) && args.w.cols <= 512 &&
+         args.w.rows % kScaleBlock == 0 && args.features % kScaleBlock == 0 && args.row_begin % kScaleBlock == 0 &&
+         args.row_step % kScaleBlock == 0 && args.x_stride % 8 == 0 && args.x_batch % 8 == 0 && args.out_stride % 4 == 0 &&
+         args.out_batch % 4 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
 }
 
-Fp8Linear Product(const Fp8Rows& x, const DeviceWeight& w, int64_t rows, void* workspace) {
+void Quantise(const void* x, DType dtype, int64_t stride, int64_t rows, const Fp8Rows& out, void* workspace,
+              cudaStream_t stream) {
+  const unsigned blocks =
+      static_cast<unsigned>((out.cols / kScaleBlock + kQuantiseBlocksOfThreads - 1) / kQuantiseBlocksOfThreads);
+  LaunchOverlapped(dtype == DType::kBF16 ? QuantiseKernel<DType::kBF16> : QuantiseKernel<DType::kF32>,
+                   dim3(static_cast<unsigned>(rows), blocks), kQuantiseThreads, 0, stream, x, stride, out, RowRange(workspace));
+}
+
+Fp8Linear Product(const Fp8Rows& x, const DeviceWeight& w, int64_t rows) {
   Fp8Linear linear;
   linear.x = x;
   linear.w = w.data;
   linear.w_scales = w.scales;
   linear.features = static_cast<int>(w.rows);
   linear.rows = static_cast<int>(rows);
-  linear.workspace = workspace;
   return linear;
 }
 
 absl::Status RunFp8(const LinearArgs& args, cudaStream_t stream) {
   const Fp8Rows x = Fp8RowsAt(args.workspace, kOperandsOffset, args.rows, args.w.cols);
-  Quantise(static_cast<const float*>(args.x), args.x_stride, args.rows, x, args.workspace, stream);
-  Fp8Linear linear = Product(x, args.w, args.rows, args.workspace);
-  linear.out = static_cast<float*>(args.out);
+  Quantise(args.x, args.x_dtype, args.x_stride, args.rows, x, args.workspace, stream);
+  Fp8Linear linear = Product(x, args.w, args.rows);
+  linear.out = args.out;
+  linear.bf16_out = args.out_dtype == DType::kBF16;
   linear.out_stride = args.out_stride;
   return LaunchFp8Linear(linear, stream);
 }
@@ -114,9 +126,10 @@ absl::Status RunFp8(const LinearArgs& args, cudaStream_t stream) {
 absl::Status RunBf16(const LinearArgs& args, cudaStream_t stream) {
   void* const rounded = static_cast<std::byte*>(args.workspace) + kOperandsOffset;
   const int cols = static_cast<int>(args.w.cols);
-  RoundRowsKernel<<<dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>((cols / 4 + kThreads - 1) / kThreads)),
-                    kThreads, 0, stream>>>(static_cast<const float*>(args.x), args.x_stride, cols,
-                                           static_cast<uint2*>(rounded), RowRange(args.workspace));
+  LaunchOverlapped(RoundRowsKernel,
+                   dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>((cols / 4 + kThreads - 1) / kThreads)),
+                   kThreads, 0, stream, static_cast<const float*>(args.x), args.x_stride, cols,
+                   static_cast<uint2*>(rounded), RowRange(args.workspace));
   Bf16Linear linear;
   linear.x = rounded;
   linear.w = args.w.data;
@@ -128,17 +141,51 @@ absl::Status RunBf16(const LinearArgs& args, cudaStream_t stream) {
   return LaunchBf16Linear(linear, stream);
 }
 
+absl::Status RunHeads(const LinearArgs& args, cudaStream_t stream) {
+  HeadProducts heads;
+  heads.x = args.x;
+  heads.x_stride = args.x_stride;
+  heads.x_batch = args.x_batch;
+  heads.w = args.w.data;
+  heads.w_scales = args.w.scales;
+  heads.w_begin = args.row_begin;
+  heads.w_step = args.w.matrices > 1 ? args.w.rows : args.row_step;
+  heads.out = args.out;
+  heads.out_stride = args.out_stride;
+  heads.out_batch = args.out_batch;
+  heads.rows = static_cast<int>(args.rows);
+  heads.heads = static_cast<int>(args.batch);
+  heads.features = static_cast<int>(args.features);
+  heads.cols = static_cast<int>(args.w.cols);
+  return LaunchHeadProducts(heads, stream);
+}
+
 // Whether the grouped kernels take a feed-forward, as one expert.
 bool TakesFp8(const FfnArgs& args) {
   return args.precision == LinearPrecision::kFp8 && Fp8Weight(args.gate_up) && Fp8Weight(args.down) &&
          args.gate_up.rows % kScaleBlock == 0;
 }
 
-absl::Status RunFp8(const FfnArgs& args, cudaStream_t stream) {
+// The tiles of gate+up that leave multiprocessors idle: then two kernels with smaller tiles are faster. Bits are the same.
+bool ApartIsFaster(int64_t rows, int64_t intermediate) {
+  return rows <= 32 || (rows <= kApartRowsMax && intermediate / kScaleBlock <= 64);
+}
+
+// activation = quantise(silu(gate · x) ⊙ up · x).
+absl::Status GateUp(const FfnArgs& args, const Fp8Rows& x, const Fp8Rows& activation, float* sums, cudaStream_t stream) {
   const int64_t hidden = args.gate_up.cols, intermediate = args.down.cols;
+  if (ApartIsFaster(args.rows, intermediate)) {
+    DeviceWeight both = args.gate_up;
+    both.rows *= 2;
+    both.matrices = 1;
+    Fp8Linear linear = Product(x, both, args.rows);
+    linear.out = sums;
+    linear.out_stride = 2 * intermediate;
+    if (absl::Status status = LaunchFp8Linear(linear, stream); !status.ok()) return status;
+    return LaunchSwiGluQuantise(sums, static_cast<int>(args.rows), activation, stream);
+  }
   GroupedGemm problem;
-  problem.x = Fp8RowsAt(args.workspace, kOperandsOffset, args.rows, hidden);
-  Quantise(args.x, hidden, args.rows, problem.x, args.workspace, stream);
+  problem.x = x;
   problem.w.data = args.gate_up.data;
   problem.w.scales = args.gate_up.scales;
   problem.w.experts = 1;
@@ -147,10 +194,19 @@ absl::Status RunFp8(const FfnArgs& args, cudaStream_t stream) {
   problem.row_begins = RowRange(args.workspace);
   problem.row_counts = RowRange(args.workspace) + 1;
   problem.rows_per_expert = static_cast<int>(args.rows);
-  const Fp8Rows activation =
-      Fp8RowsAt(args.workspace, kOperandsOffset + Fp8RowsBytes(args.rows, hidden), args.rows, intermediate);
-  if (absl::Status status = LaunchGroupedGateUp(problem, activation, stream); !status.ok()) return status;
-  Fp8Linear down = Product(activation, args.down, args.rows, args.workspace);
+  return LaunchGroupedGateUp(problem, activation, stream);
+}
+
+absl::Status RunFp8(const FfnArgs& args, cudaStream_t stream) {
+  const int64_t hidden = args.gate_up.cols, intermediate = args.down.cols;
+  const int64_t of_activation = kOperandsOffset + Fp8RowsBytes(args.rows, hidden);
+  const int64_t of_sums = of_activation + Fp8RowsBytes(args.rows, intermediate);
+  const Fp8Rows x = Fp8RowsAt(args.workspace, kOperandsOffset, args.rows, hidden);
+  const Fp8Rows activation = Fp8RowsAt(args.workspace, of_activation, args.rows, intermediate);
+  Quantise(args.x, args.x_dtype, hidden, args.rows, x, args.workspace, stream);
+  auto* const sums = reinterpret_cast<float*>(static_cast<std::byte*>(args.workspace) + of_sums);
+  if (absl::Status status = GateUp(args, x, activation, sums, stream); !status.ok()) return status;
+  Fp8Linear down = Product(activation, args.down, args.rows);
   down.out = args.out;
   down.out_stride = hidden;
   return LaunchFp8Linear(down, stream);
@@ -165,6 +221,7 @@ absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
   linear.precision = args.precision;
   linear.rows = args.rows;
   linear.x = args.x;
+  linear.x_dtype = args.x_dtype;
   linear.x_stride = hidden;
   linear.w = args.gate_up;
   linear.batch = 2;
@@ -189,6 +246,7 @@ absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
 absl::Status Linear(const LinearArgs& args, cudaStream_t stream) {
   if (TakesFp8(args)) return RunFp8(args, stream);
   if (TakesBf16(args)) return RunBf16(args, stream);
+  if (TakesHeads(args)) return RunHeads(args, stream);
   if (TakesTensorCores(args)) {
     TensorCoreLinear(args, stream);
   } else {
@@ -206,7 +264,8 @@ int64_t DenseWorkspaceBytes(const DenseLimits& limits) {
   if (limits.precision == LinearPrecision::kFp8) {
     if (limits.weight_dtype == DType::kF8E4M3) bytes = 0;
     bytes = std::max({bytes, Fp8RowsBytes(limits.rows, limits.cols), Rounded(limits.rows * limits.hidden * 2),
-                      Fp8RowsBytes(limits.rows, limits.hidden) + Fp8RowsBytes(limits.rows, limits.intermediate)});
+                      Fp8RowsBytes(limits.rows, limits.hidden) + Fp8RowsBytes(limits.rows, limits.intermediate) +
+                          std::min(limits.rows, kApartRowsMax) * 2 * limits.intermediate * int64_t{sizeof(float)}});
   }
   return kOperandsOffset + bytes;
 }

@@ -4,6 +4,7 @@
 //
 // bfloat16 goes to mla_decode.h where its tensor-core kernel takes the shape.
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/mla_decode.h"
 
 namespace conclave::cuda {
@@ -22,6 +23,7 @@ __device__ float ToFloat(T value) {
 // Lane l holds the elements l, l + 32, … of the query and of the sum.
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
+  FollowKernelsBefore();
   const int lane = threadIdx.x & 31, head = blockIdx.y * kHeads + (threadIdx.x >> 5);
   if (head >= args.heads) return;
   const int64_t row = blockIdx.x;
@@ -89,11 +91,11 @@ template <typename T>
 void Launch(const AttendArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>((args.heads + kHeads - 1) / kHeads));
   const int width = args.latent + args.rope;
-  if (width <= 2 * 32) return AttendKernel<T, 2><<<grid, kHeads * 32, 0, stream>>>(args);
-  if (width <= 6 * 32) return AttendKernel<T, 6><<<grid, kHeads * 32, 0, stream>>>(args);
-  if (width <= 10 * 32) return AttendKernel<T, 10><<<grid, kHeads * 32, 0, stream>>>(args);
-  if (width <= 18 * 32) return AttendKernel<T, 18><<<grid, kHeads * 32, 0, stream>>>(args);
-  AttendKernel<T, 36><<<grid, kHeads * 32, 0, stream>>>(args);
+  if (width <= 2 * 32) return LaunchOverlapped(AttendKernel<T, 2>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 6 * 32) return LaunchOverlapped(AttendKernel<T, 6>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 10 * 32) return LaunchOverlapped(AttendKernel<T, 10>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 18 * 32) return LaunchOverlapped(AttendKernel<T, 18>, grid, kHeads * 32, 0, stream, args);
+  LaunchOverlapped(AttendKernel<T, 36>, grid, kHeads * 32, 0, stream, args);
 }
 
 // A page table for every row, somewhere in `blocks`.

@@ -1,6 +1,7 @@
 // The experts' feed-forward in float32 sums over rows of float32 or bfloat16, any shape: device_linear.cu's order of
 // accumulation, with the rows of a tile taken from the sorted pairs of one expert.
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/expert_sort.cuh"
 
 namespace conclave::cuda {
@@ -78,6 +79,7 @@ __device__ bool TilePairs(const ProductArgs& args, int& slot, int64_t (&pairs)[k
 
 template <DType kType>
 __global__ void __launch_bounds__(kWarps * 32) GateUpKernel(ProductArgs args) {
+  FollowKernelsBefore();
   int slot;
   int64_t pairs[kRows], rows[kRows];
   const int64_t feature = (static_cast<int64_t>(blockIdx.x) * kWarps + (threadIdx.x >> 5)) * kFeatures;
@@ -102,6 +104,7 @@ __global__ void __launch_bounds__(kWarps * 32) GateUpKernel(ProductArgs args) {
 
 template <DType kType>
 __global__ void __launch_bounds__(kWarps * 32) DownKernel(ProductArgs args) {
+  FollowKernelsBefore();
   int slot;
   int64_t pairs[kRows];
   const int64_t feature = (static_cast<int64_t>(blockIdx.x) * kWarps + (threadIdx.x >> 5)) * kFeatures;
@@ -139,10 +142,10 @@ void RunPlainExperts(const ExpertFfnArgs& ffn, cudaStream_t stream) {
   SortPairs(ffn, args.sorted, 1, stream);
   const unsigned tiles = static_cast<unsigned>(args.sorted.tiles_max);
   ForWeightType(ffn.slots.gate_up.dtype, [&]<DType kType>() {
-    GateUpKernel<kType><<<dim3(FeatureBlocks(ffn.slots.intermediate), tiles), kWarps * 32, 0, stream>>>(args);
+    LaunchOverlapped(GateUpKernel<kType>, dim3(FeatureBlocks(ffn.slots.intermediate), tiles), kWarps * 32, 0, stream, args);
   });
   ForWeightType(ffn.slots.down.dtype, [&]<DType kType>() {
-    DownKernel<kType><<<dim3(FeatureBlocks(ffn.slots.hidden), tiles), kWarps * 32, 0, stream>>>(args);
+    LaunchOverlapped(DownKernel<kType>, dim3(FeatureBlocks(ffn.slots.hidden), tiles), kWarps * 32, 0, stream, args);
   });
 }
 

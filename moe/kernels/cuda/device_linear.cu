@@ -2,6 +2,7 @@
 // 4l … 4l + 3 of every 128, ascending, and the lanes' sums meet in one fixed tree. Rows are tiled only so that a weight
 // that was read serves several of them.
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/overlap.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -39,6 +40,7 @@ __device__ float4 Load4(const LinearArgs& args, int64_t begin, int64_t k, bool v
 
 template <DType kType, int kRows>
 __global__ void __launch_bounds__(kWarps * 32) LinearKernel(LinearArgs args, bool vectors) {
+  FollowKernelsBefore();
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int64_t batch = blockIdx.z, matrix = args.w.matrices > 1 ? batch : 0;
   const int64_t feature = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * kFeatures;
@@ -81,6 +83,7 @@ __global__ void __launch_bounds__(kWarps * 32) LinearKernel(LinearArgs args, boo
 // A thread owns one output column; the rows of W are added in ascending order.
 template <DType kType, int kRows>
 __global__ void __launch_bounds__(128) TransposedKernel(LinearArgs args) {
+  FollowKernelsBefore();
   const int64_t batch = blockIdx.z, matrix = args.w.matrices > 1 ? batch : 0;
   const int64_t col = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kRows;
@@ -109,12 +112,12 @@ void Launch(const LinearArgs& args, cudaStream_t stream) {
   const unsigned batch = static_cast<unsigned>(args.batch);
   if (args.transposed) {
     const unsigned columns = static_cast<unsigned>((args.w.cols + 127) / 128);
-    TransposedKernel<kType, kRows><<<dim3(columns, tiles, batch), 128, 0, stream>>>(args);
+    LaunchOverlapped(TransposedKernel<kType, kRows>, dim3(columns, tiles, batch), 128, 0, stream, args);
     return;
   }
   const unsigned features = static_cast<unsigned>((args.features + kWarps * kFeatures - 1) / (kWarps * kFeatures));
   const bool vectors = args.w.cols % 4 == 0 && args.x_stride % 4 == 0 && args.x_batch % 4 == 0;
-  LinearKernel<kType, kRows><<<dim3(features, tiles, batch), kWarps * 32, 0, stream>>>(args, vectors);
+  LaunchOverlapped(LinearKernel<kType, kRows>, dim3(features, tiles, batch), kWarps * 32, 0, stream, args, vectors);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "moe/kernels/accelerator/attention_ops.h"
 #include "moe/kernels/accelerator/expert_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 
@@ -28,7 +29,6 @@ int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, i
 void AddToResidual(const AddArgs& args, cudaStream_t stream);
 void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream);
 void SelectExperts(const SelectArgs& args, cudaStream_t stream);
-void Round(const RoundArgs& args, cudaStream_t stream);
 void Combine(const CombineArgs& args, cudaStream_t stream);
 
 // Any product, in float32.
@@ -40,6 +40,14 @@ void TensorCoreLinear(const LinearArgs& args, cudaStream_t stream);
 // Experts in f32 or bf16, any shape.
 int64_t PlainExpertBytes(int64_t pairs, const ExpertSlots& slots);
 void RunPlainExperts(const ExpertFfnArgs& args, cudaStream_t stream);
+
+// What is left to combine of a call whose rows lie in `out`.
+inline CombineArgs CombineOf(const ExpertFfnArgs& args) {
+  CombineArgs combine = args.combine;
+  combine.expert_rows = args.out;
+  combine.row_dtype = args.row_dtype;
+  return combine;
+}
 
 // out = silu(x[r, 0 .. cols)) ⊙ x[r, cols .. 2 cols).
 struct SiluMulArgs {

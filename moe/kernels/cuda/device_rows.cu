@@ -1,5 +1,6 @@
 // Everything that works row by row: embedding, norms, rotations, activations, sums.
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/overlap.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -14,6 +15,7 @@ __device__ inline int64_t GlobalThread() { return static_cast<int64_t>(blockIdx.
 
 template <DType kType>
 __global__ void EmbedKernel(EmbedArgs args) {
+  FollowKernelsBefore();
   const int64_t row = blockIdx.x;
   const int64_t token = args.tokens[row];
   if (threadIdx.x == 0) args.fault_layer[row] = kNoFault;
@@ -32,15 +34,18 @@ __device__ float NormFactor(const float* x, int64_t cols, float eps) {
 }
 
 __global__ void __launch_bounds__(kNormThreads) NormKernel(NormArgs args) {
+  FollowKernelsBefore();
   const int64_t row = blockIdx.x;
   const float* x = args.x + (args.row_index == nullptr ? row : args.row_index[row]) * args.x_stride;
   const float factor = NormFactor(x, args.cols, args.eps);
-  float* out = args.out + row * args.out_stride;
-  for (int64_t i = threadIdx.x; i < args.cols; i += blockDim.x) out[i] = x[i] * factor * args.weight[i];
+  for (int64_t i = threadIdx.x; i < args.cols; i += blockDim.x) {
+    StoreAs(args.out, args.out_dtype, row * args.out_stride + i, x[i] * factor * args.weight[i]);
+  }
 }
 
 // The row's sum stays in shared memory for its norm.
 __global__ void __launch_bounds__(kNormThreads) AddNormKernel(AddNormArgs args) {
+  FollowKernelsBefore();
   extern __shared__ float sums[];  // [cols]
   __shared__ float scratch[32];
   const int64_t cols = args.add.cols, base = static_cast<int64_t>(blockIdx.x) * cols;
@@ -54,21 +59,26 @@ __global__ void __launch_bounds__(kNormThreads) AddNormKernel(AddNormArgs args) 
   }
   if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
   const float factor = 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + args.eps);
-  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) args.out[base + i] = sums[i] * factor * args.weight[i];
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+    const float value = sums[i] * factor * args.weight[i];
+    if (args.out != nullptr) args.out[base + i] = value;
+    if (args.rounded != nullptr) static_cast<__nv_bfloat16*>(args.rounded)[base + i] = __float2bfloat16_rn(value);
+  }
 }
 
-// Pair `i` of a head, rotated; calls store(index, value) for its two halves.
-template <typename Store>
-__device__ void RotatePair(const RopeTable& rope, int64_t position, int i, const float* x, Store store) {
+// Pair `i` of a head, rotated; load(index) gives its two halves, store(index, value) takes them.
+template <typename Load, typename Store>
+__device__ void RotatePair(const RopeTable& rope, int64_t position, int i, Load load, Store store) {
   const int first = rope.interleaved ? 2 * i : i;
   const int second = rope.interleaved ? 2 * i + 1 : i + rope.pairs;
-  const float a = x[first], b = x[second];
+  const float a = load(first), b = load(second);
   const float c = rope.cosines[position * rope.pairs + i], s = rope.sines[position * rope.pairs + i];
   store(first, __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s)));
   store(second, __fadd_rn(__fmul_rn(b, c), __fmul_rn(a, s)));
 }
 
 __global__ void FillCacheKernel(FillCacheArgs args) {
+  FollowKernelsBefore();
   const int64_t row = blockIdx.x, width = args.latent + 2 * args.rope.pairs;
   const float* x = args.x + row * args.x_stride;
   const int64_t base = static_cast<int64_t>(args.cache_rows[row]) * width;
@@ -76,23 +86,48 @@ __global__ void FillCacheKernel(FillCacheArgs args) {
   const float factor = NormFactor(x, args.latent, args.eps);
   for (int i = threadIdx.x; i < args.latent; i += blockDim.x) store(i, x[i] * factor * args.weight[i]);
   for (int i = threadIdx.x; i < args.rope.pairs; i += blockDim.x) {
-    RotatePair(args.rope, args.positions[row], i, x + args.latent,
+    RotatePair(args.rope, args.positions[row], i, [&](int half) { return x[args.latent + half]; },
                [&](int half, float value) { store(args.latent + half, value); });
   }
 }
 
 __global__ void RotateKernel(RotateArgs args) {
+  FollowKernelsBefore();
   const int64_t index = GlobalThread();
   const int64_t head = index / args.rope.pairs;  // of all rows
   if (head >= args.rows * args.heads) return;
   const int rope = 2 * args.rope.pairs;
   const int64_t base = head * (args.latent + rope) + args.latent;
   RotatePair(args.rope, args.positions[head / args.heads], static_cast<int>(index % args.rope.pairs),
-             args.query + head * (args.nope + rope) + args.nope,
-             [&](int half, float value) { StoreAs(args.out, args.out_dtype, base + half, value); });
+             [&](int half) { return LoadFrom(args.query, args.dtype, head * (args.nope + rope) + args.nope + half); },
+             [&](int half, float value) { StoreAs(args.out, args.dtype, base + half, value); });
+}
+
+// RotateKernel for neighbours in bfloat16, four pairs a thread.
+__global__ void RotateFourKernel(RotateArgs args) {
+  FollowKernelsBefore();
+  const int fours = args.rope.pairs / 4, rope = 2 * args.rope.pairs;
+  const int64_t index = GlobalThread(), head = index / fours;  // of all rows
+  if (head >= args.rows * args.heads) return;
+  const int first = static_cast<int>(index % fours) * 4;  // of the pairs
+  const int64_t angle = int64_t{args.positions[head / args.heads]} * args.rope.pairs + first;
+  const float4 c = *reinterpret_cast<const float4*>(args.rope.cosines + angle);
+  const float4 s = *reinterpret_cast<const float4*>(args.rope.sines + angle);
+  const auto* x = static_cast<const __nv_bfloat16*>(args.query) + head * (args.nope + rope) + args.nope + 2 * first;
+  auto* out = static_cast<__nv_bfloat16*>(args.out) + head * (args.latent + rope) + args.latent + 2 * first;
+  const uint4 pairs = *reinterpret_cast<const uint4*>(x);
+  const auto rotate = [](uint32_t pair, float cosine, float sine) {
+    const float a = __uint_as_float(pair << 16), b = __uint_as_float(pair & 0xffff0000u);
+    const __nv_bfloat162 rotated = __floats2bfloat162_rn(__fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine)),
+                                                         __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine)));
+    return *reinterpret_cast<const uint32_t*>(&rotated);
+  };
+  *reinterpret_cast<uint4*>(out) =
+      make_uint4(rotate(pairs.x, c.x, s.x), rotate(pairs.y, c.y, s.y), rotate(pairs.z, c.z, s.z), rotate(pairs.w, c.w, s.w));
 }
 
 __global__ void SiluMulKernel(SiluMulArgs args) {
+  FollowKernelsBefore();
   const int64_t index = GlobalThread();
   if (index >= args.rows * args.cols) return;
   const float* x = args.x + index / args.cols * 2 * args.cols + index % args.cols;
@@ -100,6 +135,7 @@ __global__ void SiluMulKernel(SiluMulArgs args) {
 }
 
 __global__ void AddKernel(AddArgs args) {
+  FollowKernelsBefore();
   const int64_t index = GlobalThread();
   if (index >= args.rows * args.cols) return;
   const float sum = args.acc[index] + args.y[index];
@@ -107,13 +143,8 @@ __global__ void AddKernel(AddArgs args) {
   if (!isfinite(sum)) atomicMin(&args.fault_layer[index / args.cols], args.layer);
 }
 
-__global__ void RoundKernel(RoundArgs args) {
-  const int64_t index = GlobalThread();
-  if (index >= args.count) return;
-  StoreAs(args.out, args.out_dtype, index, args.x[index]);
-}
-
 __global__ void CombineKernel(CombineArgs args) {
+  FollowKernelsBefore();
   const int64_t index = GlobalThread();
   if (index >= args.rows * args.cols) return;
   const int64_t row = index / args.cols, col = index % args.cols;
@@ -129,42 +160,43 @@ __global__ void CombineKernel(CombineArgs args) {
 
 void Embed(const EmbedArgs& args, cudaStream_t stream) {
   ForWeightType(args.table.dtype, [&]<DType kType>() {
-    EmbedKernel<kType><<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+    LaunchOverlapped(EmbedKernel<kType>, dim3(static_cast<unsigned>(args.rows)), kNormThreads, 0, stream, args);
   });
 }
 
 void RmsNorm(const NormArgs& args, cudaStream_t stream) {
-  NormKernel<<<static_cast<unsigned>(args.rows), kNormThreads, 0, stream>>>(args);
+  LaunchOverlapped(NormKernel, dim3(static_cast<unsigned>(args.rows)), kNormThreads, 0, stream, args);
 }
 
 void FillCache(const FillCacheArgs& args, cudaStream_t stream) {
-  FillCacheKernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+  LaunchOverlapped(FillCacheKernel, dim3(static_cast<unsigned>(args.rows)), kThreads, 0, stream, args);
 }
 
 void RotateQueries(const RotateArgs& args, cudaStream_t stream) {
-  RotateKernel<<<Blocks(args.rows * args.heads * args.rope.pairs), kThreads, 0, stream>>>(args);
+  if (args.dtype == DType::kBF16 && args.rope.interleaved && args.rope.pairs % 4 == 0 && args.nope % 8 == 0 &&
+      args.latent % 8 == 0) {
+    LaunchOverlapped(RotateFourKernel, dim3(Blocks(args.rows * args.heads * (args.rope.pairs / 4))), kThreads, 0, stream, args);
+    return;
+  }
+  LaunchOverlapped(RotateKernel, dim3(Blocks(args.rows * args.heads * args.rope.pairs)), kThreads, 0, stream, args);
 }
 
 void SiluMul(const SiluMulArgs& args, cudaStream_t stream) {
-  SiluMulKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+  LaunchOverlapped(SiluMulKernel, dim3(Blocks(args.rows * args.cols)), kThreads, 0, stream, args);
 }
 
 void AddToResidual(const AddArgs& args, cudaStream_t stream) {
-  AddKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+  LaunchOverlapped(AddKernel, dim3(Blocks(args.rows * args.cols)), kThreads, 0, stream, args);
 }
 
 void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream) {
   const int bytes = static_cast<int>(args.add.cols) * static_cast<int>(sizeof(float));
   if (bytes > 48 * 1024) cudaFuncSetAttribute(AddNormKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  AddNormKernel<<<static_cast<unsigned>(args.add.rows), kNormThreads, bytes, stream>>>(args);
-}
-
-void Round(const RoundArgs& args, cudaStream_t stream) {
-  RoundKernel<<<Blocks(args.count), kThreads, 0, stream>>>(args);
+  LaunchOverlapped(AddNormKernel, dim3(static_cast<unsigned>(args.add.rows)), kNormThreads, bytes, stream, args);
 }
 
 void Combine(const CombineArgs& args, cudaStream_t stream) {
-  CombineKernel<<<Blocks(args.rows * args.cols), kThreads, 0, stream>>>(args);
+  LaunchOverlapped(CombineKernel, dim3(Blocks(args.rows * args.cols)), kThreads, 0, stream, args);
 }
 
 }  // namespace conclave::cuda

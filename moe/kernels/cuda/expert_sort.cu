@@ -1,4 +1,5 @@
 #include "moe/kernels/cuda/expert_sort.cuh"
+#include "moe/kernels/cuda/overlap.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -7,10 +8,39 @@ constexpr int kThreads = 1024;
 
 int64_t Rounded(int64_t count) { return (count + 63) / 64 * 64; }
 
+// One warp: where each slot's pairs and tiles begin, 32 slots at a time.
+__device__ void PlaceSlots(const SortedPairs& sorted, const int32_t* counts, int32_t* begins, int slots, int alignment) {
+  const int lane = threadIdx.x;
+  int begin = 0, tile = 0;  // of the first of these 32
+  for (int base = 0; base < slots; base += 32) {
+    const int slot = base + lane, count = slot < slots ? counts[slot] : 0;
+    const int places = (count + alignment - 1) / alignment * alignment;
+    const int tiles = (count + kExpertTileRows - 1) / kExpertTileRows;
+    int places_so_far = places, tiles_so_far = tiles;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int p = __shfl_up_sync(0xffffffffu, places_so_far, offset), t = __shfl_up_sync(0xffffffffu, tiles_so_far, offset);
+      if (lane >= offset) {
+        places_so_far += p;
+        tiles_so_far += t;
+      }
+    }
+    if (slot < slots) begins[slot] = begin + places_so_far - places;
+    for (int i = 0; i < tiles; ++i) {
+      const int number = tile + tiles_so_far - tiles + i;
+      sorted.tile_slot[number] = slot;
+      sorted.tile_begin[number] = begins[slot] + i * kExpertTileRows;
+    }
+    begin += __shfl_sync(0xffffffffu, places_so_far, 31);
+    tile += __shfl_sync(0xffffffffu, tiles_so_far, 31);
+  }
+}
+
 // One block. Pass 1 counts, pass 2 gives every slot its begin and its tiles, pass 3 places the pairs. Where a pair
 // lands among its expert's others depends on timing and changes no bit: rows are computed alone.
 // Shared memory: counts, begins [slots] each.
 __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, SortedPairs sorted, int alignment) {
+  FollowKernelsBefore();
   extern __shared__ int32_t shared[];
   const int slots = args.slots.slots;
   int32_t *counts = shared, *begins = shared + slots;
@@ -22,18 +52,7 @@ __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, Sorte
     atomicAdd(&counts[args.slot_of[args.pair_experts[pair]]], 1);
   }
   __syncthreads();
-  if (threadIdx.x == 0) {
-    int begin = 0, tile = 0;
-    for (int slot = 0; slot < slots; ++slot) {
-      const int count = counts[slot];
-      begins[slot] = begin;
-      for (int row = 0; row < count; row += kExpertTileRows, ++tile) {
-        sorted.tile_slot[tile] = slot;
-        sorted.tile_begin[tile] = begin + row;
-      }
-      begin += (count + alignment - 1) / alignment * alignment;
-    }
-  }
+  if (threadIdx.x < 32) PlaceSlots(sorted, counts, begins, slots, alignment);
   __syncthreads();
   for (int slot = threadIdx.x; slot < slots; slot += kThreads) {
     sorted.begins[slot] = begins[slot];
@@ -41,7 +60,9 @@ __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, Sorte
   }
   __syncthreads();
   for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
-    sorted.order[atomicAdd(&begins[args.slot_of[args.pair_experts[pair]]], 1)] = static_cast<int32_t>(pair);
+    const int place = atomicAdd(&begins[args.slot_of[args.pair_experts[pair]]], 1);
+    sorted.order[place] = static_cast<int32_t>(pair);
+    sorted.places[pair] = place;
   }
 }
 
@@ -50,7 +71,7 @@ int64_t TilesMax(int64_t pairs, int slots) { return pairs / kExpertTileRows + (p
 }  // namespace
 
 int64_t SortedPairsBytes(int64_t pairs, int slots, int alignment) {
-  const int64_t integers = 2 * Rounded(slots) + Rounded(SortedCapacity(pairs, slots, alignment)) +
+  const int64_t integers = 2 * Rounded(slots) + Rounded(SortedCapacity(pairs, slots, alignment)) + Rounded(pairs) +
                            2 * Rounded(TilesMax(pairs, slots));
   return integers * static_cast<int64_t>(sizeof(int32_t));
 }
@@ -62,7 +83,8 @@ SortedPairs SortedPairsIn(void* memory, int64_t pairs, int slots, int alignment)
   sorted.begins = static_cast<int32_t*>(memory);
   sorted.counts = sorted.begins + Rounded(slots);
   sorted.order = sorted.counts + Rounded(slots);
-  sorted.tile_slot = sorted.order + Rounded(sorted.capacity);
+  sorted.places = sorted.order + Rounded(sorted.capacity);
+  sorted.tile_slot = sorted.places + Rounded(pairs);
   sorted.tile_begin = sorted.tile_slot + Rounded(sorted.tiles_max);
   return sorted;
 }
@@ -70,7 +92,7 @@ SortedPairs SortedPairsIn(void* memory, int64_t pairs, int slots, int alignment)
 void SortPairs(const ExpertFfnArgs& args, const SortedPairs& sorted, int alignment, cudaStream_t stream) {
   const int bytes = 2 * args.slots.slots * static_cast<int>(sizeof(int32_t));
   if (bytes > 48 * 1024) cudaFuncSetAttribute(SortKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  SortKernel<<<1, kThreads, bytes, stream>>>(args, sorted, alignment);
+  LaunchOverlapped(SortKernel, dim3(1), kThreads, bytes, stream, args, sorted, alignment);
 }
 
 }  // namespace conclave::cuda

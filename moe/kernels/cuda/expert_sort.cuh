@@ -19,6 +19,7 @@ struct SortedPairs {
   int32_t* begins;      // [slots]
   int32_t* counts;      // [slots]
   int32_t* order;       // [capacity] pairs; gaps hold -1
+  int32_t* places;      // [pairs]: order[places[p]] is p
   int32_t* tile_slot;   // [tiles_max] of each tile of kExpertTileRows rows; -1: none
   int32_t* tile_begin;  // [tiles_max] its first place in order
   int64_t capacity;

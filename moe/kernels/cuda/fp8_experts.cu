@@ -3,6 +3,7 @@
 #include <string>
 
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/expert_sort.cuh"
 #include "moe/kernels/cuda/grouped_ffn.h"
 #include "moe/kernels/cuda/quantise_row.cuh"
@@ -10,28 +11,56 @@
 namespace conclave::cuda {
 namespace {
 
+constexpr int kCombineThreads = 128;
+
 int64_t Rounded(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 
-// A warp quantises 128 values of one sorted row: four to a lane.
-__global__ void GatherQuantiseKernel(ExpertFfnArgs args, SortedPairs sorted, Fp8Rows out) {
-  const int lane = threadIdx.x & 31, block = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5);
+__global__ void __launch_bounds__(kQuantiseThreads) GatherQuantiseKernel(ExpertFfnArgs args, SortedPairs sorted, Fp8Rows out) {
+  FollowKernelsBefore();
   const int64_t place = blockIdx.x;
   const int pair = sorted.order[place];
-  if (pair < 0 || block >= args.slots.hidden / kScaleBlock) return;
+  if (pair < 0) return;
   const int64_t row = args.pair_rows == nullptr ? pair / args.top_k : args.pair_rows[pair];
-  const int64_t col = int64_t{block} * kScaleBlock + lane * 4;
-  const float4 x = LoadWeight4<DType::kBF16>(args.rows, row * args.slots.hidden + col);
-  QuantiseBlock(x, out, place, block);
+  QuantiseRow(out, place, [&](int col) { return LoadWeight4<DType::kBF16>(args.rows, row * args.slots.hidden + col); });
 }
 
 // Sorted rows of bfloat16 back to the order of the pairs, 16 bytes a thread.
 __global__ void ScatterKernel(ExpertFfnArgs args, SortedPairs sorted, const uint4* rows) {
+  FollowKernelsBefore();
   const int pair = sorted.order[blockIdx.x];
   if (pair < 0) return;
   const int chunks = args.slots.hidden / 8;
   for (int i = threadIdx.x; i < chunks; i += blockDim.x) {
     static_cast<uint4*>(args.out)[int64_t{pair} * chunks + i] = rows[int64_t{blockIdx.x} * chunks + i];
   }
+}
+
+// CombineKernel over sorted rows: eight columns a thread.
+__global__ void __launch_bounds__(kCombineThreads) CombineSortedKernel(CombineArgs args, const int32_t* places, const uint4* rows) {
+  FollowKernelsBefore();
+  const int chunks = static_cast<int>(args.cols / 8), chunk = blockIdx.y * kCombineThreads + threadIdx.x;
+  if (chunk >= chunks) return;
+  const int64_t row = blockIdx.x;
+  auto* acc = reinterpret_cast<float4*>(args.acc + row * args.cols) + 2 * chunk;
+  const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  float4 low = args.from_zero ? zero : acc[0], high = args.from_zero ? zero : acc[1];
+#pragma unroll 8
+  for (int k = 0; k < args.top_k; ++k) {
+    const int64_t pair = row * args.top_k + k;
+    const uint4 eight = rows[int64_t{places[pair]} * chunks + chunk];
+    const float weight = args.weights[pair];
+    const auto add = [weight](float& sum, uint32_t bits) { sum = fmaf(weight, __uint_as_float(bits), sum); };
+    add(low.x, eight.x << 16);
+    add(low.y, eight.x & 0xffff0000u);
+    add(low.z, eight.y << 16);
+    add(low.w, eight.y & 0xffff0000u);
+    add(high.x, eight.z << 16);
+    add(high.y, eight.z & 0xffff0000u);
+    add(high.z, eight.w << 16);
+    add(high.w, eight.w & 0xffff0000u);
+  }
+  acc[0] = low;
+  acc[1] = high;
 }
 
 // The pieces of the workspace.
@@ -106,8 +135,9 @@ absl::Status RunFp8Experts(const ExpertFfnArgs& args, void* stream) {
   const Workspace space = Layout(args.workspace, args.pairs, args.slots);
   SortPairs(args, space.sorted, kRowAlignment, cuda_stream);
   const unsigned places = static_cast<unsigned>(space.sorted.capacity);
-  const unsigned blocks = static_cast<unsigned>((args.slots.hidden / kScaleBlock + 7) / 8);
-  GatherQuantiseKernel<<<dim3(places, blocks), 256, 0, cuda_stream>>>(args, space.sorted, space.x);
+  const unsigned blocks = static_cast<unsigned>((args.slots.hidden / kScaleBlock + kQuantiseBlocksOfThreads - 1) /
+                                                kQuantiseBlocksOfThreads);
+  LaunchOverlapped(GatherQuantiseKernel, dim3(places, blocks), kQuantiseThreads, 0, cuda_stream, args, space.sorted, space.x);
   GroupedGemm problem;
   problem.x = space.x;
   problem.w = Matrices(args.slots.gate_up, args.slots.slots);
@@ -117,8 +147,18 @@ absl::Status RunFp8Experts(const ExpertFfnArgs& args, void* stream) {
   if (absl::Status status = LaunchGroupedGateUp(problem, space.activation, stream); !status.ok()) return status;
   problem.x = space.activation;
   problem.w = Matrices(args.slots.down, args.slots.slots);
+  problem.follows_grouped = true;
   if (absl::Status status = LaunchGroupedGemm(problem, space.out, stream); !status.ok()) return status;
-  ScatterKernel<<<places, 128, 0, cuda_stream>>>(args, space.sorted, static_cast<const uint4*>(space.out));
+  if (args.combined) {
+    const int64_t chunks = args.slots.hidden / 8;
+    LaunchOverlapped(CombineSortedKernel,
+                     dim3(static_cast<unsigned>(args.combine.rows),
+                          static_cast<unsigned>((chunks + kCombineThreads - 1) / kCombineThreads)),
+                     kCombineThreads, 0, cuda_stream, args.combine, space.sorted.places,
+                     static_cast<const uint4*>(space.out));
+    return absl::OkStatus();
+  }
+  LaunchOverlapped(ScatterKernel, dim3(places), 128, 0, cuda_stream, args, space.sorted, static_cast<const uint4*>(space.out));
   return absl::OkStatus();
 }
 

@@ -45,6 +45,9 @@ struct GroupedGemm {
   const int32_t* row_begins = nullptr;   // [experts]: expert e has the rows from row_begins[e], a multiple of 4 …
   const int32_t* row_counts = nullptr;   // [experts]: … to row_begins[e] + row_counts[e]; 0: none
   int rows_per_expert = 0;               // what to expect, chooses the tile only; any actual counts are right
+  // The kernel right before this launch is a grouped one with the same row_begins and row_counts: then weights are asked
+  // for while it still runs.
+  bool follows_grouped = false;
 };
 
 // out[r, n] = Σ_k x[r, k] · W_e[n, k] in bfloat16, [rows_capacity, w.rows]; rows of no expert stay untouched.

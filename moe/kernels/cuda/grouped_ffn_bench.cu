@@ -151,14 +151,22 @@ void Bench(int experts, int rows, double ceiling, bool sustained) {
   const auto& between = sustained ? nothing : settle;
   const double plain_us = Median(20, [&] { Must(LaunchGroupedGemm(up.gemm, out, nullptr), "gemm"); }, between);
   const double up_us = Median(20, [&] { Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up"); }, between);
+  GroupedGemm after_up = down.gemm;
+  after_up.row_begins = up.gemm.row_begins;
+  after_up.row_counts = up.gemm.row_counts;
+  after_up.follows_grouped = true;
+  const double both_us = Median(20, [&] {
+    Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up");
+    Must(LaunchGroupedGemm(after_up, out, nullptr), "down");
+  }, between);
   const double down_us = Median(20, [&] { Must(LaunchGroupedGemm(down.gemm, out, nullptr), "down"); }, between);
   cudaFree(flush);
   const double flops = 2.0 * experts * rows * kHidden * kIntermediate;
   const double up_bytes = 1.0 * experts * (2.0 * kIntermediate * kHidden + rows * (kHidden + kIntermediate));
   const double down_bytes = 1.0 * experts * (1.0 * kIntermediate * kHidden + rows * (kIntermediate + 2.0 * kHidden));
-  std::printf("%4d %5d | %8.1f | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s\n", experts, rows, plain_us,
+  std::printf("%4d %5d | %8.1f | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f\n", experts, rows, plain_us,
               up_us, up_bytes / up_us * 1e-6, 100 * up_bytes / up_us * 1e-6 / ceiling, 2 * flops / up_us * 1e-6, down_us,
-              down_bytes / down_us * 1e-6, 100 * down_bytes / down_us * 1e-6 / ceiling, flops / down_us * 1e-6);
+              down_bytes / down_us * 1e-6, 100 * down_bytes / down_us * 1e-6 / ceiling, flops / down_us * 1e-6, both_us);
   std::fflush(stdout);
   cudaFree(out);
   Free(up);
@@ -187,7 +195,7 @@ int main(int argc, char** argv) {
     std::printf("copy bandwidth %.2f TB/s\n", ceiling);
     const int shapes[][2] = {{32, 4}, {32, 8}, {32, 16}, {32, 32}, {32, 64}, {32, 128}, {32, 256}, {8, 128}, {8, 1024}, {256, 8}};
     for (const bool sustained : {false, true}) {
-      std::printf("%s\nexperts rows | gate+up plain us | gate+up fused us | down us\n", sustained ? "back to back" : "after a flush");
+      std::printf("%s\nexperts rows | gate+up plain us | gate+up fused us | down us | both us\n", sustained ? "back to back" : "after a flush");
       for (const auto& shape : shapes) Bench(shape[0], shape[1], ceiling, sustained);
     }
   }

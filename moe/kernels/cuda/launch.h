@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "moe/kernels/cuda/overlap.cuh"
 
 namespace conclave::cuda {
 

@@ -22,4 +22,28 @@ __device__ inline void QuantiseBlock(float4 x, const Fp8Rows& out, int64_t row, 
   if (lane == 0) out.scales[int64_t{block} * out.rows_capacity + row] = scale;
 }
 
+// Blocks of a warp, for the sake of loads in flight: a warp takes every warps-th block.
+inline constexpr int kQuantiseBlocks = 8, kQuantiseThreads = 256;
+inline constexpr int kQuantiseBlocksOfThreads = kQuantiseBlocks * kQuantiseThreads / 32;
+
+// The blocks [blockIdx.y * kQuantiseBlocksOfThreads, …) of row `row` of `out`, kQuantiseThreads threads; load(column)
+// gives four neighbours.
+template <typename Load>
+__device__ inline void QuantiseRow(const Fp8Rows& out, int64_t row, Load load) {
+  constexpr int kWarps = kQuantiseThreads / 32;
+  const int blocks = out.cols / kScaleBlock, lane = threadIdx.x % 32;
+  const int first = blockIdx.y * kQuantiseBlocksOfThreads + threadIdx.x / 32;
+  float4 values[kQuantiseBlocks];
+#pragma unroll
+  for (int i = 0; i < kQuantiseBlocks; ++i) {
+    const int block = first + i * kWarps;
+    if (block < blocks) values[i] = load(block * kScaleBlock + lane * 4);
+  }
+#pragma unroll
+  for (int i = 0; i < kQuantiseBlocks; ++i) {
+    const int block = first + i * kWarps;
+    if (block < blocks) QuantiseBlock(values[i], out, row, block);
+  }
+}
+
 }  // namespace conclave::cuda

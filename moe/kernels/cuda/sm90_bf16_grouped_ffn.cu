@@ -52,7 +52,7 @@ absl::Status Launch(const Bf16GroupedGemm& problem, void* out, int multiprocesso
                      problem.w.cols / sm90::bf16::kBlockK};
   arguments.features = problem.w.rows;
   arguments.out = out;
-  kernel<<<multiprocessors, sm90::kThreads, sm90::kSharedBytesMax, stream>>>(weights, rows, arguments);
+  LaunchOverlapped(kernel, dim3(multiprocessors), sm90::kThreads, sm90::kSharedBytesMax, stream, weights, rows, arguments);
   return LaunchStatus("bf16 grouped GEMM launch");
 }
 

@@ -4,7 +4,7 @@
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_GROUPED_FFN_CUH_
 
 #include "moe/kernels/cuda/sm90_fp8_grouped_ffn.cuh"
-#include "moe/kernels/cuda/sm90_store_f32.cuh"
+#include "moe/kernels/cuda/sm90_store_rows.cuh"
 #include "moe/kernels/cuda/sm90_wgmma_bf16.cuh"
 
 namespace conclave::sm90::bf16 {
@@ -106,6 +106,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
 
+  conclave::cuda::AwaitKernelsBefore();
+  conclave::cuda::LetNextKernelStart();
   TileDealer<kTokens> dealer(arguments.shape);
   Tile tile;
   const int k_blocks = arguments.shape.k_blocks;
@@ -130,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         StoreBf16<kTokens, 1>(acc, tile, half_features, arguments.features / 2, arguments.out);
       } else if constexpr (kOutput == Output::kFloat) {
         StoreFloats<kTokens>(acc, tile, half_features,
-                             {static_cast<float*>(arguments.out), arguments.features, arguments.features}, false);
+                             {arguments.out, arguments.features, arguments.features, false});
       } else {
         StoreBf16<kTokens, 2>(acc, tile, half_features, arguments.features, arguments.out);
       }

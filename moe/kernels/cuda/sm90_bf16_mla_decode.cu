@@ -31,8 +31,8 @@ absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
   const int tiles = (problem.heads + kHeads - 1) / kHeads;
   const int splits = (problem.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
-  DecodeKernel<<<dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream>>>(maps, problem);
-  if (splits > 1) MergeKernel<<<problem.rows * problem.heads, kLatent / 4, 0, stream>>>(problem, splits);
+  LaunchOverlapped(DecodeKernel, dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream, maps, problem);
+  if (splits > 1) LaunchOverlapped(MergeKernel, dim3(problem.rows * problem.heads), kLatent / 4, 0, stream, problem, splits);
   return LaunchStatus("MLA decode launch");
 }
 

@@ -7,6 +7,7 @@
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_DECODE_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_DECODE_CUH_
 
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/sm90_bf16_mla_consumer.cuh"
 
 namespace conclave::sm90::mla {
@@ -23,11 +24,12 @@ __device__ inline void StoreResult(const Shared& s, const Consumer& c, const Mla
     const int column = 256 * kWarpgroup + c.lane % 4 * 2;
     const float denominator = h == 0 ? denominators.x : denominators.y;
     if (work.splits == 1) {
+      const float inverse = 1.0f / denominator;  // 128 divisions would take longer than a block's products
       __nv_bfloat16* out = static_cast<__nv_bfloat16*>(p.out) + row * kLatent + column;
 #pragma unroll
       for (int j = 0; j < 32; ++j) {
         *reinterpret_cast<__nv_bfloat162*>(out + 8 * j) =
-            __floats2bfloat162_rn(c.sum[4 * j + 2 * h] / denominator, c.sum[4 * j + 2 * h + 1] / denominator);
+            __floats2bfloat162_rn(c.sum[4 * j + 2 * h] * inverse, c.sum[4 * j + 2 * h + 1] * inverse);
       }
       continue;
     }
@@ -68,6 +70,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     DecodeKernel(const __grid_constant__ Maps maps, const __grid_constant__ MlaDecode p) {
   extern __shared__ uint8_t unaligned[];
   Shared& s = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
+  conclave::cuda::FollowKernelsBefore();
   const Work work = ThisWork(p);
   if (work.tokens <= 0 && !(work.split == 0 && work.splits == 0)) return;
   if (work.splits == 0) {  // no position to attend to
@@ -106,6 +109,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // One block of threads per row and head, four columns a thread: the splits of rows that have several, in ascending order.
 __global__ void __launch_bounds__(kLatent / 4) MergeKernel(const __grid_constant__ MlaDecode p, int splits_max) {
+  conclave::cuda::FollowKernelsBefore();
   const int64_t row = blockIdx.x;
   const int splits = (__ldg(p.lengths + row / p.heads) + kMlaSplitTokens - 1) / kMlaSplitTokens;
   if (splits <= 1) return;

@@ -98,11 +98,12 @@ __device__ inline void Produce(Shared& s, const Maps& maps, const MlaDecode& p, 
       continue;
     }
     for (int i = 0; i < pages; ++i) {
-      if (i > 0) page = __ldg(work.pages + block * block_pages + i);
+      const int following = i + 1 < pages ? __ldg(work.pages + block * block_pages + i + 1) : 0;
 #pragma unroll
       for (int panel = kFirstPanel; panel < kFirstPanel + kPartPanels; ++panel) {
         CopyTensor2d(&maps.cache, full, s.stages[stage][panel] + (i << page_shift) * 128, 64 * panel, page << page_shift, hint);
       }
+      page = following;
     }
   }
 }

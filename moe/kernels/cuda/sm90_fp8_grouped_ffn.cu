@@ -57,7 +57,7 @@ absl::Status Launch(const GroupedGemm& problem, KernelArguments arguments, cudaS
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
-  kernel<<<limits->multiprocessors, sm90::kThreads, sm90::kSharedBytesMax, stream>>>(weights, rows, scales, arguments);
+  LaunchOverlapped(kernel, dim3(limits->multiprocessors), sm90::kThreads, sm90::kSharedBytesMax, stream, weights, rows, scales, arguments);
   return LaunchStatus("grouped GEMM launch");
 }
 
@@ -77,6 +77,7 @@ KernelArguments Arguments(const GroupedGemm& problem, int tile_features) {
   arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, problem.w.rows / tile_features, problem.w.cols / kScaleBlock};
   arguments.weight_scales = problem.w.scales;
   arguments.features = problem.w.rows;
+  arguments.early_weights = problem.follows_grouped;
   return arguments;
 }
 

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_GROUPED_FFN_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_GROUPED_FFN_CUH_
 
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/sm90_fp8_mainloop.cuh"
 #include "moe/kernels/cuda/sm90_fp8_wide.cuh"
 
@@ -11,14 +12,14 @@ namespace conclave::sm90 {
 // round: 8x8 blocks are transposed in registers, and lanes swap halves so that 32 bytes of a row leave in one instruction.
 // `half_features` are the first output features of the halves, `features` those of a row of `out`.
 template <int kTokens, int kHalves>
-__device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, const int (&half_features)[2], int features,
+__device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, const int (&half_features)[2], int64_t features,
                           void* rows) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool odd = lane & 1;
   __nv_bfloat16* out = static_cast<__nv_bfloat16*>(rows);
   // After the swap an even lane has four features of the block's first eight, an odd lane four of its last eight.
   const int feature = 16 * warp + (odd ? 8 : 0) + 2 * (lane % 4 & ~1);
-  int64_t to = static_cast<int64_t>(tile.row_begin + lane / 4) * features + feature;
+  int64_t to = (tile.row_begin + lane / 4) * features + feature;
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
     const bool inside = 8 * j + lane / 4 < tile.rows;
@@ -34,7 +35,7 @@ __device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, 
       const uint2 four = odd ? make_uint2(received, blocks[1]) : make_uint2(blocks[0], received);
       if (inside) *reinterpret_cast<uint2*>(out + to + half_features[half]) = four;
     }
-    to += int64_t{8} * features;
+    to += 8 * features;
   }
 }
 
@@ -100,6 +101,21 @@ __device__ void StoreSwiGluQuantised(float (&acc)[2][kTokens / 2], uint8_t* stag
   }
 }
 
+// Asks for the weights of the first tile's first stages; returns of how many. The arguments are copies: nothing moves on.
+template <int kTokens>
+__device__ inline int ProduceEarly(Ring<kTokens> ring, const CUtensorMap& weights, TileDealer<kTokens> dealer, int features,
+                                   int tile_step, int half_step, int k_blocks) {
+  Tile tile;
+  if (!dealer.Next(&tile)) return 0;
+  const int first = tile.expert * features + tile.feature_tile * tile_step;
+  const int stages = min(Ring<kTokens>::kStages, k_blocks);
+  for (int block = 0; block < stages; ++block) {
+    BringWeights(ring, weights, {first, first + half_step}, block);
+    ring.Advance();
+  }
+  return stages;
+}
+
 template <int kTokens, Epilogue kEpilogue>
 __global__ void __launch_bounds__(kThreads, 1)
     GroupedKernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap rows,
@@ -107,6 +123,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t unaligned[];
   Ring<kTokens> ring;
   uint8_t* staging = MakeRing(unaligned, ring);
+  // The next kernel may count on the counts of rows.
+  if (!arguments.early_weights) conclave::cuda::AwaitKernelsBefore();
+  conclave::cuda::LetNextKernelStart();
   TileDealer<kTokens> dealer(arguments.shape);
   Tile tile;
   const int k_blocks = arguments.shape.k_blocks;
@@ -119,13 +138,19 @@ __global__ void __launch_bounds__(kThreads, 1)
       PrefetchTensorMap(&weights);
       PrefetchTensorMap(&rows);
       PrefetchTensorMap(&scales);
+      int asked = 0;
+      if (arguments.early_weights) {
+        asked = ProduceEarly(ring, weights, dealer, arguments.features, tile_step, half_step, k_blocks);
+        conclave::cuda::AwaitKernelsBefore();
+      }
       while (dealer.Next(&tile)) {
         const int first = tile.expert * arguments.features + tile.feature_tile * tile_step;
-        ProduceTile(ring, weights, rows, scales, tile, {first, first + half_step}, 0, k_blocks);
+        ProduceTile(ring, weights, rows, scales, tile, {first, first + half_step}, k_blocks, asked);
       }
     }
   } else {
     RegistersUp<232>();
+    conclave::cuda::AwaitKernelsBefore();
     float acc[2][kTokens / 2];
     while (dealer.Next(&tile)) {
       const int half_features[2] = {tile.feature_tile * tile_step, tile.feature_tile * tile_step + half_step};
@@ -137,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         if constexpr (kEpilogue == Epilogue::kSwiGluQuantise) {
           StoreWideSwiGluQuantised(acc, tile, arguments);
         } else {
-          StoreWideBf16(acc, tile, half_features, arguments);
+          StoreWideBf16(acc, tile, half_features, arguments.features, arguments.features, static_cast<__nv_bfloat16*>(arguments.out));
         }
         continue;
       }

@@ -56,6 +56,7 @@ struct KernelArguments {
   void* out;                   // kBf16: [rows, features] bf16; kSwiGluQuantise: [rows, features / 2] e4m3
   float* out_scales;           // kSwiGluQuantise: [features / 256, out_scale_stride]
   int out_scale_stride;
+  bool early_weights;          // the counts of rows are there before the kernel before has ended
 };
 
 // silu(gate) · up.
@@ -165,21 +166,31 @@ __device__ inline uint8_t* MakeRing(uint8_t* unaligned, Ring<kTokens>& ring) {
   return staging;
 }
 
-// Fills the ring with the blocks of K from `first` to before `end` of one tile. Called by one thread. `half_rows` are the
-// first rows of the tile's two halves in the stacked weights [experts * features, K].
+// Asks for the weights of one stage. `half_rows` are the first rows of the tile's two halves in the stacked weights
+// [experts * features, K].
+template <int kTokens>
+__device__ __forceinline__ void BringWeights(const Ring<kTokens>& ring, const CUtensorMap& weights, const int (&half_rows)[2], int block) {
+  // Weights that one row tile uses up need no place in L2; those that several share do.
+  constexpr uint64_t kHint = kTokens < 128 ? kEvictFirst : kEvictNormal;
+  uint64_t* full = &ring.full[ring.index];
+  BarrierArriveExpect(full, Stage<kTokens>::kBytes);
+  CopyTensor2d(&weights, full, ring.weights(), block * kBlockK, half_rows[0], kHint);
+  CopyTensor2d(&weights, full, ring.weights() + kHalfFeatures * kBlockK, block * kBlockK, half_rows[1], kHint);
+}
+
+// Fills the ring with one tile. Called by one thread. The weights of `asked` stages are on their way already.
 template <int kTokens>
 __device__ void ProduceTile(Ring<kTokens>& ring, const CUtensorMap& weights, const CUtensorMap& rows,
-                            const CUtensorMap& scales, const Tile& tile, const int (&half_rows)[2], int first, int end) {
-  // Weights that one row tile uses up need no place in L2; those that several share do.
-  const uint64_t weight_hint = kTokens < 128 ? kEvictFirst : kEvictNormal;
-  for (int block = first; block < end; ++block) {
-    BarrierWait(&ring.empty[ring.index], ring.phase ^ 1);
+                            const CUtensorMap& scales, const Tile& tile, const int (&half_rows)[2], int k_blocks, int& asked) {
+  for (int block = 0; block < k_blocks; ++block) {
+    if (asked > 0) {
+      --asked;
+    } else {
+      BarrierWait(&ring.empty[ring.index], ring.phase ^ 1);
+      BringWeights(ring, weights, half_rows, block);
+    }
     uint64_t* full = &ring.full[ring.index];
-    BarrierArriveExpect(full, Stage<kTokens>::kBytes);
-    const int k = block * kBlockK;
-    CopyTensor2d(&weights, full, ring.weights(), k, half_rows[0], weight_hint);
-    CopyTensor2d(&weights, full, ring.weights() + kHalfFeatures * kBlockK, k, half_rows[1], weight_hint);
-    CopyTensor2d(&rows, full, ring.rows(), k, tile.row_begin, kEvictLast);
+    CopyTensor2d(&rows, full, ring.rows(), block * kBlockK, tile.row_begin, kEvictLast);
     CopyTensor2d(&scales, full, ring.row_scales(), tile.row_begin, block, kEvictLast);
     ring.Advance();
   }

@@ -78,15 +78,14 @@ __device__ inline uint4 TransposeFourLanes(const uint32_t (&v)[4]) {
   return q & 2 ? make_uint4(b0, b1, odd[0], odd[1]) : make_uint4(even[0], even[1], b0, b1);
 }
 
-// acc → bf16 → rows of [rows, features], 16 bytes a lane.
+// acc → bf16 → rows of [rows, stride], the first `features` of each, 16 bytes a lane.
 __device__ inline void StoreWideBf16(const float (&acc)[2][64], const Tile& tile, const int (&half_features)[2],
-                                     const KernelArguments& arguments) {
+                                     int64_t stride, int features, __nv_bfloat16* out) {
   const int lane = threadIdx.x % 32;
-  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(arguments.out);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = threadIdx.x / 32 * 16 + lane / 4 + 8 * h;
-    __nv_bfloat16* of_row = out + static_cast<int64_t>(tile.row_begin + row) * arguments.features;
+    __nv_bfloat16* of_row = out + (tile.row_begin + row) * stride;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -100,7 +99,7 @@ __device__ inline void StoreWideBf16(const float (&acc)[2][64], const Tile& tile
         }
         const uint4 eight = TransposeFourLanes(pairs);
         const int feature = half_features[half] + 32 * group + 8 * (lane % 4);
-        if (row < tile.rows) *reinterpret_cast<uint4*>(of_row + feature) = eight;
+        if (row < tile.rows && feature < features) *reinterpret_cast<uint4*>(of_row + feature) = eight;
       }
     }
   }

@@ -23,6 +23,10 @@ __device__ __forceinline__ void BarrierInit(uint64_t* barrier, uint32_t arrivals
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals));
 }
 
+__device__ __forceinline__ void BarrierInitAt(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
 // Makes initialised barriers visible to the copy engine.
 __device__ __forceinline__ void FenceBarrierInit() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
@@ -39,6 +43,10 @@ __device__ __forceinline__ void BarrierArriveExpect(uint64_t* barrier, uint32_t 
                : "memory");
 }
 
+__device__ __forceinline__ void BarrierArriveExpectAt(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
 __device__ __forceinline__ void BarrierWaitAt(uint32_t barrier, uint32_t phase) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -49,23 +57,31 @@ __device__ __forceinline__ void BarrierWaitAt(uint32_t barrier, uint32_t phase) 
 }
 __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t phase) { BarrierWaitAt(SharedAddress(barrier), phase); }
 
-// A box of a two-dimensional tensor to shared memory; completes on `barrier`.
-__device__ __forceinline__ void CopyTensor2d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y,
-                                             uint64_t cache_hint) {
+// A box of a two-dimensional tensor to shared memory; completes on `barrier`. `…At` takes addresses in shared memory.
+__device__ __forceinline__ void CopyTensor2dAt(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y,
+                                               uint64_t cache_hint) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(to)),
-      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "l"(cache_hint)
+      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "l"(cache_hint)
       : "memory");
 }
-// A box of a three-dimensional tensor.
-__device__ __forceinline__ void CopyTensor3d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y, int32_t z,
+__device__ __forceinline__ void CopyTensor2d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y,
                                              uint64_t cache_hint) {
+  CopyTensor2dAt(map, SharedAddress(barrier), SharedAddress(to), x, y, cache_hint);
+}
+// A box of a three-dimensional tensor.
+__device__ __forceinline__ void CopyTensor3dAt(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y,
+                                               int32_t z, uint64_t cache_hint) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(SharedAddress(to)),
-      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "l"(cache_hint)
+      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(cache_hint)
       : "memory");
+}
+__device__ __forceinline__ void CopyTensor3d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y, int32_t z,
+                                             uint64_t cache_hint) {
+  CopyTensor3dAt(map, SharedAddress(barrier), SharedAddress(to), x, y, z, cache_hint);
 }
 // Cache policies of createpolicy, as the copy engine takes them.
 inline constexpr uint64_t kEvictFirst = 0x12F0000000000000ull;

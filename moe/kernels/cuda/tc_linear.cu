@@ -1,4 +1,5 @@
 // See tc_linear.cuh for the order of accumulation that both kernels keep.
+#include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/tc_linear.cuh"
 
 namespace conclave::cuda {
@@ -52,6 +53,7 @@ struct FourActivations {
 // Few rows: a block owns 16 features, warp s slice s; kTiles tiles of 8 rows.
 template <DType kType, typename X, int kTiles, int kTerms>
 __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
+  FollowKernelsBefore();
   __shared__ float slices[kSlices][kFeatures][kTiles * 8 + 1];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int64_t first_feature = static_cast<int64_t>(blockIdx.x) * kFeatures;
@@ -150,6 +152,7 @@ __device__ __forceinline__ void MultiplyBlock(const tc::WeightBlock<kType>& weig
 // Many rows: a warp owns 16 features, all eight share the block's rows through shared memory.
 template <DType kType, typename X, int kTerms>
 __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
+  FollowKernelsBefore();
   __shared__ __align__(16) std::byte shared[kTerms][kWideRows * kRowBytes];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int64_t first_feature = static_cast<int64_t>(blockIdx.y) * kSlices * kFeatures + warp * kFeatures;
@@ -213,14 +216,17 @@ void Launch(const LinearArgs& args, cudaStream_t stream) {
   const auto narrow = [&]<int kTiles>() {
     const dim3 grid(static_cast<unsigned>((args.features + kFeatures - 1) / kFeatures),
                     static_cast<unsigned>((args.rows + kTiles * 8 - 1) / (kTiles * 8)), batch);
-    NarrowKernel<kType, X, kTiles, kTerms><<<grid, kThreads, 0, stream>>>(args);
+    LaunchOverlapped(NarrowKernel<kType, X, kTiles, kTerms>, grid, kThreads, 0, stream, args);
   };
   if (args.rows <= 8) return narrow.template operator()<1>();
   if (args.rows <= 16) return narrow.template operator()<2>();
-  if (args.rows <= 32) return narrow.template operator()<4>();
+  // Few features would leave the wide kernel's blocks on a few multiprocessors.
+  constexpr int64_t kBusyBlocks = 256;
+  const int64_t blocks = (args.features + kFeatures - 1) / kFeatures * ((args.rows + 31) / 32) * args.batch;
+  if (args.rows <= 32 || blocks <= kBusyBlocks) return narrow.template operator()<4>();
   const dim3 grid(static_cast<unsigned>((args.rows + kWideRows - 1) / kWideRows),
                   static_cast<unsigned>((args.features + kSlices * kFeatures - 1) / (kSlices * kFeatures)), batch);
-  WideKernel<kType, X, kTerms><<<grid, kThreads, 0, stream>>>(args);
+  LaunchOverlapped(WideKernel<kType, X, kTerms>, grid, kThreads, 0, stream, args);
 }
 
 }  // namespace

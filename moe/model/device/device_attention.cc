@@ -49,10 +49,10 @@ absl::Status DeviceAttention::Allocate(DeviceMemory& memory) {
                                              std::min(limits_.context_max, kSplitTokens)));
   const std::vector<std::pair<DeviceBuffer*, int64_t>> buffers = {
       {&latent_, rows * latent_stride() * kF32},
-      {&query_, rows * heads * spec_.qk_head_dim() * kF32},
+      {&query_, rows * heads * spec_.qk_head_dim() * cache_size},
       {&absorbed_, tile_rows_ * heads * spec_.cache_width() * cache_size},
       {&mixed_, tile_rows_ * heads * spec_.kv_lora_rank * cache_size},
-      {&value_, rows * heads * spec_.v_head_dim * kF32},
+      {&value_, rows * heads * spec_.v_head_dim * cache_size},
       {&workspace_, workspace_bytes_},
   };
   int64_t total = 0;
@@ -75,18 +75,18 @@ int64_t DeviceAttention::TileRows(int32_t tokens_max) const {
   return rows;
 }
 
-void DeviceAttention::Run(const DeviceLayer& weights, const float* x, const StepPlan& plan, int32_t tokens_max,
-                          LayerId layer, KvStorage& kv, float* out) {
+void DeviceAttention::Run(const DeviceLayer& weights, const void* x, DType x_dtype, const StepPlan& plan,
+                          int32_t tokens_max, LayerId layer, KvStorage& kv, float* out) {
   CONCLAVE_CHECK(kv.dtype() == limits_.cache_dtype) << Name(kv.dtype());
   rows_ = plan.rows();
   void* const cache = kv.Block(layer, 0).data;
-  ProjectDown(weights, x);
-  ProjectQueries(weights, x);
+  ProjectDown(weights, x, x_dtype);
+  ProjectQueries(weights, x, x_dtype);
   FillCache(weights, plan, cache);
   const int64_t tile = TileRows(tokens_max);
   for (int64_t begin = 0; begin < rows_; begin += tile) {
     const int64_t count = std::min(tile, rows_ - begin);
-    const float* const query = query_.as<float>() + begin * spec_.heads * spec_.qk_head_dim();
+    const void* const query = HeadsRow(query_, begin, int64_t{spec_.heads} * spec_.qk_head_dim());
     AbsorbQueries(weights, query, count);
     device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<void>(), limits_.cache_dtype, count,
                            spec_.heads, spec_.qk_nope_head_dim, spec_.kv_lora_rank});
@@ -94,7 +94,8 @@ void DeviceAttention::Run(const DeviceLayer& weights, const float* x, const Step
     ExpandValues(weights, begin, count);
   }
   LinearArgs output = Product(weights.o, weights.o_bias);
-  output.x = value_.as<float>();
+  output.x = value_.as<void>();
+  output.x_dtype = limits_.cache_dtype;
   output.x_stride = int64_t{spec_.heads} * spec_.v_head_dim;
   output.out = out;
   output.out_stride = hidden_;
@@ -114,10 +115,11 @@ LinearArgs DeviceAttention::Product(const DeviceWeight& weight, const float* bia
 }
 
 // latent_ = q_a · x | kv_a · x.
-void DeviceAttention::ProjectDown(const DeviceLayer& weights, const float* x) {
+void DeviceAttention::ProjectDown(const DeviceLayer& weights, const void* x, DType x_dtype) {
   const auto project = [&](const DeviceWeight& weight, const float* bias, int64_t column) {
     LinearArgs linear = Product(weight, bias);
     linear.x = x;
+    linear.x_dtype = x_dtype;
     linear.x_stride = hidden_;
     linear.out = latent_.as<float>() + column;
     linear.out_stride = latent_stride();
@@ -128,9 +130,10 @@ void DeviceAttention::ProjectDown(const DeviceLayer& weights, const float* x) {
   project(weights.kv_a, weights.kv_a_bias, spec_.q_lora_rank);
 }
 
-void DeviceAttention::ProjectQueries(const DeviceLayer& weights, const float* x) {
+void DeviceAttention::ProjectQueries(const DeviceLayer& weights, const void* x, DType x_dtype) {
   LinearArgs linear = Product(weights.q, nullptr);
   linear.x = x;
+  linear.x_dtype = x_dtype;
   linear.x_stride = hidden_;
   if (spec_.q_lora_rank > 0) {
     NormArgs norm;
@@ -143,9 +146,11 @@ void DeviceAttention::ProjectQueries(const DeviceLayer& weights, const float* x)
     norm.eps = kLatentNormEps;
     device_.RmsNorm(norm);
     linear.x = latent_.as<float>();
+    linear.x_dtype = DType::kF32;
     linear.x_stride = latent_stride();
   }
-  linear.out = query_.as<float>();
+  linear.out = query_.as<void>();
+  linear.out_dtype = limits_.cache_dtype;
   linear.out_stride = int64_t{spec_.heads} * spec_.qk_head_dim();
   device_.Linear(linear);
 }
@@ -167,7 +172,7 @@ void DeviceAttention::FillCache(const DeviceLayer& weights, const StepPlan& plan
 }
 
 // absorbed_ = q_nope · W_UK of each head.
-void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const float* query, int64_t count) {
+void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const void* query, int64_t count) {
   const int64_t heads = spec_.heads;
   LinearArgs absorb;
   absorb.precision = limits_.precision;
@@ -181,6 +186,7 @@ void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const float* que
     absorb.row_step = spec_.qk_nope_head_dim + spec_.v_head_dim;
   }
   absorb.x = query;
+  absorb.x_dtype = limits_.cache_dtype;
   absorb.out = absorbed_.as<void>();
   absorb.out_dtype = limits_.cache_dtype;
   absorb.rows = count;
@@ -223,7 +229,8 @@ void DeviceAttention::ExpandValues(const DeviceLayer& weights, int64_t begin, in
   expand.x = mixed_.as<void>();
   expand.x_dtype = limits_.cache_dtype;
   expand.w = weights.kv_b;
-  expand.out = value_.as<float>() + begin * heads * spec_.v_head_dim;
+  expand.out = HeadsRow(value_, begin, heads * spec_.v_head_dim);
+  expand.out_dtype = limits_.cache_dtype;
   expand.rows = count;
   expand.batch = heads;
   expand.features = spec_.v_head_dim;

@@ -166,15 +166,17 @@ ExpertFfnArgs DeviceExperts::Arguments(const Layer& layer) const {
   return args;
 }
 
-void DeviceExperts::Queue(LayerId layer, const void* rows, int64_t row_count, int top_k, const int32_t* pair_experts,
-                          void* out) {
-  CONCLAVE_CHECK(row_count * top_k <= options_.pairs_max) << row_count << " rows of " << top_k;
+void DeviceExperts::Queue(LayerId layer, const void* rows, const int32_t* pair_experts, const CombineArgs& combine,
+                          void* scratch) {
+  CONCLAVE_CHECK(combine.rows * combine.top_k <= options_.pairs_max) << combine.rows << " rows of " << combine.top_k;
   ExpertFfnArgs args = Arguments(*layers_[Value(layer)]);
   args.rows = rows;
-  args.top_k = top_k;
+  args.top_k = combine.top_k;
   args.pair_experts = pair_experts;
-  args.pairs = row_count * top_k;
-  args.out = out;
+  args.pairs = combine.rows * combine.top_k;
+  args.out = scratch;
+  args.combined = true;
+  args.combine = combine;
   memory_.accelerator().RunExperts(args);
 }
 

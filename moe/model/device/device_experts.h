@@ -45,9 +45,10 @@ class DeviceExperts {
   bool Holds(LayerId layer, int32_t expert) const;
   DType row_dtype() const { return row_dtype_; }
 
-  // Queues out[p] = FFN of pair p for device memory: rows [rows, hidden] of row_dtype(), pair_experts [rows * top_k],
-  // out [rows * top_k, hidden] of row_dtype(). REQUIRES: all experts are held, limits are kept.
-  void Queue(LayerId layer, const void* rows, int64_t row_count, int top_k, const int32_t* pair_experts, void* out);
+  // Queues the FFN of every pair for device memory, and `combine` of the results: rows [combine.rows, hidden] of
+  // row_dtype(), pair_experts [rows * top_k], scratch [rows * top_k, hidden] of row_dtype().
+  // REQUIRES: all experts are held, limits are kept.
+  void Queue(LayerId layer, const void* rows, const int32_t* pair_experts, const CombineArgs& combine, void* scratch);
 
   // The same for host memory, in the form of GroupedExperts::Run; waits for the result. REQUIRES: as above.
   // UNAVAILABLE: the device is lost; INTERNAL: it failed.

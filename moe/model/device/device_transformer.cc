@@ -27,7 +27,7 @@ struct StepBuffers {
   DeviceBuffer branch;          // [rows_max, hidden] F32: what attention or the FFN adds to the residual
   DeviceBuffer workspace;       // of products
   DeviceBuffer gate_logits;     // [rows_max, experts] F32
-  DeviceBuffer rounded;         // [rows_max, hidden] row dtype
+  DeviceBuffer rounded;         // [rows_max, hidden] BF16: normed, where rows travel in it
   DeviceBuffer expert_rows;     // [rows_max * top_k, hidden] row dtype
   DeviceBuffer experts;         // [moe_layers, rows, top_k] int32, of the step's own rows
   DeviceBuffer expert_weights;  // [moe_layers, rows, top_k] F32
@@ -71,6 +71,7 @@ class DeviceTransformer final : public Transformer {
         options_(options),
         row_dtype_(RowDType(kernels.compute)),
         cache_dtype_(CacheDType(kernels.compute)),
+        rounds_inputs_(kernels.compute == Compute::kF8),
         precision_(PrecisionOf(kernels.compute)),
         // A router logit decides between experts: it is never rounded to bfloat16.
         gate_precision_(kernels.compute == Compute::kF8 ? LinearPrecision::kSplit : LinearPrecision::kFloat32) {}
@@ -93,7 +94,9 @@ class DeviceTransformer final : public Transformer {
   absl::Status TakeRows(ExpertTicket ticket, ExpertPool& experts);
   void Normalise(const float* weight);
   AddArgs Sum(LayerId layer) const;
-  void AddAndNormalise(LayerId layer, const float* weight);
+  void AddAndNormalise(LayerId layer, const float* weight, bool floats, bool rounded);
+  const void* input() const { return rounds_inputs_ ? buffers_.rounded.as<void>() : buffers_.normed.as<void>(); }
+  DType input_dtype() const { return rounds_inputs_ ? DType::kBF16 : DType::kF32; }
   void Head();
   void FetchResults(MatView logits, bool routing);
   void ShowRouting(ForwardObserver& observer);
@@ -108,6 +111,7 @@ class DeviceTransformer final : public Transformer {
   DeviceExpertPool* const local_;
   const TransformerOptions options_;
   const DType row_dtype_, cache_dtype_;
+  const bool rounds_inputs_;  // of attention and feed-forwards, to bfloat16
   const LinearPrecision precision_, gate_precision_;
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<DeviceAttention> attention_;
@@ -167,7 +171,7 @@ absl::Status DeviceTransformer::AllocateBuffers() {
       {&buffers_.normed, rows * hidden * kF32},
       {&buffers_.branch, rows * hidden * kF32},
       {&buffers_.gate_logits, rows * std::max(spec_.gate.experts, 1) * kF32},
-      {&buffers_.rounded, rows * hidden * row_size},
+      {&buffers_.rounded, row_dtype_ == DType::kBF16 ? rows * hidden * row_size : 0},
       {&buffers_.expert_rows, pairs * hidden * row_size},
       {&buffers_.experts, routed * kI32},
       {&buffers_.expert_weights, routed * kF32},
@@ -249,9 +253,10 @@ absl::Status DeviceTransformer::RunStep(KvStorage& kv, ExpertPool& experts, Forw
 absl::Status DeviceTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts,
                                          ForwardObserver* observer) {
   const DeviceLayer& weights = weights_->layers[Value(layer)];
-  attention_->Run(weights, buffers_.normed.as<float>(), *plan_, tokens_max_, layer, kv, buffers_.branch.as<float>());
-  AddAndNormalise(layer, weights.ffn_norm);
-  if (spec_.IsMoe(layer)) {
+  attention_->Run(weights, input(), input_dtype(), *plan_, tokens_max_, layer, kv, buffers_.branch.as<float>());
+  const bool moe = spec_.IsMoe(layer);  // its gate takes floats, its experts rows of their dtype
+  AddAndNormalise(layer, weights.ffn_norm, moe || !rounds_inputs_, moe || rounds_inputs_);
+  if (moe) {
     RETURN_IF_ERROR(RunMoe(layer, experts, observer));
   } else {
     RunFfn(weights);
@@ -259,15 +264,16 @@ absl::Status DeviceTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPoo
   if (Value(layer) + 1 == spec_.layers) {
     device_.AddToResidual(Sum(layer));
   } else {
-    AddAndNormalise(layer, weights_->layers[Value(layer) + 1].attention_norm);
+    AddAndNormalise(layer, weights_->layers[Value(layer) + 1].attention_norm, !rounds_inputs_, rounds_inputs_);
   }
   return absl::OkStatus();
 }
 
-// branch = the layer's dense feed-forward, or its shared expert, of normed.
+// branch = the layer's dense feed-forward, or its shared expert, of its normalised input.
 void DeviceTransformer::RunFfn(const DeviceLayer& weights) {
   FfnArgs ffn;
-  ffn.x = buffers_.normed.as<float>();
+  ffn.x = input();
+  ffn.x_dtype = input_dtype();
   ffn.gate_up = weights.gate_up;
   ffn.down = weights.down;
   ffn.out = buffers_.branch.as<float>();
@@ -314,16 +320,6 @@ absl::Status DeviceTransformer::RunMoe(LayerId layer, ExpertPool& experts, Forwa
   const bool shared = weights.down.data != nullptr;
   const int64_t rows = plan_->rows();
   Route(layer);
-  if (OnDevice(experts)) {
-    device_.Round({buffers_.normed.as<float>(), buffers_.rounded.as<void>(), row_dtype_, rows * spec_.hidden});
-    local_->experts().Queue(layer, buffers_.rounded.as<void>(), rows, spec_.gate.top_k,
-                            buffers_.experts.as<int32_t>() + PairOffset(layer), buffers_.expert_rows.as<void>());
-    if (shared) RunFfn(weights);
-  } else {
-    ASSIGN_OR_RETURN(const ExpertTicket ticket, SendRows(layer, experts, observer));
-    if (shared) RunFfn(weights);  // while the pool's rows travel
-    RETURN_IF_ERROR(TakeRows(ticket, experts));
-  }
   CombineArgs combine;
   combine.expert_rows = buffers_.expert_rows.as<void>();
   combine.row_dtype = row_dtype_;
@@ -333,6 +329,16 @@ absl::Status DeviceTransformer::RunMoe(LayerId layer, ExpertPool& experts, Forwa
   combine.rows = rows;
   combine.cols = spec_.hidden;
   combine.top_k = spec_.gate.top_k;
+  if (OnDevice(experts)) {
+    if (shared) RunFfn(weights);
+    const DeviceBuffer& input = row_dtype_ == DType::kBF16 ? buffers_.rounded : buffers_.normed;
+    local_->experts().Queue(layer, input.as<void>(), buffers_.experts.as<int32_t>() + PairOffset(layer), combine,
+                            buffers_.expert_rows.as<void>());
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const ExpertTicket ticket, SendRows(layer, experts, observer));
+  if (shared) RunFfn(weights);  // while the pool's rows travel
+  RETURN_IF_ERROR(TakeRows(ticket, experts));
   device_.Combine(combine);
   return absl::OkStatus();
 }
@@ -362,12 +368,13 @@ absl::Status DeviceTransformer::TakeRows(ExpertTicket ticket, ExpertPool& expert
   return absl::OkStatus();
 }
 
-// normed = rms_norm(residual).
+// input() = rms_norm(residual).
 void DeviceTransformer::Normalise(const float* weight) {
   NormArgs norm;
   norm.x = buffers_.residual.as<float>();
   norm.weight = weight;
-  norm.out = buffers_.normed.as<float>();
+  norm.out = rounds_inputs_ ? buffers_.rounded.as<void>() : buffers_.normed.as<void>();
+  norm.out_dtype = input_dtype();
   norm.rows = plan_->rows();
   norm.cols = norm.x_stride = norm.out_stride = spec_.hidden;
   norm.eps = spec_.rms_norm_eps;
@@ -386,9 +393,15 @@ AddArgs DeviceTransformer::Sum(LayerId layer) const {
   return add;
 }
 
-// residual += branch; normed = rms_norm(residual).
-void DeviceTransformer::AddAndNormalise(LayerId layer, const float* weight) {
-  device_.AddAndNormalise({Sum(layer), weight, buffers_.normed.as<float>(), spec_.rms_norm_eps});
+// residual += branch; its norm as floats into normed, and rounded into rounded where rows are.
+void DeviceTransformer::AddAndNormalise(LayerId layer, const float* weight, bool floats, bool rounded) {
+  AddNormArgs args;
+  args.add = Sum(layer);
+  args.weight = weight;
+  args.out = floats ? buffers_.normed.as<float>() : nullptr;
+  args.rounded = rounded && row_dtype_ == DType::kBF16 ? buffers_.rounded.as<void>() : nullptr;
+  args.eps = spec_.rms_norm_eps;
+  device_.AddAndNormalise(args);
 }
 
 void DeviceTransformer::Head() {

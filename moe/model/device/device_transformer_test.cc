@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "moe/model/device/device_testing.h"
 #include "moe/model/local_experts.h"
+#include "moe/model/numeric_profile.h"
 #include "moe/model/test_models.h"
 #include "moe/model/test_runner.h"
 
@@ -91,7 +92,7 @@ class DeviceTransformerTest : public testing::Test {
 };
 
 TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDevice) {
-  for (const char* compute : {"f32", "bf16"}) {
+  for (const char* compute : {"f32", "bf16", "fp8"}) {
     const HostTarget host = MakeHostTarget(compute);
     const auto runner = RunnerOn(*host.target, model_);
     ASSERT_NE(runner, nullptr);
@@ -99,7 +100,7 @@ TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDe
     auto remote = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr,
                                                {.rows_max = 32, .logit_rows_max = 32});
     ASSERT_TRUE(remote.ok()) << remote.status();
-    auto kv = (*remote)->NewCache(runner->spec(), DType::kF32, 4);
+    auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4);
     ASSERT_TRUE(kv.ok()) << kv.status();
     const std::vector<int32_t> ids = Prompt(20, 5, 300), blocks = {3, 1};
     MatBuffer logits(DType::kF32, 20, 300);
@@ -120,20 +121,39 @@ TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDe
 }
 
 TEST_F(DeviceTransformerTest, BitsDoNotDependOnBatchMatesOrChunks) {
-  const HostTarget host = MakeHostTarget("bf16");
-  const auto runner = RunnerOn(*host.target, model_);
-  ASSERT_NE(runner, nullptr);
-  const std::vector<int32_t> ids = Prompt(24, 3, 300);
-  const auto alone = runner->Prefill(0, ids, 24);
-  ASSERT_TRUE(alone.ok()) << alone.status();
-  Logits beside;
-  for (size_t begin = 0; begin < ids.size(); begin += 4) {
-    const std::vector<int32_t> piece(ids.begin() + begin, ids.begin() + begin + 4);
-    const auto step = runner->Step({{2, {static_cast<int32_t>(begin)}}, {1, piece}, {3, Prompt(9, 5, 300)}});
-    ASSERT_TRUE(step.ok()) << step.status();
-    beside.insert(beside.end(), step->begin() + 1, step->begin() + 5);
+  for (const char* compute : {"bf16", "fp8"}) {
+    const HostTarget host = MakeHostTarget(compute);
+    const auto runner = RunnerOn(*host.target, model_);
+    ASSERT_NE(runner, nullptr);
+    const std::vector<int32_t> ids = Prompt(24, 3, 300);
+    const auto alone = runner->Prefill(0, ids, 24);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    Logits beside;
+    for (size_t begin = 0; begin < ids.size(); begin += 4) {
+      const std::vector<int32_t> piece(ids.begin() + begin, ids.begin() + begin + 4);
+      const auto step = runner->Step({{2, {static_cast<int32_t>(begin)}}, {1, piece}, {3, Prompt(9, 5, 300)}});
+      ASSERT_TRUE(step.ok()) << step.status();
+      beside.insert(beside.end(), step->begin() + 1, step->begin() + 5);
+    }
+    ExpectSameBits(beside, *alone, std::string("beside others, in chunks, ") + compute);
   }
-  ExpectSameBits(beside, *alone, "beside others, in chunks");
+}
+
+TEST_F(DeviceTransformerTest, Fp8KeepsLatentsInBfloat16AndStaysNearFloat32) {
+  const std::string model = Model({}, "fp8");
+  const HostTarget host = MakeHostTarget("fp8");
+  const auto device = RunnerOn(*host.target, model);
+  const auto cpu = TestRunner::Make(model, Fastest(Compute::kF32), 1);
+  ASSERT_TRUE(device != nullptr && cpu != nullptr);
+  EXPECT_EQ(device->kv().dtype(), DType::kBF16);
+  const std::vector<int32_t> ids = Prompt(12, 3, 300);
+  RoutingLog got_log, want_log;
+  const auto got = device->Prefill(0, ids, 12, &got_log), want = cpu->Prefill(0, ids, 12, &want_log);
+  ASSERT_TRUE(got.ok()) << got.status();
+  ASSERT_TRUE(want.ok()) << want.status();
+  EXPECT_EQ(got_log.experts, want_log.experts) << "no choice of these rows is a near tie";
+  EXPECT_GT(LargestDifference(*got, *want), 0.0);
+  EXPECT_LT(LargestDifference(*got, *want), 0.1);
 }
 
 TEST_F(DeviceTransformerTest, ASequenceWithAHiddenStateThatIsNoNumberFailsAloneAndNamesTheLayer) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/accelerator/attention_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 #include "moe/model/device/device_memory.h"
 
