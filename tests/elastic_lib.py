@@ -36,29 +36,6 @@ def free_port_everywhere():
         return probe.getsockname()[1]
 
 
-class Stream(threading.Thread):
-    """An answer that is read as it comes."""
-
-    def __init__(self, cluster, prompt, tokens):
-        super().__init__(daemon=True)
-        self.process = subprocess.Popen(
-            [CONCLAVE, "generate", "--gateway", cluster.gateway, "--prompt", prompt, "--max-tokens", str(tokens),
-             "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
-        self.text, self.error = b"", ""
-        self.started = threading.Event()
-        self.start()
-
-    def run(self):
-        while piece := os.read(self.process.stdout.fileno(), 65536):
-            self.text += piece
-            self.started.set()
-        self.error = self.process.stderr.read().decode()
-        self.process.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        self.started.set()
-
-
 class ElasticCluster(chaos_lib.Cluster):
     """Names of processes: expert-0 …, router-0 …, gateway-0 …."""
 
