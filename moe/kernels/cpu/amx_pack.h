@@ -11,6 +11,26 @@
 
 namespace conclave::CONCLAVE_ISA {
 
+// Packed rows, block by block.
+struct PackedBlocks {
+  const uint8_t* data;
+  int64_t columns;  // of all blocks
+  int64_t block_columns;
+  int64_t block_bytes;
+
+  PackedBlocks(const cpu::RawPacked& x, int planes)
+      : data(x.data),
+        columns(x.rows * planes),
+        block_columns(cpu::BlockColumns(planes)),
+        block_bytes(block_columns * cpu::RoundUp(x.depth, cpu::kTileDepth) * 2) {}
+  int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
+  int64_t ColumnsOf(int64_t block) const { return MinOf(block_columns, columns - block * block_columns); }
+  // Elements 32 * step, … of a block.
+  const uint8_t* At(int64_t block, int64_t step) const {
+    return data + block * block_bytes + step * 16 * ColumnsOf(block) * 4;
+  }
+};
+
 // The kPlanes columns of 32 elements of one row, of which those in `mask` exist: sixteen pairs each.
 template <int kPlanes>
 inline void ReadColumns(const cpu::RawPack& args, int64_t row, int64_t k, __mmask32 mask, __m512i* columns) {

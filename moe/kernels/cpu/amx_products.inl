@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "moe/kernels/cpu/amx_pack.h"
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/amx_weights.h"
 #include "moe/kernels/cpu/dot.h"
@@ -22,26 +23,6 @@ inline constexpr int64_t kGroupRows = 32;      // rows of weights at a time: two
 inline constexpr int64_t kSegmentDepth = 512;  // also of a decoded panel
 inline constexpr int64_t kBlocksMax = 16;      // blocks of x at a time
 inline constexpr int64_t kFloatsOfTile = 256;
-
-// Packed rows, block by block.
-struct PackedBlocks {
-  const uint8_t* data;
-  int64_t columns;  // of all blocks
-  int64_t block_columns;
-  int64_t block_bytes;
-
-  PackedBlocks(const cpu::RawPacked& x, int planes)
-      : data(x.data),
-        columns(x.rows * planes),
-        block_columns(cpu::BlockColumns(planes)),
-        block_bytes(block_columns * cpu::RoundUp(x.depth, cpu::kTileDepth) * 2) {}
-  int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
-  int64_t ColumnsOf(int64_t block) const { return MinOf(block_columns, columns - block * block_columns); }
-  // Elements 32 * step, … of a block.
-  const uint8_t* At(int64_t block, int64_t step) const {
-    return data + block * block_bytes + step * 16 * ColumnsOf(block) * 4;
-  }
-};
 
 template <class Source>
 class TileProducts {
@@ -113,19 +94,28 @@ class TileProducts {
           __builtin_prefetch(stored + byte + ahead, 0, 2);
         }
       }
-      for (int64_t k = first; k < end; k += 32, out += kStepBytes) {
+      int64_t k = first;
+      if (k < begin) DecodeSome(stored, begin, end, k, out);
+      for (; k + 32 <= end; k += 32, out += kStepBytes) {
         __m512i planes[Source::kPlanes];
-        const uint8_t* elements = stored + Source::Bytes(k);
-        if (k >= begin && k + 32 <= end) {
-          Source::DecodeAll(elements, planes);
-        } else {
-          Source::Decode(elements, Elements(begin - k, end - k), planes);
-        }
-        for (int plane = 0; plane < Source::kPlanes; ++plane) {
-          _mm512_store_si512(out + plane * kTileBytes, planes[plane]);
-        }
+        Source::DecodeAll(stored + Source::Bytes(k), planes);
+        StorePlanes(planes, out);
       }
+      if (k < end) DecodeSome(stored, begin, end, k, out);
     }
+  }
+
+  // The step at k, of which elements [begin, end) are wanted; goes on to the next one.
+  static void DecodeSome(const uint8_t* stored, int64_t begin, int64_t end, int64_t& k, uint8_t*& out) {
+    __m512i planes[Source::kPlanes];
+    Source::Decode(stored + Source::Bytes(k), Elements(begin - k, end - k), planes);
+    StorePlanes(planes, out);
+    k += 32;
+    out += kStepBytes;
+  }
+
+  static void StorePlanes(const __m512i (&planes)[Source::kPlanes], uint8_t* out) {
+    for (int plane = 0; plane < Source::kPlanes; ++plane) _mm512_store_si512(out + plane * kTileBytes, planes[plane]);
   }
 
   // The steps times every block, two blocks at a time, from the step `step` of x on.
