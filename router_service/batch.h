@@ -21,7 +21,6 @@ struct BatchSlice {
   absl::Span<const int32_t> blocks;  // of the whole sequence so far, these rows included
   int32_t logit_rows = 0;            // the last so many rows give their logits
   bool samples = false;              // the last row's logits choose the sequence's next token
-  int32_t replayed_rows = 0;         // the first so many rows were there before, and lost to a preemption
   int32_t prompt_rows = 0;           // the first so many rows are prompt, not answer
 
   int32_t end() const { return first_position + static_cast<int32_t>(token_ids.size()); }

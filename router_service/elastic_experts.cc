@@ -1,5 +1,6 @@
 #include "router_service/elastic_experts.h"
 
+#include <functional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -41,10 +42,16 @@ class Impl final : public ElasticExperts {
 
   DType row_dtype() const override { return row_dtype_; }
 
-  void SetDeadline(absl::Time deadline) override {
+  void SetDeadline(absl::Time deadline, absl::Time since) override {
     absl::MutexLock lock(&mutex_);
     deadline_ = deadline;
-    current_->experts->SetDeadline(deadline);
+    since_ = since;
+    current_->experts->SetDeadline(deadline, since);
+  }
+  void AskWhileStalled(std::function<bool()> abandon) override {
+    absl::MutexLock lock(&mutex_);
+    abandon_ = std::move(abandon);
+    current_->experts->AskWhileStalled(abandon_);
   }
 
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override {
@@ -86,7 +93,8 @@ class Impl final : public ElasticExperts {
 
   void TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (next_ == nullptr) return;
-    next_->experts->SetDeadline(deadline_);
+    next_->experts->SetDeadline(deadline_, since_);
+    next_->experts->AskWhileStalled(abandon_);
     former_ = std::exchange(current_, std::exchange(next_, nullptr));
   }
 
@@ -159,6 +167,8 @@ class Impl final : public ElasticExperts {
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // tickets, all of current_
   absl::Time deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Time since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  std::function<bool()> abandon_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ShardSet> current_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ShardSet> next_ ABSL_GUARDED_BY(mutex_);    // connected, but not used yet
   std::shared_ptr<ShardSet> former_ ABSL_GUARDED_BY(mutex_);  // not used any more, for the thread to take down

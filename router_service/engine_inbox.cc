@@ -1,5 +1,6 @@
 #include "router_service/engine_inbox.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -70,6 +71,11 @@ bool EngineInbox::Take(bool wait, std::vector<InboxItem>& taken) {
   if (wait) wake_.wait(lock, [this] { return stop_ || !items_.empty(); });
   taken.swap(items_);
   return !stop_;
+}
+
+bool EngineInbox::HasCancellation() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return stop_ || std::any_of(items_.begin(), items_.end(), [](const InboxItem& item) { return !item.submission; });
 }
 
 void EngineInbox::BeginDelivery(const EngineStats& stats, absl::Span<const SequenceId> ended) {

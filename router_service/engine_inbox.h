@@ -42,6 +42,8 @@ class EngineInbox {
   // The engine's thread only.
   // Moves what has come into `taken`, which must be empty; where `wait`, sleeps until there is something or Stop.
   bool Take(bool wait, std::vector<InboxItem>& taken);
+  // Whether something has come that ends sequences: a cancellation, or Stop.
+  bool HasCancellation() const;
   // Publishes how the engine stands and frees the places of `ended`; their last events follow, then EndDelivery. So
   // whoever sees a sequence's last event sees its blocks and its place free, and Drain waits for the last event.
   void BeginDelivery(const EngineStats& stats, absl::Span<const SequenceId> ended);

@@ -62,12 +62,14 @@ class EngineLoop final : public Engine {
         inbox_(scheduler_.live_max()) {
     inbox_.BeginDelivery(Stats(), {});
     inbox_.EndDelivery();
+    experts_.AskWhileStalled([this] { return Abandon(); });
     thread_ = std::thread([this] { Run(); });
   }
 
   ~EngineLoop() override {
     inbox_.Stop();
     thread_.join();
+    experts_.AskWhileStalled(nullptr);
   }
 
   absl::StatusOr<SequenceId> Submit(EngineRequest request, TokenCallback on_event) override;
@@ -82,6 +84,7 @@ class EngineLoop final : public Engine {
   void Expire();
   void Step();
   absl::Time Patience(const Batch& batch);
+  bool Abandon();
   absl::Status Forward(const Batch& batch);
   void TakeLogits(const Batch& batch);
   absl::Status TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled);
@@ -109,6 +112,8 @@ class EngineLoop final : public Engine {
   std::vector<int32_t> sampled_;      // [slices]
   std::vector<PendingEvent> events_;  // at most one of each sequence
   std::vector<SequenceId> ended_;
+  bool abandoned_ = false;                           // the step at hand
+  absl::Time first_tried_ = absl::InfiniteFuture();  // the first of the steps that were abandoned before it
   EngineInbox inbox_;
   std::thread thread_;
 };
@@ -160,8 +165,18 @@ void EngineLoop::Step() {
     metrics_.Admitted(admission, begin - sequence.arrival());
     sequence.Admitted(begin, admission.cached_tokens);
   }
-  if (batch.slices.empty()) return;
-  if (const absl::Status status = Forward(batch); !status.ok()) {
+  if (batch.slices.empty()) {
+    first_tried_ = absl::InfiniteFuture();
+    return;
+  }
+  const absl::Status status = Forward(batch);
+  if (std::exchange(abandoned_, false)) {
+    // The scheduler gives the rows out again, of those that are left.
+    first_tried_ = std::min(first_tried_, begin);
+    return;
+  }
+  first_tried_ = absl::InfiniteFuture();
+  if (!status.ok()) {
     for (const BatchSlice& slice : batch.slices) Fail(slice.sequence, status);
     return;
   }
@@ -183,18 +198,27 @@ absl::Time EngineLoop::Patience(const Batch& batch) {
   return latest - std::clamp(left / 10, absl::Milliseconds(20), absl::Milliseconds(500));
 }
 
+// Asked while no shard can compute a step's rows: whoever has gone by now need not wait for one that can.
+bool EngineLoop::Abandon() {
+  const absl::Time now = clock_->Now();
+  abandoned_ = inbox_.HasCancellation() || std::any_of(sequences_.begin(), sequences_.end(), [now](const auto& entry) {
+                 return entry.second->deadline() <= now;
+               });
+  return abandoned_;
+}
+
 absl::Status EngineLoop::Forward(const Batch& batch) {
   slices_.clear();
   routed_rows_.clear();
   for (const BatchSlice& slice : batch.slices) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
     slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows});
-    routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.replayed_rows,
-                            slice.prompt_rows, sequence.expert_use(), sequence.observer(),
-                            slice.samples ? sequence.token_experts() : nullptr});
+    routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.prompt_rows,
+                            sequence.expert_use(), sequence.observer(),
+                            slice.samples ? sequence.token_experts() : nullptr, sequence.booked_until()});
   }
   routing_.BeginStep(routed_rows_);
-  experts_.SetDeadline(Patience(batch));
+  experts_.SetDeadline(Patience(batch), first_tried_);
   return transformer_->Forward(slices_, *kv_, experts_, logits_.first(batch.logit_rows), &routing_);
 }
 

@@ -231,6 +231,83 @@ TEST(EngineTest, RefusesWhatIsBeyondTheQueueAtOnce) {
   again.Wait();
 }
 
+// A transformer whose step waits for experts that no shard has, for as long as the test wants.
+class Stall {
+ public:
+  FakeTransformer::AtExperts Hook() {
+    return [this](absl::Span<const SequenceSlice>) -> absl::Status {
+      ++tries_;
+      while (stalled_) {
+        if (experts_.ask()) return absl::CancelledError("abandoned");
+        absl::SleepFor(absl::Milliseconds(1));
+      }
+      return absl::OkStatus();
+    };
+  }
+  ExpertPool* experts() { return &experts_; }
+  void WaitForTry(int number) {
+    while (tries_ < number) absl::SleepFor(absl::Milliseconds(1));
+  }
+  void End() { stalled_ = false; }
+  // Since when the steps so far were said to be waited for.
+  const std::vector<absl::Time>& since() const { return experts_.since; }
+
+ private:
+  struct Experts final : public NoExperts {
+    void SetDeadline(absl::Time, absl::Time first_try) override { since.push_back(first_try); }
+    void AskWhileStalled(std::function<bool()> abandon) override { ask = std::move(abandon); }
+    std::function<bool()> ask;
+    std::vector<absl::Time> since;
+  };
+  Experts experts_;
+  std::atomic<bool> stalled_{true};
+  std::atomic<int> tries_{0};
+};
+
+TEST(EngineTest, CancellationsAndDeadlinesHoldWhileNoShardAnswers) {
+  Stall stall;
+  auto engine = MakeEngine(TestEngineOptions(), stall.Hook(), Clock::Real(), stall.experts());
+  const absl::Time begin = absl::Now();
+  Answer stays, cancelled, late;
+  const EngineRequest request = TestRequest(20, 10);
+  ASSERT_TRUE(engine->Submit(request, stays.Callback()).ok());
+  stall.WaitForTry(1);
+  const auto id = engine->Submit(TestRequest(33, 5, 8), cancelled.Callback());
+  ASSERT_TRUE(id.ok());
+  engine->Cancel(*id);
+  EXPECT_EQ(cancelled.Wait().status.code(), absl::StatusCode::kCancelled);
+  stall.WaitForTry(2);
+  EngineRequest hurried = TestRequest(12, 5, 9);
+  hurried.deadline = absl::Now() + absl::Milliseconds(30);
+  ASSERT_TRUE(engine->Submit(hurried, late.Callback()).ok());
+  EngineRequest gone = TestRequest(7, 5, 10);
+  Answer leaves;
+  const auto leaving = engine->Submit(gone, leaves.Callback());
+  ASSERT_TRUE(leaving.ok());
+  engine->Cancel(*leaving);  // lets the engine see `late`
+  EXPECT_EQ(leaves.Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(late.Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
+  stall.End();
+  // Rows that were tried several times are booked once.
+  ExpectAnswer(stays, request);
+  engine.reset();
+  ASSERT_GE(stall.since().size(), 4u);
+  EXPECT_EQ(stall.since().front(), absl::InfiniteFuture());
+  EXPECT_GE(stall.since()[1], begin);
+  EXPECT_EQ(stall.since()[2], stall.since()[1]) << "the wait goes on, it does not begin anew";
+  EXPECT_EQ(stall.since().back(), absl::InfiniteFuture());
+}
+
+TEST(EngineTest, AnEngineThatWaitsForShardsCanBeEnded) {
+  Stall stall;
+  auto engine = MakeEngine(TestEngineOptions(), stall.Hook(), Clock::Real(), stall.experts());
+  Answer answer;
+  ASSERT_TRUE(engine->Submit(TestRequest(20, 10), answer.Callback()).ok());
+  stall.WaitForTry(1);
+  engine.reset();
+  EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kCancelled);
+}
+
 TEST(EngineTest, DrainFinishesWhatRunsAndRefusesWhatComes) {
   Gate gate;
   auto engine = MakeEngine(TestEngineOptions(), gate.Hook());

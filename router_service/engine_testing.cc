@@ -31,11 +31,13 @@ NoExperts& Experts() {
 
 }  // namespace
 
-std::unique_ptr<Engine> MakeEngine(const EngineOptions& options, FakeTransformer::Before before, Clock* clock) {
+std::unique_ptr<Engine> MakeEngine(const EngineOptions& options, FakeTransformer::AtExperts at_experts, Clock* clock,
+                                   ExpertPool* experts) {
   const auto plan = PlanEngine(FakeSpec(), DType::kF32, options);
   EXPECT_TRUE(plan.ok()) << plan.status();
-  auto transformer = std::make_unique<FakeTransformer>(plan->transformer(), std::move(before));
-  auto engine = CreateWithTransformer(std::move(transformer), FakeSpec(), DType::kF32, Experts(), options, clock);
+  auto transformer = std::make_unique<FakeTransformer>(plan->transformer(), std::move(at_experts));
+  if (experts == nullptr) experts = &Experts();
+  auto engine = CreateWithTransformer(std::move(transformer), FakeSpec(), DType::kF32, *experts, options, clock);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return *std::move(engine);
 }

@@ -26,7 +26,8 @@ inline constexpr int64_t kLeastKvBytes = 6 * kBlockBytes;
 EngineOptions TestEngineOptions();
 // Fails the test where there is none.
 std::unique_ptr<Engine> MakeEngine(const EngineOptions& options = TestEngineOptions(),
-                                   FakeTransformer::Before before = nullptr, Clock* clock = Clock::Real());
+                                   FakeTransformer::AtExperts at_experts = nullptr, Clock* clock = Clock::Real(),
+                                   ExpertPool* experts = nullptr);
 
 // `tokens` ids that look random, none of them poison or EOS.
 std::vector<int32_t> TestPrompt(int tokens, uint64_t seed);
@@ -80,7 +81,7 @@ class Answer {
 // Lets a test hold the engine in the middle of a step.
 class Gate {
  public:
-  FakeTransformer::Before Hook() {
+  FakeTransformer::AtExperts Hook() {
     return [this](absl::Span<const SequenceSlice>) {
       std::unique_lock<std::mutex> lock(mutex_);
       ++steps_;

@@ -65,9 +65,6 @@ std::array<int32_t, 2> FakeExperts(int32_t token, int32_t position) {
 
 absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool&,
                                       MatView logits, ForwardObserver* observer) {
-  if (before_ != nullptr) {
-    if (const absl::Status status = before_(slices); !status.ok()) return status;
-  }
   int rows = 0;
   std::vector<int32_t> experts;
   std::vector<float> weights;
@@ -85,6 +82,9 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
   }
   CONCLAVE_CHECK(rows >= 1 && rows <= limits_.rows_max && logits.rows <= limits_.logit_rows_max);
   if (observer != nullptr) observer->OnRouting(LayerId{kMoeLayer}, {2, experts, weights});
+  if (at_experts_ != nullptr) {
+    if (const absl::Status status = at_experts_(slices); !status.ok()) return status;
+  }
   int logit_row = 0;
   for (const SequenceSlice& slice : slices) {
     const int32_t count = static_cast<int32_t>(slice.token_ids.size());

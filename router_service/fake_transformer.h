@@ -32,21 +32,21 @@ inline constexpr int32_t kPoisonToken = 59;
 // Checks the limits that it was promised. Used by one thread.
 class FakeTransformer final : public Transformer {
  public:
-  // `before` runs at the start of each Forward, on the engine's thread; its error is Forward's.
-  using Before = std::function<absl::Status(absl::Span<const SequenceSlice>)>;
-  explicit FakeTransformer(TransformerOptions limits, Before before = nullptr)
-      : limits_(limits), before_(std::move(before)) {}
+  // `at_experts` runs in each Forward where the experts would, on the engine's thread; its error is Forward's.
+  using AtExperts = std::function<absl::Status(absl::Span<const SequenceSlice>)>;
+  explicit FakeTransformer(TransformerOptions limits, AtExperts at_experts = nullptr)
+      : limits_(limits), at_experts_(std::move(at_experts)) {}
 
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
 
  private:
   TransformerOptions limits_;
-  Before before_;
+  AtExperts at_experts_;
 };
 
 // Refuses every call: the fake transformer has no need of experts.
-class NoExperts final : public ExpertPool {
+class NoExperts : public ExpertPool {
  public:
   DType row_dtype() const override { return DType::kF32; }
   absl::StatusOr<ExpertTicket> Start(LayerId, ConstMatView, const Routing&) override {

@@ -119,6 +119,7 @@ LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::T
   if (request.hash_logits) logits_hash_.emplace();
   if (request.report_expert_use) expert_use_ = ZeroExpertCounts<uint32_t>(spec);
   if (request.report_token_experts) token_experts_.resize(spec.layers);
+  if (request.report_expert_use || observer_ != nullptr) booked_until_.assign(spec.layers, 0);
   if (wants_prompt_logprobs_) {
     prompt_logprobs_.reserve(request.prompt_ids.size());
     prompt_logprobs_.push_back({request.prompt_ids[0], 0, {}});

@@ -55,6 +55,8 @@ class LiveSequence {
   std::vector<std::vector<uint32_t>>* expert_use() { return expert_use_.empty() ? nullptr : &expert_use_; }
   // [layers][top_k] of the token that is sampled next; null: not asked for
   std::vector<std::vector<int32_t>>* token_experts() { return token_experts_.empty() ? nullptr : &token_experts_; }
+  // [layers], as in RoutedRows; null: nobody asks for the routing
+  std::vector<int32_t>* booked_until() { return booked_until_.empty() ? nullptr : &booked_until_; }
   const TokenCallback& on_event() const { return on_event_; }
 
  private:
@@ -73,6 +75,7 @@ class LiveSequence {
   std::optional<LogitsHash> logits_hash_;          // nothing: not asked for
   std::vector<std::vector<uint32_t>> expert_use_;  // empty: not asked for
   std::vector<std::vector<int32_t>> token_experts_;  // of the token sampled last; empty: not asked for
+  std::vector<int32_t> booked_until_;              // empty: nobody asks
   std::optional<TokenLogprobs> logprobs_;          // of the token sampled last
   int32_t cached_tokens_ = 0;                      // until the first token has come
   std::vector<TokenLogprobs> prompt_logprobs_;     // until the first token has come

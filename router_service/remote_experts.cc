@@ -24,6 +24,8 @@ constexpr int kStrikesToAskOthers = 3, kStrikesToGiveUp = 6;
 // How often answers of shards are looked for while some are awaited.
 constexpr absl::Duration kNewsPause = absl::Milliseconds(1);
 constexpr absl::Duration kIdleWait = absl::Milliseconds(100);
+// Rows without a holder for so long are no short gap, in which one shard takes over from another.
+constexpr absl::Duration kStalled = absl::Milliseconds(100);
 
 // Whether another holder, or the same once more, may do better.
 bool MayResend(absl::StatusCode code) {
@@ -176,7 +178,7 @@ absl::StatusOr<ExpertTicket> RemoteExperts::Start(LayerId layer, ConstMatView x,
   }
   LayerTicket& ticket = **idle;
   const absl::Time now = options_.clock->Now();
-  ticket.Begin(++last_ticket_, layer, x, routing, std::min(now + options_.timeout, step_deadline_));
+  ticket.Begin(++last_ticket_, layer, x, routing, std::min(std::min(now, step_since_) + options_.timeout, step_deadline_));
   const int64_t pairs = static_cast<int64_t>(routing.experts.size());
   counts_.sent_pairs += pairs;
   hedge_budget_.OnSent(pairs);
@@ -392,11 +394,15 @@ absl::Status RemoteExperts::Finish(ExpertTicket id, MatView out) {
       std::find_if(tickets_.begin(), tickets_.end(), [&](const auto& each) { return each->id == id.id; });
   CONCLAVE_CHECK(id.id != 0 && found != tickets_.end()) << "ticket " << id.id << " is not in flight";
   LayerTicket& ticket = **found;
+  absl::Time open_since = absl::InfiniteFuture();
   while (ticket.missing() > 0 && ticket.failure.ok()) {
     const absl::Time now = options_.clock->Now();
     Pump(now);
+    open_since = ticket.open().empty() ? absl::InfiniteFuture() : std::min(open_since, now);
     if (now >= ticket.deadline) {
       ticket.failure = GiveUp(ticket);
+    } else if (now >= open_since + kStalled && abandon_ != nullptr && abandon_()) {
+      ticket.failure = absl::CancelledError("the step was abandoned while it waited for a shard");
     } else {
       transport_.Progress(WaitTime(ticket, now));
     }

@@ -7,8 +7,10 @@
 #define CONCLAVE_ROUTER_SERVICE_REMOTE_EXPERTS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -80,12 +82,16 @@ class RemoteExperts final : public ExpertPool {
 
   DType row_dtype() const override { return row_dtype_; }
   // Tickets that start from now on give up by `deadline`, if not before.
-  void SetDeadline(absl::Time deadline) override { step_deadline_ = deadline; }
+  void SetDeadline(absl::Time deadline, absl::Time since) override {
+    step_deadline_ = deadline;
+    step_since_ = since;
+  }
+  void AskWhileStalled(std::function<bool()> abandon) override { abandon_ = std::move(abandon); }
   // INVALID_ARGUMENT too: a layer or expert that the model does not have. RESOURCE_EXHAUSTED too where kTicketsMax
   // tickets are in flight.
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override;
   // Returns when every row is there, or at the ticket's deadline with UNAVAILABLE that names layer, expert and what a
-  // shard said last. No call of the ticket is in flight any more then.
+  // shard said last; CANCELLED where the step is abandoned. No call of the ticket is in flight any more then.
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
 
   std::vector<ShardFigures> shard_figures() const { return health_.Figures(); }
@@ -134,7 +140,8 @@ class RemoteExperts final : public ExpertPool {
   std::vector<std::unique_ptr<LayerTicket>> tickets_;  // [kTicketsMax]
   std::vector<Flight> flights_;
   std::vector<RoutedPair> batch_;  // of PlanOpen and Hedge, kept for its memory
-  absl::Time step_deadline_ = absl::InfiniteFuture();
+  absl::Time step_deadline_ = absl::InfiniteFuture(), step_since_ = absl::InfiniteFuture();
+  std::function<bool()> abandon_;  // null: never
   uint64_t last_ticket_ = 0, last_call_ = 0;
 };
 

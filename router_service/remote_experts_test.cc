@@ -1,6 +1,7 @@
 #include "router_service/remote_experts.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -257,13 +258,40 @@ TEST_F(RemoteExpertsTest, GivesUpAtTheStepsDeadline) {
   Start(1);
   Connect();
   Kill(0);
-  pool_->SetDeadline(Clock::Real()->Now() + absl::Milliseconds(60));
+  pool_->SetDeadline(Clock::Real()->Now() + absl::Milliseconds(60), absl::InfiniteFuture());
   const absl::Time begin = Clock::Real()->Now();
   EXPECT_EQ(RunOnce(Rows(6, 1)).code(), absl::StatusCode::kUnavailable);
   EXPECT_LT(Clock::Real()->Now() - begin, absl::Seconds(5));
-  pool_->SetDeadline(absl::InfiniteFuture());
+  pool_->SetDeadline(absl::InfiniteFuture(), absl::InfiniteFuture());
   Revive(0);
   EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+}
+
+TEST_F(RemoteExpertsTest, AStepMayBeAbandonedOnlyWhileNobodyComputesItsRows) {
+  Start(1);
+  Connect();
+  std::atomic<int> asked{0};
+  pool_->AskWhileStalled([&asked] { return ++asked > 2; });
+  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  EXPECT_EQ(asked, 0);
+  Kill(0);
+  const absl::Time begin = Clock::Real()->Now();
+  EXPECT_EQ(RunOnce(Rows(6, 1)).code(), absl::StatusCode::kCancelled);
+  EXPECT_LT(Clock::Real()->Now() - begin, absl::Seconds(5));
+  EXPECT_EQ(asked, 3);
+  Revive(0);
+  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+}
+
+TEST_F(RemoteExpertsTest, AStepThatIsTriedAgainWaitsNoLonger) {
+  Start(1);
+  options_.timeout = absl::Seconds(30);
+  Connect();
+  Kill(0);
+  pool_->SetDeadline(absl::InfiniteFuture(), Clock::Real()->Now() - absl::Seconds(30));
+  const absl::Time begin = Clock::Real()->Now();
+  EXPECT_EQ(RunOnce(Rows(6, 1)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_LT(Clock::Real()->Now() - begin, absl::Seconds(10));
 }
 
 TEST_F(RemoteExpertsTest, ARefusalThatNoOtherHolderCanHealIsAnInternalError) {

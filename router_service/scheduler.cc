@@ -175,7 +175,6 @@ void Scheduler::Append(Sequence& sequence, int rows) {
   slice.first_position = sequence.computed;
   slice.blocks = sequence.pages.blocks();
   slice.samples = rows == sequence.pending();
-  slice.replayed_rows = std::clamp(sequence.computed_ever - sequence.computed, 0, rows);
   slice.prompt_rows = std::clamp(sequence.prompt - sequence.computed, 0, rows);
   const int32_t wanted_from = std::max({sequence.logits_from, sequence.computed_ever, sequence.computed});
   slice.logit_rows = std::max(slice.end() - std::min(wanted_from, slice.end()), slice.samples ? 1 : 0);

@@ -80,7 +80,8 @@ class Scheduler {
   bool Cancel(SequenceId sequence);
   // Ends the sequences whose deadline is at or before `now`, running ones first. Valid until the next call.
   absl::Span<const SequenceId> Expire(absl::Time now);
-  // The next step, empty when nobody needs one. Must be committed, or its sequences cancelled, before the next call.
+  // The next step, empty when nobody needs one. What is not committed before the next call is given out again, in the
+  // same step or another.
   // prefill_rows_max: rows beside those of decoding sequences, >= 0; no limit where nobody decodes.
   const Batch& Next(int prefill_rows_max = std::numeric_limits<int>::max());
   // sampled: [slices], the token for each slice that samples (others are ignored). Sequences that were cancelled

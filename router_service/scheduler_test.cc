@@ -167,7 +167,6 @@ TEST(SchedulerTest, PreemptsTheYoungestAndReplaysItsGeneratedTokens) {
   while (scheduler.running() > 0 && scheduler.waiting() == 1) Step(scheduler);
   // Now 1 has ended and 2 comes back: its prompt and its answer so far are rows like any others.
   std::vector<int32_t> replayed;
-  int replayed_rows = 0;
   do {
     const Batch& batch = scheduler.Next();
     ASSERT_EQ(batch.slices.size(), 1u);
@@ -175,14 +174,12 @@ TEST(SchedulerTest, PreemptsTheYoungestAndReplaysItsGeneratedTokens) {
     EXPECT_EQ(slice.sequence, SequenceId{2});
     EXPECT_EQ(slice.first_position, static_cast<int>(replayed.size()));
     replayed.insert(replayed.end(), slice.token_ids.begin(), slice.token_ids.end());
-    replayed_rows += slice.replayed_rows;
     const bool sampled = slice.samples;
     const auto tokens = scheduler.Commit(batch, {55});
     ASSERT_EQ(tokens.size(), sampled ? 1u : 0u);
     if (sampled) break;
   } while (true);
   ASSERT_EQ(static_cast<int>(replayed.size()), 3 + before);
-  EXPECT_EQ(replayed_rows, 3 + before - 1) << "the last row had not been computed before";
   EXPECT_EQ(replayed[2], 102);
   for (int i = 0; i < before; ++i) EXPECT_EQ(replayed[3 + i], 20 + i);
 }

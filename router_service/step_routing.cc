@@ -1,5 +1,7 @@
 #include "router_service/step_routing.h"
 
+#include <algorithm>
+
 #include "moe/base/check.h"
 
 namespace conclave {
@@ -21,15 +23,21 @@ void StepRouting::OnRouting(LayerId layer, const Routing& routing) {
     const auto experts_of = [&](size_t first, size_t count) {
       return routing.experts.subspan((row + first) * top_k, count * top_k);
     };
-    const size_t fresh = rows.replayed_rows;
+    int32_t booked = 0;  // of the rows
+    if (rows.booked_until != nullptr) {
+      int32_t& until = (*rows.booked_until)[Value(layer)];
+      booked = std::clamp(until - rows.first_position, 0, rows.rows);
+      until = std::max(until, rows.first_position + rows.rows);
+    }
+    const size_t fresh = booked;
     if (rows.expert_use != nullptr) {
       std::vector<uint32_t>& counts = (*rows.expert_use)[Value(layer)];
       for (int32_t expert : experts_of(fresh, rows.rows - fresh)) ++counts[expert];
     }
-    if (rows.observer != nullptr && rows.prompt_rows > rows.replayed_rows) {
+    if (rows.observer != nullptr && rows.prompt_rows > booked) {
       const size_t count = rows.prompt_rows - fresh;
       rows.observer->OnPromptRouting(
-          layer, rows.first_position + rows.replayed_rows,
+          layer, rows.first_position + booked,
           {routing.top_k, experts_of(fresh, count), routing.weights.subspan((row + fresh) * top_k, count * top_k)});
     }
     if (rows.token_experts != nullptr) {

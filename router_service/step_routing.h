@@ -29,12 +29,14 @@ std::vector<std::vector<Count>> ZeroExpertCounts(const ModelSpec& spec) {
 struct RoutedRows {
   int32_t first_position = 0;
   int32_t rows = 0;
-  int32_t replayed_rows = 0;                                 // the first so many were booked for the sequence before
   int32_t prompt_rows = 0;                                   // the first so many are prompt
   std::vector<std::vector<uint32_t>>* expert_use = nullptr;  // [layers][experts]; null: not asked for
   SequenceObserver* observer = nullptr;                      // null: none
   // [layers][top_k]: becomes the experts of the last row; null: not asked for, or that row gives no token.
   std::vector<std::vector<int32_t>>* token_experts = nullptr;
+  // [layers]: rows below this position were booked for the sequence before, and run again after a preemption or an
+  // abandoned step. Null where neither expert_use nor observer is there.
+  std::vector<int32_t>* booked_until = nullptr;
 };
 
 // totals() is thread-safe; all else is the engine thread's.

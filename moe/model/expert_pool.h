@@ -3,6 +3,7 @@
 #define CONCLAVE_MOE_MODEL_EXPERT_POOL_H_
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -33,8 +34,12 @@ class ExpertPool {
   virtual ~ExpertPool() = default;
   // The dtype in which rows travel and are returned: F32 with Compute::kF32, BF16 with Compute::kBF16.
   virtual DType row_dtype() const = 0;
-  // Tickets that start from now on give up by `deadline`, where the pool waits for anything.
-  virtual void SetDeadline(absl::Time deadline) {}
+  // Tickets that start from now on give up by `deadline`, where the pool waits for anything. Where they belong to a step
+  // that is tried again, their wait counts from `since`, the first try.
+  virtual void SetDeadline(absl::Time deadline, absl::Time since = absl::InfiniteFuture()) {}
+  // Where Finish waits for rows that nobody computes at the moment, it asks now and then, on its own thread, whether the
+  // step should be abandoned; it then ends with CANCELLED. To be called before the first Start.
+  virtual void AskWhileStalled(std::function<bool()> abandon) {}
   // Begins work on x [rows, hidden] F32, which must stay unchanged until Finish.
   // RESOURCE_EXHAUSTED: more rows than the pool was sized for.
   virtual absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) = 0;
