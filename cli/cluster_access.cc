@@ -2,6 +2,8 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
@@ -54,7 +56,10 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> ClusterAccess::Open(const std::st
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
-  return grpc::CreateCustomChannel(target, credentials, arguments);
+  // Credentials follow their files for as long as they are held: here for as long as the channel is.
+  using Pair = std::pair<std::shared_ptr<grpc::ChannelCredentials>, std::shared_ptr<grpc::Channel>>;
+  const auto both = std::make_shared<Pair>(credentials, grpc::CreateCustomChannel(target, credentials, arguments));
+  return std::shared_ptr<grpc::Channel>(both, both->second.get());
 }
 
 void ClusterAccess::Authorize(grpc::ClientContext& context) const {

@@ -148,7 +148,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   stack_options.threads = options.threads > 0 ? options.threads : cores;
   stack_options.load = options.load;
-  ASSIGN_OR_RETURN(stack_options.shard_credentials, NewChannelCredentials(options.shard_tls));
+  ASSIGN_OR_RETURN(stack_options.shard_credentials, NewChannelCredentials(options.shard_tls, metrics.get()));
   stack_options.engine = options.engine;
   absl::StatusOr<std::unique_ptr<ServingStack>> created = ServingStack::Create(stack_options, *metrics);
   if (!created.ok()) return NameFlags(created.status());

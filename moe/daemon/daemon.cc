@@ -147,6 +147,7 @@ class DaemonImpl final : public Daemon {
   absl::Status Start(const std::vector<grpc::Service*>& services,
                      const std::shared_ptr<grpc::ServerCredentials>& credentials, Metrics& metrics) {
     int port = 0;
+    credentials_ = credentials;
     server_ = BuildServer(options_, services, credentials, &port, &service_names_);
     if (server_ == nullptr || port == 0) return ExplainListenFailure(options_.grpc_address, "grpc-address");
     if (!options_.health_address.empty()) {
@@ -267,6 +268,7 @@ class DaemonImpl final : public Daemon {
   bool address_file_written_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::string> service_names_;
   std::string grpc_address_, metrics_address_, health_address_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;  // follow their files as long as they are held
   std::unique_ptr<grpc::Server> server_, health_server_;
   StopSignals signals_;  // last: its thread uses the others
 };
@@ -303,7 +305,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Create(const DaemonOptions& opti
   std::signal(SIGPIPE, SIG_IGN);
   auto daemon = std::make_unique<DaemonImpl>(options);
   // Only now, as gRPC starts threads for them: the signals have to be blocked before.
-  ASSIGN_OR_RETURN(const auto credentials, NewServerCredentials(options.tls));
+  ASSIGN_OR_RETURN(const auto credentials, NewServerCredentials(options.tls, &metrics));
   RETURN_IF_ERROR(daemon->Start(services, credentials, metrics));
   return daemon;
 }

@@ -12,16 +12,20 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "conclave/v1/expert.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/create_channel.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/security/credentials.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "gtest/gtest.h"
 #include "moe/daemon/health_client.h"
 
@@ -139,6 +143,29 @@ TEST(Daemon, ServesHealthAndEndsWithZeroOnSigterm) {
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));
   EXPECT_THAT(process.Errors(), HasSubstr("draining"));
   EXPECT_FALSE(std::filesystem::exists(process.address_file));
+}
+
+TEST(Daemon, AMessageBeyondTheLimitIsResourceExhaustedAndTheNextOneIsAnswered) {
+  Process process({});
+  ASSERT_TRUE(process.Says("listening"));
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxSendMessageSize(-1);
+  grpc::GenericStub stub(
+      grpc::CreateCustomChannel(process.Address("grpc"), grpc::InsecureChannelCredentials(), arguments));
+  const grpc::Slice slice(std::string((64 << 20) + 1, 'x'));
+  const grpc::ByteBuffer request(&slice, 1);
+  grpc::ByteBuffer response;
+  grpc::ClientContext context;
+  absl::Notification done;
+  grpc::Status status;
+  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request, &response,
+                 [&](grpc::Status result) {
+                   status = std::move(result);
+                   done.Notify();
+                 });
+  done.WaitForNotification();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+  EXPECT_TRUE(WaitUntilServing({process.Address("grpc")}, kService, absl::Now() + absl::Seconds(10)).ok());
 }
 
 TEST(Daemon, SigintEndsItToo) {

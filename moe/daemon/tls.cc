@@ -22,14 +22,17 @@
 #include "grpcpp/security/tls_certificate_verifier.h"
 #include "grpcpp/security/tls_credentials_options.h"
 #include "moe/base/status_macros.h"
+#include "moe/daemon/certificate_watch.h"
 #include "moe/daemon/listen_address.h"
+#include "moe/daemon/memory_file.h"
 
 namespace conclave {
 namespace {
 
 using grpc::experimental::FileWatcherCertificateProvider;
 
-constexpr unsigned kRefreshSeconds = 2;
+// How often gRPC looks at what it is given.
+constexpr unsigned kRefreshSeconds = 1;
 
 using Bio = std::unique_ptr<BIO, decltype(&BIO_free)>;
 using Certificate = std::unique_ptr<X509, decltype(&X509_free)>;
@@ -77,9 +80,54 @@ absl::Status CheckPair(absl::string_view certificate_flag, const std::string& ce
   return absl::OkStatus();
 }
 
-std::shared_ptr<FileWatcherCertificateProvider> Watch(const std::string& certificate, const std::string& key,
-                                                      const std::string& roots) {
-  return std::make_shared<FileWatcherCertificateProvider>(key, certificate, roots, kRefreshSeconds);
+// The files of one port or channel, as gRPC may see them. gRPC follows files by itself, but takes what does not fit, and
+// then refuses every connection: so it follows copies, which hold what has passed the check. A certificate and its key
+// share one copy: they change in one step.
+class CheckedFiles {
+ public:
+  CheckedFiles(const CertificateFiles& files, std::string key, std::string roots, Metrics* metrics)
+      : certificate_(files.certificate), key_(std::move(key)), roots_(std::move(roots)), watch_(files, metrics) {}
+
+  // `check` looks at all files. To be called once.
+  absl::Status Start(std::function<absl::Status()> check) {
+    const auto take = [this, check = std::move(check)]() -> absl::Status {
+      RETURN_IF_ERROR(check());
+      return Copy();
+    };
+    RETURN_IF_ERROR(take());
+    watch_.Start(take);
+    return absl::OkStatus();
+  }
+  std::shared_ptr<FileWatcherCertificateProvider> Provider() const {
+    const std::string identity = certificate_.empty() ? "" : identity_copy_.path();
+    return std::make_shared<FileWatcherCertificateProvider>(identity, identity, roots_.empty() ? "" : roots_copy_.path(),
+                                                            kRefreshSeconds);
+  }
+
+ private:
+  absl::Status Copy() {
+    if (!certificate_.empty()) {
+      ASSIGN_OR_RETURN(const std::string certificate, ReadPem("tls-cert", certificate_));
+      ASSIGN_OR_RETURN(const std::string key, ReadPem("tls-key", key_));
+      RETURN_IF_ERROR(identity_copy_.Set(absl::StrCat(certificate, "\n", key)));
+    }
+    if (roots_.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const std::string roots, ReadPem("tls-ca", roots_));
+    return roots_copy_.Set(roots);
+  }
+
+  const std::string certificate_, key_, roots_;
+  MemoryFile identity_copy_, roots_copy_;
+  CertificateWatch watch_;  // last: its thread uses the others
+};
+
+// Credentials that keep their files followed.
+template <typename Credentials>
+std::shared_ptr<Credentials> With(std::shared_ptr<CheckedFiles> files, std::shared_ptr<Credentials> credentials) {
+  Credentials* const pointer = credentials.get();
+  auto both = std::make_shared<std::pair<std::shared_ptr<CheckedFiles>, std::shared_ptr<Credentials>>>(
+      std::move(files), std::move(credentials));
+  return std::shared_ptr<Credentials>(std::move(both), pointer);
 }
 
 // Whether a name of a certificate stands for `name`: the same letters, or "*." for one label (RFC 6125, 6.4).
@@ -153,23 +201,31 @@ absl::Status CheckTls(const TlsClientOptions& options) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> NewServerCredentials(const TlsServerOptions& options) {
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> NewServerCredentials(const TlsServerOptions& options,
+                                                                              Metrics* metrics) {
   RETURN_IF_ERROR(CheckTls(options));
   if (!options.enabled()) return grpc::InsecureServerCredentials();
-  grpc::experimental::TlsServerCredentialsOptions tls(Watch(options.certificate, options.key, options.client_ca));
+  const CertificateFiles watched{"grpc", options.certificate, {options.key, options.client_ca}};
+  const auto files = std::make_shared<CheckedFiles>(watched, options.key, options.client_ca, metrics);
+  RETURN_IF_ERROR(files->Start([options] { return CheckTls(options); }));
+  grpc::experimental::TlsServerCredentialsOptions tls(files->Provider());
   tls.watch_identity_key_cert_pairs();
   if (!options.client_ca.empty()) {
     tls.watch_root_certs();
     tls.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   }
-  return grpc::experimental::TlsServerCredentials(tls);
+  return With(files, grpc::experimental::TlsServerCredentials(tls));
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> NewChannelCredentials(const TlsClientOptions& options) {
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> NewChannelCredentials(const TlsClientOptions& options,
+                                                                                Metrics* metrics) {
   RETURN_IF_ERROR(CheckTls(options));
   if (!options.enabled()) return grpc::InsecureChannelCredentials();
+  const CertificateFiles watched{"client", options.certificate, {options.key, options.ca}};
+  const auto files = std::make_shared<CheckedFiles>(watched, options.key, options.ca, metrics);
+  RETURN_IF_ERROR(files->Start([options] { return CheckTls(options); }));
   grpc::experimental::TlsChannelCredentialsOptions tls;
-  tls.set_certificate_provider(Watch(options.certificate, options.key, options.ca));
+  tls.set_certificate_provider(files->Provider());
   tls.watch_root_certs();
   if (!options.certificate.empty()) tls.watch_identity_key_cert_pairs();
   if (!options.server_name.empty()) {
@@ -177,7 +233,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> NewChannelCredentials(
         grpc::experimental::ExternalCertificateVerifier::Create<NameVerifier>(options.server_name));
     tls.set_check_call_host(false);  // calls name the address, which the certificate need not
   }
-  return grpc::experimental::TlsCredentials(tls);
+  return With(files, grpc::experimental::TlsCredentials(tls));
 }
 
 absl::Status CheckPlaintextAddress(absl::string_view flag, absl::string_view address, bool allow_insecure) {

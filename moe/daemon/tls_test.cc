@@ -3,10 +3,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <sstream>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -15,6 +17,7 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "gtest/gtest.h"
 #include "moe/daemon/health_client.h"
+#include "moe/metrics/metrics.h"
 
 // Debian's c-ares keeps the name that it last resolved, ten bytes of "localhost", until the end of the process.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libcares.so"; }
@@ -44,13 +47,14 @@ TlsClientOptions ClientOf(const std::string& directory, bool show) {
 // A server with health alone.
 class Server {
  public:
-  explicit Server(const TlsServerOptions& options) {
+  explicit Server(const TlsServerOptions& options, Metrics* metrics = nullptr) {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     int port = 0;
-    const auto credentials = NewServerCredentials(options);
+    const auto credentials = NewServerCredentials(options, metrics);
     EXPECT_TRUE(credentials.ok()) << credentials.status();
-    builder.AddListeningPort("127.0.0.1:0", *credentials, &port);
+    credentials_ = *credentials;
+    builder.AddListeningPort("127.0.0.1:0", credentials_, &port);
     server_ = builder.BuildAndStart();
     server_->GetHealthCheckService()->SetServingStatus(true);
     port_ = port;
@@ -67,9 +71,27 @@ class Server {
   }
 
  private:
+  std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
 };
+
+// A copy of `source`, or an empty file, in the place of `target`.
+void Replace(const std::string& source, const std::string& target) {
+  std::ofstream(target + ".new") << std::ifstream(source).rdbuf();
+  std::filesystem::rename(target + ".new", target);
+}
+
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 300; ++i, absl::SleepFor(absl::Milliseconds(100))) {
+    if (condition()) return true;
+  }
+  return false;
+}
+
+std::string Reloads(const std::string& result, int count) {
+  return absl::StrCat("conclave_tls_certificate_reloads_total{result=\"", result, "\",use=\"grpc\"} ", count, "\n");
+}
 
 TEST(Tls, ClientsOfTheRootGetThroughAndOthersDoNot) {
   const std::string ours = NewCertificates("ours"), theirs = NewCertificates("theirs");
@@ -121,19 +143,24 @@ TEST(Tls, AServerNameStandsInForTheAddress) {
   EXPECT_FALSE(server.Ask(client).ok()) << "the name alone is not enough";
 }
 
-TEST(Tls, RenewedCertificatesAreTakenWithoutARestart) {
-  const std::string directory = NewCertificates("renewed"), theirs = NewCertificates("theirs");
-  const Server server(ServerOf(directory, false));
-  ASSERT_TRUE(server.Ask(ClientOf(directory, false)).ok());
-  for (const char* file : {"service.pem", "service.key"}) {
-    std::filesystem::copy_file(theirs + "/" + file, absl::StrCat(directory, "/", file, ".new"));
-    std::filesystem::rename(absl::StrCat(directory, "/", file, ".new"), directory + "/" + file);
-  }
-  bool taken = false;
-  for (int i = 0; i < 100 && !taken; ++i, absl::SleepFor(absl::Milliseconds(100))) {
-    taken = server.Ask(ClientOf(theirs, false)).ok();
-  }
-  EXPECT_TRUE(taken);
+TEST(Tls, RenewedFilesAreTakenWithoutARestartAndBrokenOnesAreNot) {
+  const std::string ours = NewCertificates("ours"), theirs = NewCertificates("theirs"), used = NewCertificates("used");
+  const char* const all[] = {"service.pem", "service.key", "ca.pem"};
+  for (const char* file : all) Replace(absl::StrCat(ours, "/", file), absl::StrCat(used, "/", file));
+  const auto metrics = Metrics::Create();
+  const Server server(ServerOf(used, /*ask_clients=*/true), metrics.get());
+  ASSERT_TRUE(server.Ask(ClientOf(ours, true)).ok());
+  EXPECT_THAT(metrics->Text(), HasSubstr("conclave_tls_certificate_expiry_seconds{use=\"grpc\"} "));
+
+  Replace(theirs + "/service.key", used + "/service.key");  // the key of another certificate
+  ASSERT_TRUE(Eventually([&] { return absl::StrContains(metrics->Text(), Reloads("refused", 1)); }));
+  absl::SleepFor(absl::Milliseconds(1200));  // gRPC looks every second
+  EXPECT_TRUE(server.Ask(ClientOf(ours, true)).ok());
+
+  for (const char* file : all) Replace(absl::StrCat(theirs, "/", file), absl::StrCat(used, "/", file));
+  EXPECT_TRUE(Eventually([&] { return server.Ask(ClientOf(theirs, true)).ok(); }));
+  EXPECT_THAT(metrics->Text(), HasSubstr(Reloads("taken", 1)));
+  EXPECT_FALSE(server.Ask(ClientOf(ours, true)).ok()) << "the roots have changed too";
 }
 
 TEST(CheckTls, SaysWhichFileIsMissingOrWrong) {

@@ -1,0 +1,61 @@
+#include "moe/daemon/file_watch.h"
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+
+namespace conclave {
+namespace {
+
+std::string NewFile(const std::string& name) {
+  const std::string path = testing::TempDir() + "/" + name;
+  std::filesystem::remove(path);
+  std::ofstream(path) << "first";
+  return path;
+}
+
+void Replace(const std::string& path, const std::string& text) {
+  std::ofstream(path + ".new") << text;
+  std::filesystem::rename(path + ".new", path);
+}
+
+bool Eventually(const std::atomic<int>& count, int least) {
+  for (int i = 0; i < 1000 && count < least; ++i) absl::SleepFor(absl::Milliseconds(10));
+  return count >= least;
+}
+
+TEST(FileWatch, TellsOfWhatIsReplacedRemovedAndChangedBeforeItsStart) {
+  const std::string one = NewFile("one"), two = NewFile("two");
+  std::atomic<int> changes{0};
+  FileWatch watch({one, two});
+  Replace(one, "second");
+  watch.Start(absl::Milliseconds(5), /*settled=*/false, [&changes] { ++changes; });
+  ASSERT_TRUE(Eventually(changes, 1));
+  absl::SleepFor(absl::Milliseconds(40));
+  EXPECT_EQ(changes, 1) << "nothing has changed since";
+  Replace(two, "third");
+  ASSERT_TRUE(Eventually(changes, 2));
+  std::filesystem::remove(two);
+  ASSERT_TRUE(Eventually(changes, 3));
+  Replace(two, "back");
+  EXPECT_TRUE(Eventually(changes, 4));
+}
+
+TEST(FileWatch, WaitsForFilesThatAreReplacedOneAfterTheOther) {
+  const std::string one = NewFile("one"), two = NewFile("two");
+  std::atomic<int> changes{0};
+  FileWatch watch({one, two});
+  watch.Start(absl::Milliseconds(200), /*settled=*/true, [&changes] { ++changes; });
+  Replace(one, "second");
+  Replace(two, "second");
+  ASSERT_TRUE(Eventually(changes, 1));
+  absl::SleepFor(absl::Milliseconds(600));
+  EXPECT_EQ(changes, 1);
+}
+
+}  // namespace
+}  // namespace conclave
