@@ -21,9 +21,13 @@
 namespace conclave {
 namespace {
 
-absl::Status CheckAllowed(const Tenant& tenant, const std::string& model) {
+bool IsAllowed(const Tenant& tenant, const std::string& model) {
   const auto& allowed = tenant.allowed_models;
-  if (allowed.empty() || std::find(allowed.begin(), allowed.end(), model) != allowed.end()) return absl::OkStatus();
+  return allowed.empty() || std::find(allowed.begin(), allowed.end(), model) != allowed.end();
+}
+
+absl::Status CheckAllowed(const Tenant& tenant, const std::string& model) {
+  if (IsAllowed(tenant, model)) return absl::OkStatus();
   return absl::PermissionDeniedError(absl::StrCat("model: tenant ", tenant.name, " may not use '", model, "'"));
 }
 
@@ -44,11 +48,12 @@ AnswerStops StopsOf(const v1::GenerateRequest& request) {
 }  // namespace
 
 Dispatcher::Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log,
-                       Tracer* tracer)
+                       Tracer* tracer, int gateways)
     : model_(model),
       backend_(backend),
       usage_log_(usage_log),
       tracer_(tracer != nullptr && tracer->enabled() ? tracer : nullptr),
+      limits_(Clock::Real(), gateways),
       metrics_(metrics, calls_),
       tenant_metrics_(metrics) {}
 
@@ -58,26 +63,41 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Generate(const Caller&
                                                                    std::shared_ptr<AnswerSink> sink) {
   const bool named = !request.request_id().empty();
   const std::string request_id = named ? request.request_id() : absl::StrFormat("req-%016x", Random64());
-  UsageRecord usage;
-  usage.arrival = absl::Now();
-  // An id that was refused may hold anything; it does not belong into a log.
-  usage.request_id = !named || ValidateRequestId(request_id).ok() ? request_id : "refused";
-  usage.tenant = caller.tenant->name;
-  usage.model = model_.name;
+  const UsageRecord usage = BeginUsage(*caller.tenant, request_id);
   const auto trace = RequestTrace::Begin(tracer_, caller, request, usage.request_id, model_.name, usage.arrival);
   auto answer = Start(caller, request, request_id, deadline, usage, trace, std::move(sink));
   if (!answer.ok()) {
     if (trace != nullptr) trace->End(answer.status(), {}, {});
-    metrics_.RequestEnded("Generate", answer.status().code());
-    tenant_metrics_.Of(caller.tenant->name).Ended(answer.status());
-    LogInfo(absl::StrCat("request id=", usage.request_id, " tenant=", usage.tenant,
-                         " method=Generate code=", absl::StatusCodeToString(answer.status().code())));
-    usage.end = absl::Now();
-    usage.code = answer.status().code();
-    usage.limit = LimitOf(answer.status()).value_or("");
-    if (usage_log_ != nullptr) usage_log_->Write(usage);
+    RecordRefusal(usage, answer.status());
   }
   return answer;
+}
+
+absl::Status Dispatcher::CheckRoom(const Tenant& tenant, const std::string& request_id) {
+  const absl::Status status = backend_.CheckRoom();
+  if (!status.ok()) RecordRefusal(BeginUsage(tenant, request_id), status);
+  return status;
+}
+
+UsageRecord Dispatcher::BeginUsage(const Tenant& tenant, const std::string& request_id) const {
+  UsageRecord usage;
+  usage.arrival = absl::Now();
+  // An id that was refused may hold anything; it does not belong into a log.
+  usage.request_id = ValidateRequestId(request_id).ok() ? request_id : "refused";
+  usage.tenant = tenant.name;
+  usage.model = model_.name;
+  return usage;
+}
+
+void Dispatcher::RecordRefusal(UsageRecord usage, const absl::Status& status) {
+  metrics_.RequestEnded("Generate", status.code());
+  tenant_metrics_.Of(usage.tenant).Ended(status);
+  LogInfo(absl::StrCat("request id=", usage.request_id, " tenant=", usage.tenant,
+                       " method=Generate code=", absl::StatusCodeToString(status.code())));
+  usage.end = absl::Now();
+  usage.code = status.code();
+  usage.limit = LimitOf(status).value_or("");
+  if (usage_log_ != nullptr) usage_log_->Write(usage);
 }
 
 absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& caller,
@@ -88,6 +108,8 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
                                                                 std::shared_ptr<AnswerSink> sink) {
   RETURN_IF_ERROR(ValidateGenerate(request, model_.name, model_.vocab));
   RETURN_IF_ERROR(CheckAllowed(*caller.tenant, model_.name));
+  // Before the work of tokenising: under overload most requests end here.
+  RETURN_IF_ERROR(backend_.CheckRoom());
   const absl::Time begin = absl::Now();
   ASSIGN_OR_RETURN(std::vector<int32_t> prompt_ids, PromptIds(model_, request));
   if (trace != nullptr) trace->Tokenised(begin, static_cast<int64_t>(prompt_ids.size()));
@@ -113,8 +135,10 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   return answer;
 }
 
-absl::StatusOr<v1::TokenizeResponse> Dispatcher::Tokenize(const v1::TokenizeRequest& request) {
-  const absl::Status valid = ValidateTokenize(request, model_.name);
+absl::StatusOr<v1::TokenizeResponse> Dispatcher::Tokenize(const Tenant& tenant,
+                                                          const v1::TokenizeRequest& request) {
+  absl::Status valid = ValidateTokenize(request, model_.name);
+  if (valid.ok()) valid = CheckAllowed(tenant, model_.name);
   const absl::StatusOr<std::vector<int32_t>> ids = valid.ok() ? PromptIds(model_, request) : valid;
   metrics_.RequestEnded("Tokenize", ids.status().code());
   RETURN_IF_ERROR(ids.status());
@@ -123,8 +147,10 @@ absl::StatusOr<v1::TokenizeResponse> Dispatcher::Tokenize(const v1::TokenizeRequ
   return response;
 }
 
-absl::StatusOr<v1::DetokenizeResponse> Dispatcher::Detokenize(const v1::DetokenizeRequest& request) {
-  const absl::Status valid = ValidateDetokenize(request, model_.name, model_.vocab);
+absl::StatusOr<v1::DetokenizeResponse> Dispatcher::Detokenize(const Tenant& tenant,
+                                                              const v1::DetokenizeRequest& request) {
+  absl::Status valid = ValidateDetokenize(request, model_.name, model_.vocab);
+  if (valid.ok()) valid = CheckAllowed(tenant, model_.name);
   metrics_.RequestEnded("Detokenize", valid.code());
   RETURN_IF_ERROR(valid);
   v1::DetokenizeResponse response;
@@ -132,9 +158,10 @@ absl::StatusOr<v1::DetokenizeResponse> Dispatcher::Detokenize(const v1::Detokeni
   return response;
 }
 
-v1::ListModelsResponse Dispatcher::ListModels() {
+v1::ListModelsResponse Dispatcher::ListModels(const Tenant& tenant) {
   metrics_.RequestEnded("ListModels", absl::StatusCode::kOk);
   v1::ListModelsResponse response;
+  if (!IsAllowed(tenant, model_.name)) return response;
   v1::ModelInfo* model = response.add_models();
   model->set_id(model_.name);
   model->set_family(model_.family);

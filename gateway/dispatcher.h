@@ -50,22 +50,28 @@ class AnswerHandle {
 // Thread-safe.
 class Dispatcher {
  public:
-  // All must outlive it. usage_log: gets a record of every request; null: none. tracer: null: no traces.
+  // All must outlive it. usage_log: gets a record of every request; null: none. tracer: null: no traces. gateways: as
+  // TenantLimits takes it.
   Dispatcher(const ServedModel& model, DecodeBackend& backend, Metrics& metrics, UsageLog* usage_log = nullptr,
-             Tracer* tracer = nullptr);
+             Tracer* tracer = nullptr, int gateways = 1);
   // Waits for the last answer: whoever still has one must have cancelled it.
   ~Dispatcher() { calls_.Drain(absl::InfiniteFuture()); }
 
   // Starts an answer. `sink` is kept until its OnEnd has returned; it may be called before Generate has returned.
   // INVALID_ARGUMENT names the field; NOT_FOUND: another model; PERMISSION_DENIED: not this tenant's;
-  // RESOURCE_EXHAUSTED with the limit that the tenant has met (gateway/refusal.h); UNAVAILABLE: draining. After an
-  // error the sink is never called. Errors of the router come through the sink.
+  // RESOURCE_EXHAUSTED with the limit that was met (gateway/refusal.h), the tenant's or everyone's; UNAVAILABLE:
+  // draining. After an error the sink is never called. Errors of the router come through the sink.
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const Caller& caller, const v1::GenerateRequest& request,
                                                          absl::Time deadline, std::shared_ptr<AnswerSink> sink);
-  absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
+  // What Generate would say of a request at first sight: RESOURCE_EXHAUSTED where the attention services are full. Does
+  // not block; a front that asks before it reads a request spares itself that work. A refusal is recorded as Generate's.
+  absl::Status CheckRoom(const Tenant& tenant, const std::string& request_id);
+  // INVALID_ARGUMENT, NOT_FOUND and PERMISSION_DENIED as in Generate.
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(const Tenant& tenant, const v1::TokenizeRequest& request);
   // As the ids of an answer become text.
-  absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
-  v1::ListModelsResponse ListModels();
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(const Tenant& tenant, const v1::DetokenizeRequest& request);
+  // Those that the tenant may use.
+  v1::ListModelsResponse ListModels(const Tenant& tenant);
   // For the fronts' own spans; null: no traces.
   Tracer* tracer() const { return tracer_; }
 
@@ -78,12 +84,14 @@ class Dispatcher {
                                                       const UsageRecord& usage,
                                                       const std::shared_ptr<RequestTrace>& trace,
                                                       std::shared_ptr<AnswerSink> sink);
+  UsageRecord BeginUsage(const Tenant& tenant, const std::string& request_id) const;
+  void RecordRefusal(UsageRecord usage, const absl::Status& status);
 
   const ServedModel& model_;
   DecodeBackend& backend_;
   UsageLog* const usage_log_;
   Tracer* const tracer_;
-  TenantLimits limits_{Clock::Real()};
+  TenantLimits limits_;
   OpenCalls calls_;
   GatewayMetrics metrics_;
   TenantMetrics tenant_metrics_;

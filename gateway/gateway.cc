@@ -82,6 +82,7 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("discovery-interval", &discovery_interval, "how often dns:/// and file:/// are looked up");
   flags.Add("api-keys", &api_keys,
             "file of tenants with their keys and limits, read again when it changes; empty: no key is asked for");
+  flags.Add("gateways", &gateways, "gateways that serve the same tenants: each grants one share of so many of a limit");
   flags.Add("usage-log", &usage_log, "file that gets one JSON object a request; opened anew on SIGHUP; empty: none");
   flags.AddBytes("usage-log-max", &usage_log_bytes_max, "size at which the usage log becomes FILE.1; 0: any size");
   flags.Add("router-wait", &router_wait, "how long the first attention service may take to load");
@@ -101,6 +102,9 @@ absl::Status GatewayOptions::Validate() const {
   }
   if (discovery_interval <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--discovery-interval: must be positive");
+  }
+  if (gateways < 1 || gateways > 10'000) {
+    return absl::InvalidArgumentError(absl::StrCat("--gateways: is ", gateways, "; it must be from 1 to 10000"));
   }
   if (!http.address.empty()) {
     const bool http_is_open = !http.tls_cert.empty() || daemon.tls.allow_insecure;
@@ -126,7 +130,7 @@ absl::Status RunGateway(const GatewayOptions& options) {
   std::unique_ptr<HttpServer> http;
   DaemonOptions daemon_options = options.daemon;
   if (!options.http.address.empty()) {
-    ASSIGN_OR_RETURN(http, HttpServer::Listen(options.http, *api));
+    ASSIGN_OR_RETURN(http, HttpServer::Listen(options.http, *api, metrics.get()));
     daemon_options.http_address = http->address();
   }
   ASSIGN_OR_RETURN(const auto daemon, Daemon::Create(daemon_options, {service->service()}, *metrics));
@@ -142,14 +146,15 @@ absl::Status RunGateway(const GatewayOptions& options) {
   pool.discovery_interval = options.discovery_interval;
   pool.resume_wait = options.resume_wait;
   pool.tracer = tracer->enabled() ? tracer.get() : nullptr;
-  ASSIGN_OR_RETURN(pool.credentials, NewChannelCredentials(options.router_tls));
+  ASSIGN_OR_RETURN(pool.credentials, NewChannelCredentials(options.router_tls, metrics.get()));
   routers = RouterPool::Create(pool, *metrics);
   ASSIGN_OR_RETURN(const v1::GetStatusResponse status, routers->WaitUntilServing(absl::Now() + options.router_wait));
   RETURN_IF_ERROR(CheckSameModel(status, options, *model));
   LogInfo(absl::StrCat("attention services: ", absl::StrJoin(options.routers, ", "), ": ", status.model_id(), ", ",
                        status.numeric_profile()));
 
-  dispatcher = std::make_unique<Dispatcher>(*model, *routers, *metrics, usage_log.get(), tracer.get());
+  dispatcher = std::make_unique<Dispatcher>(*model, *routers, *metrics, usage_log.get(), tracer.get(),
+                                            options.gateways);
   service->SetDispatcher(dispatcher.get(), authenticator.get());
   daemon->OnHangup([&usage_log] {
     if (usage_log != nullptr) usage_log->Reopen();

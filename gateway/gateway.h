@@ -28,6 +28,7 @@ struct GatewayOptions {
   absl::Duration discovery_interval = absl::Seconds(2);
   TlsClientOptions router_tls;
   std::string api_keys;   // a tenant file; empty: everyone is let in
+  int gateways = 1;       // that serve the same tenants: each grants its share of their limits
   std::string usage_log;  // a file; empty: none
   int64_t usage_log_bytes_max = 64 << 20;
   absl::Duration router_wait = absl::Minutes(30);

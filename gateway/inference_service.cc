@@ -190,12 +190,17 @@ class Service final : public InferenceGrpcService, public v1::InferenceService::
     AddStream(kGenerate, /*chat=*/false);
     AddStream(kChat, /*chat=*/true);
     AddUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
-        kTokenize, [](Dispatcher& dispatcher, const auto& request) { return dispatcher.Tokenize(request); });
+        kTokenize, [](Dispatcher& dispatcher, const Tenant& tenant, const auto& request) {
+          return dispatcher.Tokenize(tenant, request);
+        });
     AddUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-        kDetokenize, [](Dispatcher& dispatcher, const auto& request) { return dispatcher.Detokenize(request); });
+        kDetokenize, [](Dispatcher& dispatcher, const Tenant& tenant, const auto& request) {
+          return dispatcher.Detokenize(tenant, request);
+        });
     AddUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
-        kListModels, [](Dispatcher& dispatcher, const auto&) -> absl::StatusOr<v1::ListModelsResponse> {
-          return dispatcher.ListModels();
+        kListModels,
+        [](Dispatcher& dispatcher, const Tenant& tenant, const auto&) -> absl::StatusOr<v1::ListModelsResponse> {
+          return dispatcher.ListModels(tenant);
         });
   }
   ~Service() override { delete serving_.load(); }
@@ -227,10 +232,10 @@ class Service final : public InferenceGrpcService, public v1::InferenceService::
                                    [this, answer](Context* context, const grpc::ByteBuffer* bytes, Response* response) {
                                      const auto run = [&]() -> absl::Status {
                                        const Serving* serving = serving_.load();
-                                       RETURN_IF_ERROR(CallerOf(serving, *context).status());
+                                       ASSIGN_OR_RETURN(const Caller caller, CallerOf(serving, *context));
                                        Request request;
                                        RETURN_IF_ERROR(Parse(*bytes, &request));
-                                       ASSIGN_OR_RETURN(*response, answer(*serving->dispatcher, request));
+                                       ASSIGN_OR_RETURN(*response, answer(*serving->dispatcher, *caller.tenant, request));
                                        return absl::OkStatus();
                                      };
                                      auto* reactor = context->DefaultReactor();

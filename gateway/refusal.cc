@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <random>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -22,6 +23,11 @@ absl::Status WithRetryAfter(absl::Status status, absl::Duration retry_after) {
   const int64_t milliseconds = absl::ToInt64Milliseconds(absl::Ceil(retry_after, absl::Milliseconds(1)));
   status.SetPayload(kRetryAfterPayload, absl::Cord(absl::StrCat(std::max<int64_t>(1, milliseconds))));
   return status;
+}
+
+absl::Duration QueueRetryAfter() {
+  thread_local std::minstd_rand random(std::random_device{}());
+  return absl::Seconds(1) + absl::Milliseconds(random() % 1000);
 }
 
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gateway/gateway_fixture_for_test.h"
@@ -136,6 +137,38 @@ TEST_F(GatewayTest, ATenantMayUseItsModelsOnly) {
   const grpc::Status status = Generate(Text("x")).status;
   EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_THAT(status.error_message(), StartsWith("model: tenant other may not use 'tiny'"));
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text("x");
+  grpc::ClientContext first, second, third;
+  v1::TokenizeResponse tokens;
+  EXPECT_EQ(stub_->Tokenize(&first, tokenize, &tokens).error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  v1::DetokenizeResponse text;
+  EXPECT_EQ(stub_->Detokenize(&second, {}, &text).error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  v1::ListModelsResponse models;
+  EXPECT_TRUE(stub_->ListModels(&third, {}, &models).ok());
+  EXPECT_EQ(models.models_size(), 0);
+  authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"other", 0, 0, 0, 0, {"large", "tiny"}, ""});
+  grpc::ClientContext fourth;
+  EXPECT_TRUE(stub_->ListModels(&fourth, {}, &models).ok());
+  ASSERT_EQ(models.models_size(), 1);
+  EXPECT_EQ(models.models(0).id(), "tiny");
+}
+
+TEST_F(GatewayTest, WhereAllServicesAreFullARequestIsRefusedBeforeItsPromptIsRead) {
+  router_.SetStatus([](v1::GetStatusResponse& status) {
+    status.set_requests_running(2);
+    status.set_requests_running_max(2);
+  });
+  ASSERT_TRUE(MetricsCome(absl::StrCat("conclave_gateway_router_load{router=\"", router_.address, "\"} 2")));
+  // Too long a prompt, were it looked at.
+  const grpc::Status status = Generate(Text(std::string(1000, 'x'))).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(status).violations(0).subject(), "queue");
+  EXPECT_GE(DetailOf<google::rpc::RetryInfo>(status).retry_delay().seconds(), 1);
+  EXPECT_TRUE(router_.requests().empty());
+  const auto lines = UsageLines(1);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["limit"], "queue");
 }
 
 TEST_F(GatewayTest, EveryRequestLeavesOneUsageRecord) {

@@ -26,7 +26,7 @@ namespace conclave {
 namespace {
 
 struct BenchOptions {
-  std::string model;
+  std::string model, kernels;
   int threads = 2;
   int answer_tokens = 48;  // of each stream, where streams are compared
   int streams = 16;        // of decode together
@@ -69,7 +69,7 @@ class Bench {
 
   absl::Status Start() {
     ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.model));
-    ASSIGN_OR_RETURN(kernels_, CpuKernels(CpuHasBf16() ? Compute::kBF16 : Compute::kF32, ""));
+    ASSIGN_OR_RETURN(kernels_, CpuKernels(CpuHasBf16() ? Compute::kBF16 : Compute::kF32, options_.kernels));
     EngineOptions engine;
     engine.prefill_stretch_max = options_.prefill_stretch;
     ASSIGN_OR_RETURN(experts_, LocalExperts::Create(*checkpoint_, *kernels_, threads_, engine.batch_tokens_max));
@@ -273,6 +273,7 @@ int main(int argc, char** argv) {
   conclave::BenchOptions options;
   conclave::Flags flags("serving_bench", "What batching, pacing and the prefix cache are worth on this machine.");
   flags.Add("model", &options.model, "model directory, such as conclave make-model --preset small makes");
+  flags.Add("kernels", &options.kernels, "set of kernels, such as avx512-bf16; empty: the one that a service takes");
   flags.Add("threads", &options.threads, "threads that compute");
   flags.Add("answer-tokens", &options.answer_tokens, "tokens of each stream");
   flags.Add("streams", &options.streams, "streams that decode together");

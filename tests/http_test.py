@@ -2,6 +2,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -304,6 +305,41 @@ class TlsTest(unittest.TestCase):
                 while more := client.recv(4096):  # raises where the end is no orderly one
                     text += more
                 self.assertTrue(text.startswith(b"HTTP/1.1 200"))
+        finally:
+            self.assertEqual(gateway.stop(), 0)
+
+    def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(self):
+        def replace(name):
+            for end in (".pem", ".key"):
+                shutil.copy(self.file(name + end), self.file("new"))
+                os.replace(self.file("new"), self.file("live" + end))
+
+        replace("server")
+        gateway = Gateway(self.cluster, "--http-tls-cert", self.file("live.pem"), "--http-tls-key",
+                          self.file("live.key"), ready=False)
+        says = lambda text: text in open(gateway.log).read()
+        renewed = ssl.create_default_context(cafile=self.file("stranger.pem"))
+        try:
+            self.assertTrue(eventually(lambda: b"choices" in self.ask(gateway, self.context())[0]))
+            host, port = gateway.http()
+            stays = http.client.HTTPSConnection(host, port, context=self.context(), timeout=30)
+            stays.request("GET", "/health")
+            stays.getresponse().read()
+            shutil.copy(self.file("stranger.key"), self.file("live.key"))
+            self.assertTrue(eventually(lambda: says("the changed files are not used")))
+            self.assertIn(b"choices", self.ask(gateway, self.context())[0])
+            replace("stranger")
+            self.assertTrue(eventually(lambda: says("the changed files are in use")))
+            self.assertIn(b"choices", self.ask(gateway, renewed)[0])
+            with self.assertRaises(ssl.SSLError):
+                self.ask(gateway, self.context())
+            stays.request("GET", "/health")  # what stands goes on
+            self.assertEqual(stays.getresponse().status, 200)
+            stays.close()
+            with urllib.request.urlopen(f"http://{gateway.addresses['metrics']}/metrics", timeout=10) as page:
+                text = page.read().decode()
+            for result in ("refused", "taken"):
+                self.assertIn(f'conclave_tls_certificate_reloads_total{{result="{result}",use="http"}} 1\n', text)
         finally:
             self.assertEqual(gateway.stop(), 0)
 

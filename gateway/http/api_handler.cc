@@ -65,6 +65,11 @@ void WriteModel(JsonWriter& json, const v1::ModelInfo& model, int64_t created) {
   json.Key("owned_by").Text("conclave").Key("max_model_len").Number(model.context_tokens_max()).End();
 }
 
+bool IsGeneration(Endpoint endpoint) {
+  return endpoint == Endpoint::kChatCompletions || endpoint == Endpoint::kCompletions ||
+         endpoint == Endpoint::kInvocations;
+}
+
 // Whether the model's chat prompts end with <think>, so that its answers begin with thoughts.
 bool ChatBeginsInside(const ServedModel& model) {
   if (model.chat_template == nullptr) return false;
@@ -138,7 +143,8 @@ class ApiHandlerImpl final : public ApiHandler {
       context.tenant = *std::move(tenant);
     }
     if (route->post) context.span = StartSpan(*route, head);
-    return route->post ? CheckPost(head) : std::optional<HttpResponse>(Get(*route, model_id));
+    return route->post ? CheckPost(head, *route, context)
+                       : std::optional<HttpResponse>(Get(*route, model_id, context));
   }
 
   void Handle(std::shared_ptr<Exchange> exchange) override {
@@ -161,13 +167,16 @@ class ApiHandlerImpl final : public ApiHandler {
 
  private:
   // A browser sends JSON from another site only after asking, which is refused; any other type it sends unasked.
-  std::optional<HttpResponse> CheckPost(const HttpRequest& head) const {
+  std::optional<HttpResponse> CheckPost(const HttpRequest& head, const Route& route, const RequestContext& context) {
     const absl::string_view type = head.Header("Content-Type");
     const absl::string_view name = absl::StripAsciiWhitespace(type.substr(0, type.find(';')));
     if (!name.empty() && !absl::EqualsIgnoreCase(name, "application/json")) {
       return ErrorResponse(415, "Content-Type must be application/json.");
     }
-    return std::nullopt;
+    if (!IsGeneration(route.endpoint)) return std::nullopt;
+    // Under overload most requests end here: before their bodies wait for a worker.
+    const absl::Status room = dispatcher_.load()->CheckRoom(*context.tenant, context.request_id);
+    return room.ok() ? std::nullopt : std::optional<HttpResponse>(ErrorResponse(room));
   }
 
   // Null where nothing is traced.
@@ -184,7 +193,7 @@ class ApiHandlerImpl final : public ApiHandler {
         tracer->Start(absl::StrCat("POST ", route.path), SpanKind::kServer, parent, absl::Now()));
   }
 
-  HttpResponse Get(const Route& route, const std::string& model_id) {
+  HttpResponse Get(const Route& route, const std::string& model_id, const RequestContext& context) {
     Dispatcher* const dispatcher = dispatcher_.load();
     switch (route.endpoint) {
       case Endpoint::kHealth:
@@ -196,7 +205,7 @@ class ApiHandlerImpl final : public ApiHandler {
         return Json(JsonWriter().BeginObject().Key("version").Text(kVersion).End().text());
       case Endpoint::kModels:
       case Endpoint::kModel:
-        return Models(dispatcher->ListModels(), route, model_id);
+        return Models(dispatcher->ListModels(*context.tenant), route, model_id);
       case Endpoint::kExperts:
         return Json(*cluster_->Json()).With("Cache-Control", "no-store");
       case Endpoint::kConsole:
@@ -258,7 +267,8 @@ class ApiHandlerImpl final : public ApiHandler {
 
   absl::Status Tokenize(const nlohmann::json& body, Exchange& exchange) {
     ASSIGN_OR_RETURN(const v1::TokenizeRequest request, TranslateTokenize(body));
-    ASSIGN_OR_RETURN(const v1::TokenizeResponse response, dispatcher_.load()->Tokenize(request));
+    ASSIGN_OR_RETURN(const v1::TokenizeResponse response,
+                     dispatcher_.load()->Tokenize(*exchange.context().tenant, request));
     JsonWriter json;
     json.BeginObject().Key("count").Number(response.ids_size()).Key("max_model_len").Number(model_->context_max);
     exchange.Respond(Json(json.Key("tokens").Numbers(response.ids()).End().text()));
@@ -267,7 +277,8 @@ class ApiHandlerImpl final : public ApiHandler {
 
   absl::Status Detokenize(const nlohmann::json& body, Exchange& exchange) {
     ASSIGN_OR_RETURN(const v1::DetokenizeRequest request, TranslateDetokenize(body));
-    ASSIGN_OR_RETURN(const v1::DetokenizeResponse response, dispatcher_.load()->Detokenize(request));
+    ASSIGN_OR_RETURN(const v1::DetokenizeResponse response,
+                     dispatcher_.load()->Detokenize(*exchange.context().tenant, request));
     exchange.Respond(Json(JsonWriter().BeginObject().Key("prompt").Text(response.text()).End().text()));
     return absl::OkStatus();
   }

@@ -37,7 +37,7 @@ std::string AddressOf(const HttpStream::Socket& socket) {
 
 Connection::Connection(std::shared_ptr<ServerCore> core, HttpStream::Socket socket)
     : core_(std::move(core)),
-      stream_(std::move(socket), core_->tls.get()),
+      stream_(std::move(socket), core_->tls == nullptr ? nullptr : core_->tls->current()),
       peer_(AddressOf(stream_.socket())),
       timer_(stream_.socket().get_executor()),
       write_timer_(stream_.socket().get_executor()),
@@ -150,7 +150,9 @@ bool Connection::CheckHead() {
   std::optional<HttpResponse> refusal = core_->handler.CheckHead(head_, context_);
   summary_.head = &head_;
   if (refusal.has_value()) {
-    // With its body unread, the request is the last one of this connection.
+    // A short body has mostly come together with its head. With its body unread, the request is the last one of this
+    // connection.
+    if (reader_->state() == RequestReader::State::kHeadDone) input_.erase(0, reader_->Feed(input_));
     if (reader_->state() != RequestReader::State::kDone) {
       Refuse(*std::move(refusal));
       return false;

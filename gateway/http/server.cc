@@ -57,8 +57,8 @@ class HttpServerImpl final : public HttpServer {
     core_->io.run();
   }
 
-  absl::Status Bind() {
-    auto tls = CreateTlsContext(core_->options);
+  absl::Status Bind(Metrics* metrics) {
+    auto tls = TlsContexts::Create(core_->options, metrics);
     if (!tls.ok()) return tls.status();
     core_->tls = *std::move(tls);
     const std::string& address = core_->options.address;
@@ -75,6 +75,7 @@ class HttpServerImpl final : public HttpServer {
   }
 
   void Start() override {
+    if (core_->tls != nullptr) core_->tls->Follow();
     core_->workers = std::make_unique<asio::thread_pool>(static_cast<size_t>(core_->options.workers));
     guard_.emplace(core_->io.get_executor());
     asio::post(acceptor_.get_executor(), [this] { Accept(); });
@@ -162,9 +163,10 @@ class HttpServerImpl final : public HttpServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpOptions& options, HttpHandler& handler) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpOptions& options, HttpHandler& handler,
+                                                               Metrics* metrics) {
   auto server = std::make_unique<HttpServerImpl>(options, handler);
-  if (const absl::Status status = server->Bind(); !status.ok()) return status;
+  if (const absl::Status status = server->Bind(metrics); !status.ok()) return status;
   return server;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "gateway/http/exchange.h"
 #include "gateway/http/http_options.h"
+#include "moe/metrics/metrics.h"
 
 namespace conclave {
 
@@ -16,8 +17,9 @@ namespace conclave {
 class HttpServer {
  public:
   // `handler` must outlive it. REQUIRES: options.Validate() is OK and options.address is not empty. INVALID_ARGUMENT
-  // names the flag; UNAVAILABLE names a port in use.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Listen(const HttpOptions& options, HttpHandler& handler);
+  // names the flag; UNAVAILABLE names a port in use. metrics: must outlive it; null: nobody hears of its certificate.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Listen(const HttpOptions& options, HttpHandler& handler,
+                                                            Metrics* metrics = nullptr);
   // Closes every connection, which counts as the client's leaving, and waits for its threads.
   virtual ~HttpServer() = default;
 

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ssl/context.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <cstdint>
 #include <memory>
@@ -17,6 +16,7 @@
 #include "absl/time/time.h"
 #include "gateway/http/exchange.h"
 #include "gateway/http/http_options.h"
+#include "gateway/http/tls_context.h"
 
 namespace conclave {
 
@@ -48,7 +48,7 @@ struct ServerCore {
   HttpHandler& handler;
   boost::asio::io_context io;
   std::unique_ptr<boost::asio::thread_pool> workers;  // from the server's Start on
-  std::unique_ptr<boost::asio::ssl::context> tls;     // null: plain HTTP
+  std::unique_ptr<TlsContexts> tls;                   // null: plain HTTP
   ByteBudget budget;
   std::atomic<bool> draining{false};
 

@@ -1,12 +1,6 @@
 // The server with a handler of the test's: what connections do, apart from what is answered.
 #include "gateway/http/server.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -16,12 +10,12 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "gateway/http/socket_for_test.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -29,44 +23,8 @@ namespace conclave {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
-
-// A client's socket; reads end after ten seconds.
-class Socket {
- public:
-  explicit Socket(const std::string& address, int receive_buffer = 0) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    if (receive_buffer > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
-    const timeval timeout{10, 0};
-    setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-    sockaddr_in to = {};
-    to.sin_family = AF_INET;
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int port = 0;
-    EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    to.sin_port = htons(static_cast<uint16_t>(port));
-    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
-  }
-  ~Socket() { Close(); }
-  void Close() {
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
-  }
-  void Send(const std::string& text) { send(fd_, text.data(), text.size(), MSG_NOSIGNAL); }
-  // Everything until `end` has come, or until the server closes.
-  std::string ReadUntil(const std::string& end) {
-    std::string text;
-    char buffer[4096];
-    while (end.empty() || !absl::StrContains(text, end)) {
-      const ssize_t bytes = recv(fd_, buffer, sizeof(buffer), 0);
-      if (bytes <= 0) return absl::StrCat(text, bytes == 0 ? "<closed>" : "<error>");
-      text.append(buffer, static_cast<size_t>(bytes));
-    }
-    return text;
-  }
-
- private:
-  int fd_;
-};
 
 class Handler final : public HttpHandler {
  public:
@@ -132,7 +90,7 @@ void Echo(std::shared_ptr<Exchange> exchange) {
 
 TEST_F(ServerTest, AnswersRequestsOfOneConnectionInOrder) {
   Serve(Echo);
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send(Post("one") + Get("/refused") + Post("two"));
   const std::string text = client.ReadUntil("<two>");
   EXPECT_LT(text.find("<one>"), text.find("403 Forbidden"));
@@ -143,7 +101,7 @@ TEST_F(ServerTest, AnswersRequestsOfOneConnectionInOrder) {
 
 TEST_F(ServerTest, ARefusedBodyIsNotReadAndTheConnectionEnds) {
   Serve(Echo);
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send("POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc");
   const std::string text = client.ReadUntil("");
   EXPECT_THAT(text, StartsWith("HTTP/1.1 403"));
@@ -151,9 +109,20 @@ TEST_F(ServerTest, ARefusedBodyIsNotReadAndTheConnectionEnds) {
   EXPECT_THAT(text, HasSubstr("<closed>"));
 }
 
+TEST_F(ServerTest, AfterARefusalWhoseBodyHasComeTheConnectionStays) {
+  Serve(Echo);
+  TestSocket client(server_->address());
+  client.Send("POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+  const std::string refusal = client.ReadUntil("\r\n\r\n");
+  EXPECT_THAT(refusal, StartsWith("HTTP/1.1 403"));
+  EXPECT_THAT(refusal, Not(HasSubstr("Connection: close")));
+  client.Send(Post("x"));
+  EXPECT_THAT(client.ReadUntil("<x>"), HasSubstr("HTTP/1.1 200"));
+}
+
 TEST_F(ServerTest, AnExchangeThatIsDroppedIsAnError) {
   Serve([](std::shared_ptr<Exchange>) {});
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send(Post("x"));
   EXPECT_THAT(client.ReadUntil("}"), StartsWith("HTTP/1.1 500"));
 }
@@ -169,7 +138,7 @@ TEST_F(ServerTest, StreamsComeInChunksAndPingsFillTheWait) {
     held = std::move(exchange);
     ready.Notify();
   });
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send(Get());
   EXPECT_THAT(client.ReadUntil("8\r\n: ping\n\n\r\n"), HasSubstr("Transfer-Encoding: chunked"));
   ready.WaitForNotification();
@@ -188,7 +157,7 @@ TEST_F(ServerTest, BeforeItsFirstByteAStreamMayStillBeAnError) {
     EXPECT_TRUE(exchange->Respond(response));
     EXPECT_FALSE(exchange->Respond(response));
   });
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send(Get());
   EXPECT_THAT(client.ReadUntil("\r\n\r\n"), StartsWith("HTTP/1.1 429"));
 }
@@ -202,7 +171,7 @@ TEST_F(ServerTest, AClientThatLeavesIsTold) {
     held = std::move(exchange);
     ready.Notify();
   });
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send(Post("x"));
   ready.WaitForNotification();
   client.Close();
@@ -230,7 +199,7 @@ TEST_F(ServerTest, AClientThatDoesNotReadHoldsNoMoreThanTheLimit) {
     }
     done.Notify();
   });
-  Socket client(server_->address(), 4096);
+  TestSocket client(server_->address(), 4096);
   client.Send(Get());
   done.WaitForNotification();
   EXPECT_LT(taken, int64_t{200'000} * 1024);
@@ -242,7 +211,7 @@ TEST_F(ServerTest, SlowClientsAreTimedOut) {
   options_.body_timeout = absl::Milliseconds(100);
   options_.idle_timeout = absl::Milliseconds(200);
   Serve(Echo);
-  Socket head(server_->address()), body(server_->address()), idle(server_->address());
+  TestSocket head(server_->address()), body(server_->address()), idle(server_->address());
   head.Send("GET / HT");
   body.Send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc");
   EXPECT_THAT(head.ReadUntil(""), StartsWith("HTTP/1.1 408"));
@@ -254,7 +223,7 @@ TEST_F(ServerTest, BodiesOfAllConnectionsTogetherHaveALimit) {
   options_.body_bytes_max = 1000;
   options_.buffered_bytes_max = 1000;
   Serve(Echo);
-  Socket first(server_->address()), second(server_->address());
+  TestSocket first(server_->address()), second(server_->address());
   const std::string head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n";
   first.Send(head + std::string(800, 'a'));
   absl::SleepFor(absl::Milliseconds(100));
@@ -262,7 +231,7 @@ TEST_F(ServerTest, BodiesOfAllConnectionsTogetherHaveALimit) {
   EXPECT_THAT(second.ReadUntil(""), StartsWith("HTTP/1.1 503"));
   first.Send(std::string(100, 'a'));
   EXPECT_THAT(first.ReadUntil("a>"), StartsWith("HTTP/1.1 200"));
-  Socket third(server_->address());
+  TestSocket third(server_->address());
   third.Send(head + std::string(900, 'c'));
   EXPECT_THAT(third.ReadUntil("c>"), StartsWith("HTTP/1.1 200"));
 }
@@ -274,7 +243,7 @@ TEST_F(ServerTest, ADrainFinishesWhatRunsAndClosesTheRest) {
     held = std::move(exchange);
     ready.Notify();
   });
-  Socket idle(server_->address()), busy(server_->address());
+  TestSocket idle(server_->address()), busy(server_->address());
   busy.Send(Post("x"));
   ready.WaitForNotification();
   std::thread drain([&] { EXPECT_TRUE(server_->Drain(absl::Now() + absl::Seconds(30))); });
@@ -297,7 +266,7 @@ TEST_F(ServerTest, AServerThatGoesTellsWhoeverStillAnswers) {
     held = std::move(exchange);
     ready.Notify();
   });
-  Socket client(server_->address());
+  TestSocket client(server_->address());
   client.Send(Post("x"));
   ready.WaitForNotification();
   server_.reset();

@@ -17,9 +17,10 @@ class HttpStream {
  public:
   using Socket = boost::asio::ip::tcp::socket;
 
-  // `tls` may be null: a plain connection. It must outlive this.
-  HttpStream(Socket socket, boost::asio::ssl::context* tls) : socket_(std::move(socket)) {
-    if (tls != nullptr) tls_ = std::make_unique<boost::asio::ssl::stream<Socket&>>(socket_, *tls);
+  // `tls` may be null: a plain connection.
+  HttpStream(Socket socket, std::shared_ptr<boost::asio::ssl::context> tls)
+      : socket_(std::move(socket)), context_(std::move(tls)) {
+    if (context_ != nullptr) tls_ = std::make_unique<boost::asio::ssl::stream<Socket&>>(socket_, *context_);
   }
 
   Socket& socket() { return socket_; }
@@ -48,6 +49,7 @@ class HttpStream {
 
  private:
   Socket socket_;
+  const std::shared_ptr<boost::asio::ssl::context> context_;
   std::unique_ptr<boost::asio::ssl::stream<Socket&>> tls_;
 };
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "conclave/v1/control.pb.h"
 #include "gateway/router_client.h"
@@ -16,6 +17,9 @@ namespace conclave {
 class DecodeBackend {
  public:
   virtual ~DecodeBackend() = default;
+  // RESOURCE_EXHAUSTED (gateway/refusal.h) where no service takes another sequence at the moment, as far as is known
+  // here: whoever asks first spares itself the work on a request that would be refused.
+  virtual absl::Status CheckRoom() = 0;
   // Where sequences with this request's prompt belong, for Decode: answers to one prompt go to one place, so that they
   // find each other's prefix there.
   virtual int Place(const v1::DecodeRequest& request) = 0;

@@ -13,7 +13,6 @@
 namespace conclave {
 namespace {
 
-constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 // A sequence that takes its service down with it must not take them all.
 constexpr int kLossesMax = 3;
 constexpr double kTokenTimesMax = 100;
@@ -55,7 +54,7 @@ PooledStream::PooledStream(const PoolParts& parts, int place, v1::DecodeRequest 
 void PooledStream::Begin() {
   absl::MutexLock lock(&mutex_);
   if (TryNext()) return;
-  const absl::Status status = WithRetryAfter(absl::UnavailableError(parts_.set.Complaint()), kRetryAfter);
+  const absl::Status status = WithRetryAfter(absl::UnavailableError(parts_.set.Complaint()), QueueRetryAfter());
   if (begun()) return Wait(status);
   End(status);
 }
@@ -181,8 +180,8 @@ void PooledStream::Continue(const absl::Status& status) {
   // Who has got a part of an answer gets the rest of it, if only some service has room before long.
   const bool full = absl::IsResourceExhausted(status);
   if (begun() && (full || refused_by_.empty())) return Wait(status);
-  if (full) return End(LimitReached(kLimitQueue, status.message(), kRetryAfter));
-  End(absl::IsUnavailable(status) ? WithRetryAfter(status, kRetryAfter) : status);
+  if (full) return End(LimitReached(kLimitQueue, status.message(), QueueRetryAfter()));
+  End(absl::IsUnavailable(status) ? WithRetryAfter(status, QueueRetryAfter()) : status);
 }
 
 void PooledStream::Wait(const absl::Status& why) {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "gateway/refusal.h"
 #include "gateway/routers/balance.h"
 #include "gateway/routers/pooled_stream.h"
 #include "gateway/routers/router_set.h"
@@ -110,6 +111,9 @@ class RouterPoolImpl final : public RouterPool {
                                "Answers that went on at another attention service.", {}),
             metrics.AddCounter("conclave_gateway_requests_retried_total",
                                "Sequences that were sent to another attention service before their first token.", {})},
+        refused_(metrics.AddCounter("conclave_gateway_requests_refused_full_total",
+                                    "Requests refused without asking the attention services, which were all full.",
+                                    {})),
         pollers_(static_cast<size_t>(set_.size())) {
     TakeIn(peers_->Addresses());
     gauges_ = std::make_unique<RouterGauges>(set_, metrics);
@@ -156,6 +160,15 @@ class RouterPoolImpl final : public RouterPool {
   std::string fingerprint() const override {
     const auto identity = set_.identity();
     return identity.has_value() ? absl::StrCat(identity->model_fingerprint(), "/", identity->numeric_profile()) : "";
+  }
+
+  absl::Status CheckRoom() override {
+    const std::optional<int> sequences = set_.Full();
+    if (!sequences.has_value()) return absl::OkStatus();
+    refused_->Add(1);
+    return LimitReached(kLimitQueue,
+                        absl::StrCat("the queue is full: ", *sequences, " sequences run or wait; try again later"),
+                        QueueRetryAfter());
   }
 
   int Place(const v1::DecodeRequest& request) override {
@@ -261,6 +274,7 @@ class RouterPoolImpl final : public RouterPool {
   OpenCalls open_;
   std::atomic<bool> stopping_{false};
   const PoolParts parts_;
+  Counter* const refused_;
   std::unique_ptr<RouterGauges> gauges_;  // the hook's
   std::unique_ptr<RefreshHook> hook_;
   absl::Mutex mutex_;

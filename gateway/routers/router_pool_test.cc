@@ -67,6 +67,51 @@ TEST_F(RouterPoolTest, WhereAllAreFullTheRefusalNamesTheQueueAndATime) {
   for (const auto& router : routers_) EXPECT_EQ(router->requests().size(), 1u) << "each is asked once";
 }
 
+TEST_F(RouterPoolTest, ThereIsNoRoomWhereEveryServiceHasWhatItTakes) {
+  Start(2);
+  EXPECT_TRUE(pool_->CheckRoom().ok()) << "they say nothing of limits";
+  const auto say = [](uint32_t queued, uint32_t running) {
+    return [=](v1::GetStatusResponse& status) {
+      status.set_requests_queued(queued);
+      status.set_requests_running(running);
+      status.set_requests_queued_max(3);
+      status.set_requests_running_max(2);
+    };
+  };
+  routers_[0]->SetStatus(say(3, 2));
+  routers_[1]->SetStatus(say(1, 2));
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(Says("router_load", options_.addresses[i], i == 0 ? 5 : 3));
+  EXPECT_TRUE(pool_->CheckRoom().ok());
+  routers_[1]->SetStatus(say(3, 2));
+  ASSERT_TRUE(Says("router_load", options_.addresses[1], 5));
+  const absl::Status full = pool_->CheckRoom();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(LimitOf(full), kLimitQueue);
+  EXPECT_TRUE(RetryAfterOf(full).has_value());
+  EXPECT_TRUE(Counted("conclave_gateway_requests_refused_full_total 1"));
+  routers_[1]->Stop();
+  ASSERT_TRUE(Says("router_up", options_.addresses[1], 0));
+  EXPECT_FALSE(pool_->CheckRoom().ok()) << "the one that is left is full";
+  routers_[0]->Stop();
+  ASSERT_TRUE(Says("router_up", options_.addresses[0], 0));
+  EXPECT_TRUE(pool_->CheckRoom().ok()) << "it is not for want of room";
+}
+
+TEST_F(RouterPoolTest, ItsOwnSequencesCountAtOnce) {
+  Start(1);
+  routers_[0]->SetStatus([](v1::GetStatusResponse& status) { status.set_requests_running_max(1); });
+  routers_[0]->Answer(Decoding(/*until=*/3));
+  const auto recorder = std::make_shared<Recorder>();
+  bool full = false;
+  const auto call = Decode(recorder);
+  ASSERT_TRUE(recorder->Gets(3));
+  for (int i = 0; i < 1000 && !full; ++i, absl::SleepFor(absl::Milliseconds(10))) full = !pool_->CheckRoom().ok();
+  EXPECT_TRUE(full);
+  call->Cancel();
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(pool_->CheckRoom().ok());
+}
+
 TEST_F(RouterPoolTest, FurtherAnswersToAPromptWaitForRoom) {
   Start(1);
   std::atomic<int> refusals{0};

@@ -91,6 +91,7 @@ void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Dur
   router.status = status;
   // What ended or began meanwhile is ours all the same.
   router.load_of_others = std::max(0, load - std::max(running, router.running));
+  router.load_max = static_cast<int>(status.requests_queued_max() + status.requests_running_max());
   if (const absl::Status alike = CheckAlike(*identity_, status); !alike.ok()) return SetDownLocked(index, alike);
   if (status.draining()) return SetDownLocked(index, absl::UnavailableError("is stopping"));
   if (!router.up) LogInfo(absl::StrCat("attention service ", router.address, " is in use"));
@@ -165,6 +166,19 @@ absl::Duration RouterSet::latency(int router) const {
 int RouterSet::load(int router) const {
   absl::MutexLock lock(&mutex_);
   return routers_[static_cast<size_t>(router)].running + routers_[static_cast<size_t>(router)].load_of_others;
+}
+
+std::optional<int> RouterSet::Full() const {
+  absl::MutexLock lock(&mutex_);
+  int sum = 0;
+  for (const Router& router : routers_) {
+    if (!router.up) continue;
+    const int load = router.running + router.load_of_others;
+    if (router.load_max == 0 || load < router.load_max) return std::nullopt;
+    sum += load;
+  }
+  if (sum == 0) return std::nullopt;
+  return sum;
 }
 
 int RouterSet::running(int router) const {

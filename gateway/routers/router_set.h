@@ -56,6 +56,9 @@ class RouterSet {
   // How long its answers about its status take, on average.
   absl::Duration latency(int router) const;
   int load(int router) const;
+  // Whether every usable service has as many sequences as it takes, running and waiting; the sum of these. Nothing where
+  // one has room, or says nothing of its limit, or none is usable.
+  std::optional<int> Full() const;
   int running(int router) const;  // of ours alone
   RouterLoad total_load() const;
   // Blocks until a service is usable, or false at the deadline.
@@ -69,6 +72,7 @@ class RouterSet {
     int running = 0;         // sequences of this gateway's
     v1::GetStatusResponse status;  // its last one
     int load_of_others = 0;  // sequences there when it last reported, less ours at that time
+    int load_max = 0;        // sequences that it takes; 0: it does not say
     absl::Duration latency = absl::ZeroDuration();
   };
   bool AnyUsable() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);

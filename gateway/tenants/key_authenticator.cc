@@ -1,9 +1,5 @@
 #include "gateway/tenants/key_authenticator.h"
 
-#include <sys/stat.h>
-
-#include <thread>
-#include <tuple>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -16,18 +12,10 @@
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/model_file.h"
+#include "moe/daemon/file_watch.h"
 
 namespace conclave {
 namespace {
-
-// What changes where a file does. Links are followed, as a mounted Kubernetes secret is one that moves.
-using Stamp = std::tuple<dev_t, ino_t, off_t, time_t, long>;
-
-Stamp StampOf(const std::string& path) {
-  struct stat file {};
-  if (::stat(path.c_str(), &file) != 0) return {};
-  return {file.st_dev, file.st_ino, file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec};
-}
 
 absl::StatusOr<std::shared_ptr<const TenantTable>> ReadTable(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kTenantFileBytesMax));
@@ -37,15 +25,16 @@ absl::StatusOr<std::shared_ptr<const TenantTable>> ReadTable(const std::string& 
 
 class FileAuthenticator final : public KeyAuthenticator {
  public:
-  FileAuthenticator(const std::string& path, absl::Duration poll, Stamp stamp, std::shared_ptr<const TenantTable> table)
-      : path_(path), poll_(poll), stamp_(stamp), table_(std::move(table)), watcher_([this] { Watch(); }) {}
+  explicit FileAuthenticator(const std::string& path) : path_(path), watch_({path}) {}
 
-  ~FileAuthenticator() override {
+  absl::Status Start(absl::Duration poll) {
+    ASSIGN_OR_RETURN(auto table, ReadTable(path_));
     {
       absl::MutexLock lock(&mutex_);
-      ending_ = true;
+      table_ = std::move(table);
     }
-    watcher_.join();
+    watch_.Start(poll, /*settled=*/false, [this] { ReadAgain(); });
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::shared_ptr<const Tenant>> Authenticate(absl::string_view authorization) const override {
@@ -70,46 +59,32 @@ class FileAuthenticator final : public KeyAuthenticator {
   }
 
  private:
-  void Watch() {
-    for (;;) {
-      {
-        absl::MutexLock lock(&mutex_);
-        if (mutex_.AwaitWithTimeout(absl::Condition(&ending_), poll_)) return;
-      }
-      const Stamp now = StampOf(path_);
-      if (now == stamp_) continue;
-      stamp_ = now;
-      absl::StatusOr<std::shared_ptr<const TenantTable>> table = ReadTable(path_);
-      if (!table.ok()) {
-        LogError(
-            absl::StrCat("the changed key file is not used, the keys stay as they were: ", table.status().message()));
-        continue;
-      }
-      LogInfo(absl::StrCat("keys read again from ", path_, ": ", (*table)->tenants, " tenants, ", (*table)->keys.size(),
-                           " keys"));
-      absl::MutexLock lock(&mutex_);
-      table_ = *std::move(table);
+  void ReadAgain() {
+    absl::StatusOr<std::shared_ptr<const TenantTable>> table = ReadTable(path_);
+    if (!table.ok()) {
+      return LogError(
+          absl::StrCat("the changed key file is not used, the keys stay as they were: ", table.status().message()));
     }
+    LogInfo(absl::StrCat("keys read again from ", path_, ": ", (*table)->tenants, " tenants, ", (*table)->keys.size(),
+                         " keys"));
+    absl::MutexLock lock(&mutex_);
+    table_ = *std::move(table);
   }
 
   const std::string path_;
-  const absl::Duration poll_;
   const KeyHash nobody_{"", std::string(16, '\0'), std::string(32, '\0')};
-  Stamp stamp_;  // the watcher's
   mutable absl::Mutex mutex_;
-  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<const TenantTable> table_ ABSL_GUARDED_BY(mutex_);
-  std::thread watcher_;  // last: it uses the others
+  FileWatch watch_;  // last: its thread uses the others
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KeyAuthenticator>> KeyAuthenticator::Create(const std::string& path,
                                                                            absl::Duration poll) {
-  // Before the text is read: what changes meanwhile is then read once more, and not overlooked.
-  const Stamp stamp = StampOf(path);
-  ASSIGN_OR_RETURN(std::shared_ptr<const TenantTable> table, ReadTable(path));
-  return std::make_unique<FileAuthenticator>(path, poll, stamp, std::move(table));
+  auto authenticator = std::make_unique<FileAuthenticator>(path);
+  RETURN_IF_ERROR(authenticator->Start(poll));
+  return authenticator;
 }
 
 }  // namespace conclave

@@ -16,10 +16,11 @@ constexpr absl::Duration kRunningRetry = absl::Seconds(1);
 }  // namespace
 
 void TenantLimits::Bucket::Refill(double per_minute, absl::Time now) {
+  const double most = std::max(per_minute, 1.0);
   if (at == absl::InfinitePast()) {
-    left = per_minute;
+    left = most;
   } else {
-    left = std::min(per_minute, left + per_minute * absl::FDivDuration(now - at, absl::Minutes(1)));
+    left = std::min(most, left + per_minute * absl::FDivDuration(now - at, absl::Minutes(1)));
   }
   at = now;
 }
@@ -28,9 +29,14 @@ absl::Duration TenantLimits::Bucket::Wait(double wanted, double per_minute) cons
   return absl::Minutes(1) * ((wanted - left) / per_minute);
 }
 
+std::string TenantLimits::Share(double limit) const {
+  return gateways_ == 1 ? "" : absl::StrCat(" (", limit / gateways_, " at each of ", gateways_, " gateways)");
+}
+
 absl::StatusOr<std::unique_ptr<TenantLimits::Lease>> TenantLimits::Admit(std::shared_ptr<const Tenant> tenant,
                                                                          int answers, int64_t prompt_tokens) {
-  const double requests_max = tenant->requests_per_minute_max, tokens_max = tenant->tokens_per_minute_max;
+  const double requests_max = static_cast<double>(tenant->requests_per_minute_max) / gateways_;
+  const double tokens_max = static_cast<double>(tenant->tokens_per_minute_max) / gateways_;
   absl::MutexLock lock(&mutex_);
   std::shared_ptr<Account>& account = accounts_[tenant->name];
   if (account == nullptr) account = std::make_shared<Account>();
@@ -40,7 +46,8 @@ absl::StatusOr<std::unique_ptr<TenantLimits::Lease>> TenantLimits::Admit(std::sh
     if (account->requests.left < 1) {
       return LimitReached(
           kLimitRequestsPerMinute,
-          absl::StrCat("tenant ", tenant->name, " may make ", tenant->requests_per_minute_max, " requests a minute"),
+          absl::StrCat("tenant ", tenant->name, " may make ", tenant->requests_per_minute_max, " requests a minute",
+                       Share(tenant->requests_per_minute_max)),
           account->requests.Wait(1, requests_max));
     }
   }
@@ -50,16 +57,17 @@ absl::StatusOr<std::unique_ptr<TenantLimits::Lease>> TenantLimits::Admit(std::sh
     if (account->tokens.left < wanted) {
       return LimitReached(kLimitTokensPerMinute,
                           absl::StrCat("tenant ", tenant->name, " may use ", tenant->tokens_per_minute_max,
-                                       " tokens a minute, and this prompt has ", prompt_tokens),
+                                       " tokens a minute", Share(tenant->tokens_per_minute_max),
+                                       ", and this prompt has ", prompt_tokens),
                           account->tokens.Wait(wanted, tokens_max));
     }
   }
   // More answers than ever fit are refused only while others run: n is bounded elsewhere.
-  const int running_max = tenant->requests_running_max;
+  const int running_max = tenant->requests_running_max == 0 ? 0 : std::max(1, tenant->requests_running_max / gateways_);
   if (running_max > 0 && account->running > 0 && account->running + answers > running_max) {
     return LimitReached(kLimitRequestsRunning,
-                        absl::StrCat("tenant ", tenant->name, " may have ", running_max, " answers at once, and has ",
-                                     account->running),
+                        absl::StrCat("tenant ", tenant->name, " may have ", running_max, " answers at once",
+                                     gateways_ == 1 ? "" : " here", ", and has ", account->running),
                         kRunningRetry);
   }
   if (requests_max > 0) account->requests.left -= 1;

@@ -17,7 +17,7 @@
 namespace conclave {
 
 // Thread-safe. What a tenant has used is kept by its name, so that it outlives a change of the key file; limits are
-// those of the Tenant that a request came with.
+// those of the Tenant that a request came with, shared evenly among the gateways.
 class TenantLimits {
   struct Account;
 
@@ -41,8 +41,8 @@ class TenantLimits {
     const int answers_;
   };
 
-  // clock must outlive it.
-  explicit TenantLimits(Clock* clock) : clock_(clock) {}
+  // clock must outlive it. gateways: those that serve the same tenants, >= 1; this one grants one share of so many.
+  explicit TenantLimits(Clock* clock, int gateways = 1) : clock_(clock), gateways_(gateways) {}
 
   // Lets a request in, or says which limit it met and when that is over: RESOURCE_EXHAUSTED by LimitReached. A request
   // that is refused costs nothing. A prompt longer than a whole minute's tokens needs a full account.
@@ -54,6 +54,7 @@ class TenantLimits {
   struct Bucket {
     double left = 0;
     absl::Time at = absl::InfinitePast();  // when `left` was right; never: full
+    // It holds a minute's worth, but at least 1: a small share still lets one through now and then.
     void Refill(double per_minute, absl::Time now);
     // How long until `wanted` is left.
     absl::Duration Wait(double wanted, double per_minute) const;
@@ -63,7 +64,11 @@ class TenantLimits {
     int running = 0;
   };
 
+  // " (2 at each of 3 gateways)" where the limit is shared: for messages.
+  std::string Share(double limit) const;
+
   Clock* const clock_;
+  const int gateways_;
   absl::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Account>> accounts_ ABSL_GUARDED_BY(mutex_);
 };

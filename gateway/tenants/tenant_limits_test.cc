@@ -92,6 +92,38 @@ TEST_F(TenantLimitsTest, AnswersAtOnceAreCountedUntilTheLeaseEnds) {
   EXPECT_TRUE(limits_.Admit(tenant, 9, 1).ok()) << "alone, whatever its n";
 }
 
+TEST_F(TenantLimitsTest, SeveralGatewaysShareALimit) {
+  TenantLimits share(&clock_, 4);
+  const auto tenant = Named("a", 40, 0, 8);
+  std::vector<Admission> kept;
+  for (int i = 0; i < 2; ++i) kept.push_back(share.Admit(tenant, 1, 1));
+  const Admission third = share.Admit(tenant, 1, 1);
+  EXPECT_EQ(LimitIn(third), kLimitRequestsRunning);
+  EXPECT_THAT(std::string(third.status().message()), HasSubstr("may have 2 answers at once here"));
+  kept.clear();
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(share.Admit(tenant, 1, 1).ok()) << i;
+  const Admission refused = share.Admit(tenant, 1, 1);
+  EXPECT_EQ(LimitIn(refused), kLimitRequestsPerMinute);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("40 requests a minute (10 at each of 4 gateways)"));
+  EXPECT_EQ(RetryAfterOf(refused.status()), absl::Seconds(6));
+
+  const auto tokens = Named("b", 0, 400, 0);
+  EXPECT_TRUE(share.Admit(tokens, 1, 100).ok());
+  const Admission more = share.Admit(tokens, 1, 50);
+  EXPECT_EQ(LimitIn(more), kLimitTokensPerMinute);
+  EXPECT_EQ(RetryAfterOf(more.status()), absl::Seconds(30));
+}
+
+TEST_F(TenantLimitsTest, AShareBelowOneStillLetsOneThrough) {
+  TenantLimits share(&clock_, 10);
+  const auto tenant = Named("a", 2, 0, 3);
+  const Admission first = share.Admit(tenant, 1, 1);
+  EXPECT_TRUE(first.ok());
+  EXPECT_FALSE(share.Admit(tenant, 1, 1).ok());
+  clock_.Advance(absl::Minutes(5));
+  EXPECT_EQ(LimitIn(share.Admit(tenant, 1, 1)), kLimitRequestsRunning) << "3 / 10, but at least 1, runs already";
+}
+
 TEST_F(TenantLimitsTest, ARefusedRequestCostsNothing) {
   const auto tenant = Named("a", 2, 100, 1);
   Admission first = limits_.Admit(tenant, 1, 10);
