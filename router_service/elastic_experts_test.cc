@@ -154,20 +154,6 @@ class ElasticExpertsTest : public testing::Test {
   std::unique_ptr<ElasticExperts> pool_;
 };
 
-TEST_F(ElasticExpertsTest, AStepMayBeAbandonedAtWhicheverShardsItWaitsFor) {
-  peers_.Set({"0"});
-  Start();
-  std::atomic<int> asked{0};
-  pool_->AskWhileStalled([&asked] { return ++asked > 2; });
-  ASSERT_EQ(RunOnce(), absl::OkStatus());
-  peers_.Set({"1"});
-  ASSERT_TRUE(Uses({"1"}, /*busy=*/true));
-  EXPECT_EQ(asked, 0);
-  handlers_["1"]->FailWith(absl::UnavailableError("gone"));
-  EXPECT_EQ(RunOnce().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(asked, 3);
-}
-
 TEST_F(ElasticExpertsTest, FurtherShardsShareTheWorkAndGoAgainWhileLayersRun) {
   peers_.Set({"0", "1"});
   Start();
