@@ -6,13 +6,12 @@
 
 DIR is a model of `conclave make-model`: its random weights spread tokens evenly over experts, which the model assumes.
 The model: a step reads the weights that its rows need and their KV cache once, at the bandwidth that plain reads reach
-in the same run; the products of attention run at the rate of the attention kernel. Needs matplotlib (python3-matplotlib)
-for the plots, and `bazel build //cli:conclave //moe/kernels:kernels_bench` before.
+in the same run; the products of attention, in float32, run at the rate of dot products in registers. Needs matplotlib
+(python3-matplotlib) for the plots, a CPU with AVX-512 for the ceilings, and `bazel build //cli:conclave` before.
 """
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import tempfile
@@ -34,19 +33,11 @@ def bench_model(model, threads, *flags):
 
 
 def ceilings(threads):
-    """(GB/s of plain reads on all threads, GFLOP/s of the attention kernel on one), from the kernels' benchmark."""
-    process = subprocess.Popen([ROOT / "bazel-bin/moe/kernels/kernels_bench", str(threads), "avx512"],
-                               stdout=subprocess.PIPE, text=True)
-    reads = attention = None
-    for line in process.stdout:
-        if match := re.search(r"reads: ([\d.]+) GB/s", line):
-            reads = float(match[1])
-        if match := re.search(r"attention +16 heads .*?([\d.]+) GFLOP/s", line):
-            attention = float(match[1])
-            break
-    process.kill()
-    process.wait()
-    return reads, attention
+    """(GB/s of plain reads, GFLOP/s of float32 dot products in registers), on all threads."""
+    command = [ROOT / "bazel-bin/cli/conclave", "bench-kernels", "--threads", str(threads), "--isa", "avx512",
+               "--seconds", "0.05", "-o", "json"]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return figures["read_gb_per_s"], next(d["gflop_per_s"] for d in figures["dots"] if d["compute"] == "f32")
 
 
 def with_top_k(model, top_k, directory):
@@ -82,7 +73,7 @@ def measure(model, threads, rounds):
             print(f"round {number + 1} of {rounds}", flush=True)
     medians = {name: {str(x): statistics.median(speeds) for x, speeds in points.items()} for name, points in samples.items()}
     return {"threads": threads, "rounds": rounds, "read_gbps": statistics.median(r for r, _ in limits),
-            "attention_gflops_a_thread": statistics.median(a for _, a in limits),
+            "float32_gflops": statistics.median(f for _, f in limits),
             "config": json.loads((model / "config.json").read_text()), "tokens_per_second": medians}
 
 
@@ -92,7 +83,7 @@ class CostModel:
     def __init__(self, data):
         c = self.config = data["config"]
         self.bytes_per_second = data["read_gbps"] * 1e9
-        self.attention_flops = data["attention_gflops_a_thread"] * 1e9 * data["threads"]
+        self.attention_flops = data["float32_gflops"] * 1e9
         hidden, heads = c["hidden_size"], c["num_attention_heads"]
         latent, rope = c["kv_lora_rank"], c["qk_rope_head_dim"]
         attention = (hidden * c["q_lora_rank"] + c["q_lora_rank"] * heads * (c["qk_nope_head_dim"] + rope)
