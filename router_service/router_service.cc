@@ -149,6 +149,8 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   stack_options.threads = options.threads > 0 ? options.threads : cores;
   stack_options.load = options.load;
   ASSIGN_OR_RETURN(stack_options.shard_credentials, NewChannelCredentials(options.shard_tls, metrics.get()));
+  // Null says that nothing is encrypted, and so lets rows travel over UCX, which encrypts nothing.
+  if (!options.shard_tls.enabled()) stack_options.shard_credentials = nullptr;
   stack_options.engine = options.engine;
   absl::StatusOr<std::unique_ptr<ServingStack>> created = ServingStack::Create(stack_options, *metrics);
   if (!created.ok()) return NameFlags(created.status());
