@@ -36,6 +36,7 @@ struct EchoEnd {
   ucp_ep_h endpoint = nullptr;
   std::atomic<bool> broken{false};
   bool copies = false;
+  void* out = nullptr;
   BodyBuffer copy;
   int64_t received = -1;
   int pending = 0;
@@ -49,6 +50,7 @@ struct EchoEnd {
     handler.flags = UCP_AM_FLAG_WHOLE_MSG;
     handler.cb = [](void* self, const void*, size_t, void* data, size_t bytes, const ucp_am_recv_param_t*) {
       auto& end = *static_cast<EchoEnd*>(self);
+      if (end.out != nullptr) std::memcpy(end.out, data, bytes);
       if (end.copies) {
         end.copy.Reserve(static_cast<int64_t>(bytes));
         std::memcpy(end.copy.data(), data, bytes);
@@ -101,8 +103,8 @@ struct BareEchoServer::Impl {
         end.Send(end.copy.data(), std::exchange(end.received, -1));
         last = absl::Now();
       } else if (absl::Now() - last > kSpinsOn) {
-        end.worker->Wait(absl::Now() + absl::Seconds(1));
         last = absl::Now();
+        end.worker->Wait(last + absl::Seconds(1), /*bytes_moving=*/0, &last);
       }
     }
   }
@@ -154,8 +156,9 @@ BareEchoClient::BareEchoClient(UcxLinks links, const std::string& address) : imp
 
 BareEchoClient::~BareEchoClient() = default;
 
-void BareEchoClient::RoundTrip(const void* data, int64_t bytes) {
+void BareEchoClient::RoundTrip(const void* data, int64_t bytes, void* out) {
   EchoEnd& end = impl_->end;
+  end.out = out;
   end.Send(data, bytes);
   while (end.received < 0 || end.pending > 0) {
     ucp_worker_progress(end.worker->handle());

@@ -29,8 +29,9 @@ class BareEchoClient {
  public:
   BareEchoClient(UcxLinks links, const std::string& address);
   ~BareEchoClient();
-  // Sends `bytes` from `data`, and returns when as many have come back.
-  void RoundTrip(const void* data, int64_t bytes);
+  // Sends `bytes` from `data`, and returns when as many have come back: at `out`, or where it is null, somewhere in
+  // UCX's memory.
+  void RoundTrip(const void* data, int64_t bytes, void* out);
 
  private:
   struct Impl;

@@ -1,4 +1,6 @@
-// transport_bench [--rounds N] [--busy]: an echo of rows through our transports, side by side with a bare ucp_am echo.
+// transport_bench [--rounds N] [--busy] [--wires shared|tcp] [--rows N] [--only bare|ours|grpc]: an echo of rows through
+// our transports, side by side with a bare ucp_am echo (and one, "bare+out", that also brings the reply to where the
+// caller wants it). The last three flags narrow it down, for profiles.
 //
 // Each row goes to one expert, which gives it back: as many bytes there as back. Server and client are two processes.
 // Variants take turns, a few hundred round trips at a time, so that whatever disturbs the machine disturbs all. With
@@ -35,7 +37,6 @@ namespace conclave {
 namespace {
 
 constexpr int kHidden = 7168;  // of BF16: a row is 14 KiB
-constexpr int kRowsEach[] = {1, 18, 73};
 
 // Every expert is the identity.
 class EchoHandler final : public ExpertHandler {
@@ -142,34 +143,67 @@ pid_t Burn() {
   for (volatile double x = 1;;) x = x * 1.0000001 + 1e-9;
 }
 
-void Run(const std::vector<std::string>& addresses, int rounds) {
+struct Flags {
+  int rounds = 7;
+  bool busy = false;
+  std::string wires, only;  // empty: all
+  std::vector<int> rows = {1, 18, 73};
+};
+
+void Run(const std::vector<std::string>& addresses, const Flags& flags) {
   for (const UcxLinks links : {UcxLinks::kAuto, UcxLinks::kTcp}) {
     const bool tcp = links == UcxLinks::kTcp;
+    if (!flags.wires.empty() && (flags.wires == "tcp") != tcp) continue;
     const std::string& control = addresses[tcp ? 2 : 0];
     UcxTransportOptions options;
     options.worker.links = links;
     auto ucx = NewUcxTransport(1, NewGrpcDataPlaneClient({control}), options);
     CONCLAVE_CHECK_OK(ucx.status());
     const auto grpc = NewGrpcTransport({control}, GrpcTransportOptions{});
-    BareEchoClient bare(links, addresses[tcp ? 3 : 1]);
-    for (const int rows : kRowsEach) {
-      std::vector<Variant> variants(3);
-      variants[0] = {"bare ucp", [&](EchoCall& call) { bare.RoundTrip(call.in.view().data, call.in.bytes()); }, {}};
-      variants[1] = {"ours ucx", [&](EchoCall& call) { call.RoundTrip(**ucx); }, {}};
-      variants[2] = {"grpc", [&](EchoCall& call) { call.RoundTrip(*grpc); }, {}};
-      Measure(variants, rows, rounds);
+    // Only where it is measured: UCX's own thread is busy with a connection that nobody progresses.
+    std::unique_ptr<BareEchoClient> bare;
+    const auto bare_echo = [&](EchoCall& call, void* out) {
+      if (bare == nullptr) bare = std::make_unique<BareEchoClient>(links, addresses[tcp ? 3 : 1]);
+      bare->RoundTrip(call.in.view().data, call.in.bytes(), out);
+    };
+    for (const int rows : flags.rows) {
+      std::vector<Variant> variants(4);
+      variants[0] = {"bare ucp", [&](EchoCall& call) { bare_echo(call, nullptr); }, {}};
+      variants[1] = {"bare+out", [&](EchoCall& call) { bare_echo(call, call.out.view().data); }, {}};
+      variants[2] = {"ours ucx", [&](EchoCall& call) { call.RoundTrip(**ucx); }, {}};
+      variants[3] = {"grpc", [&](EchoCall& call) { call.RoundTrip(*grpc); }, {}};
+      if (!flags.only.empty()) {
+        variants.erase(std::remove_if(variants.begin(), variants.end(),
+                                      [&](const Variant& variant) { return variant.name.rfind(flags.only, 0) != 0; }),
+                       variants.end());
+        CONCLAVE_CHECK(!variants.empty()) << "--only takes bare, ours or grpc";
+      }
+      Measure(variants, rows, flags.rounds);
       Report(tcp ? "tcp" : (*ucx)->Wires(ShardId{0}).c_str(), rows, variants);
     }
   }
 }
 
-int Main(int argc, char** argv) {
-  int rounds = 7;
-  bool busy = false;
+Flags ParseFlags(int argc, char** argv) {
+  Flags flags;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--busy") == 0) busy = true;
-    if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) rounds = std::max(1, std::atoi(argv[++i]));
+    const std::string name = argv[i];
+    if (name == "--busy") {
+      flags.busy = true;
+      continue;
+    }
+    CONCLAVE_CHECK(i + 1 < argc) << name << " is unknown, or its value is missing";
+    const char* const value = argv[++i];
+    if (name == "--rounds") flags.rounds = std::max(1, std::atoi(value));
+    if (name == "--rows") flags.rows = {std::max(1, std::atoi(value))};
+    if (name == "--wires") flags.wires = value;
+    if (name == "--only") flags.only = value;
   }
+  return flags;
+}
+
+int Main(int argc, char** argv) {
+  const Flags flags = ParseFlags(argc, argv);
   SetLogLevel(LogLevel::kError);
   int ends[2];
   CONCLAVE_CHECK(pipe(ends) == 0);
@@ -177,14 +211,14 @@ int Main(int argc, char** argv) {
   if (server == 0) Serve(ends[1]);
   close(ends[1]);
   std::vector<pid_t> children = {server};
-  for (unsigned core = 0; busy && core < std::thread::hardware_concurrency(); ++core) children.push_back(Burn());
+  for (unsigned core = 0; flags.busy && core < std::thread::hardware_concurrency(); ++core) children.push_back(Burn());
   std::string text;
   char buffer[1024];
   for (ssize_t got = 0; (got = read(ends[0], buffer, sizeof(buffer))) > 0;) text.append(buffer, got);
   const std::vector<std::string> addresses = absl::StrSplit(text, ' ', absl::SkipEmpty());
   CONCLAVE_CHECK(addresses.size() == 4) << "the server did not start";
-  std::printf("cores are %s\n", busy ? "busy" : "idle");
-  Run(addresses, rounds);
+  std::printf("cores are %s\n", flags.busy ? "busy" : "idle");
+  Run(addresses, flags);
   for (const pid_t child : children) kill(child, SIGKILL);
   while (wait(nullptr) > 0) {
   }

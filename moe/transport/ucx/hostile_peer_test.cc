@@ -140,8 +140,9 @@ class RawRouter {
 
  private:
   bool Until(const std::function<bool()>& condition) {
-    for (const absl::Time until = absl::Now() + absl::Seconds(20); !condition() && absl::Now() < until;) {
-      if (!worker_->Progress()) worker_->Wait(absl::Now() + absl::Milliseconds(5));
+    absl::Time now = absl::Now();
+    for (const absl::Time until = now + absl::Seconds(20); !condition() && now < until;) {
+      if (!worker_->Progress()) worker_->Wait(now + absl::Milliseconds(5), /*bytes_moving=*/0, &now);
     }
     return condition();
   }

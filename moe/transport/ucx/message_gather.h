@@ -21,6 +21,17 @@ class MessageGather {
   // came before (its sequence is not greater than the last one's). DATA_LOSS: the checksum does not fit. Whatever had
   // come of the message is then dropped.
   absl::StatusOr<bool> Accept(const WireHeader& fragment, const void* payload, int64_t payload_bytes);
+  // Whether a fragment that passed ReadFragment is a message by itself that need not be copied to be whole; its
+  // checksum, where it has one, wants Accept.
+  bool IsWhole(const WireHeader& fragment, int64_t payload_bytes) const {
+    return !open_ && fragment.offset == 0 && payload_bytes == static_cast<int64_t>(fragment.body_bytes) &&
+           (fragment.flags & kWireChecksummed) == 0;
+  }
+  // Takes such a fragment without its body, which stays where it is: header() is good, Take() is not.
+  // INVALID_ARGUMENT: it came before. REQUIRES: IsWhole
+  absl::Status AcceptInPlace(const WireHeader& fragment) { return Begin(fragment); }
+  // Of the message that has begun.
+  int64_t bytes_missing() const { return open_ ? static_cast<int64_t>(header_.body_bytes - received_) : 0; }
   const WireHeader& header() const { return header_; }
   // The body of the whole message; `spare` is used for the next one.
   BodyBuffer Take(BodyBuffer spare) { return std::exchange(body_, std::move(spare)); }

@@ -26,7 +26,8 @@ void SpinGate::Spun(bool something_came, bool preempted) {
 }
 
 void SpinGate::Blocked(absl::Duration waited) {
-  if (contended_ || waited > spin_max_) return;
+  // It includes waking up, which takes about as long as a spin.
+  if (contended_ || waited > 2 * spin_max_) return;
   misses_ = 0;
   to_skip_ = 0;
 }

@@ -22,7 +22,7 @@ class SpinGate {
 
  private:
   static constexpr int kSkippedMax = 256;
-  static constexpr int kSkippedAfterPreemption = 16;
+  static constexpr int kSkippedAfterPreemption = 4;
 
   const absl::Duration spin_max_;
   int misses_ = 0;       // spins in vain, in a row

@@ -32,6 +32,8 @@ constexpr int kCallsQueuedMax = 256;
 constexpr int64_t kBytesQueuedMax = int64_t{1} << 30;
 constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
 constexpr size_t kKeptBodies = 8;
+// Calls that wait for their turn in UCX's own memory, of which it has to find as much again for what comes.
+constexpr size_t kCallsInPlaceMax = 8;
 
 class Server final : public UcxExpertServer {
  public:
@@ -129,29 +131,38 @@ class Server final : public UcxExpertServer {
   struct WaitingCall {
     UcxPeer* peer = nullptr;
     WireHeader header;
-    BodyBuffer body;
+    BodyBuffer body;             // all of it, or what comes before the rows
+    std::byte* held = nullptr;   // the body in UCX's memory, to be given back; null: it was gathered
     absl::Time arrival;
   };
 
   void Loop() {
+    now_ = absl::Now();
     for (bool came = false; !stop_;) {
       const bool worked = came || worker_->Progress();
       came = false;
-      const absl::Time now = absl::Now();
-      Accept(now);
+      Accept(now_);
       ServeOne();
-      absl::Time due = now + kHousekeeping;
+      absl::Time due = now_ + kHousekeeping;
+      int64_t bytes_moving = 0;
       for (auto& peer : peers_) {
         peer->Pump();
         due = std::min(due, peer->greet_by());
+        bytes_moving += peer->gather().bytes_missing() + peer->bytes_unsent();
       }
-      CutOff(now);
+      CutOff(now_);
       if (draining_ && !drained_) FinishDrain();
-      if (calls_.empty() && !stop_) came = worker_->Wait(worked ? absl::InfinitePast() : due);
+      if (!calls_.empty() || stop_) continue;
+      if (worked) {
+        now_ = absl::Now();
+      } else {
+        came = worker_->Wait(due, bytes_moving + std::exchange(bytes_served_, 0), &now_);
+      }
     }
     for (auto& peer : peers_) peer->link().Close();
     std::move(peers_.begin(), peers_.end(), std::back_inserter(leaving_));
     peers_.clear();
+    for (WaitingCall& call : calls_) GiveBack(call);
     calls_.clear();
     for (const absl::Time until = absl::Now() + absl::Seconds(2); !leaving_.empty() && absl::Now() < until;) {
       worker_->Progress();
@@ -194,12 +205,14 @@ class Server final : public UcxExpertServer {
 
   static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_bytes, void* data, size_t bytes,
                                       const ucp_am_recv_param_t* parameters) {
-    static_cast<Server*>(self)->OnFragment(absl::MakeConstSpan(static_cast<const std::byte*>(header), header_bytes),
-                                           data, static_cast<int64_t>(bytes), *parameters);
-    return UCS_OK;
+    const bool kept = static_cast<Server*>(self)->OnFragment(
+        absl::MakeConstSpan(static_cast<const std::byte*>(header), header_bytes), static_cast<std::byte*>(data),
+        static_cast<int64_t>(bytes), *parameters);
+    return kept ? UCS_INPROGRESS : UCS_OK;
   }
 
-  void OnFragment(absl::Span<const std::byte> header, const void* data, int64_t bytes,
+  // True: `data` is still in use.
+  bool OnFragment(absl::Span<const std::byte> header, std::byte* data, int64_t bytes,
                   const ucp_am_recv_param_t& parameters) {
     const bool named = (parameters.recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) != 0;
     const auto at = std::find_if(peers_.begin(), peers_.end(), [&](const auto& peer) {
@@ -207,30 +220,56 @@ class Server final : public UcxExpertServer {
     });
     if (at == peers_.end()) {
       gate_.Refuse(Carrier::kUcx, Refusal::kMessage, Peer{"", "an unknown connection"}, "a message without a sender");
-      return;
+      return false;
     }
     UcxPeer& peer = **at;
-    if (!peer.doom().ok()) return;
+    if (!peer.doom().ok()) return false;
     WireHeader fragment;
     if ((parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
-      return Offence(peer, Refusal::kMessage, absl::InvalidArgumentError("a rendezvous where none is expected"));
+      Offence(peer, Refusal::kMessage, absl::InvalidArgumentError("a rendezvous where none is expected"));
+    } else if (absl::Status read = ReadFragment(header, bytes, &fragment); !read.ok()) {
+      Offence(peer, Refusal::kMessage, read);
+    } else if (fragment.kind == WireKind::kHello) {
+      OnHello(peer, fragment, data, bytes);
+    } else if (!peer.Owns(fragment) || fragment.kind != WireKind::kCall) {
+      Offence(peer, Refusal::kToken, absl::UnauthenticatedError("a message without the connection's key"));
+    } else {
+      const bool may_keep = (parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_DATA) != 0 &&
+                            reinterpret_cast<uintptr_t>(data) % kBodyAlignment == 0 &&
+                            calls_.size() < kCallsInPlaceMax;
+      if (may_keep && peer.gather().IsWhole(fragment, bytes)) return OnCallInPlace(peer, fragment, data);
+      OnCallFragment(peer, fragment, data, bytes);
     }
-    if (absl::Status read = ReadFragment(header, bytes, &fragment); !read.ok()) {
-      return Offence(peer, Refusal::kMessage, read);
-    }
-    if (fragment.kind == WireKind::kHello) return OnHello(peer, fragment, data, bytes);
-    if (!peer.Owns(fragment) || fragment.kind != WireKind::kCall) {
-      return Offence(peer, Refusal::kToken, absl::UnauthenticatedError("a message without the connection's key"));
-    }
+    return false;
+  }
+
+  void OnCallFragment(UcxPeer& peer, const WireHeader& fragment, const std::byte* data, int64_t bytes) {
     const absl::StatusOr<bool> whole = peer.gather().Accept(fragment, data, bytes);
     if (absl::IsDataLoss(whole.status())) {
       gate_.Refuse(Carrier::kUcx, Refusal::kChecksum, peer.peer(), whole.status().message());
       Answer(peer, fragment, whole.status());
     } else if (!whole.ok()) {
       Offence(peer, Refusal::kMessage, whole.status());
-    } else if (*whole) {
-      OnCall(peer);
+    } else if (*whole && Admit(peer)) {
+      calls_.back().body = peer.gather().Take(SpareBody());
     }
+  }
+
+  // A call that came whole: its rows are computed on where they lie. Ids and offsets are copied before they are
+  // checked, since a peer on this machine could still write to that memory. True: `data` is in use.
+  bool OnCallInPlace(UcxPeer& peer, const WireHeader& fragment, std::byte* data) {
+    if (absl::Status accepted = peer.gather().AcceptInPlace(fragment); !accepted.ok()) {
+      Offence(peer, Refusal::kMessage, accepted);
+      return false;
+    }
+    if (!Admit(peer)) return false;
+    WaitingCall& call = calls_.back();
+    const int64_t meta_bytes = CallMetaBytes(fragment.rows, fragment.pairs);
+    call.body = SpareBody();
+    call.body.Reserve(meta_bytes);
+    std::memcpy(call.body.data(), data, static_cast<size_t>(meta_bytes));
+    call.held = data;
+    return true;
   }
 
   void OnHello(UcxPeer& peer, const WireHeader& hello, const void* data, int64_t bytes) {
@@ -247,27 +286,41 @@ class Server final : public UcxExpertServer {
     LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " connected"));
   }
 
-  void OnCall(UcxPeer& peer) {
+  // Puts the call that the peer has sent last into the queue, without its body. False: it is refused.
+  bool Admit(UcxPeer& peer) {
     const WireHeader& header = peer.gather().header();
-    if (draining_) return Answer(peer, header, absl::UnavailableError("the shard is draining"));
+    if (draining_) {
+      Answer(peer, header, absl::UnavailableError("the shard is draining"));
+      return false;
+    }
     const int64_t bytes = static_cast<int64_t>(header.body_bytes);
     if (peer.calls_queued >= kCallsQueuedMax || peer.bytes_queued + bytes > kBytesQueuedMax) {
       gate_.Refuse(Carrier::kUcx, Refusal::kOverload, peer.peer(), "too many calls wait for their turn");
-      return Answer(peer, header, absl::ResourceExhaustedError("too many calls of this router wait for their turn"));
-    }
-    BodyBuffer spare;
-    if (!bodies_.empty()) {
-      spare = std::move(bodies_.back());
-      bodies_.pop_back();
+      Answer(peer, header, absl::ResourceExhaustedError("too many calls of this router wait for their turn"));
+      return false;
     }
     ++peer.calls_queued;
     peer.bytes_queued += bytes;
-    WaitingCall call;
+    WaitingCall& call = calls_.emplace_back();
     call.peer = &peer;
     call.header = header;
-    call.body = peer.gather().Take(std::move(spare));
-    call.arrival = absl::Now();
-    calls_.push_back(std::move(call));
+    call.arrival = now_;
+    return true;
+  }
+
+  // Memory of an earlier message for the next one.
+  BodyBuffer SpareBody() {
+    if (bodies_.empty()) return BodyBuffer{};
+    BodyBuffer spare = std::move(bodies_.back());
+    bodies_.pop_back();
+    return spare;
+  }
+
+  // The call is over: its memory serves others.
+  void GiveBack(WaitingCall& call) {
+    if (call.held != nullptr) ucp_am_data_release(worker_->handle(), std::exchange(call.held, nullptr));
+    call.body.TrimTo(kKeptBytesMax);
+    if (bodies_.size() < kKeptBodies) bodies_.push_back(std::move(call.body));
   }
 
   void Answer(UcxPeer& peer, const WireHeader& call, const absl::Status& status) {
@@ -296,24 +349,29 @@ class Server final : public UcxExpertServer {
     UcxPeer& peer = *call.peer;
     --peer.calls_queued;
     peer.bytes_queued -= static_cast<int64_t>(call.header.body_bytes);
-    const absl::StatusOr<ExpertCall> decoded = ReadCall(call.header, call.body.data(), CallLimits{}, call.arrival);
+    const int64_t meta_bytes = CallMetaBytes(call.header.rows, call.header.pairs);
+    const std::byte* const rows = (call.held != nullptr ? call.held : call.body.data()) + meta_bytes;
+    const absl::StatusOr<ExpertCall> decoded =
+        ReadCall(call.header, call.body.data(), rows, CallLimits{}, call.arrival);
     absl::Status status = decoded.status();
     if (status.ok()) {
       auto reply = peer.NewReply();
-      const ConstMatView& rows = decoded->rows;
-      reply->body.Reserve(decoded->pairs() * rows.cols * SizeOf(rows.dtype));
-      const MatView out{reply->body.data(), rows.dtype, Device::kCpu, decoded->pairs(), rows.cols, rows.cols};
+      const int64_t cols = decoded->rows.cols;
+      const DType dtype = decoded->rows.dtype;
+      reply->body.Reserve(decoded->pairs() * cols * SizeOf(dtype));
+      const MatView out{reply->body.data(), dtype, Device::kCpu, decoded->pairs(), cols, cols};
       status = handler_.load()->Run(*decoded, out);
       if (status.ok()) {
         reply->message.header = ReplyTo(call.header, status, 0);
+        bytes_served_ = static_cast<int64_t>(call.header.body_bytes + reply->message.header.body_bytes);
         reply->message.rows = reply->body.data();
         Send(peer, std::move(reply));
       }
     }
     if (!status.ok()) Answer(peer, call.header, status);
     if (absl::IsInvalidArgument(status)) OffendingCall(peer, status);
-    call.body.TrimTo(kKeptBytesMax);
-    if (bodies_.size() < kKeptBodies) bodies_.push_back(std::move(call.body));
+    GiveBack(call);
+    now_ = absl::Now();
   }
 
   // A whole message that asks for what cannot be: refused, and the connection stays until there are too many of them.
@@ -332,8 +390,10 @@ class Server final : public UcxExpertServer {
       UcxPeer& peer = *peers_[i];
       if (!peer.Doomed(now)) continue;
       LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " is gone: ", std::string(peer.doom().message())));
-      calls_.erase(std::remove_if(calls_.begin(), calls_.end(), [&](const auto& call) { return call.peer == &peer; }),
-                   calls_.end());
+      const auto its_calls =
+          std::stable_partition(calls_.begin(), calls_.end(), [&](const auto& call) { return call.peer != &peer; });
+      std::for_each(its_calls, calls_.end(), [this](WaitingCall& call) { GiveBack(call); });
+      calls_.erase(its_calls, calls_.end());
       peer.link().Close();
       leaving_.push_back(std::move(peers_[i]));
       peers_.erase(peers_.begin() + static_cast<int64_t>(i));
@@ -368,6 +428,8 @@ class Server final : public UcxExpertServer {
   std::atomic<bool> drained_{false};  // written under mutex_
 
   // The thread's own.
+  absl::Time now_;             // as of the last wait or the last call
+  int64_t bytes_served_ = 0;   // of the call just answered: its router takes them in before it can send the next
   const std::unique_ptr<UcxWorker> worker_;
   ucp_listener_h listener_ = nullptr;
   std::deque<Arrival> arrivals_;

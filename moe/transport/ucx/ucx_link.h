@@ -18,10 +18,10 @@
 
 namespace conclave {
 
-// A fragment fills one shared-memory segment with its headers, so that UCX copies it once on each side; over other
-// wires larger ones save system calls.
+// A fragment fills one segment of shared memory (MM_SEG_SIZE) or of TCP (TX_SEG_SIZE, RX_SEG_SIZE) with its headers: UCX
+// then copies it once on each side, and TCP's receiver never moves the beginning of one to the front of its buffer.
 inline constexpr int64_t kFragmentBytesShared = 16384;
-inline constexpr int64_t kFragmentBytesOther = 128 << 10;
+inline constexpr int64_t kFragmentBytesOther = 255 << 10;
 
 // A message that is being sent. Non-owning: header aside, its memory belongs to whoever pushed it, and must stay as it
 // is until idle().

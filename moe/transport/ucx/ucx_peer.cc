@@ -59,6 +59,14 @@ void UcxPeer::Pump() {
   }
 }
 
+int64_t UcxPeer::bytes_unsent() const {
+  int64_t bytes = 0;
+  for (const auto& reply : sending_) {
+    bytes += static_cast<int64_t>(reply->message.header.body_bytes) - reply->message.handed_over;
+  }
+  return bytes;
+}
+
 void UcxPeer::Doom(absl::Status why) {
   if (doom_.ok()) doom_ = std::move(why);
   refused_ = false;

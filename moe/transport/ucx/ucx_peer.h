@@ -61,6 +61,8 @@ class UcxPeer {
   void Pump();
   // Whether all replies have been handed to the network.
   bool Quiet() const { return sending_.empty(); }
+  // Of the replies that have not.
+  int64_t bytes_unsent() const;
   absl::Time greet_by() const { return greeted() ? absl::InfiniteFuture() : greet_by_; }
 
   int calls_queued = 0;

@@ -123,14 +123,14 @@ class Impl final : public UcxTransport {
   }
 
   int Progress(absl::Duration wait) override {
-    const absl::Time until = absl::Now() + std::min(wait, absl::Hours(1));
+    absl::Time now = absl::Now();
+    const absl::Time until = now + std::min(wait, absl::Hours(1));
     for (bool worked = false;;) {
       if (!worked) worker_->Progress();
-      const absl::Time now = absl::Now();
       const absl::Time due = ServeTimers(now);
       if (const int ran = table_.RunDone(); ran > 0) return ran;
       if (now >= until) return 0;
-      worked = worker_->Wait(std::min({until, due, table_.EarliestDeadline()}));
+      worked = worker_->Wait(std::min({until, due, table_.EarliestDeadline()}), BytesMoving(), &now);
     }
   }
 
@@ -151,6 +151,19 @@ class Impl final : public UcxTransport {
       if (!flight->waiting && flight->message.header.sequence == sequence) return flight.get();
     }
     return nullptr;
+  }
+
+  // What calls in flight have to move until they end: their requests, of which it is not known how far they are, and
+  // their replies.
+  int64_t BytesMoving() const {
+    int64_t bytes = 0;
+    for (const auto& flight : flights_) {
+      if (flight->over || flight->waiting) continue;
+      const WireHeader& header = flight->message.header;
+      bytes += flight->out.rows * flight->out.cols * SizeOf(flight->out.dtype) - static_cast<int64_t>(flight->received);
+      if (flight->received == 0) bytes += static_cast<int64_t>(header.body_bytes);
+    }
+    return bytes;
   }
 
   // Everything of the message but what the connection decides.

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {
@@ -46,15 +47,24 @@ constexpr Setting kSettings[] = {
     {"KEEPALIVE_INTERVAL", "200ms"},
     // Without it a shared-memory peer that dies is never noticed.
     {"MM_ERROR_HANDLING", "y"},
-    // 4 MB in flight; with the default of 64 x 8 KB senders stop and go at a megabyte. A segment takes one fragment
-    // (kFragmentBytesShared) whole.
-    {"MM_FIFO_SIZE", "256"},
+    // 2 MB in flight; with the default of 64 x 8 KB senders stop and go at a megabyte, and with more the segments, which
+    // are used in turn, do not stay in a core's cache. A segment takes one fragment (kFragmentBytesShared) whole.
+    {"MM_FIFO_SIZE", "128"},
     {"MM_SEG_SIZE", "16640"},
     {"TX_SEG_SIZE", "256K"},
     {"RX_SEG_SIZE", "256K"},
     // One lane, so that the fragments of a message arrive in order.
     {"MAX_EAGER_RAILS", "1"},
 };
+
+constexpr int kLooksPerClock = 4;
+// How fast bytes move at least, over the loopback device and all copies included, and how long that is waited for.
+constexpr int64_t kBytesPerNanosecond = 4;
+constexpr absl::Duration kMoveMax = absl::Milliseconds(1);
+// Where spins do not pay or others want the core: what comes within so short a time costs less to wait for than a
+// system call, and whoever wants the core hardly notices.
+constexpr absl::Duration kSparingSpin = absl::Microseconds(8), kSparingMoveMax = absl::Microseconds(50);
+constexpr int kSpinsPerLook = 16;
 
 }  // namespace
 
@@ -96,8 +106,9 @@ absl::Status UcxWorker::Init(const UcxWorkerOptions& options) {
   ucp_config_release(config);
   if (made != UCS_OK) return absl::InternalError(absl::StrCat("ucx context: ", ucs_status_string(made)));
   ucp_worker_params_t worker = {};
-  worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_AM_ALIGNMENT;
   worker.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+  worker.am_alignment = kBodyAlignment;  // so that a shard can compute on rows where UCX has put them
   if (const ucs_status_t status = ucp_worker_create(context_, &worker, &worker_); status != UCS_OK) {
     return absl::InternalError(absl::StrCat("ucx worker: ", ucs_status_string(status)));
   }
@@ -131,7 +142,7 @@ bool UcxWorker::Progress() {
   return worked;
 }
 
-// Looking costs a third of a microsecond, so that spins that go well look now and then only.
+// Asking costs a third of a microsecond, so that spins that go well do it now and then only.
 bool UcxWorker::Preempted() {
   struct rusage usage;
   if (getrusage(RUSAGE_THREAD, &usage) != 0) return false;
@@ -139,30 +150,45 @@ bool UcxWorker::Preempted() {
   return std::exchange(preemptions_, usage.ru_nivcsw) != usage.ru_nivcsw;
 }
 
-bool UcxWorker::Spin(absl::Time begin, absl::Duration budget, absl::Time until) {
-  const absl::Time end = std::min(begin + budget, until);
+bool UcxWorker::Spin(absl::Duration budget, bool sparing, absl::Time until, absl::Time* now) {
+  const absl::Time end = std::min(*now + budget, until);
   bool came = false;
   do {
-    came = ucp_worker_progress(worker_) != 0;
-  } while (!came && absl::Now() < end);
-  const bool look = !came || ++looks_skipped_ >= 16;
-  gate_.Spun(came, look && Preempted());
+    // The clock costs a tenth of a look.
+    for (int i = 0; i < kLooksPerClock && !came; ++i) came = ucp_worker_progress(worker_) != 0;
+  } while (!came && (*now = absl::Now()) < end);
+  const bool look = !came || ++looks_skipped_ >= kSpinsPerLook;
+  if (look) *now = absl::Now();
+  // A sparing spin is too short to say anything.
+  if (!sparing) gate_.Spun(came, look && Preempted());
   return came;
 }
 
-bool UcxWorker::Wait(absl::Time until) {
-  const absl::Time begin = absl::Now();
-  if (begin >= until) return false;
-  const absl::Duration budget = gate_.Budget();
-  if (budget > absl::ZeroDuration() && Spin(begin, budget, until)) return true;
-  // Not armed: something has come already.
-  if (ucp_worker_arm(worker_) != UCS_OK) return false;
-  const absl::Duration left = until - absl::Now();
+bool UcxWorker::Wait(absl::Time until, int64_t bytes_moving, absl::Time* now) {
+  const absl::Time begin = *now;
+  if (begin >= until) {
+    *now = absl::Now();
+    return false;
+  }
+  const absl::Duration allowed = gate_.Budget();
+  const bool sparing = allowed == absl::ZeroDuration();
+  const absl::Duration moving = absl::Nanoseconds(bytes_moving / kBytesPerNanosecond);
+  const absl::Duration budget =
+      sparing ? std::min(moving, kSparingMoveMax) + kSparingSpin : std::min(moving, kMoveMax) + allowed;
+  if (Spin(budget, sparing, until, now)) {
+    if (sparing) gate_.Blocked(*now - begin);
+    return true;
+  }
+  const bool armed = ucp_worker_arm(worker_) == UCS_OK;
+  *now = absl::Now();
+  if (!armed) return false;  // something has come already
+  const absl::Duration left = until - *now;
   if (left <= absl::ZeroDuration()) return false;
   const timespec timeout = absl::ToTimespec(std::min(left, absl::Hours(1)));
   pollfd descriptor = {event_fd_, POLLIN, 0};
   const int ready = ppoll(&descriptor, 1, &timeout, nullptr);
-  if (ready > 0) gate_.Blocked(absl::Now() - begin);
+  *now = absl::Now();
+  if (ready > 0) gate_.Blocked(*now - begin);
   return false;
 }
 

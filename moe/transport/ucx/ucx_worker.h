@@ -47,9 +47,11 @@ class UcxWorker {
   // Lets UCX work and run callbacks, until there is nothing to do. True: something was done. Never called in a
   // callback.
   bool Progress();
-  // Returns when there may be something to do, at `until`, or after Wake. It spins first, where that pays. True: it has
-  // seen something come and let UCX work already, which saves the caller a Progress (a system call or two).
-  bool Wait(absl::Time until);
+  // Returns when there may be something to do, at `until`, or after Wake. It spins first, where that pays, and longer
+  // where `bytes_moving` are on their way, which take their time without anybody computing meanwhile. True: it has seen something come and let UCX
+  // work already, which saves the caller a Progress (a system call or two). `now` is the caller's time, and brought up
+  // to date, which may be left out after a short spin.
+  bool Wait(absl::Time until, int64_t bytes_moving, absl::Time* now);
   // Ends a Wait, the current or the next one. Thread-safe.
   void Wake();
 
@@ -76,7 +78,7 @@ class UcxWorker {
 
   explicit UcxWorker(const UcxWorkerOptions& options) : gate_(options.spin_max) {}
   absl::Status Init(const UcxWorkerOptions& options);
-  bool Spin(absl::Time begin, absl::Duration budget, absl::Time until);
+  bool Spin(absl::Duration budget, bool sparing, absl::Time until, absl::Time* now);
   bool Preempted();
 
   ucp_context_h context_ = nullptr;

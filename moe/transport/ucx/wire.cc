@@ -131,16 +131,20 @@ void WriteCallMeta(const ExpertCall& call, std::byte* meta) {
 
 absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, const CallLimits& limits,
                                     absl::Time arrival) {
+  return ReadCall(header, body, body + CallMetaBytes(header.rows, header.pairs), limits, arrival);
+}
+
+absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* meta, const std::byte* rows,
+                                    const CallLimits& limits, absl::Time arrival) {
   ExpertCall call;
   call.call_id = header.call_id;
   call.placement_epoch = header.placement_epoch;
   call.layer = LayerId{header.layer};
-  call.row_offsets = absl::MakeConstSpan(reinterpret_cast<const uint32_t*>(body), size_t{header.rows} + 1);
+  call.row_offsets = absl::MakeConstSpan(reinterpret_cast<const uint32_t*>(meta), size_t{header.rows} + 1);
   call.experts = absl::MakeConstSpan(
-      reinterpret_cast<const int32_t*>(body + call.row_offsets.size() * sizeof(uint32_t)), header.pairs);
+      reinterpret_cast<const int32_t*>(meta + call.row_offsets.size() * sizeof(uint32_t)), header.pairs);
   const int64_t cols = header.cols;
-  call.rows = BasicMatView<const void*>{
-      body + CallMetaBytes(header.rows, header.pairs), RowsDType(header), Device::kCpu, header.rows, cols, cols};
+  call.rows = BasicMatView<const void*>{rows, RowsDType(header), Device::kCpu, header.rows, cols, cols};
   const uint64_t timeout_us = std::min(header.timeout_us, kTimeoutMaxUs);
   call.deadline = timeout_us == 0 ? absl::InfiniteFuture() : arrival + absl::Microseconds(timeout_us);
   if (absl::Status valid = ValidateExpertCall(call, limits); !valid.ok()) return valid;

@@ -85,6 +85,9 @@ void WriteCallMeta(const ExpertCall& call, std::byte* meta);
 // REQUIRES: the header passed ReadFragment; body is aligned to kBodyAlignment and has body_bytes
 absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, const CallLimits& limits,
                                     absl::Time arrival);
+// The same of a body whose first CallMetaBytes(..) bytes, and whose rows, lie in places of their own.
+absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* meta, const std::byte* rows,
+                                    const CallLimits& limits, absl::Time arrival);
 // The header of the reply to `call`: of `out`'s size where status is OK, else of a text of `text_bytes`.
 WireHeader ReplyTo(const WireHeader& call, const absl::Status& status, int64_t text_bytes);
 // An error's text, cut to what a message may carry.
