@@ -54,7 +54,10 @@ DemoCluster::DemoCluster(const Kernels& kernels, int shards, DemoTransport trans
     auto told = DescribeShards(addresses, checkpoint.fingerprint(), absl::Now() + absl::Seconds(30));
     EXPECT_TRUE(told.ok()) << told.status();
     descriptions = *std::move(told);
-    transport_ = NewGrpcTransport(addresses, {checkpoint.fingerprint(), descriptions[0].numeric_profile});
+    GrpcTransportOptions expected;
+    expected.model_fingerprint = checkpoint.fingerprint();
+    expected.numeric_profile = descriptions[0].numeric_profile;
+    transport_ = NewGrpcTransport(addresses, expected);
   }
   RemoteExpertsOptions options;
   options.rows_max = rows_max;

@@ -2,6 +2,7 @@
 // what is accepted must survive a round trip.
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "absl/time/time.h"
 #include "conclave/v1/expert.pb.h"
@@ -13,6 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace conclave;
   static auto* const handler = new FakeExpertHandler("fuzzed", /*hidden=*/0, /*experts=*/16);
   static auto* const request = new v1::ExpertRequest;
+  static auto* const scratch = new v1::ExpertRequest;
+  static auto* const bytes = new std::string;
   static auto* const again = new v1::ExpertRequest;
   static auto* const reply = new v1::ExpertReply;
   static auto* const decoded = new DecodedCall;
@@ -20,7 +23,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CallLimits limits;
   limits.bytes_max = 16 << 20;
   if (!DecodeExpertRequest(*request, limits, absl::UnixEpoch(), decoded).ok()) return 0;
-  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), /*with_checksum=*/true, again);
+  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), /*with_checksum=*/true, scratch, [](size_t count) {
+    bytes->resize(count);
+    return reinterpret_cast<uint8_t*>(bytes->data());
+  });
+  CONCLAVE_CHECK(again->ParseFromString(*bytes));
   const MatView out = PrepareExpertReply(decoded->call, reply);
   if (!handler->Run(decoded->call, out).ok()) return 0;
   SealExpertReply(out, reply);

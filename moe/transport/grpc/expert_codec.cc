@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/expert.pb.h"
+#include "conclave/v1/tensor.pb.h"
+#include "google/protobuf/io/coded_stream.h"
 #include "moe/base/protocol_version.h"
 #include "moe/base/status_macros.h"
 #include "moe/transport/checksum.h"
@@ -34,6 +36,10 @@ void SetShape(int64_t rows, int64_t cols, DType dtype, v1::Tensor* tensor) {
   tensor->set_shape(1, cols);
   tensor->mutable_data()->resize(rows * cols * SizeOf(dtype));
 }
+
+// The byte that begins a field of bytes or of a message (protobuf's encoding, wire type 2).
+constexpr uint8_t BytesTag(int field) { return static_cast<uint8_t>(field << 3 | 2); }
+static_assert(v1::ExpertRequest::kRowsFieldNumber < 16 && v1::Tensor::kDataFieldNumber < 16);
 
 // A view of `tensor`'s own bytes. Sizes are compared by division, so that no product can wrap.
 absl::StatusOr<ConstMatView> RowsOf(const v1::Tensor& tensor) {
@@ -100,24 +106,43 @@ absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimit
   return ValidateExpertCall(decoded->call, limits);
 }
 
-void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* proto) {
-  proto->set_call_id(call.call_id);
-  proto->set_placement_epoch(call.placement_epoch);
-  proto->set_layer(Value(call.layer));
-  SetShape(call.rows.rows, call.rows.cols, call.rows.dtype, proto->mutable_rows());
-  CopyRows(call.rows, MatView{proto->mutable_rows()->mutable_data()->data(), call.rows.dtype, Device::kCpu,
-                              call.rows.rows, call.rows.cols, call.rows.cols});
-  proto->mutable_experts_per_row()->Resize(static_cast<int>(call.rows.rows), 0);
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* scratch,
+                         absl::FunctionRef<uint8_t*(size_t bytes)> allocate) {
+  using google::protobuf::io::CodedOutputStream;
+  v1::ExpertRequest& proto = *scratch;
+  proto.set_call_id(call.call_id);
+  proto.set_placement_epoch(call.placement_epoch);
+  proto.set_layer(Value(call.layer));
+  proto.mutable_experts_per_row()->Resize(static_cast<int>(call.rows.rows), 0);
   for (int i = 0; i < static_cast<int>(call.rows.rows); ++i) {
-    proto->set_experts_per_row(i, call.row_offsets[i + 1] - call.row_offsets[i]);
+    proto.set_experts_per_row(i, call.row_offsets[i + 1] - call.row_offsets[i]);
   }
-  proto->mutable_experts()->Resize(static_cast<int>(call.pairs()), 0);
-  std::copy(call.experts.begin(), call.experts.end(), proto->mutable_experts()->mutable_data());
+  proto.mutable_experts()->Resize(static_cast<int>(call.pairs()), 0);
+  std::copy(call.experts.begin(), call.experts.end(), proto.mutable_experts()->mutable_data());
   const bool limited = call.deadline != absl::InfiniteFuture();
   // A deadline that has passed already still needs a timeout: 0 would mean none.
-  proto->set_timeout_us(limited ? std::max<int64_t>(absl::ToInt64Microseconds(call.deadline - now), 1) : 0);
-  proto->clear_checksum();
-  if (with_checksum) proto->set_checksum(ChecksumOfCall(call));
+  proto.set_timeout_us(limited ? std::max<int64_t>(absl::ToInt64Microseconds(call.deadline - now), 1) : 0);
+  proto.clear_checksum();
+  if (with_checksum) proto.set_checksum(ChecksumOfCall(call));
+  // The rows follow by hand, as the last field: their shape by protobuf once more, then their bytes. Were they a field
+  // of the message, protobuf would copy them a second time.
+  v1::Tensor shape;
+  shape.set_dtype(ToProto(call.rows.dtype));
+  shape.add_shape(call.rows.rows);
+  shape.add_shape(call.rows.cols);
+  const auto data_bytes = static_cast<uint32_t>(call.rows.rows * call.rows.cols * SizeOf(call.rows.dtype));
+  const auto shape_bytes = static_cast<uint32_t>(shape.ByteSizeLong());
+  const uint32_t tensor_bytes =
+      shape_bytes + 1 + static_cast<uint32_t>(CodedOutputStream::VarintSize32(data_bytes)) + data_bytes;
+  const size_t head_bytes = proto.ByteSizeLong();
+  uint8_t* at = allocate(head_bytes + 1 + CodedOutputStream::VarintSize32(tensor_bytes) + tensor_bytes);
+  at = proto.SerializeWithCachedSizesToArray(at);
+  *at++ = BytesTag(v1::ExpertRequest::kRowsFieldNumber);
+  at = CodedOutputStream::WriteVarint32ToArray(tensor_bytes, at);
+  at = shape.SerializeWithCachedSizesToArray(at);
+  *at++ = BytesTag(v1::Tensor::kDataFieldNumber);
+  at = CodedOutputStream::WriteVarint32ToArray(data_bytes, at);
+  CopyRows(call.rows, MatView{at, call.rows.dtype, Device::kCpu, call.rows.rows, call.rows.cols, call.rows.cols});
 }
 
 MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto) {

@@ -3,10 +3,12 @@
 #ifndef CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CODEC_H_
 #define CONCLAVE_MOE_TRANSPORT_GRPC_EXPERT_CODEC_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -49,9 +51,11 @@ struct DecodedCall {
 // brings, so that nothing in it can be believed. INVALID_ARGUMENT names the field that its sender got wrong.
 absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
                                  DecodedCall* decoded);
-// The reverse; `now` turns the deadline into a timeout. Reuses the message's memory.
+// The reverse, as the bytes of a v1.ExpertRequest in memory that `allocate` gives for so many of them; `now` turns the
+// deadline into a timeout. The rows are copied once, straight to their place. `scratch` is reused for its memory.
 // REQUIRES: ValidateExpertCall accepts the call
-void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* proto);
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* scratch,
+                         absl::FunctionRef<uint8_t*(size_t bytes)> allocate);
 
 // Prepares a successful reply to `call` and returns the view that its rows are to be written to:
 // [pairs, hidden] in the message's own memory. An error is set by EncodeExpertError instead.

@@ -16,6 +16,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/transport/check_caller.h"
 #include "moe/transport/grpc/expert_codec.h"
+#include "moe/transport/grpc/message_memory.h"
 #include "moe/transport/grpc/peer_host.h"
 #include "moe/transport/shard_control.h"
 
@@ -269,6 +270,7 @@ class ExpertGrpcServiceImpl final : public ExpertGrpcService {
 class GrpcExpertServerImpl final : public GrpcExpertServer {
  public:
   GrpcExpertServerImpl(ExpertHandler& handler, DataPlane* data_plane, PeerGate* gate) : service_(gate) {
+    KeepMessageMemory();
     service_.SetDataPlane(data_plane);
     service_.SetHandler(&handler);
   }
@@ -311,6 +313,7 @@ class GrpcExpertServerImpl final : public GrpcExpertServer {
 }  // namespace
 
 std::unique_ptr<ExpertGrpcService> ExpertGrpcService::Create(PeerGate* gate) {
+  KeepMessageMemory();
   return std::make_unique<ExpertGrpcServiceImpl>(gate);
 }
 

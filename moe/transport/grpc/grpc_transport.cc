@@ -13,6 +13,7 @@
 #include "moe/base/log.h"
 #include "moe/transport/call_table.h"
 #include "moe/transport/grpc/expert_codec.h"
+#include "moe/transport/grpc/message_memory.h"
 #include "moe/transport/grpc/shard_stream.h"
 
 namespace conclave {
@@ -48,12 +49,14 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
     if (!table_.Add(shard, shards(), call, out, std::move(done))) return;
     const absl::Time now = absl::Now();
-    EncodeExpertRequest(call, now, options_.checksum, &request_);
-    grpc::ByteBuffer message;
-    bool own = false;
-    CONCLAVE_CHECK(grpc::SerializationTraits<v1::ExpertRequest>::Serialize(request_, &message, &own).ok());
+    grpc_slice bytes = grpc_empty_slice();
+    EncodeExpertRequest(call, now, options_.checksum, &request_, [&bytes](size_t count) {
+      bytes = grpc_slice_malloc(count);
+      return GRPC_SLICE_START_PTR(bytes);
+    });
+    const grpc::Slice slice(bytes, grpc::Slice::STEAL_REF);
     ShardStream& stream = *streams_[Value(shard)];
-    if (!stream.Send(call.call_id, std::move(message), now)) table_.End(call.call_id, stream.why());
+    if (!stream.Send(call.call_id, grpc::ByteBuffer(&slice, 1), now)) table_.End(call.call_id, stream.why());
   }
 
   void Cancel(uint64_t call_id) override {
@@ -115,7 +118,7 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
   grpc::CompletionQueue queue_;
   bool ending_ = false;
   CallTable table_;
-  v1::ExpertRequest request_;  // reused for their memory
+  v1::ExpertRequest request_;  // without its rows; both are reused for their memory
   v1::ExpertReply reply_;
   std::vector<std::unique_ptr<ShardStream>> streams_;
 };
@@ -124,6 +127,7 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
 
 std::unique_ptr<Transport> NewGrpcTransport(const std::vector<std::string>& addresses,
                                             const GrpcTransportOptions& options) {
+  KeepMessageMemory();
   return std::make_unique<GrpcTransport>(addresses, options);
 }
 
