@@ -40,6 +40,13 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return Allocate(bytes, static_cast<std::size_t>(alignment));
 }
+// Those that do not throw too: a sanitizer's own would be freed by ours.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return Allocate(bytes, alignof(std::max_align_t));
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return Allocate(bytes, alignof(std::max_align_t));
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
@@ -108,7 +115,8 @@ TEST(ForwardAllocationTest, NorDoesOneOfPackedWeights) {
   options.model = Model();
   options.to = "int4";
   options.out = options.model + "-int4";
-  const absl::Status status = QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return false; });
+  const absl::Status status = QuantizeModel(
+      options, threads, [](int64_t, int64_t) {}, [] { return false; });
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(AllocationsOfSteps(options.out, Compute::kBF16), 0);
 }
