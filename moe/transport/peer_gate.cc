@@ -24,9 +24,9 @@ PeerGate::PeerGate(Clock* clock, Metrics* metrics) : clock_(clock) {
   if (metrics == nullptr) return;
   for (int carrier = 0; carrier < kCarriers; ++carrier) {
     for (int kind = 0; kind < kKinds; ++kind) {
-      refused_[carrier][kind] = metrics->AddCounter("conclave_expert_refused_total",
-                                                    "Connections and messages of routers that were refused.",
-                                                    {{"transport", kCarrierNames[carrier]}, {"reason", kKindNames[kind]}});
+      refused_[carrier][kind] =
+          metrics->AddCounter("conclave_expert_refused_total", "Connections and messages of routers that were refused.",
+                              {{"transport", kCarrierNames[carrier]}, {"reason", kKindNames[kind]}});
     }
   }
   quarantines_ = metrics->AddCounter("conclave_expert_quarantines_total",
@@ -78,6 +78,8 @@ bool PeerGate::MayLog(absl::Time now) {
 bool PeerGate::NoteOffence(const std::string& culprit, absl::Time now) {
   // Names come from outside: their number is bounded, and those that are free again go first.
   if (records_.size() >= kRecordsMax && records_.find(culprit) == records_.end()) {
+    if (now < next_sweep_) return false;  // whoever invents names does not make us look through all of them each time
+    next_sweep_ = now + absl::Seconds(1);
     for (auto it = records_.begin(); it != records_.end();) {
       it = it->second.free_at <= now && it->second.window_ends <= now ? records_.erase(it) : std::next(it);
     }

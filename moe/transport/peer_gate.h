@@ -79,6 +79,7 @@ class PeerGate {
   Counter* quarantines_ = nullptr;
   std::mutex mutex_;
   std::map<std::string, Record, std::less<>> records_;  // guarded by mutex_
+  absl::Time next_sweep_ = absl::InfinitePast();        // guarded by mutex_; when full, not before then
   absl::Time second_begins_ = absl::InfinitePast();     // guarded by mutex_
   int lines_ = 0;                                       // guarded by mutex_
 };
