@@ -120,8 +120,8 @@ def plot(data, out):
     figure, axes = plt.subplots(1, len(panels), figsize=(13, 3), constrained_layout=True)
     for axis, (name, x_label, y_label, seen, expected) in zip(axes, panels):
         points = {int(x): speed for x, speed in data["tokens_per_second"][name].items()}
-        axis.plot(points, [seen(x, speed) for x, speed in points.items()], "o-", color="#1f77b4", label="measured")
-        axis.plot(points, [expected(x) for x in points], "--", color="#888888", label="model: bytes and operations")
+        axis.plot(list(points), [seen(x, speed) for x, speed in points.items()], "o-", color="#1f77b4", label="measured")
+        axis.plot(list(points), [expected(x) for x in points], "--", color="#888888", label="model: bytes and operations")
         axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
