@@ -42,7 +42,8 @@ absl::Status ValidateTarget(const TargetOptions& options);
 class LocalCluster {
  public:
   // Opens the model, starts `flags.shards` shards and the engine. `options` are the engine's, as far as flags do not
-  // set them; its KV cache is made no larger than sequences_running_max sequences can fill. Errors are those of Checkpoint::Open, Engine::Create and the shards.
+  // set them; its KV cache is made no larger than sequences_running_max sequences can fill. Errors are those of
+  // Checkpoint::Open, Engine::Create and the shards.
   static absl::StatusOr<std::unique_ptr<LocalCluster>> Create(const LocalClusterFlags& flags, const HubEnvironment& hub,
                                                               EngineOptions options);
   virtual ~LocalCluster() = default;

@@ -43,11 +43,11 @@ struct TlsClientOptions {
 absl::Status CheckTls(const TlsServerOptions& options);
 absl::Status CheckTls(const TlsClientOptions& options);
 
-// Credentials for a gRPC server or channel; plaintext where the options are empty. A server's name or address must be in
-// its certificate, or the name that the options give for all. As long as anybody holds the credentials, files that change are checked and taken within seconds,
-// for new connections; files that do not pass the check leave in use what was there, with an error in the log and, where
-// `metrics` is not null, in conclave_tls_certificate_reloads_total. metrics must outlive the credentials. The errors of
-// CheckTls.
+// Credentials for a gRPC server or channel; plaintext where the options are empty. A server's name or address must be
+// in its certificate, or the name that the options give for all. As long as anybody holds the credentials, files that
+// change are checked and taken within seconds, for new connections; files that do not pass the check leave in use what
+// was there, with an error in the log and, where `metrics` is not null, in conclave_tls_certificate_reloads_total.
+// metrics must outlive the credentials. The errors of CheckTls.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> NewServerCredentials(const TlsServerOptions& options,
                                                                               Metrics* metrics = nullptr);
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> NewChannelCredentials(const TlsClientOptions& options,
