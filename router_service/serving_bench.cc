@@ -13,6 +13,7 @@
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "moe/base/quantile.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
@@ -42,13 +43,6 @@ struct Stream {
   int32_t cached_tokens = 0;
   absl::Status status;
 };
-
-double Quantile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
-}
-double Median(const std::vector<double>& values) { return Quantile(values, 0.5); }
 
 // Gaps between tokens that ended in (after, until].
 std::vector<double> Gaps(const std::vector<Stream>& streams, double after, double until) {
@@ -153,7 +147,7 @@ class Bench {
       gains.push_back(1 - at_once / alone);
     }
     std::cout << absl::StreamFormat(
-        "4 streams at once end on average %.0f%% sooner than one after another (bar 40%%)\n", 100 * Median(gains));
+        "4 streams at once end on average %.0f%% sooner than one after another (bar 40%%)\n", 100 * MedianOf(gains));
     return absl::OkStatus();
   }
 
@@ -173,7 +167,7 @@ class Bench {
       rates.push_back(static_cast<double>(Gaps(streams, from, to).size()) / (to - from));
       experts.push_back(engine_->stats().experts_last_step);
     }
-    return std::pair(Median(rates), Median(experts));
+    return std::pair(MedianOf(rates), MedianOf(experts));
   }
 
   absl::Status Streams() {
@@ -218,14 +212,14 @@ class Bench {
     left.Wait();
     RETURN_IF_ERROR(prompt.status);
     // Before: the second half, when all decode.
-    const double before = Median(Gaps(streams, submitted / 2, submitted));
+    const double before = MedianOf(Gaps(streams, submitted / 2, submitted));
     const std::vector<double> during = Gaps(streams, submitted, prompt.seconds[0]);
     std::cout << absl::StreamFormat(
         "8 streams: median gap %.0f ms; while %d tokens are prefilled (%.1f s) median %.0f, p99 %.0f, max %.0f ms: p99 "
         "is "
         "%.2f x the median before (bar 3)\n",
-        1e3 * before, options_.long_prompt, prompt.seconds[0] - submitted, 1e3 * Median(during),
-        1e3 * Quantile(during, 0.99), 1e3 * Quantile(during, 1), Quantile(during, 0.99) / before);
+        1e3 * before, options_.long_prompt, prompt.seconds[0] - submitted, 1e3 * MedianOf(during),
+        1e3 * QuantileOf(during, 0.99), 1e3 * QuantileOf(during, 1), QuantileOf(during, 0.99) / before);
     return absl::OkStatus();
   }
 
@@ -245,7 +239,7 @@ class Bench {
     }
     std::cout << absl::StreamFormat(
         "prefix of %d tokens: first token after %.0f ms cold, %.0f ms again (%d tokens cached): %.1f%% (bar 15%%)\n",
-        options_.prefix_tokens, 1e3 * Median(cold), 1e3 * Median(warm), cached, 100 * Median(warm) / Median(cold));
+        options_.prefix_tokens, 1e3 * MedianOf(cold), 1e3 * MedianOf(warm), cached, 100 * MedianOf(warm) / MedianOf(cold));
     return absl::OkStatus();
   }
 

@@ -22,6 +22,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
+#include "moe/base/quantile.h"
 #include "moe/daemon/flags.h"
 
 namespace conclave {
@@ -156,16 +157,11 @@ int Main(int argc, char** argv) {
     threads.emplace_back([&options, &totals, i, end] { Worker(options, i, totals).Run(end); });
   }
   for (std::thread& thread : threads) thread.join();
-  std::sort(totals.refusal_ms.begin(), totals.refusal_ms.end());
-  const auto quantile = [&totals](double q) {
-    if (totals.refusal_ms.empty()) return 0.0;
-    return totals.refusal_ms[static_cast<size_t>(q * static_cast<double>(totals.refusal_ms.size() - 1))];
-  };
   nlohmann::json json = {{"codes", totals.codes},
                          {"messages", totals.messages},
                          {"tokens_per_second", static_cast<double>(totals.tokens) / options.seconds},
-                         {"refusal_ms_p50", quantile(0.5)},
-                         {"refusal_ms_p99", quantile(0.99)},
+                         {"refusal_ms_p50", QuantileOf(totals.refusal_ms, 0.5)},
+                         {"refusal_ms_p99", QuantileOf(totals.refusal_ms, 0.99)},
                          {"refusals_without_retry", totals.without_retry}};
   std::cout << json.dump() << "\n";
   return 0;

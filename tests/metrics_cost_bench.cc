@@ -23,6 +23,7 @@
 #include "gateway/routers/router_pool.h"
 #include "gateway/served_model.h"
 #include "grpcpp/grpcpp.h"
+#include "moe/base/quantile.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
@@ -126,8 +127,7 @@ double Nanoseconds(int repetitions, const std::function<void(int)>& call) {
     for (int i = 0; i < kCalls; ++i) call(i);
     times.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() / kCalls);
   }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return MedianOf(std::move(times));
 }
 
 // One answer, from its first token to its last.
@@ -280,8 +280,7 @@ absl::Status RunBench(const Options& options) {
     token_ns.push_back(absl::ToDoubleNanoseconds(sink->last - sink->first) / (sink->tokens - 1));
     tokens += sink->tokens;
   }
-  std::sort(token_ns.begin(), token_ns.end());
-  const double token = token_ns[token_ns.size() / 2];
+  const double token = MedianOf(token_ns);
 
   std::cout << "| metric | calls a token | ns a call | ns a token | of a token's time |\n|---|---|---|---|---|\n";
   double calls_sum = 0, sum = 0;

@@ -6,6 +6,7 @@
 #include "absl/strings/strip.h"
 #include "cli/command.h"
 #include "moe/base/status_macros.h"
+#include "moe/daemon/asio_tls.h"
 #include "moe/daemon/listen_address.h"
 #include "moe/daemon/tls.h"
 
@@ -15,28 +16,25 @@ namespace {
 namespace ssl = boost::asio::ssl;
 using boost::system::error_code;
 
-absl::Status Explain(absl::string_view flag, const std::string& path, const error_code& error) {
-  if (!error) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": cannot use ", path, ": ", error.message()));
-}
-
 absl::StatusOr<std::unique_ptr<ssl::context>> NewTlsContext(const TlsClientOptions& options) {
   RETURN_IF_ERROR(CheckTls(options));
   auto context = std::make_unique<ssl::context>(ssl::context::tls_client);
+  RETURN_IF_ERROR(RefuseOldTls(*context));
   error_code error;
-  context->set_options(ssl::context::default_workarounds | ssl::context::no_sslv2 | ssl::context::no_sslv3 |
-                           ssl::context::no_tlsv1 | ssl::context::no_tlsv1_1,
-                       error);
-  if (!error) context->set_verify_mode(ssl::verify_peer, error);
-  if (!error && options.ca.empty()) context->set_default_verify_paths(error);
-  if (error) return absl::InternalError(absl::StrCat("TLS cannot be set up: ", error.message()));
-  if (!options.ca.empty()) context->load_verify_file(options.ca, error);
-  RETURN_IF_ERROR(Explain("tls-ca", options.ca, error));
+  context->set_verify_mode(ssl::verify_peer, error);
+  RETURN_IF_ERROR(TlsStatus(error));
+  if (options.ca.empty()) {
+    context->set_default_verify_paths(error);
+    RETURN_IF_ERROR(TlsStatus(error));
+  } else {
+    context->load_verify_file(options.ca, error);
+    RETURN_IF_ERROR(TlsFileStatus("tls-ca", options.ca, error));
+  }
   if (options.certificate.empty()) return context;
   context->use_certificate_chain_file(options.certificate, error);
-  RETURN_IF_ERROR(Explain("tls-client-cert", options.certificate, error));
+  RETURN_IF_ERROR(TlsFileStatus("tls-client-cert", options.certificate, error));
   context->use_private_key_file(options.key, ssl::context::pem, error);
-  RETURN_IF_ERROR(Explain("tls-client-key", options.key, error));
+  RETURN_IF_ERROR(TlsFileStatus("tls-client-key", options.key, error));
   return context;
 }
 

@@ -1,17 +1,11 @@
 #include "cli/bench/summary.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
-namespace conclave {
+#include "moe/base/quantile.h"
 
-double Quantile(const std::vector<double>& sorted, double q) {
-  const double place = q * static_cast<double>(sorted.size() - 1);
-  const auto below = static_cast<size_t>(std::floor(place));
-  const size_t above = std::min(below + 1, sorted.size() - 1);
-  return sorted[below] + (sorted[above] - sorted[below]) * (place - static_cast<double>(below));
-}
+namespace conclave {
 
 Summary Summarize(std::vector<double> samples) {
   Summary summary;

@@ -13,10 +13,6 @@ struct Summary {
   double mean = 0, p50 = 0, p90 = 0, p99 = 0, max = 0;
 };
 
-// The quantile `q` of 0 to 1, between the two samples next to it by straight line (Hyndman and Fan 1996, definition 7;
-// NumPy's default, which vLLM's benchmark uses). REQUIRES: `sorted` ascending and not empty
-double Quantile(const std::vector<double>& sorted, double q);
-
 // Takes a copy to sort it.
 Summary Summarize(std::vector<double> samples);
 

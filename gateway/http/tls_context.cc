@@ -1,11 +1,10 @@
 #include "gateway/http/tls_context.h"
 
-#include <string>
 #include <utility>
 
 #include "absl/memory/memory.h"
-#include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
+#include "moe/daemon/asio_tls.h"
 
 namespace conclave {
 namespace {
@@ -13,27 +12,19 @@ namespace {
 namespace ssl = boost::asio::ssl;
 using boost::system::error_code;
 
-absl::Status Explain(absl::string_view flag, const std::string& path, const error_code& error) {
-  if (!error) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": cannot use ", path, ": ", error.message()));
-}
-
 absl::StatusOr<std::shared_ptr<ssl::context>> NewContext(const HttpOptions& options) {
   auto context = std::make_shared<ssl::context>(ssl::context::tls_server);
+  RETURN_IF_ERROR(RefuseOldTls(*context));
   error_code error;
-  context->set_options(ssl::context::default_workarounds | ssl::context::no_sslv2 | ssl::context::no_sslv3 |
-                           ssl::context::no_tlsv1 | ssl::context::no_tlsv1_1 | ssl::context::no_compression,
-                       error);
-  if (error) return absl::InternalError(absl::StrCat("TLS cannot be set up: ", error.message()));
   context->use_certificate_chain_file(options.tls_cert, error);
-  if (error) return Explain("http-tls-cert", options.tls_cert, error);
+  RETURN_IF_ERROR(TlsFileStatus("http-tls-cert", options.tls_cert, error));
   context->use_private_key_file(options.tls_key, ssl::context::pem, error);
-  if (error) return Explain("http-tls-key", options.tls_key, error);
+  RETURN_IF_ERROR(TlsFileStatus("http-tls-key", options.tls_key, error));
   if (!options.tls_client_ca.empty()) {
     context->load_verify_file(options.tls_client_ca, error);
-    if (error) return Explain("http-tls-client-ca", options.tls_client_ca, error);
+    RETURN_IF_ERROR(TlsFileStatus("http-tls-client-ca", options.tls_client_ca, error));
     context->set_verify_mode(ssl::verify_peer | ssl::verify_fail_if_no_peer_cert, error);
-    if (error) return absl::InternalError(absl::StrCat("TLS cannot be set up: ", error.message()));
+    RETURN_IF_ERROR(TlsStatus(error));
   }
   return context;
 }

@@ -1,7 +1,6 @@
 // Times steps of a model on an accelerator, without an engine: step_bench MODEL_DIR COMPUTE [DEVICE [once]]. Decoding
 // steps of several batch sizes behind prompts of 128 tokens, with and without the logits' way to the host, and prefill
 // of 128 x 128 tokens in one step. "once" runs each step a single time, for a profiler to look at.
-#include <algorithm>
 #include <cstdio>
 #include <numeric>
 #include <string>
@@ -9,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
+#include "moe/base/quantile.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
@@ -21,11 +21,6 @@ namespace conclave {
 namespace {
 
 constexpr int kPrompt = 128, kSequences = 128, kBlocksEach = 16;
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 class StepBench {
  public:
@@ -73,8 +68,8 @@ class StepBench {
     for (int i = 0; i < 4; ++i) {
       ASSIGN_OR_RETURN(prefill.emplace_back(), Step(kSequences, kPrompt, 0, false));
     }
-    std::printf("prefill %d x %d: %.1f ms, %.0f tokens/s\n", kSequences, kPrompt, Median(prefill) * 1e3,
-                kSequences * kPrompt / Median(prefill));
+    std::printf("prefill %d x %d: %.1f ms, %.0f tokens/s\n", kSequences, kPrompt, MedianOf(prefill) * 1e3,
+                kSequences * kPrompt / MedianOf(prefill));
     for (const int count : {1, 2, 4, 8, 16, 32, 64, 128}) {
       std::vector<double> alone, fetched;
       for (int i = 0; i < 24; ++i) {
@@ -84,8 +79,8 @@ class StepBench {
         fetched.push_back(with);
         alone.push_back(without);
       }
-      std::printf("decode step, batch %3d: %.3f ms, with the logits on the host %.3f ms\n", count, Median(alone) * 1e3,
-                  Median(fetched) * 1e3);
+      std::printf("decode step, batch %3d: %.3f ms, with the logits on the host %.3f ms\n", count, MedianOf(alone) * 1e3,
+                  MedianOf(fetched) * 1e3);
     }
     return absl::OkStatus();
   }
