@@ -10,8 +10,10 @@ namespace {
 constexpr float kLatentNormEps = 1e-6f;
 // Rows whose absorbed queries exist at one time: they are heads * 576 floats each in DeepSeek-V3.
 constexpr int kTileRows = 64;
-// Work items per thread, so that rows of unequal context end together.
+// Work items per thread, so that rows of unequal context end together; but of no fewer heads than this where that
+// leaves every thread one, for heads share what they read of the cache.
 constexpr int64_t kItemsPerThread = 4;
+constexpr int64_t kHeadsPerItem = 8;
 // Less is not worth waking a thread for.
 constexpr int64_t kMultiplyAddsMin = 64 << 10;
 
@@ -19,6 +21,14 @@ constexpr int64_t kMultiplyAddsMin = 64 << 10;
 int64_t DepthMax(const ModelSpec& spec) {
   const AttentionSpec& mla = spec.attention;
   return std::max<int64_t>({spec.hidden, mla.q_lora_rank, int64_t{mla.heads} * mla.v_head_dim});
+}
+
+// Into how many groups the heads of each of `rows` are split.
+int64_t HeadGroups(int64_t threads, int64_t rows, int64_t heads) {
+  if (threads == 1) return 1;
+  const int64_t needed = (threads + rows - 1) / rows;
+  const int64_t wanted = (threads * kItemsPerThread + rows - 1) / rows;
+  return std::min(heads, std::max(needed, std::min(wanted, heads / kHeadsPerItem)));
 }
 
 void AddBias(const std::vector<float>& bias, float* row) {
@@ -140,8 +150,7 @@ void MlaAttention::Attend(const AttentionRows& rows, DType cache_dtype, int64_t 
   for (int64_t row = begin; row < begin + count; ++row) scores += (rows.positions[row] + 1) * int64_t{spec_.heads};
   const bool alone = scores * spec_.cache_width() < kMultiplyAddsMin;
   const int64_t threads = alone ? 1 : threads_.threads();
-  const int64_t groups =
-      threads == 1 ? 1 : std::min<int64_t>((threads * kItemsPerThread + count - 1) / count, spec_.heads);
+  const int64_t groups = HeadGroups(threads, count, spec_.heads);
   std::atomic<int64_t> next{0};
   threads_.ParallelFor(threads, 1, [&](int64_t piece, int64_t) {
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count * groups;) {

@@ -30,6 +30,16 @@ inline float SumOfLanes(V v) {
   return sums[0];
 }
 
+// REQUIRES: no lane is NaN, or all are
+inline float MaxOfLanes(V v) {
+  float lanes[kLanes];
+  Store(lanes, v);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  }
+  return lanes[0];
+}
+
 // e^x = 2^n * e^r with n = round(x / ln 2) and |r| <= ln(2) / 2: the Taylor polynomial of degree 7 is then within
 // 1e-8. ln 2 is split so that n times its first part is exact. Arguments beyond [-87, 88] are clamped: the result
 // is never subnormal nor infinite. A NaN stays a NaN.

@@ -69,7 +69,10 @@ class MlaRun {
       const uint8_t* rows[kTileCols];
       for (int j = 0; j < kTileCols; ++j) rows[j] = rows_[MinOf(t + j, tokens_ - 1)];
       int64_t head = 0;
-      for (; args_.heads - head >= kTileRows; head += kTileRows) ScoreHeads<kTileRows>(head, t, rows);
+      // Eight are twice four: two alone would wait for their loads.
+      for (; args_.heads - head >= kTileRows && (kTileRows < 6 || args_.heads - head != 8); head += kTileRows) {
+        ScoreHeads<kTileRows>(head, t, rows);
+      }
       if constexpr (kTileRows > 4) {
         for (; args_.heads - head >= 4; head += 4) ScoreHeads<4>(head, t, rows);
       }
@@ -96,8 +99,11 @@ class MlaRun {
   // Turns a head's scores of the chunk into weights, and its running maximum and sum into the next.
   void Merge(int64_t head, bool first) {
     float* scores = scores_ + head * kChunk;
-    float maximum = first ? scores[0] : maximum_[head];
-    for (int64_t t = 0; t < tokens_; ++t) maximum = scores[t] > maximum ? scores[t] : maximum;
+    V largest = Set(first ? scores[0] : maximum_[head]);
+    int64_t t = 0;
+    for (; t + kLanes <= tokens_; t += kLanes) largest = Max(Load(scores + t), largest);
+    float maximum = MaxOfLanes(largest);
+    for (; t < tokens_; ++t) maximum = scores[t] > maximum ? scores[t] : maximum;
     V sums = Zero();
     ForLanes(tokens_, [&](int64_t t, int count) {
       const V weights = Exp(Sub(LoadSome(scores + t, count), Set(maximum)));

@@ -80,13 +80,18 @@ inline void OuterRows(const OuterPass& pass, int64_t row, int64_t begin, int64_t
   if (column < end) OuterTile<Source, kRows, 1, true>(pass, row, column, static_cast<int>(end - column));
 }
 
-// All of y's `rows`, columns [begin, end).
+// All of y's `rows`, columns [begin, end): so many columns at a time as four rows take in registers, so that what the
+// first rows read of the stored ones is still near for the others.
 template <class Source>
 inline void RunOuter(const OuterPass& pass, int64_t rows, int64_t begin, int64_t end) {
-  int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) OuterRows<Source, 4>(pass, row, begin, end);
-  for (; row + 2 <= rows; row += 2) OuterRows<Source, 2>(pass, row, begin, end);
-  if (row < rows) OuterRows<Source, 1>(pass, row, begin, end);
+  const int64_t columns = rows > 4 ? kOuterVectors / 4 * kLanes : kOuterVectors * kLanes;
+  for (int64_t column = begin; column < end; column += columns) {
+    const int64_t last = MinOf(column + columns, end);
+    int64_t row = 0;
+    for (; row + 4 <= rows; row += 4) OuterRows<Source, 4>(pass, row, column, last);
+    for (; row + 2 <= rows; row += 2) OuterRows<Source, 2>(pass, row, column, last);
+    if (row < rows) OuterRows<Source, 1>(pass, row, column, last);
+  }
 }
 
 // W the other way round, for columns inside one column of scale blocks.
