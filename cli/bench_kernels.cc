@@ -7,7 +7,6 @@
 #include <iostream>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -15,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/bench_device_kernels.h"
 #include "cli/command.h"
+#include "moe/base/cpus.h"
 #include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
@@ -210,7 +210,7 @@ class BenchKernelsCommand final : public Command {
   absl::Status Run(const CommandContext&) override {
     if (device_.device != "cpu") return BenchDeviceKernels(device_, output_);
     ASSIGN_OR_RETURN(const std::vector<const Kernels*> tables, Tables());
-    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    const int cores = UsableCores();
     ThreadPool threads(thread_count_ > 0 ? thread_count_ : cores);
     Bench bench(threads, seconds_);
     const double reads = bench.ReadGigabytesPerSecond();

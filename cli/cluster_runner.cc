@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "moe/base/cpus.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/health_client.h"
 
@@ -63,6 +64,12 @@ void ClusterRunner::AddTarget(ProcessSpec& spec) const {
   if (!plan_.target.isa.empty()) spec.arguments.push_back(absl::StrCat("--isa=", plan_.target.isa));
 }
 
+void ClusterRunner::AddThreads(ProcessSpec& spec, int threads, int process) const {
+  spec.arguments.push_back(absl::StrCat("--threads=", threads));
+  if (plan_.cpus.empty()) return;
+  spec.arguments.push_back(absl::StrCat("--cpus=", FormatCpuList(plan_.cpus[static_cast<size_t>(process)])));
+}
+
 absl::Status ClusterRunner::Launch(ProcessSpec spec) {
   // Files of an earlier run in the same directory must not be taken for this one's.
   std::remove(AddressFileOf(spec.name).c_str());
@@ -76,12 +83,12 @@ absl::Status ClusterRunner::Launch(ProcessSpec spec) {
 }
 
 absl::Status ClusterRunner::LaunchShards() {
-  const int threads = std::max(1, plan_.threads / std::max(1, plan_.shards));
   for (int shard = 0; shard < plan_.shards; ++shard) {
     ProcessSpec spec = SpecFor("expert", absl::StrCat("expert-", shard), plan_.expert_binary);
     spec.arguments.insert(spec.arguments.end(),
                           {absl::StrCat("--shard-index=", shard), absl::StrCat("--shard-count=", plan_.shards),
-                           absl::StrCat("--replicas=", plan_.replicas), absl::StrCat("--threads=", threads)});
+                           absl::StrCat("--replicas=", plan_.replicas)});
+    AddThreads(spec, plan_.cores.shards[static_cast<size_t>(shard)], plan_.routers + shard);
     AddTarget(spec);
     // All processes are on this machine, so that nothing need listen beyond its loopback device.
     if (plan_.transport != "grpc") spec.arguments.push_back("--ucx-address=127.0.0.1:0");
@@ -94,11 +101,10 @@ absl::Status ClusterRunner::LaunchShards() {
 absl::Status ClusterRunner::LaunchRouters() {
   std::vector<std::string> shards;
   for (const ClusterProcess& process : processes_) shards.push_back(absl::StrCat("--shard=", process.grpc));
-  const int threads = std::max(1, plan_.threads / plan_.routers);
   for (int router = 0; router < plan_.routers; ++router) {
     const std::string name = plan_.routers == 1 ? "router" : absl::StrCat("router-", router);
     ProcessSpec spec = SpecFor("router", name, plan_.router_binary);
-    spec.arguments.push_back(absl::StrCat("--threads=", threads));
+    AddThreads(spec, plan_.cores.routers[static_cast<size_t>(router)], router);
     AddTarget(spec);
     spec.arguments.insert(spec.arguments.end(), shards.begin(), shards.end());
     if (plan_.shards > 0) spec.arguments.push_back(absl::StrCat("--transport=", plan_.transport));
@@ -179,6 +185,12 @@ absl::Status ClusterRunner::Start() {
   RETURN_IF_ERROR(LaunchRouters());
   RETURN_IF_ERROR(WaitForAddresses());
   RETURN_IF_ERROR(LaunchGateway());
+  RETURN_IF_ERROR(WaitForAddresses());
+  return WaitUntilServing();
+}
+
+absl::Status ClusterRunner::StartShards() {
+  RETURN_IF_ERROR(LaunchShards());
   RETURN_IF_ERROR(WaitForAddresses());
   return WaitUntilServing();
 }

@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "cli/cluster_file.h"
+#include "cli/core_split.h"
 #include "cli/process_group.h"
 #include "moe/model/device/compute_target.h"
 
@@ -23,7 +24,8 @@ struct ClusterPlan {
   int routers = 1;                 // attention services
   std::string transport = "auto";  // "auto", "grpc", "ucx" or "inproc"
   TargetOptions target;            // of the attention service and the shards; its compute is not "auto"
-  int threads = 1;                 // cores to share out
+  CoreSplit cores;                       // threads of each process that computes
+  std::vector<std::vector<int>> cpus;  // of each of them, attention services first; empty: not pinned
   int grpc_port = 0;               // the gateway's; 0: a free one
   int http_port = 0;               // the gateway's; 0: a free one
   int metrics_port = 0;            // the gateway's; 0: a free one
@@ -43,6 +45,8 @@ class ClusterRunner {
   // Starts everything and returns when every process serves. UNAVAILABLE: a process ended before that; the message is
   // its own error. CANCELLED: a signal asked to end.
   absl::Status Start();
+  // The same with the shards alone, for a caller that is its own attention service.
+  absl::Status StartShards();
   // Writes cluster.json.
   absl::Status Publish() const;
   // Returns when a signal asks to end (OK), or when the gateway or the last attention service has ended (UNAVAILABLE).
@@ -57,6 +61,8 @@ class ClusterRunner {
  private:
   ProcessSpec SpecFor(const std::string& role, const std::string& name, const std::string& binary) const;
   void AddTarget(ProcessSpec& spec) const;
+  // `process` counts attention services first, then shards.
+  void AddThreads(ProcessSpec& spec, int threads, int process) const;
   absl::Status Launch(ProcessSpec spec);
   absl::Status LaunchShards();
   absl::Status LaunchRouters();

@@ -12,7 +12,6 @@
 #include <fstream>
 #include <set>
 #include <sstream>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -24,6 +23,7 @@
 #include "absl/strings/strip.h"
 #include "cli/listen_check.h"
 #include "cli/service_binaries.h"
+#include "moe/base/cpus.h"
 
 namespace conclave {
 namespace {
@@ -77,7 +77,7 @@ Finding Cpu() {
     (flags.count(flag) > 0 ? found : missing).push_back(shown);
   }
   Finding finding{"cpu", Verdict::kOk, "", ""};
-  finding.value = absl::StrCat(std::thread::hardware_concurrency(), " cores; has ",
+  finding.value = absl::StrCat(UsableCores(), " cores; has ",
                                found.empty() ? "none of the vector extensions" : absl::StrJoin(found, ", "),
                                missing.empty() ? "" : absl::StrCat("; lacks ", absl::StrJoin(missing, ", ")));
   if (flags.count("avx2") == 0 || flags.count("fma") == 0) {

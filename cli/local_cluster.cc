@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,10 +15,12 @@
 #include "moe/model/numeric_profile.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
+#include "moe/transport/grpc/grpc_shard_control.h"
 #include "moe/transport/inproc/inproc_transport.h"
 #include "moe/transport/transport.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
 #include "router_service/remote_experts.h"
+#include "router_service/shard_gathering.h"
 
 namespace conclave {
 namespace {
@@ -45,12 +46,7 @@ class LocalClusterImpl final : public LocalCluster {
   Engine& engine() override { return *engine_; }
 
   std::vector<ShardHoldings> Holdings() const override {
-    std::vector<ShardHoldings> holdings;
-    for (const auto& shard : shards_) {
-      const ShardDescription description = shard->Describe();
-      holdings.push_back({description.name, description.holdings});
-    }
-    if (!holdings.empty()) return holdings;
+    if (!holdings_.empty()) return holdings_;
     ShardHoldings here{"this process", {}};
     const ModelSpec& spec = checkpoint_->spec();
     for (int layer = 0; layer < spec.layers; ++layer) {
@@ -65,17 +61,19 @@ class LocalClusterImpl final : public LocalCluster {
     kernels_ = &target_->kernels();
     ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(flags.model, hub));
     ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(directory));
-    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    const int threads = flags.threads > 0 ? flags.threads : cores;
-    threads_.emplace(threads);
+    ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(flags.threads));
+    threads_.emplace(threads.threads, threads.cpus);
     const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, options);
-    if (flags.shards == 0) {
+    const bool local_experts = flags.shards == 0 && flags.shard_addresses.empty();
+    if (local_experts) {
       ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, fitted.batch_tokens_max));
+    } else if (!flags.shard_addresses.empty()) {
+      RETURN_IF_ERROR(ConnectProcesses(flags, fitted.batch_tokens_max));
     } else {
-      RETURN_IF_ERROR(StartShards(flags, std::max(1, threads / flags.shards)));
+      RETURN_IF_ERROR(StartShards(flags, std::max(1, threads.threads / flags.shards)));
       RETURN_IF_ERROR(ConnectShards(flags.transport, fitted.batch_tokens_max));
     }
-    ExpertPool* const local = flags.shards == 0 ? experts_.get() : nullptr;
+    ExpertPool* const local = local_experts ? experts_.get() : nullptr;
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local, fitted));
     return absl::OkStatus();
   }
@@ -91,7 +89,7 @@ class LocalClusterImpl final : public LocalCluster {
       options.shard_count = flags.shards;
       options.kernels = &shard_targets_.back()->kernels();
       options.device = shard_targets_.back()->memory();
-      options.threads = threads_each;
+      options.threads.threads = threads_each;
       ASSIGN_OR_RETURN(shards_.emplace_back(), ExpertShard::Create(options, *checkpoint_));
     }
     return absl::OkStatus();
@@ -110,12 +108,24 @@ class LocalClusterImpl final : public LocalCluster {
       ASSIGN_OR_RETURN(servers_.emplace_back(), GrpcExpertServer::Start("127.0.0.1:0", *shard, ucx));
       addresses.push_back(servers_.back()->address());
     }
+    return Dial(addresses, transport);
+  }
+
+  absl::Status Dial(const std::vector<std::string>& addresses, const std::string& transport) {
     DialOptions options;
     ASSIGN_OR_RETURN(options.kind, ParseTransportKind(transport));
     options.model_fingerprint = checkpoint_->fingerprint();
     options.numeric_profile = NumericProfile(*kernels_);
     ASSIGN_OR_RETURN(transport_, DialShards(addresses, options));
     return absl::OkStatus();
+  }
+
+  // The pool over a transport to the shards of other processes.
+  absl::Status ConnectProcesses(const LocalClusterFlags& flags, int rows_max) {
+    const auto control = NewGrpcShardControl(flags.shard_addresses, checkpoint_->fingerprint(), nullptr);
+    ASSIGN_OR_RETURN(const auto descriptions, GatherShards(*control, flags.shard_addresses, {}, &absl::SleepFor));
+    RETURN_IF_ERROR(Dial(flags.shard_addresses, flags.transport));
+    return MakePool(descriptions, rows_max);
   }
 
   // The pool over a transport to the shards of this process.
@@ -129,6 +139,11 @@ class LocalClusterImpl final : public LocalCluster {
     }
     std::vector<ShardDescription> descriptions;
     for (const auto& shard : shards_) descriptions.push_back(shard->Describe());
+    return MakePool(descriptions, rows_max);
+  }
+
+  absl::Status MakePool(const std::vector<ShardDescription>& descriptions, int rows_max) {
+    for (const ShardDescription& shard : descriptions) holdings_.push_back({shard.name, shard.holdings});
     RemoteExpertsOptions pool_options;
     pool_options.rows_max = rows_max;
     pool_options.model_fingerprint = checkpoint_->fingerprint();
@@ -143,6 +158,7 @@ class LocalClusterImpl final : public LocalCluster {
   std::unique_ptr<Checkpoint> checkpoint_;
   std::optional<ThreadPool> threads_;
   std::vector<std::unique_ptr<ExpertShard>> shards_;
+  std::vector<ShardHoldings> holdings_;  // of each shard; empty: without shards
   std::vector<std::unique_ptr<UcxExpertServer>> ucx_servers_;
   std::vector<std::unique_ptr<GrpcExpertServer>> servers_;
   std::unique_ptr<ExpertPool> experts_;
@@ -160,9 +176,7 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
   shard_count.maximum = 256;
   flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx"};
   DeclareTarget(flags, target);
-  CommandFlag& thread_count = flags.Add("threads", &threads, "N", "cores to use; 0: all");
-  thread_count.minimum = 0;
-  thread_count.maximum = 1024;
+  DeclareThreads(flags, threads);
   CommandFlag& chunk =
       flags.Add("prefill-chunk", &prefill_chunk, "N", "prompt rows in one step; 0: the engine's default");
   chunk.minimum = 0;
@@ -172,6 +186,7 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
 
 absl::Status LocalClusterFlags::Validate() const {
   if (model.empty()) return UsageError("--model is missing: name the model's directory, such as --model models/demo");
+  RETURN_IF_ERROR(ValidateThreads(threads));
   return ValidateTarget(target);
 }
 
@@ -188,6 +203,18 @@ void DeclareTarget(CommandFlags& flags, TargetOptions& options) {
 absl::Status ValidateTarget(const TargetOptions& options) {
   const absl::Status status = options.Validate();
   return status.ok() ? status : UsageError(status.message());
+}
+
+void DeclareThreads(CommandFlags& flags, ThreadOptions& options) {
+  CommandFlag& threads = flags.Add("threads", &options.threads, "N", "cores to use; 0: all, or all of --cpus");
+  threads.minimum = 0;
+  threads.maximum = limits::kThreadsMax;
+  flags.Add("cpus", &options.cpus, "LIST", "CPUs such as 0-3,8 to keep to, one thread pinned to each; empty: any");
+}
+
+absl::Status ValidateThreads(const ThreadOptions& options) {
+  const absl::StatusOr<ThreadPlan> plan = PlanThreads(options);
+  return plan.ok() ? absl::OkStatus() : UsageError(plan.status().message());
 }
 
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(const LocalClusterFlags& flags,

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "cli/command.h"
+#include "moe/base/thread_options.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/checkpoint/model_dir.h"
 #include "moe/model/device/compute_target.h"
@@ -24,8 +25,10 @@ struct LocalClusterFlags {
   int shards = 0;     // 0: experts run in the engine itself, without a transport
   std::string transport = "inproc";
   TargetOptions target;
-  int threads = 0;        // 0: one per core
+  ThreadOptions threads;
   int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default
+  // No flag: host:port of shards in other processes, which then compute instead of `shards` of this one.
+  std::vector<std::string> shard_addresses;
 
   void Declare(CommandFlags& flags);
   // UsageError: no model, or flags that contradict each other.
@@ -38,12 +41,17 @@ void DeclareTarget(CommandFlags& flags, TargetOptions& options);
 // TargetOptions::Validate as a usage error.
 absl::Status ValidateTarget(const TargetOptions& options);
 
+// The flags that say on which cores, for the same verbs: --threads and --cpus. `options` must outlive parsing.
+void DeclareThreads(CommandFlags& flags, ThreadOptions& options);
+// PlanThreads as a usage error.
+absl::Status ValidateThreads(const ThreadOptions& options);
+
 // Owns the engine and all that it stands on.
 class LocalCluster {
  public:
-  // Opens the model, starts `flags.shards` shards and the engine. `options` are the engine's, as far as flags do not
-  // set them; its KV cache is made no larger than sequences_running_max sequences can fill. Errors are those of
-  // Checkpoint::Open, Engine::Create and the shards.
+  // Opens the model, starts `flags.shards` shards, or waits for those at `flags.shard_addresses`, and starts the
+  // engine. `options` are the engine's, as far as flags do not set them; its KV cache is made no larger than
+  // sequences_running_max sequences can fill. Errors are those of Checkpoint::Open, Engine::Create and the shards.
   static absl::StatusOr<std::unique_ptr<LocalCluster>> Create(const LocalClusterFlags& flags, const HubEnvironment& hub,
                                                               EngineOptions options);
   virtual ~LocalCluster() = default;

@@ -7,10 +7,10 @@
 #include <iostream>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "cli/command.h"
 #include "cli/progress_bar.h"
+#include "moe/base/cpus.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/model_dir.h"
@@ -47,7 +47,7 @@ class QuantizeCommand final : public Command {
     if (options_.to.empty()) return UsageError("--to is missing: int8, int4 or fp8");
     if (options_.out.empty()) return UsageError("--out is missing: name the directory to write");
     ASSIGN_OR_RETURN(options_.model, ResolveModelDir(options_.model, context.hub));
-    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    const int cores = UsableCores();
     ThreadPool threads(threads_ > 0 ? threads_ : cores);
     CatchSignals();
     int64_t bytes = 0;

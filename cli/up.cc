@@ -11,7 +11,6 @@
 #include <memory>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -21,10 +20,13 @@
 #include "cli/cluster_file.h"
 #include "cli/cluster_runner.h"
 #include "cli/command.h"
+#include "cli/core_split.h"
 #include "cli/listen_check.h"
 #include "cli/local_cluster.h"
 #include "cli/process_group.h"
+#include "cli/run_directory.h"
 #include "cli/service_binaries.h"
+#include "moe/base/cpus.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/checkpoint.h"
@@ -125,10 +127,10 @@ class UpCommand final : public Command {
               "more flags of the expert processes: 'per-expert-metrics=true'");
     flags.Add("run-dir", &plan_.run_directory, "DIR",
               "for logs, addresses and cluster.json; a new one in /tmp where absent");
-    CommandFlag& threads = flags.Add("threads", &plan_.threads, "N", "cores to share out among the processes; 0: all");
+    CommandFlag& threads = flags.Add("threads", &cores_, "N", "cores to share out among the processes; 0: all");
     threads.minimum = 0;
-    threads.maximum = 1024;
-    plan_.threads = 0;
+    threads.maximum = limits::kThreadsMax;
+    flags.Add("pin", &pin_, "", "pin each computing thread to a CPU of its own");
   }
 
   absl::Status Run(const CommandContext& context) override {
@@ -179,18 +181,31 @@ class UpCommand final : public Command {
       return UsageError(absl::StrCat("--replicas ", plan_.replicas, ": there are ", plan_.shards,
                                      " expert processes (--shards); each holds an expert at most once"));
     }
-    if (plan_.threads == 0) plan_.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    return ShareOutCores();
+  }
+
+  absl::Status ShareOutCores() {
+    const int cores = cores_ > 0 ? cores_ : UsableCores();
+    plan_.cores = SplitCores(cores, plan_.routers, plan_.shards);
+    if (!pin_) return absl::OkStatus();
+    const std::vector<int> cpus = UsableCpus();
+    const std::string usable = absl::StrCat("this process may use ", cpus.size(), " CPUs (", FormatCpuList(cpus), ")");
+    if (cores > static_cast<int>(cpus.size())) {
+      return UsageError(absl::StrCat("--pin: --threads ", cores, " are too many: ", usable));
+    }
+    if (cores < plan_.routers + plan_.shards) {
+      return UsageError(absl::StrCat("--pin: ", plan_.routers + plan_.shards, " processes compute, on ", cores,
+                                     " cores; ", usable, "; start fewer --shards"));
+    }
+    plan_.cpus = AssignCpus(plan_.cores, SortByLocality(cpus));
     return absl::OkStatus();
   }
 
   absl::Status PrepareDirectory(const CommandContext& context) {
     if (plan_.run_directory.empty()) {
-      std::string pattern = absl::StrCat(context.temporary_directory, "/conclave-XXXXXX");
-      if (mkdtemp(pattern.data()) == nullptr) {
-        return absl::InternalError(absl::StrCat("cannot create a directory in ", context.temporary_directory, ": ",
-                                                strerror(errno), "; choose one with --run-dir"));
-      }
-      plan_.run_directory = pattern;
+      absl::StatusOr<std::string> made = MakeRunDirectory(context.temporary_directory);
+      if (!made.ok()) return absl::InternalError(absl::StrCat(made.status().message(), "; choose one with --run-dir"));
+      plan_.run_directory = *std::move(made);
       temporary_directory_ = true;
       return absl::OkStatus();
     }
@@ -203,6 +218,8 @@ class UpCommand final : public Command {
   }
 
   ClusterPlan plan_;
+  int cores_ = 0;  // to share out; 0: all
+  bool pin_ = false;
   bool temporary_directory_ = false;
 };
 

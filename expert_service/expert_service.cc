@@ -1,8 +1,6 @@
 #include "expert_service/expert_service.h"
 
-#include <algorithm>
 #include <memory>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,8 +11,10 @@
 #include "moe/base/limits.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/base/thread_options.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/daemon/target_flags.h"
+#include "moe/daemon/thread_flags.h"
 #include "moe/daemon/tls.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
@@ -50,7 +50,7 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("shard-count", &shard_count, "into how many shares the experts of every layer are cut");
   flags.Add("replicas", &replicas, "on how many shards each expert lives; the same on all shards");
   AddTargetFlags(flags, target);
-  flags.Add("threads", &threads, "threads that compute; 0: one per core");
+  AddThreadFlags(flags, threads);
   flags.Add("ucx-address", &ucx_address,
             "numeric host:port where routers connect for activations over UCX, port 0 picks one; empty: gRPC alone");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
@@ -76,9 +76,7 @@ absl::Status ExpertServiceOptions::Validate() const {
         absl::StrCat("--replicas: ", replicas, " is not in [1, ", shard_count, "]: --shard-count is ", shard_count));
   }
   RETURN_IF_ERROR(target.Validate());
-  if (threads < 0 || threads > 1024) {
-    return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
-  }
+  RETURN_IF_ERROR(PlanThreads(threads).status());
   if (!ucx_address.empty()) {
     const absl::StatusOr<SocketAddress> address = SocketAddress::Parse(ucx_address);
     if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--ucx-address: ", address.status().message()));
@@ -102,6 +100,7 @@ absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOpt
 
 absl::Status RunExpertService(const ExpertServiceOptions& options) {
   RETURN_IF_ERROR(options.Validate());
+  ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(options.threads));
   DaemonOptions daemon_options = options.daemon;
   if (daemon_options.name.empty()) daemon_options.name = absl::StrCat("expert-", options.shard_index);
   daemon_options.message_bytes_max = kExpertMessageBytesMax;
@@ -126,8 +125,7 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
     LogError(absl::StrCat("not ready any more: ", status.message()));
     daemon->SetServing(false);
   };
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  shard_options.threads = options.threads > 0 ? options.threads : std::max(cores, 1);
+  shard_options.threads = threads;
   shard_options.expert_bytes_max = options.expert_bytes_max;
   shard_options.load = options.load;
   shard_options.progress = ShowProgress(*metrics, *service);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "moe/base/thread_options.h"
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
@@ -20,7 +21,7 @@ struct ExpertServiceOptions {
   int shard_count = 1;
   int replicas = 1;  // on how many shards each expert lives
   TargetOptions target;
-  int threads = 0;               // 0: one per core
+  ThreadOptions threads;
   int64_t expert_bytes_max = 0;  // stored bytes of all experts held; 0: no limit
   bool per_expert_metrics = false;
   std::string ucx_address;       // numeric host:port where routers connect for UCX; empty: none

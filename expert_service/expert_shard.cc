@@ -14,8 +14,6 @@
 namespace conclave {
 namespace {
 
-constexpr int kThreadsMax = 1024;
-
 absl::StatusOr<std::unique_ptr<DeviceExperts>> PutOnDevice(const ExpertShardOptions& options,
                                                            const Checkpoint& checkpoint, const ExpertStore& store) {
   DeviceExpertsOptions limits;
@@ -36,8 +34,10 @@ int CpuPairsMax(const ExpertShardOptions& options, int pairs_max) { return optio
 absl::StatusOr<std::unique_ptr<ExpertShard>> ExpertShard::Create(const ExpertShardOptions& options,
                                                                  const Checkpoint& checkpoint) {
   CONCLAVE_CHECK(options.kernels != nullptr);
-  if (options.threads < 1 || options.threads > kThreadsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("threads: ", options.threads, " is not in [1, ", kThreadsMax, "]"));
+  const int threads = options.threads.threads;
+  if (threads < 1 || threads > limits::kThreadsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads: ", threads, " is not in [1, ", limits::kThreadsMax, "]"));
   }
   ASSIGN_OR_RETURN(auto store, ExpertStore::Create(checkpoint, options.shard_index, options.shard_count,
                                                    options.replicas));
@@ -64,7 +64,7 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
       load_(options.load),
       metrics_(options.metrics, *store_, checkpoint.spec(), options.per_expert_metrics),
       loader_(*store_, options.metrics),
-      threads_(options.threads),
+      threads_(options.threads.threads, options.threads.cpus),
       grouped_(*options.kernels, threads_, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate,
                CpuPairsMax(options, pairs_max_)),
       device_(std::move(device)),

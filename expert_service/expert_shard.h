@@ -15,6 +15,7 @@
 #include "expert_service/background_loader.h"
 #include "expert_service/expert_store.h"
 #include "expert_service/shard_metrics.h"
+#include "moe/base/thread_options.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
@@ -36,7 +37,7 @@ struct ExpertShardOptions {
   const Kernels* kernels = nullptr;  // required; what it computes in decides the row dtype
   DeviceMemory* device = nullptr;    // where it computes; null: on this CPU. Must outlive the shard
   std::function<void(const absl::Status&)> on_device_lost;  // called once, by the call that found out; may be empty
-  int threads = 1;                   // that one call may use, the caller's included
+  ThreadPlan threads;                // that one call may use, the caller's included
   int64_t expert_bytes_max = 0;      // stored bytes of all experts held; 0: no limit
   bool load = false;                 // bring all weights into memory before Create returns, later ones by and by
   ExpertStore::Progress progress;    // of that; may be empty

@@ -38,7 +38,7 @@ std::unique_ptr<ExpertShard> NewShard(int index, int count, Compute compute = Co
   options.shard_index = index;
   options.shard_count = count;
   options.kernels = &KernelsFor(compute);
-  options.threads = threads;
+  options.threads.threads = threads;
   options.metrics = metrics;
   options.per_expert_metrics = true;
   auto shard = ExpertShard::Create(options, model);
@@ -283,7 +283,7 @@ TEST(ExpertShard, AnswersDataLossWhenTheCheckpointIsCutShort) {
 TEST(ExpertShard, RefusesAnImpossibleNumberOfThreads) {
   ExpertShardOptions options;
   options.kernels = &KernelsFor(Compute::kF32);
-  options.threads = 0;
+  options.threads.threads = 0;
   EXPECT_THAT(std::string(ExpertShard::Create(options, DemoModel()).status().message()), HasSubstr("threads: 0"));
 }
 

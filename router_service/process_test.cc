@@ -48,6 +48,7 @@ TEST(RouterServiceOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--compute=fp8"}), HasSubstr("needs a GPU"));
   EXPECT_THAT(Refusal({"--compute=int4"}), StartsWith("--compute: expected auto, f32 or bf16"));
   EXPECT_THAT(Refusal({"--threads=-1"}), StartsWith("--threads"));
+  EXPECT_THAT(Refusal({"--cpus=1023"}), StartsWith("--cpus: CPU 1023 is not there"));
   EXPECT_THAT(Refusal({"--shard=nowhere"}), StartsWith("--shard: expected host:port"));
   EXPECT_THAT(Refusal({"--shard=a:1", "--shard=a:1"}), HasSubstr("twice"));
   EXPECT_THAT(Refusal({"--kv-memory=0"}), StartsWith("--kv-memory is 0"));

@@ -1,8 +1,6 @@
 #include "router_service/router_service.h"
 
-#include <algorithm>
 #include <memory>
-#include <thread>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -12,10 +10,12 @@
 #include "moe/base/limits.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/base/thread_options.h"
 #include "moe/checkpoint/model_file.h"
 #include "moe/daemon/model_name.h"
 #include "moe/daemon/peer_list.h"
 #include "moe/daemon/target_flags.h"
+#include "moe/daemon/thread_flags.h"
 #include "moe/daemon/tracing_flags.h"
 #include "moe/metrics/metrics.h"
 #include "moe/transport/dial/dial_shards.h"
@@ -79,7 +79,7 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
             "accept shards that compute in another way than this process");
   AddTargetFlags(flags, target);
-  flags.Add("threads", &threads, "threads that compute; 0: one per core");
+  AddThreadFlags(flags, threads);
   flags.Add("load", &load, "bring the weights into memory before saying ready");
   flags.AddBytes("kv-memory", &engine.kv_bytes, "memory of the KV cache");
   flags.Add("prefix-cache", &engine.prefix_cache,
@@ -105,9 +105,7 @@ absl::Status RouterServiceOptions::Validate() const {
     return absl::InvalidArgumentError("--discovery-interval: must be positive");
   }
   if (expert_timeout <= absl::ZeroDuration()) return absl::InvalidArgumentError("--expert-timeout: must be positive");
-  if (threads < 0 || threads > 1024) {
-    return absl::InvalidArgumentError(absl::StrCat("--threads: ", threads, " is not in [0, 1024]"));
-  }
+  RETURN_IF_ERROR(PlanThreads(threads).status());
   if (!shards.empty() && !shards_file.empty()) {
     return absl::InvalidArgumentError("--shard and --shards-file: give one of them");
   }
@@ -121,6 +119,7 @@ absl::Status RouterServiceOptions::Validate() const {
 
 absl::Status RunRouterService(const RouterServiceOptions& options) {
   RETURN_IF_ERROR(options.Validate());
+  ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(options.threads));
   // The stack outlives the server, whose calls use it, though the server's ports open first.
   const auto metrics = Metrics::Create();
   std::unique_ptr<Tracer> tracer;
@@ -145,8 +144,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   stack_options.router_name = options.daemon.name;
   stack_options.allow_mixed_numerics = options.allow_mixed_numerics;
   stack_options.target = options.target;
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  stack_options.threads = options.threads > 0 ? options.threads : cores;
+  stack_options.threads = threads;
   stack_options.load = options.load;
   ASSIGN_OR_RETURN(stack_options.shard_credentials, NewChannelCredentials(options.shard_tls, metrics.get()));
   // Null says that nothing is encrypted, and so lets rows travel over UCX, which encrypts nothing.

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "moe/base/thread_options.h"
 #include "moe/checkpoint/model_dir.h"
 #include "moe/daemon/daemon.h"
 #include "moe/daemon/flags.h"
@@ -31,7 +32,7 @@ struct RouterServiceOptions {
   std::string transport = "auto";  // auto, grpc or ucx: how activations reach the shards
   bool allow_mixed_numerics = false;
   TargetOptions target;
-  int threads = 0;               // 0: one per core
+  ThreadOptions threads;
   bool load = true;              // bring the weights into memory before saying ready
   TlsClientOptions shard_tls;
   EngineOptions engine;

@@ -77,7 +77,7 @@ class StackImpl final : public ServingStack {
     if (options_.load && target_->memory() == nullptr) {
       RETURN_IF_ERROR(LoadWeights(*checkpoint_, local, metrics));
     }
-    threads_.emplace(options_.threads);
+    threads_.emplace(options_.threads.threads, options_.threads.cpus);
     EngineOptions engine = options_.engine;
     engine.metrics = &metrics;
     if (engine.context_max == 0) engine.context_max = ContextThatFits(engine.kv_bytes);

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "moe/base/thread_options.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/metrics/metrics.h"
 #include "moe/model/device/compute_target.h"
@@ -35,7 +36,7 @@ struct ServingStackOptions {
   std::string router_name = "router";  // what shards call this process
   bool allow_mixed_numerics = false;
   TargetOptions target;
-  int threads = 1;
+  ThreadPlan threads;
   std::shared_ptr<grpc::ChannelCredentials> shard_credentials;  // null: plaintext
   bool load = true;                                             // bring the weights into memory first
   EngineOptions engine;  // context_max 0: as much as the KV cache holds, at most the model's limit

@@ -36,7 +36,7 @@ DemoCluster::DemoCluster(const Kernels& kernels, int shards, DemoTransport trans
     options.shard_index = i;
     options.shard_count = shards;
     options.kernels = &kernels;
-    options.threads = 1 + i % 2;
+    options.threads.threads = 1 + i % 2;
     auto shard = ExpertShard::Create(options, checkpoint);
     EXPECT_TRUE(shard.ok()) << shard.status();
     handlers.push_back(shard->get());

@@ -174,6 +174,19 @@ class StopTest(unittest.TestCase):
             self.assertIn("a cluster runs in --run-dir", result.stderr)
             generate("--run-dir", cluster.run_dir, "--prompt", "x", "--max-tokens", 2)
 
+    def test_pinned_processes_keep_to_cpus_of_their_own(self):
+        usable = sorted(os.sched_getaffinity(0))
+        if len(usable) >= 2:
+            with Cluster("--model", DEMO_MODEL, "--shards", 1, "--pin") as cluster:
+                router, expert = (os.sched_getaffinity(p["pid"]) for role in ("router", "expert")
+                                  for p in cluster.processes() if p["role"] == role)
+                self.assertLessEqual(router | expert, set(usable))
+                self.assertTrue(router and expert)
+                self.assertFalse(router & expert)
+        result = run("up", "--model", DEMO_MODEL, "--shards", len(usable), "--threads", len(usable), "--pin")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(f"--pin: {len(usable) + 1} processes compute, on {len(usable)} cores", result.stderr)
+
     def test_inproc_transport_runs_experts_in_the_attention_service(self):
         with Cluster("--model", DEMO_MODEL, "--transport", "inproc", "--compute", "f32") as cluster:
             self.assertEqual([p["role"] for p in cluster.processes("expert")], [])
@@ -328,6 +341,27 @@ class CommandTest(unittest.TestCase):
             self.assertGreater(figure["tokens_per_second"], 0)
         self.assertGreater(report["first_token_ms"], 0)
         self.assertEqual(run("bench-model", "--model", DEMO_MODEL, "--streams", "4,x").returncode, 2)
+
+    def test_bench_model_measures_shards_in_turn_with_one_process(self):
+        result = run("bench-model", "--model", DEMO_MODEL, "--prompt-tokens", 0, "--answer-tokens", 4, "--streams", "",
+                     "--repetitions", 2, "--against", "inproc:2,ucx:2,grpc:1", "-o", "json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        figures = json.loads(result.stdout)["figures"]
+        self.assertEqual([(f["name"], f.get("against")) for f in figures],
+                         [("tg4", None), ("tg4", "inproc:2"), ("tg4", "ucx:2"), ("tg4", "grpc:1")])
+        here = figures[0]["repetitions"]
+        for figure in figures[1:]:
+            first, second = (there / local for there, local in zip(figure["repetitions"], here))
+            self.assertAlmostEqual(figure["ratio"], (first + second) / 2, places=4)
+        result = run("bench-model", "--model", DEMO_MODEL, "--against", "nccl:2")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("'nccl:2' is none", result.stderr)
+
+    def test_cpus_that_are_not_there_are_named(self):
+        for command in [("generate", "--prompt", "x"), ("bench-model",)]:
+            result = run(*command, "--model", DEMO_MODEL, "--cpus", "0,1023")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("--cpus: CPU 1023 is not there, or not for this process; it may use", result.stderr)
 
     def test_bench_kernels_says_what_it_cannot_measure(self):
         for flags, reason in [(["--device", "cuda", "--rows", "1,x"], "'x' is none"), (["--device", "gpu"], "gpu")]:

@@ -215,7 +215,7 @@ class Cluster {
       shard.shard_index = i;
       shard.shard_count = options_.shards;
       shard.kernels = kernels_;
-      shard.threads = 1;
+      shard.threads.threads = 1;
       shard.metrics = &metrics_;
       shard.per_expert_metrics = true;
       ASSIGN_OR_RETURN(shards_.emplace_back(), ExpertShard::Create(shard, *checkpoint_));

@@ -60,7 +60,7 @@ class Cluster {
       options.shard_index = i;
       options.shard_count = shards;
       options.kernels = &kernels;
-      options.threads = 1 + i % 2;
+      options.threads.threads = 1 + i % 2;
       auto shard = ExpertShard::Create(options, Demo());
       EXPECT_TRUE(shard.ok()) << shard.status();
       handlers.push_back(shard->get());

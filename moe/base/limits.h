@@ -28,6 +28,9 @@ inline constexpr int kCallRowsMax = 16384;
 inline constexpr int64_t kCallBytesMax = int64_t{512} << 20;
 inline constexpr int kShardsMax = 4096;
 
+// What one process computes with.
+inline constexpr int kThreadsMax = 1024;
+
 // One request.
 inline constexpr int64_t kPromptBytesMax = 16 << 20;
 

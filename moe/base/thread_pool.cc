@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "moe/base/check.h"
+#include "moe/base/cpus.h"
+#include "moe/base/log.h"
 
 namespace conclave {
 namespace {
@@ -55,10 +58,10 @@ class ThreadPool::Patience {
   std::chrono::nanoseconds limit_ = kSpinMax;
 };
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : cpus_(std::move(cpus)) {
   CONCLAVE_CHECK(threads >= 1) << "a pool needs at least the calling thread";
   workers_.reserve(threads - 1);
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { Work(); });
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { Work(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -78,7 +81,17 @@ void ThreadPool::RunPieces(Loop& loop) {
   }
 }
 
-void ThreadPool::Work() {
+void ThreadPool::PinThisThread(int index) const {
+  if (cpus_.empty()) return;
+  thread_local int pinned_to = -1;
+  const int cpu = cpus_[static_cast<size_t>(index) % cpus_.size()];
+  if (std::exchange(pinned_to, cpu) == cpu) return;
+  const absl::Status pinned = KeepThisThreadOn({cpu});
+  if (!pinned.ok()) LogWarning(pinned.message());  // slower where it went away under us, and no less right
+}
+
+void ThreadPool::Work(int index) {
+  PinThisThread(index);
   Patience patience;
   uint64_t seen = 0;
   while (true) {
@@ -115,6 +128,7 @@ void ThreadPool::WaitForWorkers() {
 
 void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body) {
   if (count <= 0) return;
+  PinThisThread(0);
   grain = std::max<int64_t>(grain, 1);
   Loop loop{count, grain, body};
   if (workers_.empty() || count <= grain) {

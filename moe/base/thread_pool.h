@@ -21,8 +21,9 @@ namespace conclave {
 // kSpinMax. An idle pool sleeps, and so does one whose neighbours need the cores.
 class ThreadPool {
  public:
-  // `threads` counts the caller too; 1 means no helper threads. REQUIRES: threads >= 1
-  explicit ThreadPool(int threads);
+  // `threads` counts the caller too; 1 means no helper threads. With `cpus` thread i runs on cpus[i % size] alone, and
+  // whoever calls ParallelFor, which is thread 0, stays on cpus[0] from then on. REQUIRES: threads >= 1
+  explicit ThreadPool(int threads, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -38,11 +39,13 @@ class ThreadPool {
   // How long one thread looks before it sleeps: doubled when it saw what it waited for, halved when not.
   class Patience;
 
-  void Work();
+  void PinThisThread(int index) const;
+  void Work(int index);
   void RunPieces(Loop& loop);
   void WaitForLoop(uint64_t seen, Patience& patience);
   void WaitForWorkers();
 
+  const std::vector<int> cpus_;  // empty: anywhere
   // A worker counts itself into working_ before it reads loop_; the caller clears loop_ before it reads working_.
   // Sequentially consistent, so that either the worker sees no loop, or the caller sees the worker.
   std::atomic<Loop*> loop_{nullptr};

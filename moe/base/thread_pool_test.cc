@@ -4,8 +4,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
+
+#include "moe/base/cpus.h"
 
 namespace conclave {
 namespace {
@@ -47,6 +51,39 @@ TEST(ThreadPoolTest, WakesAfterRestsOfAnyLength) {
     });
   }
   EXPECT_EQ(sum, 60 * 3);
+}
+
+// Which CPUs the threads of a pool may run on, seen from inside its loops.
+std::set<std::vector<int>> CpusOfThreads(ThreadPool& pool) {
+  std::mutex mutex;
+  std::set<std::vector<int>> seen;
+  for (int loop = 0; loop < 300; ++loop) {
+    pool.ParallelFor(pool.threads(), 1, [&](int64_t, int64_t) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));  // leaves pieces to the others
+      std::lock_guard<std::mutex> lock(mutex);
+      seen.insert(UsableCpus());
+    });
+  }
+  return seen;
+}
+
+TEST(ThreadPoolTest, PinsEachThreadToItsCpuAndTheCallerToTheFirst) {
+  const std::vector<int> usable = UsableCpus();
+  std::set<std::vector<int>> expected, seen;
+  for (const int cpu : usable) expected.insert({cpu});
+  std::vector<int> caller;
+  std::thread([&] {
+    ThreadPool pool(static_cast<int>(usable.size()), usable);
+    seen = CpusOfThreads(pool);
+    caller = UsableCpus();
+  }).join();
+  EXPECT_EQ(seen, expected);
+  EXPECT_EQ(caller, (std::vector<int>{usable.front()}));
+}
+
+TEST(ThreadPoolTest, LeavesThreadsAloneWithoutAList) {
+  ThreadPool pool(2);
+  EXPECT_EQ(CpusOfThreads(pool), (std::set<std::vector<int>>{UsableCpus()}));
 }
 
 }  // namespace

@@ -1,0 +1,57 @@
+#include "cli/core_split.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <vector>
+
+namespace conclave {
+namespace {
+
+using Threads = std::vector<int>;
+
+TEST(CoreSplitTest, GivesHalfToTheShardsAndHalfToTheAttentionService) {
+  const CoreSplit split = SplitCores(16, 1, 4);
+  EXPECT_EQ(split.routers, (Threads{8}));
+  EXPECT_EQ(split.shards, (Threads{2, 2, 2, 2}));
+}
+
+TEST(CoreSplitTest, GivesAllToAttentionServicesWithoutShards) {
+  EXPECT_EQ(SplitCores(7, 2, 0).routers, (Threads{4, 3}));
+  EXPECT_TRUE(SplitCores(7, 2, 0).shards.empty());
+}
+
+TEST(CoreSplitTest, GivesEachProcessACoreFirst) {
+  const CoreSplit split = SplitCores(6, 1, 4);
+  EXPECT_EQ(split.routers, (Threads{2}));
+  EXPECT_EQ(split.shards, (Threads{1, 1, 1, 1}));
+  EXPECT_EQ(SplitCores(8, 5, 1).shards, (Threads{3}));
+}
+
+TEST(CoreSplitTest, NeverTakesMoreThanThereIsWhereThereIsEnough) {
+  for (int routers = 1; routers <= 3; ++routers) {
+    for (int shards = 0; shards <= 9; ++shards) {
+      for (int cores = routers + shards; cores <= 33; ++cores) {
+        const CoreSplit split = SplitCores(cores, routers, shards);
+        EXPECT_EQ(std::accumulate(split.routers.begin(), split.routers.end(), 0) +
+                      std::accumulate(split.shards.begin(), split.shards.end(), 0),
+                  cores)
+            << routers << " attention services, " << shards << " shards";
+      }
+    }
+  }
+}
+
+TEST(CoreSplitTest, LetsProcessesTakeTurnsWhereCoresAreTooFew) {
+  const CoreSplit split = SplitCores(2, 1, 4);
+  EXPECT_EQ(split.routers, (Threads{2}));
+  EXPECT_EQ(split.shards, (Threads{1, 1, 1, 1}));
+  EXPECT_EQ(SplitCores(1, 2, 1).routers, (Threads{1, 1}));
+}
+
+TEST(CoreSplitTest, CutsTheListOfCpusInItsOrder) {
+  EXPECT_EQ(AssignCpus({{2}, {1, 1}}, {0, 4, 1, 5}), (std::vector<std::vector<int>>{{0, 4}, {1}, {5}}));
+}
+
+}  // namespace
+}  // namespace conclave
