@@ -1,7 +1,7 @@
 // Load on a gateway over gRPC, for tests that Python's standard library cannot make: prints one JSON object of counts.
-//   load_client --gateway HOST:PORT --seconds S --workers N --mode random|steady [--seed X]
-// random: requests of every kind; a third is cancelled or loses its connection halfway.
-// steady: one kind of request, again and again; who is refused waits as long as the refusal says.
+//   load_client --gateway HOST:PORT --seconds S --workers N [--seed X]
+// Requests of every kind, of which a third is cancelled or loses its connection halfway; who is refused waits as long
+// as the refusal says. For requests of one kind there is `conclave bench`.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -22,15 +22,14 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
-#include "moe/base/quantile.h"
 #include "moe/daemon/flags.h"
 
 namespace conclave {
 namespace {
 
 struct Options {
-  std::string gateway, mode = "random";
-  int workers = 8, seconds = 10, seed = 1, tokens = 32;
+  std::string gateway;
+  int workers = 8, seconds = 10, seed = 1;
 };
 
 // What came of all requests.
@@ -38,9 +37,7 @@ struct Totals {
   absl::Mutex mutex;
   std::map<std::string, int> codes;
   std::map<std::string, int> messages;  // of statuses that are neither OK, CANCELLED nor a refusal
-  std::vector<double> refusal_ms;
-  int64_t tokens = 0;     // of requests that ended well
-  int without_retry = 0;  // refusals that do not say when to try again
+  int without_retry = 0;                // refusals that do not say when to try again
 };
 
 std::shared_ptr<grpc::Channel> OwnChannel(const std::string& address) {
@@ -65,7 +62,7 @@ class Worker {
   void Run(absl::Time end) {
     channel_ = OwnChannel(options_.gateway);
     while (absl::Now() < end) {
-      const absl::Duration wait = Once(end);
+      const absl::Duration wait = Once();
       if (wait > absl::ZeroDuration()) absl::SleepFor(std::min(wait, end - absl::Now()));
     }
   }
@@ -89,28 +86,16 @@ class Worker {
     if (Below(20) == 0) request.set_max_tokens(-1);  // refused
     return request;
   }
-  v1::GenerateRequest SteadyRequest() {
-    v1::GenerateRequest request;
-    request.set_text(absl::StrCat("Story number ", Below(1000), ": once upon a time"));
-    request.set_max_tokens(options_.tokens);
-    request.set_ignore_eos(true);
-    request.mutable_sampling()->set_temperature(0);
-    return request;
-  }
 
   // Returns how long to wait before the next.
-  absl::Duration Once(absl::Time end) {
-    const bool random = options_.mode == "random";
-    const v1::GenerateRequest request = random ? RandomRequest() : SteadyRequest();
-    const unsigned fate = random ? Below(6) : 9;  // 0: cancelled, 1: its connection is lost, else read to the end
+  absl::Duration Once() {
+    const v1::GenerateRequest request = RandomRequest();
+    const unsigned fate = Below(6);  // 0: cancelled, 1: its connection is lost, else read to the end
     unsigned messages_left = Below(20);
     const auto stub = v1::InferenceService::NewStub(channel_);
     grpc::ClientContext context;
-    const absl::Time begin = absl::Now();
     auto stream = stub->Generate(&context, request);
-    int tokens = 0;
     for (v1::GenerateResponse message; stream->Read(&message);) {
-      tokens += message.usage().completion_tokens();
       if (fate > 1 || messages_left-- > 0) continue;
       context.TryCancel();
       if (fate == 1) channel_ = OwnChannel(options_.gateway);
@@ -118,9 +103,7 @@ class Worker {
     const grpc::Status status = stream->Finish();
     absl::MutexLock lock(&totals_.mutex);
     ++totals_.codes[absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()))];
-    if (status.ok() && absl::Now() < end) totals_.tokens += tokens;
     if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) {
-      totals_.refusal_ms.push_back(absl::ToDoubleMilliseconds(absl::Now() - begin));
       const absl::Duration delay = RetryDelay(status);
       if (delay == absl::ZeroDuration()) ++totals_.without_retry;
       return std::max(delay, absl::Milliseconds(10));
@@ -142,11 +125,9 @@ int Main(int argc, char** argv) {
   Options options;
   Flags flags("load_client", "Loads a gateway.");
   flags.Add("gateway", &options.gateway, "host:port");
-  flags.Add("mode", &options.mode, "random or steady");
   flags.Add("workers", &options.workers, "requests at once");
   flags.Add("seconds", &options.seconds, "how long");
   flags.Add("seed", &options.seed, "of what is random");
-  flags.Add("tokens", &options.tokens, "of a steady answer");
   const absl::StatusOr<bool> parsed = flags.Parse(argc, argv);
   if (!parsed.ok()) return ExitWith("load_client", parsed.status(), 2);
   if (!*parsed) return 0;
@@ -159,9 +140,6 @@ int Main(int argc, char** argv) {
   for (std::thread& thread : threads) thread.join();
   nlohmann::json json = {{"codes", totals.codes},
                          {"messages", totals.messages},
-                         {"tokens_per_second", static_cast<double>(totals.tokens) / options.seconds},
-                         {"refusal_ms_p50", QuantileOf(totals.refusal_ms, 0.5)},
-                         {"refusal_ms_p99", QuantileOf(totals.refusal_ms, 0.99)},
                          {"refusals_without_retry", totals.without_retry}};
   std::cout << json.dump() << "\n";
   return 0;
