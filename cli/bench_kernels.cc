@@ -16,6 +16,7 @@
 #include "cli/command.h"
 #include "moe/base/cpus.h"
 #include "moe/base/json_writer.h"
+#include "moe/base/quantile.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/kernels/dot_ceiling.h"
@@ -46,7 +47,6 @@ std::vector<double> TimesOf(double budget, absl::FunctionRef<void()> call) {
 }
 
 // What a kernel takes is a median; a ceiling is the best that was seen.
-double Median(const std::vector<double>& times) { return times[times.size() / 2]; }
 double Shortest(const std::vector<double>& times) { return times.front(); }
 
 // How weights are stored.
@@ -60,7 +60,7 @@ struct Format {
 constexpr Format kFormats[] = {
     {"f32", DType::kF32, WeightCode::kPlain, 1, 0, 0},  {"bf16", DType::kBF16, WeightCode::kPlain, 1, 0, 0},
     {"f16", DType::kF16, WeightCode::kPlain, 1, 0, 0},  {"f8", DType::kF8E4M3, WeightCode::kPlain, 1, 128, 128},
-    {"int8", DType::kU8, WeightCode::kInt8, 1, 1, 128}, {"int4", DType::kU8, WeightCode::kInt4, 2, 1, 128}};
+    {"int8", DType::kU8, WeightCode::kInt8, 1, 1, 128}, {"int4", DType::kU8, WeightCode::kInt4, 2, 1, 32}};
 
 // rows of x; features and depth of the weights, as models have them: small experts, DeepSeek-V2's, V3's.
 struct Shape {
@@ -69,7 +69,15 @@ struct Shape {
 constexpr Shape kShapes[] = {{1, 1024, 512},   {1, 4096, 2048},   {4, 4096, 2048},
                              {16, 4096, 2048}, {256, 2048, 2048}, {256, 2048, 7168}};
 
-// One line of the table.
+// Latent attention of one row over a float32 cache: a small model's, DeepSeek-V2-Lite's, DeepSeek-V3's.
+struct AttentionShape {
+  int heads, latent, rope;
+  int64_t tokens;
+};
+constexpr AttentionShape kAttentionShapes[] = {{16, 256, 32, 4096}, {16, 512, 64, 4096}, {128, 512, 64, 4096}};
+constexpr int kPageTokens = 16;
+
+// One line of the table. Of attention, `shape` is {heads, tokens, width of a cached row}.
 struct Figure {
   std::string isa, compute, weights;
   Shape shape{};
@@ -134,27 +142,74 @@ class Bench {
     MatBuffer y(DType::kF32, shape.rows, shape.columns);
     const int64_t bytes = shape.columns * shape.depth * SizeOf(format.dtype) / format.columns_a_byte;
     int64_t offset = 0;  // each call reads other weights, as decoding does
-    const double seconds = Median(TimesOf(budget_, [&] {
-      ParallelLinear(kernels, threads_, x, Weight(format, shape, offset), y.view());
-      offset += bytes;
-      if (offset + bytes > kPoolBytes) offset = 0;
-    }));
-    Figure figure = Describe(kernels, format.name, shape, seconds);
-    figure.gigabytes_per_second = static_cast<double>(bytes) / seconds * 1e-9;
-    figure.gigaflops = 2.0 * static_cast<double>(shape.rows * shape.columns * shape.depth) / seconds * 1e-9;
-    figure.of_reads = figure.gigabytes_per_second / reads;
-    figure.of_dots = figure.gigaflops / dots;
-    return figure;
+    const double seconds =
+        Quantile(TimesOf(budget_,
+                         [&] {
+                           ParallelLinear(kernels, threads_, x, Weight(format, shape, offset), y.view());
+                           offset += bytes;
+                           if (offset + bytes > kPoolBytes) offset = 0;
+                         }),
+                 0.5);
+    const double operations = 2.0 * static_cast<double>(shape.rows * shape.columns * shape.depth);
+    return Describe(kernels, format.name, shape, seconds, bytes, operations, reads, dots);
+  }
+
+  // Groups of heads side by side, as many as there are threads. Its products are float32's in every profile, so that
+  // `dots` is float32's ceiling. The cache is counted once.
+  Figure Attention(const Kernels& kernels, const AttentionShape& shape, double reads, double dots) {
+    const int64_t width = shape.latent + shape.rope;
+    const int64_t page_bytes = kPageTokens * width * 4, pages_each = shape.tokens / kPageTokens;
+    const int64_t groups = std::min<int64_t>(threads_.threads(), shape.heads);
+    std::vector<const void*> pages(static_cast<size_t>(kPoolBytes / page_bytes));
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = pool_.data() + static_cast<int64_t>(i) * page_bytes;
+    MatBuffer query(DType::kF32, shape.heads, width), out(DType::kF32, shape.heads, shape.latent);
+    MatBuffer scratch(DType::kF32, groups, MlaScratchFloats(shape.heads, shape.latent, shape.rope));
+    for (int64_t i = 0; i < shape.heads * width; ++i) query.view().Row<float>(0)[i] = static_cast<float>(i % 7) * 0.01f;
+    int64_t first_page = 0;  // each call reads another cache, as layers do
+    const double seconds = Quantile(TimesOf(budget_,
+                                            [&] {
+                                              threads_.ParallelFor(groups, 1, [&](int64_t group, int64_t) {
+                                                const int64_t begin = shape.heads * group / groups,
+                                                              end = shape.heads * (group + 1) / groups;
+                                                MlaAttentionArgs args;
+                                                args.query = query.view().Row<float>(begin);
+                                                args.query_stride = width;
+                                                args.pages = pages.data() + first_page;
+                                                args.cache_dtype = DType::kF32;
+                                                args.page_tokens = kPageTokens;
+                                                args.tokens = shape.tokens;
+                                                args.heads = static_cast<int>(end - begin);
+                                                args.latent = shape.latent;
+                                                args.rope = shape.rope;
+                                                args.scale = 0.1f;
+                                                args.out = out.view().Row<float>(begin);
+                                                args.out_stride = shape.latent;
+                                                args.scratch = scratch.view().Row<float>(group);
+                                                kernels.mla_attention(args);
+                                              });
+                                              first_page += pages_each;
+                                              if (first_page + pages_each > static_cast<int64_t>(pages.size()))
+                                                first_page = 0;
+                                            }),
+                                    0.5);
+    const double operations = 2.0 * static_cast<double>(shape.heads * shape.tokens * (width + shape.latent));
+    return Describe(kernels, "mla", {shape.heads, shape.tokens, width}, seconds, pages_each * page_bytes, operations,
+                    reads, dots);
   }
 
  private:
-  static Figure Describe(const Kernels& kernels, const char* weights, const Shape& shape, double seconds) {
+  static Figure Describe(const Kernels& kernels, const char* weights, const Shape& shape, double seconds, int64_t bytes,
+                         double operations, double reads, double dots) {
     Figure figure;
     figure.isa = std::string(kernels.isa);
     figure.compute = std::string(Name(kernels.compute));
     figure.weights = weights;
     figure.shape = shape;
     figure.microseconds = seconds * 1e6;
+    figure.gigabytes_per_second = static_cast<double>(bytes) / seconds * 1e-9;
+    figure.gigaflops = operations / seconds * 1e-9;
+    figure.of_reads = figure.gigabytes_per_second / reads;
+    figure.of_dots = figure.gigaflops / dots;
     return figure;
   }
 
@@ -229,6 +284,14 @@ class BenchKernelsCommand final : public Command {
           if (text) PrintLine(figures.back());
         }
       }
+      if (kernels->compute == Compute::kBF16x3) continue;  // its attention is kF32's
+      ASSIGN_OR_RETURN(const Kernels* floats, CpuKernels(Compute::kF32, FloatIsa(kernels->isa)));
+      const double float_dots = bench.DotGigaflops(*floats);
+      if (text) std::cout << absl::StrFormat("attention of one row; float32 in registers: %.0f GFLOP/s\n", float_dots);
+      for (const AttentionShape& shape : kAttentionShapes) {
+        figures.push_back(bench.Attention(*kernels, shape, reads, float_dots));
+        if (text) PrintLine(figures.back());
+      }
     }
     if (!text) std::cout << Json(threads.threads(), reads, ceilings, figures) << "\n";
     return absl::OkStatus();
@@ -249,6 +312,11 @@ class BenchKernelsCommand final : public Command {
     }
     if (tables.empty()) return last;
     return tables;
+  }
+
+  // The set that does the float32 work of `isa`.
+  static absl::string_view FloatIsa(absl::string_view isa) {
+    return isa == "amx" || isa == "avx512-bf16" ? "avx512" : isa;
   }
 
   static void PrintHeading(const Ceiling& ceiling) {
