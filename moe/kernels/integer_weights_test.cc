@@ -176,6 +176,40 @@ TEST(IntegerWeightsTest, SwigluIsNearTheReference) {
   }
 }
 
+// Few rows are multiplied while codes are decoded, many after that.
+TEST(IntegerWeightsTest, SwigluOfFewRowsHasTheBitsOfMany) {
+  constexpr int64_t kRows = 40, kDepth = 1064, kWidth = 79;
+  MatBuffer identity(DType::kF32, kWidth, kWidth);
+  for (int64_t i = 0; i < kWidth; ++i) identity.view().Row<float>(i)[i] = 1.0f;
+  WeightView unit;
+  unit.matrix = identity.view();
+  for (const Kernels* kernels : TablesOfThisCpu()) {
+    for (const Format& format : kFormats) {
+      Values values(7);
+      MatBuffer x = values.Matrix(kRows, kDepth);
+      for (int64_t i = 0; i < kRows * kDepth; ++i) x.view().Row<float>(0)[i] *= 0.02f;
+      const TestIntegers gate(values, format.code, kWidth, kDepth, format.group_cols, format.scales);
+      const TestIntegers up(values, format.code, kWidth, kDepth, format.group_cols, format.scales);
+      const auto run = [&](int64_t begin, int64_t rows) {
+        const TestPackedRows packed(*kernels, rows, kDepth), out(*kernels, rows, kWidth);
+        MatBuffer gate_scratch(DType::kF32, rows, kWidth), up_scratch(DType::kF32, rows, kWidth);
+        MatBuffer product(DType::kF32, rows, kWidth);
+        kernels->pack(x.view().Rows(begin, rows), nullptr, 0, rows, packed.rows());
+        const SwigluScratch scratch = {gate_scratch.view(), up_scratch.view()};
+        kernels->swiglu_packed(packed.rows(), gate.view(), up.view(), 0, 64, scratch, out.rows());
+        kernels->swiglu_packed(packed.rows(), gate.view(), up.view(), 64, kWidth, scratch, out.rows());
+        kernels->linear_packed(out.rows(), unit, 0, kWidth, product.view());
+        return product;
+      };
+      const MatBuffer all = run(0, kRows);
+      for (const int64_t rows : {1, 2, 3, 5, 6, 16}) {
+        ExpectSameBits(run(kRows - rows, rows).view(), all.view().Rows(kRows - rows, rows),
+                       Explain(*kernels, format) + " rows " + std::to_string(rows));
+      }
+    }
+  }
+}
+
 TEST(IntegerWeightsTest, TheOtherWayRoundTheyAreNearTheReferenceAndIndependentToo) {
   for (const Kernels* kernels : TablesOfThisCpu()) {
     for (const Format& format : kFormats) {

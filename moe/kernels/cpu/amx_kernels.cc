@@ -3,6 +3,7 @@
 
 // clang 14 writes its own name for the instruction set.
 #if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
+#include "moe/kernels/cpu/amx_few.inl"
 #include "moe/kernels/cpu/amx_pack.h"
 #include "moe/kernels/cpu/amx_products.inl"
 #include "moe/kernels/cpu/elementwise.h"
@@ -44,19 +45,58 @@ void StoreRows(const float* sums, int64_t count, int64_t columns, float* out, in
   }
 }
 
+// Vector `v` of the values of rows of x, one after the other, of rows of sums: their columns are added.
+template <int kPlanes>
+inline __m512 RowValues(const float* sums, int64_t v) {
+  if constexpr (kPlanes == 1) return _mm512_load_ps(sums + v * 16);
+  static_assert(kPlanes == 1 || kPlanes == 3);
+  const __m512i index =
+      _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(3));
+  const float* first = sums + v * 48;
+  const __m512 two = _mm512_add_ps(_mm512_i32gather_ps(index, first, 4), _mm512_i32gather_ps(index, first + 1, 4));
+  return _mm512_add_ps(two, _mm512_i32gather_ps(index, first + 2, 4));
+}
+
+// As StoreRows, of sums that lie close together: [16][rows * kPlanes].
+template <int kPlanes>
+void StoreFewRows(const float* sums, int64_t count, int64_t rows, float* out, int64_t stride) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+  alignas(64) float values[kFloatsOfTile];  // [16][rows]
+  for (int64_t v = 0; v < rows; ++v) _mm512_store_ps(values + v * 16, RowValues<kPlanes>(sums, v));
+  const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                           _mm512_set1_epi32(static_cast<int>(rows)));
+  for (int64_t row = 0; row < rows; ++row) {
+    _mm512_mask_storeu_ps(out + row * stride, mask, _mm512_i32gather_ps(index, values + row, 4));
+  }
+}
+
+template <class Source, int kPlanes>
+void FewLinearOf(const cpu::RawTileLinear& args, const PackedBlocks& x) {
+  FewColumns<Source> products(x, &args.w, 1, args.x.depth);
+  TileShape shape;
+  for (int64_t n = args.n_begin; n < args.n_end; n += kTileRows16) {
+    products.Run(shape, n, args.n_end);
+    StoreFewRows<kPlanes>(products.Sums(0), MinOf(kTileRows16, args.n_end - n), args.x.rows, args.y + n, args.y_stride);
+  }
+}
+
+template <class Source>
+constexpr bool kMayBeFew = Source::kDirect || Source::kScaled;
+
 template <class Source, int kPlanes>
 CONCLAVE_NEVER_INLINE void LinearOf(const cpu::RawTileLinear& args) {
   const PackedBlocks x(args.x, kPlanes);
+  if constexpr (kMayBeFew<Source>) {
+    if (FewColumns<Source>::Takes(x, args.w, args.x.depth)) return FewLinearOf<Source, kPlanes>(args, x);
+  }
   TileProducts<Source> products(x, args.w, args.x.depth);
   TileShape shape;
   constexpr int64_t kRowsOfBlock = cpu::BlockColumns(kPlanes) / kPlanes;
   const int64_t at_a_time = BlocksAtATime(x.block_bytes);
   for (int64_t block = 0; block < x.blocks(); block += at_a_time) {
     const int64_t blocks = MinOf(at_a_time, x.blocks() - block);
-    // One block waits for memory: fewer rows of weights at a time read fewer places at once.
-    const int64_t group = x.blocks() == 1 ? kTileRows16 : kGroupRows;
-    for (int64_t n = args.n_begin; n < args.n_end; n += group) {
-      const int64_t count = MinOf(group, args.n_end - n);
+    for (int64_t n = args.n_begin; n < args.n_end; n += kGroupRows) {
+      const int64_t count = MinOf(kGroupRows, args.n_end - n);
       products.Run(shape, n, count, block, blocks);
       for (int64_t j = 0; j < blocks; ++j) {
         float* y = args.y + (block + j) * kRowsOfBlock * args.y_stride + n;
@@ -78,6 +118,10 @@ inline __m512 SumOfPlanes(__m512 v) {
   return _mm512_add_ps(_mm512_add_ps(one, two), three);
 }
 
+inline __m512 SiluMulOf(__m512 gate, __m512 up) {
+  return _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(Set(1.0f), Exp(_mm512_sub_ps(Zero(), gate)))), up);
+}
+
 // silu(gate) * up of one row of sums, a value of each column; with planes, all columns of a row hold its value.
 template <int kPlanes>
 inline __m512 SwigluOf(const float* gate, const float* up) {
@@ -87,7 +131,7 @@ inline __m512 SwigluOf(const float* gate, const float* up) {
     g = SumOfPlanes(g);
     u = SumOfPlanes(u);
   }
-  return _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(Set(1.0f), Exp(_mm512_sub_ps(Zero(), g)))), u);
+  return SiluMulOf(g, u);
 }
 
 // The values' columns as bfloat16, each in the low half of its lane.
@@ -117,18 +161,58 @@ void StoreSwiglu(const float* gate, const float* up, int64_t count, int64_t colu
   }
 }
 
+// As StoreSwiglu, of sums that lie close together: [16][rows * kPlanes].
+template <int kPlanes>
+void StoreFewSwiglu(const float* gate, const float* up, int64_t count, int64_t rows, uint8_t* out) {
+  alignas(64) float values[kFloatsOfTile + 16];  // [16][rows]
+  for (int64_t v = 0; v < rows; ++v) {
+    _mm512_store_ps(values + v * 16, SiluMulOf(RowValues<kPlanes>(gate, v), RowValues<kPlanes>(up, v)));
+  }
+  alignas(64) int32_t row_of_column[16];
+  for (int32_t i = 0; i < 16; ++i) row_of_column[i] = i / kPlanes;
+  const __m512i columns_of_rows = _mm512_load_si512(row_of_column);
+  const auto halves_of = [&](int64_t row) {
+    const __m512 of_rows = _mm512_loadu_ps(values + row * rows);
+    return ColumnHalves<kPlanes>(kPlanes == 1 ? of_rows : _mm512_permutexvar_ps(columns_of_rows, of_rows));
+  };
+  const int64_t columns = rows * kPlanes;
+  const __mmask16 mask = static_cast<__mmask16>((1u << columns) - 1);
+  for (int64_t row = 0; row < count; row += 2) {
+    __m512i pair = halves_of(row);
+    if (row + 1 < count) pair = _mm512_or_si512(pair, _mm512_slli_epi32(halves_of(row + 1), 16));
+    _mm512_mask_storeu_epi32(out + row / 2 * columns * 4, mask, pair);
+  }
+}
+
+template <class Source, int kPlanes>
+void FewSwigluOf(const cpu::RawTileSwiglu& args, const PackedBlocks& x) {
+  const cpu::RawWeight weights[2] = {args.gate, args.up};
+  FewColumns<Source> products(x, weights, 2, args.x.depth);
+  TileShape shape;
+  for (int64_t n = args.n_begin; n < args.n_end; n += kTileRows16) {
+    products.Run(shape, n, args.n_end);
+    StoreFewSwiglu<kPlanes>(products.Sums(0), products.Sums(1), MinOf(kTileRows16, args.n_end - n), args.x.rows,
+                            args.out.data + n / 2 * x.columns * 4);
+  }
+  if (args.n_end == args.out.depth) ZeroPadding(args.out, kPlanes);
+}
+
 template <class Source, int kPlanes>
 CONCLAVE_NEVER_INLINE void SwigluOfRows(const cpu::RawTileSwiglu& args) {
   const PackedBlocks x(args.x, kPlanes);
+  if constexpr (kMayBeFew<Source>) {
+    if (FewColumns<Source>::Takes(x, args.gate, args.x.depth) && FewColumns<Source>::Takes(x, args.up, args.x.depth)) {
+      return FewSwigluOf<Source, kPlanes>(args, x);
+    }
+  }
   const PackedBlocks out(args.out, kPlanes);
   TileProducts<Source> gate(x, args.gate, args.x.depth), up(x, args.up, args.x.depth);
   TileShape shape;
   const int64_t at_a_time = BlocksAtATime(x.block_bytes);
   for (int64_t block = 0; block < x.blocks(); block += at_a_time) {
     const int64_t blocks = MinOf(at_a_time, x.blocks() - block);
-    const int64_t group = x.blocks() == 1 ? kTileRows16 : kGroupRows;
-    for (int64_t n = args.n_begin; n < args.n_end; n += group) {
-      const int64_t count = MinOf(group, args.n_end - n);
+    for (int64_t n = args.n_begin; n < args.n_end; n += kGroupRows) {
+      const int64_t count = MinOf(kGroupRows, args.n_end - n);
       gate.Run(shape, n, count, block, blocks);
       up.Run(shape, n, count, block, blocks);
       for (int64_t j = 0; j < blocks; ++j) {

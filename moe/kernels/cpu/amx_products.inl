@@ -15,7 +15,6 @@
 #include "moe/kernels/cpu/dot.h"
 #include "moe/kernels/cpu/raw_tiles.h"
 #include "moe/kernels/cpu/tile.inl"
-#include "moe/kernels/cpu/transpose16.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -37,7 +36,6 @@ class TileProducts {
     block_ = block;
     blocks_ = blocks;
     if constexpr (Source::kScaled) {
-      if (x_.blocks() == 1 && count_ <= kTileRows16 && EvenSegment() > 0) return RunNarrow(shape, EvenSegment());
       if (w_.scales.data != nullptr && w_.scales.block_cols == kStepDepth) return RunGroups(shape);
       for (int64_t k = 0; k < depth_;) {
         const int64_t block_end = (k / w_.scales.block_cols + 1) * w_.scales.block_cols;
@@ -76,24 +74,16 @@ class TileProducts {
 
   TileSteps DirectSteps(int64_t steps) const {
     const uint8_t* rows = w_.data + n_ * w_.row_bytes;
-    return {{rows, rows + kTileRows16 * w_.row_bytes}, w_.row_bytes, 64, {}, {}, steps, Ahead()};
+    return {{rows, rows + kTileRows16 * w_.row_bytes}, w_.row_bytes, 64, {}, {}, steps};
   }
-  // One block of x waits for memory: while a tile's rows are read, the next tile's are asked for.
-  int64_t Ahead() const { return x_.blocks() == 1 ? kTileRows16 * w_.row_bytes : 0; }
   TileSteps DecodedSteps(int64_t steps) const { return {{decoded_[0], decoded_[1]}, 64, kTileBytes, {}, {}, steps}; }
 
   // Elements [begin, end) of the group's rows, as tiles from the step of `begin` on; what lies outside becomes zero.
   void Decode(int64_t begin, int64_t end) {
     const int64_t first = begin / 32 * 32;
-    const int64_t ahead = Ahead();
     for (int64_t row = 0; row < count_; ++row) {
       const uint8_t* stored = w_.data + (n_ + row) * w_.row_bytes;
       uint8_t* out = decoded_[row / kTileRows16] + row % kTileRows16 * 64;
-      if (ahead != 0) {
-        for (int64_t byte = Source::Bytes(first); byte < Source::Bytes(end); byte += 64) {
-          __builtin_prefetch(stored + byte + ahead, 0, 2);
-        }
-      }
       int64_t k = first;
       if (k < begin) DecodeSome(stored, begin, end, k, out);
       for (; k + 32 <= end; k += 32, out += kStepBytes) {
@@ -218,60 +208,6 @@ class TileProducts {
     }
   }
 
-  // The length of segments where all begin at multiples of it; else 0.
-  int64_t EvenSegment() const {
-    const int64_t block_cols = w_.scales.block_cols;
-    if (block_cols >= depth_) return kSegmentDepth;
-    return block_cols % kStepDepth == 0 && kSegmentDepth % block_cols == 0 ? block_cols : 0;
-  }
-
-  // One block of few columns, which waits for memory: the sums of a segment lie close together, row after row, those of
-  // several segments are ready before the first is read, and sixteen are scaled at a time. Each sum is added as
-  // AddSegment adds it.
-  void RunNarrow(TileShape& shape, int64_t segment) {
-    const int64_t columns = x_.ColumnsOf(block_), stride = columns * 4;
-    shape.Set(count_, kTileRows16, columns, columns);
-    for (int64_t k = 0; k < depth_; k += kSegmentDepth) {
-      const int64_t end = MinOf(k + kSegmentDepth, depth_);
-      const int64_t segments = (end - k + segment - 1) / segment;
-      Decode(k, end);
-      for (int64_t i = 0; i < segments; ++i) {
-        const int64_t step = i * segment / kStepDepth;
-        const int64_t step_end = (MinOf(k + (i + 1) * segment, end) - k + kStepDepth - 1) / kStepDepth;
-        _tile_zero(0);
-        for (int64_t s = step; s < step_end; ++s) {
-          _tile_loadd(4, decoded_[0] + s * kStepBytes, 64);
-          _tile_loadd(6, x_.At(block_, k / kStepDepth + s), stride);
-          _tile_dpbf16ps(0, 4, 6);
-        }
-        _tile_stored(0, narrow_sums_ + i * kFloatsOfTile, stride);
-      }
-      ReadSegmentScales(k, segments);
-      AddNarrow(columns, segments, k == 0);
-    }
-    for (int64_t row = 0; row < count_; ++row) {
-      for (int64_t j = 0; j < columns; ++j) Sums(0, 0)[row * 16 + j] = narrow_totals_[row * columns + j];
-    }
-  }
-
-  void AddNarrow(int64_t columns, int64_t segments, bool from_zero) {
-    __m512i scales[16];  // of a segment, one for each row
-    for (int i = 0; i < 16; ++i) scales[i] = _mm512_load_si512(segment_scales_ + i * kSegmentsMax);
-    Transpose16(scales);
-    const bool one_scale = w_.scales.block_cols >= depth_;
-    for (int64_t v = 0; v < columns; ++v) {
-      alignas(64) int32_t rows[16];
-      for (int64_t lane = 0; lane < 16; ++lane) rows[lane] = static_cast<int32_t>((v * 16 + lane) / columns);
-      const __m512i row_of_lane = _mm512_load_si512(rows);
-      V total = from_zero ? Zero() : Load(narrow_totals_ + v * 16);
-      for (int64_t i = 0; i < segments; ++i) {
-        const V scale = _mm512_permutexvar_ps(row_of_lane, _mm512_castsi512_ps(scales[one_scale ? 0 : i]));
-        total = Fma(Load(narrow_sums_ + i * kFloatsOfTile + v * 16), scale, total);
-      }
-      Store(narrow_totals_ + v * 16, total);
-    }
-  }
-
   const PackedBlocks& x_;
   const cpu::RawWeight& w_;
   const int64_t depth_;
@@ -280,8 +216,6 @@ class TileProducts {
   alignas(64) float sums_[kBlocksMax * 2 * kFloatsOfTile];
   alignas(64) float segment_sums_[2 * 2 * kFloatsOfTile];
   alignas(64) float segment_scales_[kGroupRows * kSegmentsMax] = {};
-  alignas(64) float narrow_sums_[kSegmentsMax * kFloatsOfTile];
-  alignas(64) float narrow_totals_[kFloatsOfTile];
   alignas(64) uint8_t decoded_[2][kStepsMax * kStepBytes];
 };
 

@@ -32,6 +32,8 @@ class TileShape {
     for (int i = 0; i < 4; ++i) config.Put(i, rows_[i / 2], columns_[i % 2] * 4);
     for (int i = 0; i < 2; ++i) config.Put(4 + i, rows_[i], 64);
     for (int i = 0; i < 2; ++i) config.Put(6 + i, 16, columns_[i] * 4);
+    // g++ 12's intrinsic names the first eight bytes alone as what it reads: all are to be stored before it.
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
 

@@ -40,7 +40,8 @@ inline __mmask32 Elements(int64_t begin, int64_t end) {
   return static_cast<__mmask32>(below_end & ~below_begin);
 }
 
-// DecodeAll: 32 elements from `p` on. Decode: 32 elements from `p` on, of which `mask` names those to read (a range, not empty); the others become zero.
+// DecodeAll: 32 elements from `p` on. Decode: 32 elements from `p` on, of which `mask` names those to read (a range,
+// not empty); the others become zero. DecodeUnit: 64 bytes of codes from `p` on.
 struct TileBf16 {
   static constexpr bool kDirect = true;
   static constexpr bool kScaled = false;
@@ -61,6 +62,7 @@ struct TileF8 {
     Widen(_mm256_maskz_loadu_epi8(mask, p), out);
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Widen(LoadHalves(p), out); }
+  static void DecodeUnit(const uint8_t* p, __m512i (&out)[2]) { PairDotF8::ReadWeight(p, out); }
   static void Widen(__m256i bytes, __m512i (&out)[kPlanes]) {
     const __m512i codes = _mm512_cvtepu8_epi16(bytes);
     const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
@@ -84,6 +86,24 @@ struct TileInt8 {
     out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt8::Decode(_mm256_maskz_loadu_epi8(mask, p)));
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt8::ReadWeight(p, out); }
+  // A byte u under the upper bytes of 2^23 is the float32 2^23 + u, and exact once 2^23 + 128 is taken away.
+  static void DecodeUnit(const uint8_t* p, __m512i (&out)[2]) {
+    constexpr __mmask64 kLowestBytes = 0x1111111111111111;
+    const __m512i codes = _mm512_loadu_si512(p);
+    const __m512i upper_bytes = _mm512_set1_epi32(0x4b000000);
+    const __m512 offset = _mm512_set1_ps(0x1p23f + 128);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m512i index = _mm512_add_epi32(even, _mm512_set1_epi32(32 * i));
+      const __m512i low = _mm512_mask_permutexvar_epi8(upper_bytes, kLowestBytes, index, codes);
+      const __m512i high =
+          _mm512_mask_permutexvar_epi8(upper_bytes, kLowestBytes, _mm512_add_epi32(index, _mm512_set1_epi32(1)), codes);
+      out[i] = _mm512_mask_mov_epi16(
+          _mm512_srli_epi32(_mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(low), offset)), 16), 0xaaaaaaaa,
+          _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(high), offset)));
+    }
+  }
 };
 
 struct TileInt4 {
@@ -98,6 +118,12 @@ struct TileInt4 {
     out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt4::Decode(_mm_maskz_loadu_epi8(bytes, p)));
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt4::ReadWeight(p, out); }
+  static void DecodeUnit(const uint8_t* p, __m512i (&out)[4]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      out[i] = PairDotInt4::Decode(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i)));
+    }
+  }
 };
 
 inline void LoadFloats(const uint8_t* p, __mmask32 mask, __m512& low, __m512& high) {

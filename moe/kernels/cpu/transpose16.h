@@ -7,7 +7,8 @@
 namespace conclave::CONCLAVE_ISA {
 
 // Sixteen vectors of 32-bit words, transposed in place.
-inline void Transpose16(__m512i (&v)[16]) {
+// Inlined everywhere: a call would carry the vectors through memory.
+__attribute__((always_inline)) inline void Transpose16(__m512i (&v)[16]) {
   __m512i t[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
