@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/match.h"
 #include "absl/strings/strip.h"
 #include "moe/base/check.h"
 
@@ -20,6 +21,25 @@ namespace conclave {
 namespace {
 
 constexpr int kHistoryLinesMax = 1000;
+
+// xterm's bracketed paste: asked for while a line is edited; a paste then comes between the latter two.
+constexpr absl::string_view kBracketPastes = "\x1b[?2004h", kDoNotBracketPastes = "\x1b[?2004l";
+constexpr char kPasteBegins[] = "\x1b[200~";
+constexpr absl::string_view kPasteEnds = "\x1b[201~";
+constexpr size_t kPasteBytesMax = size_t{4} << 20;
+
+// As text of one line buffer: line breaks stay, other control characters but tabs go.
+std::string PastedText(absl::string_view bytes) {
+  std::string text;
+  for (const char c : bytes) {
+    if (c == '\r') {
+      text += '\n';
+    } else if (c == '\n' || c == '\t' || (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f)) {
+      text += c;
+    }
+  }
+  return std::string(absl::StripSuffix(text, "\n"));
+}
 
 class TerminalLineReader final : public LineReader {
  public:
@@ -44,7 +64,12 @@ class TerminalLineReader final : public LineReader {
     el_set(editor_, EL_BIND, "^C", "drop-line", nullptr);
     el_set(editor_, EL_ADDFN, "suspend", "suspends the process", &TerminalLineReader::Suspend);
     el_set(editor_, EL_BIND, "^Z", "suspend", nullptr);
+    el_set(editor_, EL_ADDFN, "paste", "takes what the terminal pastes", &TerminalLineReader::Paste);
+    el_set(editor_, EL_BIND, kPasteBegins, "paste", nullptr);
     el_source(editor_, nullptr);
+    const char* terminal = "";
+    el_get(editor_, EL_TERMINAL, &terminal);
+    brackets_pastes_ = isatty(STDOUT_FILENO) && absl::string_view(terminal) != "dumb";
   }
 
   ~TerminalLineReader() override {
@@ -60,8 +85,10 @@ class TerminalLineReader final : public LineReader {
     el_resize(editor_);
     // Before the prompt is shown: whoever sees it may rely on the keys.
     el_set(editor_, EL_PREP_TERM, 1);
+    Write(kBracketPastes);
     int length = 0;
     const char* text = el_gets(editor_, &length);
+    Write(kDoNotBracketPastes);
     if (dropped_) {
       std::fputs("^C\n", stdout);
       std::fflush(stdout);
@@ -91,10 +118,27 @@ class TerminalLineReader final : public LineReader {
   }
 
   static unsigned char Suspend(EditLine* editor, int) {
+    Self(editor)->Write(kDoNotBracketPastes);
     el_set(editor, EL_PREP_TERM, 0);
     raise(SIGTSTP);
     el_set(editor, EL_PREP_TERM, 1);
+    Self(editor)->Write(kBracketPastes);
     return CC_REDISPLAY;
+  }
+
+  static unsigned char Paste(EditLine* editor, int) {
+    std::string bytes;
+    for (char c = 0; bytes.size() < kPasteBytesMax && !absl::EndsWith(bytes, kPasteEnds); bytes += c) {
+      if (read(STDIN_FILENO, &c, 1) != 1) break;
+    }
+    const std::string text = PastedText(absl::StripSuffix(bytes, kPasteEnds));
+    return text.empty() || el_insertstr(editor, text.c_str()) == 0 ? CC_REFRESH : CC_ERROR;
+  }
+
+  void Write(absl::string_view sequence) const {
+    if (!brackets_pastes_) return;
+    std::fwrite(sequence.data(), 1, sequence.size(), stdout);
+    std::fflush(stdout);
   }
 
   const std::string history_file_;
@@ -102,6 +146,7 @@ class TerminalLineReader final : public LineReader {
   History* history_ = nullptr;
   std::string prompt_;
   bool dropped_ = false;
+  bool brackets_pastes_ = false;
 };
 
 class StreamLineReader final : public LineReader {

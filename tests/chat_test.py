@@ -159,6 +159,25 @@ class ChatTest(unittest.TestCase):
         self.assertEqual(again.process.wait(timeout=30), 0)
         self.assertEqual(os.stat(history).st_mode & 0o077, 0)
 
+    def test_a_paste_of_several_lines_is_one_question(self):
+        terminal = self.start(*GREEDY)
+        saved = os.path.join(tempfile.mkdtemp(prefix="conclave-chat-"), "saved.json")
+        question = "Please: who are\nyou,[A and\twhy? Tell me."
+        terminal.type("Please: \x1b[200~who are\ryou,\x03\x1b[A and\twhy?\r\x1b[201~ Tell me.\r")
+        terminal.read_until(re.escape(PROMPT))
+        self.assertIn("1 turn written", terminal.ask(f"/save {saved}"))
+        with open(saved) as file:
+            self.assertEqual(json.load(file)["messages"][0]["content"], question)
+        answer = self.over_http(question)
+        again = self.over_http(question, answer, question)
+        terminal.type("\x1b[A\x1b[A\r")  # it is one entry of the history, too
+        terminal.read_until(re.escape(again.splitlines()[-1]))
+        terminal.read_until(re.escape(PROMPT))
+        self.assertIn("2 turns written", terminal.ask(f"/save {saved}"))
+        with open(saved) as file:
+            messages = json.load(file)["messages"]
+        self.assertEqual(messages[2], messages[0])
+
     def test_an_interrupt_drops_the_line_or_cuts_the_answer_and_the_conversation_goes_on(self):
         terminal = self.start(*ENDLESS)
         terminal.type("never sent\x03")
