@@ -91,7 +91,11 @@ absl::Status ClusterRunner::LaunchShards() {
     AddThreads(spec, plan_.cores.shards[static_cast<size_t>(shard)], plan_.routers + shard);
     AddTarget(spec);
     // All processes are on this machine, so that nothing need listen beyond its loopback device.
-    if (plan_.transport != "grpc") spec.arguments.push_back("--ucx-address=127.0.0.1:0");
+    if (plan_.transport == "nccl") {
+      spec.arguments.push_back("--nccl-address=127.0.0.1:0");
+    } else if (plan_.transport != "grpc") {
+      spec.arguments.push_back("--ucx-address=127.0.0.1:0");
+    }
     AppendFlags(plan_.expert_flags, spec);
     RETURN_IF_ERROR(Launch(std::move(spec)));
   }

@@ -22,7 +22,7 @@ struct ClusterPlan {
   int shards = 4;                  // expert processes; 0: experts run in the attention service
   int replicas = 1;                // on how many of them each expert lives
   int routers = 1;                 // attention services
-  std::string transport = "auto";  // "auto", "grpc", "ucx" or "inproc"
+  std::string transport = "auto";  // "auto", "grpc", "ucx", "nccl" or "inproc"
   TargetOptions target;            // of the attention service and the shards; its compute is not "auto"
   CoreSplit cores;                       // threads of each process that computes
   std::vector<std::vector<int>> cpus;  // of each of them, attention services first; empty: not pinned

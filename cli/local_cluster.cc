@@ -18,6 +18,8 @@
 #include "moe/transport/grpc/grpc_shard_control.h"
 #include "moe/transport/inproc/inproc_transport.h"
 #include "moe/transport/transport.h"
+#include "moe/transport/nccl/nccl_api.h"
+#include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
 #include "router_service/remote_experts.h"
 #include "router_service/shard_gathering.h"
@@ -95,17 +97,32 @@ class LocalClusterImpl final : public LocalCluster {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<NcclExpertServer*> StartNccl(ExpertShard& shard, ComputeTarget& target) {
+    if (target.memory() == nullptr) return absl::InvalidArgumentError("--transport nccl: it needs --device cuda");
+    NcclExpertServerOptions options;
+    ASSIGN_OR_RETURN(options.api, LoadNccl());
+    options.new_stream = [&target] { return target.memory()->accelerator().NewStream(); };
+    options.gpu = target.memory()->accelerator().info().uuid;
+    ASSIGN_OR_RETURN(nccl_servers_.emplace_back(), NcclExpertServer::Start(options));
+    nccl_servers_.back()->SetHandler(&shard);
+    return nccl_servers_.back().get();
+  }
+
   // Through servers of this process, as if the shards were elsewhere.
   absl::Status ConnectOverSockets(const std::string& transport) {
     std::vector<std::string> addresses;
     for (const auto& shard : shards_) {
       UcxExpertServer* ucx = nullptr;
+      NcclExpertServer* nccl = nullptr;
       if (transport == "ucx") {
         ASSIGN_OR_RETURN(ucx_servers_.emplace_back(), UcxExpertServer::Start(UcxExpertServerOptions{}));
         ucx = ucx_servers_.back().get();
         ucx->SetHandler(shard.get());
       }
-      ASSIGN_OR_RETURN(servers_.emplace_back(), GrpcExpertServer::Start("127.0.0.1:0", *shard, ucx));
+      if (transport == "nccl") {
+        ASSIGN_OR_RETURN(nccl, StartNccl(*shard, *shard_targets_[servers_.size()]));
+      }
+      ASSIGN_OR_RETURN(servers_.emplace_back(), GrpcExpertServer::Start("127.0.0.1:0", *shard, ucx, nullptr, nccl));
       addresses.push_back(servers_.back()->address());
     }
     return Dial(addresses, transport);
@@ -116,6 +133,7 @@ class LocalClusterImpl final : public LocalCluster {
     ASSIGN_OR_RETURN(options.kind, ParseTransportKind(transport));
     options.model_fingerprint = checkpoint_->fingerprint();
     options.numeric_profile = NumericProfile(*kernels_);
+    if (target_->memory() != nullptr) options.accelerator = &target_->memory()->accelerator();
     ASSIGN_OR_RETURN(transport_, DialShards(addresses, options));
     return absl::OkStatus();
   }
@@ -130,7 +148,7 @@ class LocalClusterImpl final : public LocalCluster {
 
   // The pool over a transport to the shards of this process.
   absl::Status ConnectShards(const std::string& transport, int rows_max) {
-    if (transport == "grpc" || transport == "ucx") {
+    if (transport != "inproc") {
       RETURN_IF_ERROR(ConnectOverSockets(transport));
     } else {
       std::vector<ExpertHandler*> handlers;
@@ -160,6 +178,7 @@ class LocalClusterImpl final : public LocalCluster {
   std::vector<std::unique_ptr<ExpertShard>> shards_;
   std::vector<ShardHoldings> holdings_;  // of each shard; empty: without shards
   std::vector<std::unique_ptr<UcxExpertServer>> ucx_servers_;
+  std::vector<std::unique_ptr<NcclExpertServer>> nccl_servers_;
   std::vector<std::unique_ptr<GrpcExpertServer>> servers_;
   std::unique_ptr<ExpertPool> experts_;
   std::unique_ptr<Transport> transport_;  // dies before the pool, which its calls would report to
@@ -174,7 +193,7 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
       flags.Add("shards", &shards, "N", "run the experts on N shards in this process; 0: without shards");
   shard_count.minimum = 0;
   shard_count.maximum = 256;
-  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx"};
+  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx", "nccl"};
   DeclareTarget(flags, target);
   DeclareThreads(flags, threads);
   CommandFlag& chunk =

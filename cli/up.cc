@@ -107,9 +107,9 @@ class UpCommand final : public Command {
     replicas.maximum = limits::kShardsMax;
     flags
         .Add("transport", &plan_.transport, "NAME",
-             "auto: ucx where it works, else grpc, to experts in processes of their own; inproc: in the attention "
-             "service")
-        .choices = {"auto", "grpc", "ucx", "inproc"};
+             "auto: ucx where it works, else grpc, to experts in processes of their own; nccl: between GPUs; inproc: in "
+             "the attention service")
+        .choices = {"auto", "grpc", "ucx", "nccl", "inproc"};
     DeclareTarget(flags, plan_.target);
     for (auto [flag, port, help] :
          {std::tuple("http-port", &plan_.http_port, "the gateway's HTTP port; 0: a free one"),

@@ -20,6 +20,8 @@
 #include "moe/metrics/metrics.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
+#include "moe/transport/nccl/nccl_api.h"
+#include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/peer_gate.h"
 #include "moe/transport/ucx/socket_address.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
@@ -53,6 +55,8 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   AddThreadFlags(flags, threads);
   flags.Add("ucx-address", &ucx_address,
             "numeric host:port where routers connect for activations over UCX, port 0 picks one; empty: gRPC alone");
+  flags.Add("nccl-address", &nccl_address,
+            "numeric host:port where routers on GPUs connect for activations over NCCL, port 0 picks one; empty: none");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
   flags.AddBytes("expert-memory", &expert_bytes_max,
                  "stored bytes of the experts held, those taken over from dead shards included; 0: no limit");
@@ -82,6 +86,12 @@ absl::Status ExpertServiceOptions::Validate() const {
     if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--ucx-address: ", address.status().message()));
     RETURN_IF_ERROR(CheckPlaintextAddress("ucx-address", ucx_address, daemon.tls.allow_insecure));
   }
+  if (!nccl_address.empty()) {
+    const absl::StatusOr<SocketAddress> address = SocketAddress::Parse(nccl_address);
+    if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--nccl-address: ", address.status().message()));
+    RETURN_IF_ERROR(CheckPlaintextAddress("nccl-address", nccl_address, daemon.tls.allow_insecure));
+    if (target.device == "cpu") return absl::InvalidArgumentError("--nccl-address: NCCL needs --device cuda");
+  }
   return absl::OkStatus();
 }
 
@@ -96,11 +106,24 @@ absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOpt
   return UcxExpertServer::Start(ucx);
 }
 
+// Null where none is asked for.
+absl::StatusOr<std::unique_ptr<NcclExpertServer>> StartNccl(const ExpertServiceOptions& options,
+                                                            Accelerator& accelerator, PeerGate& gate) {
+  NcclExpertServerOptions nccl;
+  ASSIGN_OR_RETURN(nccl.api, LoadNccl());
+  nccl.new_stream = [&accelerator] { return accelerator.NewStream(); };
+  nccl.gpu = accelerator.info().uuid;
+  nccl.address = options.nccl_address;
+  nccl.gate = &gate;
+  return NcclExpertServer::Start(nccl);
+}
+
 }  // namespace
 
 absl::Status RunExpertService(const ExpertServiceOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(options.threads));
+  if (!options.nccl_address.empty()) RETURN_IF_ERROR(LoadNccl().status());  // before there are threads
   DaemonOptions daemon_options = options.daemon;
   if (daemon_options.name.empty()) daemon_options.name = absl::StrCat("expert-", options.shard_index);
   daemon_options.message_bytes_max = kExpertMessageBytesMax;
@@ -142,12 +165,20 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
     service->SetDataPlane(ucx.get());
     LogInfo(absl::StrCat("activations over ucx at ", ucx->address()));
   }
+  std::unique_ptr<NcclExpertServer> nccl;
+  if (!options.nccl_address.empty()) {
+    ASSIGN_OR_RETURN(nccl, StartNccl(options, target->memory()->accelerator(), gate));
+    nccl->SetHandler(shard.get());
+    service->SetNcclDataPlane(nccl.get());
+    LogInfo(absl::StrCat("activations over nccl at ", nccl->address()));
+  }
   service->SetHandler(shard.get());
   daemon->SetServing(true);
   // The shard must outlive the server's threads, which Run has ended when it returns.
   return daemon->Run([&](absl::Time deadline) {
     service->Drain(deadline);
     if (ucx != nullptr) ucx->Drain(deadline);
+    if (nccl != nullptr) nccl->Drain(deadline);
   });
 }
 

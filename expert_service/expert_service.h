@@ -25,6 +25,7 @@ struct ExpertServiceOptions {
   int64_t expert_bytes_max = 0;  // stored bytes of all experts held; 0: no limit
   bool per_expert_metrics = false;
   std::string ucx_address;       // numeric host:port where routers connect for UCX; empty: none
+  std::string nccl_address;      // the same for NCCL
   bool load = true;              // bring all weights into memory before saying ready
   HubEnvironment hub;            // read by main
 

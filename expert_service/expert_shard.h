@@ -57,6 +57,7 @@ class ExpertShard final : public ExpertHandler {
   ~ExpertShard() override;
 
   ShardDescription Describe() const override;
+  bool TakesDeviceRows() const override { return device_ != nullptr; }
   // Also FAILED_PRECONDITION for another placement epoch, DEADLINE_EXCEEDED where the call's turn came too late (it is
   // then not run), DATA_LOSS where a file of the checkpoint was cut short under us, UNAVAILABLE where the device is
   // lost.

@@ -24,7 +24,7 @@ FailoverMetrics::FailoverMetrics(Metrics* metrics) {
                                     "Time to round, group and send the rows of one layer.", {}, LatencyBuckets());
   combine_ = metrics->AddHistogram("conclave_router_combine_seconds",
                                    "Time to put the rows of one layer in their places.", {}, LatencyBuckets());
-  for (const char* way : {"inproc", "grpc", "ucx"}) {
+  for (const char* way : {"inproc", "grpc", "ucx", "nccl"}) {
     const auto counter = [&](const char* direction) {
       return metrics->AddCounter("conclave_router_transport_bytes_total",
                                  "Activations to and from shards, by transport, without its own overhead.",

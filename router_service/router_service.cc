@@ -19,6 +19,7 @@
 #include "moe/daemon/tracing_flags.h"
 #include "moe/metrics/metrics.h"
 #include "moe/transport/dial/dial_shards.h"
+#include "moe/transport/nccl/nccl_api.h"
 #include "router_service/service.h"
 #include "router_service/serving_stack.h"
 
@@ -75,7 +76,8 @@ void RouterServiceOptions::AddTo(Flags& flags) {
             "how long a layer waits for experts, other holders and reloading included, before its requests fail");
   flags.Add("checksum", &checksum, "check what travels to expert shards and back");
   flags.Add("transport", &transport,
-            "how activations reach the shards: grpc; ucx; auto: ucx where a shard offers it and it works, else grpc");
+            "how activations reach the shards: grpc; ucx; nccl, between GPUs; auto: ucx where a shard offers it and it "
+            "works, else grpc");
   flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
             "accept shards that compute in another way than this process");
   AddTargetFlags(flags, target);
@@ -120,6 +122,7 @@ absl::Status RouterServiceOptions::Validate() const {
 absl::Status RunRouterService(const RouterServiceOptions& options) {
   RETURN_IF_ERROR(options.Validate());
   ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(options.threads));
+  if (options.transport == "nccl") RETURN_IF_ERROR(LoadNccl().status());  // before there are threads
   // The stack outlives the server, whose calls use it, though the server's ports open first.
   const auto metrics = Metrics::Create();
   std::unique_ptr<Tracer> tracer;

@@ -29,7 +29,7 @@ struct RouterServiceOptions {
   absl::Duration shard_grace = absl::Seconds(10);
   absl::Duration expert_timeout = absl::Seconds(60);
   bool checksum = true;  // of activations on their way
-  std::string transport = "auto";  // auto, grpc or ucx: how activations reach the shards
+  std::string transport = "auto";  // auto, grpc, ucx or nccl: how activations reach the shards
   bool allow_mixed_numerics = false;
   TargetOptions target;
   ThreadOptions threads;

@@ -166,6 +166,7 @@ class StackImpl final : public ServingStack {
     if (!options_.allow_mixed_numerics) transport.numeric_profile = NumericProfile(*kernels_);
     transport.checksum = options_.checksum;
     transport.credentials = options_.shard_credentials;
+    if (target_->memory() != nullptr) transport.accelerator = &target_->memory()->accelerator();
     ASSIGN_OR_RETURN(set->transport, DialShards(addresses, transport));
     RemoteExpertsOptions remote;
     remote.rows_max = rows_max;

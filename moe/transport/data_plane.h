@@ -21,6 +21,9 @@ struct DataPlaneRequest {
   std::string model_fingerprint;
   std::string numeric_profile;
   uint64_t placement_epoch = 0;
+  // Of those who ask for NCCL: the version they have, and their GPU's own name. 0: NCCL is not meant.
+  int nccl_version = 0;
+  std::string gpu;
 };
 
 // What a shard hands out. Good for one connection, made soon.
@@ -29,6 +32,7 @@ struct DataPlaneOffer {
   uint64_t connection = 0;
   std::string token;    // kTokenBytes, secret
   std::string address;  // numeric host:port of the shard's listener
+  std::string nccl_id;  // of NCCL: the ncclUniqueId of the communicator to be; else empty
 };
 inline constexpr int kTokenBytes = 32;
 

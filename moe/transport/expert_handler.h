@@ -32,8 +32,11 @@ class ExpertHandler {
  public:
   virtual ~ExpertHandler() = default;
   virtual ShardDescription Describe() const = 0;
+  // Run also takes rows that lie on the device, complete, 256-byte aligned and without gaps.
+  virtual bool TakesDeviceRows() const { return false; }
   // Validates every length and index, then computes out [pairs, hidden] of the rows' dtype.
   // INVALID_ARGUMENT names the field that is out of range; FAILED_PRECONDITION an expert that is not held here.
+  // Rows and out are in this process's memory, or both in its device's where TakesDeviceRows says so.
   virtual absl::Status Run(const ExpertCall& call, MatView out) = 0;
   // Holds `experts` too from now on; describes the shard as it is then. INVALID_ARGUMENT names a layer or expert that
   // the model does not have; RESOURCE_EXHAUSTED: no room, and nothing has changed.

@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-constexpr const char* kCarrierNames[] = {"grpc", "ucx"};
+constexpr const char* kCarrierNames[] = {"grpc", "ucx", "nccl"};
 constexpr const char* kKindNames[] = {"connection", "mismatch", "token", "message", "checksum", "call", "overload"};
 
 }  // namespace

@@ -18,7 +18,7 @@
 namespace conclave {
 
 // What carries a peer's messages.
-enum class Carrier { kGrpc, kUcx };
+enum class Carrier { kGrpc, kUcx, kNccl };
 
 // Why something was refused.
 enum class Refusal {
@@ -62,7 +62,7 @@ class PeerGate {
   bool Offend(Carrier carrier, Refusal kind, const Peer& peer, absl::string_view why);
 
  private:
-  static constexpr int kCarriers = 2, kKinds = 7;
+  static constexpr int kCarriers = 3, kKinds = 7;
   static constexpr int kLinesPerSecondMax = 5;
   static constexpr size_t kRecordsMax = 10000;
   struct Record {

@@ -45,7 +45,7 @@ class Transport {
   // Runs the Done of calls that have ended, waiting up to `wait` for the first. Returns how many ran.
   virtual int Progress(absl::Duration wait) = 0;
   virtual int shards() const = 0;
-  // How calls to the shard travel at the moment: "inproc", "grpc" or "ucx"; a literal.
+  // How calls to the shard travel at the moment: "inproc", "grpc", "ucx" or "nccl"; a literal.
   virtual const char* Way(ShardId) const { return "inproc"; }
 };
 

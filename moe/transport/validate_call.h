@@ -15,6 +15,7 @@ struct CallLimits {
   int hidden = 0;  // columns of every row; 0: any up to limits::kHiddenMax
   int rows_max = limits::kCallRowsMax;
   int64_t bytes_max = limits::kCallBytesMax;  // of the rows of the request, and of those of the reply
+  bool device_rows = false;                   // rows may lie in the memory of the receiver's device
 };
 
 // Checks dtype, shape, offsets, ids and sizes of `call`. Reads nothing of the rows themselves.
@@ -22,10 +23,10 @@ struct CallLimits {
 absl::Status ValidateExpertCall(const ExpertCall& call, const CallLimits& limits);
 
 // Whether every value in `rows`, which ValidateExpertCall accepted, is a finite number. INVALID_ARGUMENT names the first
-// row that is not.
+// row that is not. REQUIRES: rows in this process's memory
 absl::Status ValidateRowValues(const ConstMatView& rows);
 
-// Whether `out` can take the reply: [pairs, hidden] of the rows' dtype, on the CPU. INVALID_ARGUMENT says what differs.
+// Whether `out` can take the reply: [pairs, hidden] of the rows' dtype, where the rows are. INVALID_ARGUMENT says what differs.
 absl::Status ValidateReplyView(const ExpertCall& call, const MatView& out);
 
 }  // namespace conclave

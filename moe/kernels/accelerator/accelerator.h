@@ -4,11 +4,13 @@
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_ACCELERATOR_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "moe/kernels/accelerator/attention_ops.h"
+#include "moe/kernels/accelerator/device_stream.h"
 #include "moe/kernels/accelerator/expert_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 #include "moe/kernels/kernels.h"
@@ -21,12 +23,14 @@ struct AcceleratorInfo {
   std::string name;  // "NVIDIA H200"
   int64_t memory_total_bytes = 0;
   int64_t memory_free_bytes = 0;  // when it was opened
+  std::string uuid;               // of the physical device: two processes that share it see the same
 };
 
 // What a device can do at most, measured. Zero: not known.
 struct AcceleratorCeilings {
   double copy_bytes_per_second = 0;   // within its memory, read and written ones counted
   double bf16_flops_per_second = 0;   // of a large product by the vendor's library
+  double fp8_flops_per_second = 0;    // the same of e4m3 numbers with one scale a matrix
 };
 
 // One queue of work, in order. Operations and asynchronous copies return at once and never fail by themselves: what
@@ -38,6 +42,9 @@ class Accelerator {
   virtual const AcceleratorInfo& info() const = 0;
   // Whether `compute` can be had for experts of this shape on this device; INVALID_ARGUMENT says why not.
   virtual absl::Status Supports(Compute compute, const ExpertSlots& slots) const = 0;
+
+  // A queue beside this one. Any thread may ask. Errors say what the device refused.
+  virtual absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() = 0;
 
   // Takes a second, and a few GiB of memory meanwhile. RESOURCE_EXHAUSTED: they are not there.
   virtual absl::StatusOr<AcceleratorCeilings> MeasureCeilings() = 0;

@@ -23,9 +23,13 @@ class HostAcceleratorImpl final : public HostAccelerator {
     return absl::InvalidArgumentError("--compute: the host accelerator has f32, bf16 and fp8");
   }
 
+  absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() override {
+    return absl::UnimplementedError("the host accelerator has one queue");
+  }
+
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
     if (lost_) return Lost();
-    return AcceleratorCeilings{1e9, 0};  // nobody compares with this one
+    return AcceleratorCeilings{1e9, 0, 0};  // nobody compares with this one
   }
 
   absl::StatusOr<void*> Allocate(int64_t bytes) override {

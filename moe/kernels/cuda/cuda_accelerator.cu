@@ -8,10 +8,12 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "moe/kernels/accelerator/accelerator.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/kernels/cuda/ceilings.h"
+#include "moe/kernels/cuda/cuda_stream.h"
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/fp8_experts.h"
 
@@ -41,6 +43,8 @@ class CudaAccelerator final : public Accelerator {
     }
     return SupportsFp8Experts(slots);
   }
+
+  absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() override { return NewCudaStream(ordinal_); }
 
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
     Use();
@@ -222,6 +226,7 @@ absl::StatusOr<AcceleratorInfo> Examine(int ordinal) {
   info.name = properties.name;
   info.memory_total_bytes = static_cast<int64_t>(total_bytes);
   info.memory_free_bytes = static_cast<int64_t>(free_bytes);
+  info.uuid = absl::BytesToHexString(absl::string_view(properties.uuid.bytes, sizeof(properties.uuid.bytes)));
   return info;
 }
 

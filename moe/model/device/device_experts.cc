@@ -185,7 +185,7 @@ absl::Status DeviceExperts::Run(LayerId layer, ConstMatView rows, absl::Span<con
   const int64_t pairs = static_cast<int64_t>(experts.size());
   CONCLAVE_CHECK(rows.rows <= options_.rows_max && pairs <= options_.pairs_max) << rows.rows << " rows";
   CONCLAVE_CHECK(rows.dtype == row_dtype_ && out.dtype == row_dtype_ && out.rows == pairs) << Name(rows.dtype);
-  CONCLAVE_CHECK(rows.stride == hidden_ && out.stride == hidden_) << rows.stride;
+  CONCLAVE_CHECK(rows.stride == hidden_ && out.stride == hidden_ && rows.device == out.device) << rows.stride;
   if (pairs == 0) return absl::OkStatus();
   std::copy(experts.begin(), experts.end(), host_pairs_.begin());
   for (size_t row = 0; row + 1 < row_offsets.size(); ++row) {
@@ -195,15 +195,16 @@ absl::Status DeviceExperts::Run(LayerId layer, ConstMatView rows, absl::Span<con
   Accelerator& accelerator = memory_.accelerator();
   const int64_t row_bytes = hidden_ * int64_t{SizeOf(row_dtype_)};
   accelerator.CopyIn(pairs_.as<void>(), host_pairs_.data(), 2 * pairs * int64_t{sizeof(int32_t)});
-  accelerator.CopyIn(rows_.as<void>(), rows.data, rows.rows * row_bytes);
+  const bool staged = rows.device == Device::kCpu;
+  if (staged) accelerator.CopyIn(rows_.as<void>(), rows.data, rows.rows * row_bytes);
   ExpertFfnArgs args = Arguments(*layers_[Value(layer)]);
-  args.rows = rows_.as<void>();
+  args.rows = staged ? rows_.as<void>() : rows.data;
   args.pair_experts = pairs_.as<int32_t>();
   args.pair_rows = pairs_.as<int32_t>() + pairs;
   args.pairs = pairs;
-  args.out = out_.as<void>();
+  args.out = staged ? out_.as<void>() : out.data;
   accelerator.RunExperts(args);
-  accelerator.CopyOut(out.data, out_.as<void>(), pairs * row_bytes);
+  if (staged) accelerator.CopyOut(out.data, out_.as<void>(), pairs * row_bytes);
   return accelerator.Synchronize();
 }
 

@@ -50,7 +50,8 @@ class DeviceExperts {
   // REQUIRES: all experts are held, limits are kept.
   void Queue(LayerId layer, const void* rows, const int32_t* pair_experts, const CombineArgs& combine, void* scratch);
 
-  // The same for host memory, in the form of GroupedExperts::Run; waits for the result. REQUIRES: as above.
+  // The same in the form of GroupedExperts::Run, for rows and out in host memory or both on the device; waits for the
+  // result. REQUIRES: as above; what lies on the device is complete, without gaps and 256-byte aligned.
   // UNAVAILABLE: the device is lost; INTERNAL: it failed.
   absl::Status Run(LayerId layer, ConstMatView rows, absl::Span<const uint32_t> row_offsets,
                    absl::Span<const int32_t> experts, MatView out);

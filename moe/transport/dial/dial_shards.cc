@@ -8,9 +8,12 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/kernels/accelerator/accelerator.h"
 #include "moe/transport/dial/preferred_transport.h"
 #include "moe/transport/grpc/grpc_data_plane_client.h"
 #include "moe/transport/grpc/grpc_transport.h"
+#include "moe/transport/nccl/nccl_api.h"
+#include "moe/transport/nccl/nccl_transport.h"
 #include "moe/transport/ucx/ucx_transport.h"
 
 namespace conclave {
@@ -46,6 +49,34 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> Ucx(const std::vector<std::string>
                          ucx);
 }
 
+absl::StatusOr<std::unique_ptr<Transport>> Nccl(const std::vector<std::string>& addresses,
+                                                const DialOptions& options) {
+  if (options.accelerator == nullptr) {
+    return absl::FailedPreconditionError("--transport nccl moves rows between GPUs: it needs --device cuda");
+  }
+  if (options.checksum) {
+    return absl::InvalidArgumentError("--checksum: over nccl rows do not pass through the host; use ucx or grpc");
+  }
+  NcclTransportOptions nccl;
+  ASSIGN_OR_RETURN(nccl.api, LoadNccl());
+  nccl.new_stream = [accelerator = options.accelerator] { return accelerator->NewStream(); };
+  nccl.gpu = options.accelerator->info().uuid;
+  nccl.name = options.name;
+  nccl.model_fingerprint = options.model_fingerprint;
+  nccl.numeric_profile = options.numeric_profile;
+  auto transport = NewNcclTransport(static_cast<int>(addresses.size()),
+                                    NewGrpcDataPlaneClient(addresses, options.credentials), nccl);
+  const absl::Time until = absl::Now() + options.nccl_wait;
+  for (int i = 0; i < transport->shards(); ++i) {
+    while (!transport->Connected(ShardId{i}) && absl::Now() < until) transport->Progress(absl::Milliseconds(1));
+    if (transport->Connected(ShardId{i})) continue;
+    return absl::UnavailableError(absl::StrCat(std::string(transport->WhyNot(ShardId{i}).message()), " (", addresses[i],
+                                               "); start expert_service with --device cuda and --nccl-address"));
+  }
+  LogInfo(absl::StrCat("activations over nccl ", NcclVersionText(nccl.api->version)));
+  return std::unique_ptr<Transport>(std::move(transport));
+}
+
 // Progresses until every shard is connected or has said that it will not be.
 void WaitForConnections(UcxTransport& ucx, absl::Duration patience) {
   const auto settled = [&](int shard) {
@@ -75,11 +106,13 @@ absl::StatusOr<TransportKind> ParseTransportKind(absl::string_view text) {
   if (text == "auto") return TransportKind::kAuto;
   if (text == "grpc") return TransportKind::kGrpc;
   if (text == "ucx") return TransportKind::kUcx;
-  return absl::InvalidArgumentError(absl::StrCat("expected auto, grpc or ucx, got '", text.substr(0, 60), "'"));
+  if (text == "nccl") return TransportKind::kNccl;
+  return absl::InvalidArgumentError(absl::StrCat("expected auto, grpc, ucx or nccl, got '", text.substr(0, 60), "'"));
 }
 
 absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
                                                       const DialOptions& options) {
+  if (options.kind == TransportKind::kNccl) return Nccl(addresses, options);
   const bool encrypt = options.kind == TransportKind::kAuto && options.credentials != nullptr;
   if (options.kind == TransportKind::kGrpc || encrypt) return Grpc(addresses, options);
   absl::StatusOr<std::unique_ptr<UcxTransport>> ucx = Ucx(addresses, options);

@@ -18,13 +18,16 @@ class ChannelCredentials;
 
 namespace conclave {
 
+class Accelerator;
+
 enum class TransportKind {
   kAuto,  // UCX to the shards that offer it and can be reached so, gRPC to the others
   kGrpc,
   kUcx,
+  kNccl,
 };
 
-// "auto", "grpc" or "ucx". INVALID_ARGUMENT quotes anything else.
+// "auto", "grpc", "ucx" or "nccl". INVALID_ARGUMENT quotes anything else.
 absl::StatusOr<TransportKind> ParseTransportKind(absl::string_view text);
 
 // What is dialled, and what is expected to answer.
@@ -37,11 +40,14 @@ struct DialOptions {
   bool checksum = false;
   std::shared_ptr<grpc::ChannelCredentials> credentials;  // of gRPC; null: plaintext
   absl::Duration ucx_wait = absl::Seconds(5);             // for UCX connections, once, before the choice is logged
+  Accelerator* accelerator = nullptr;                     // whose memory NCCL moves; outlives the transport
+  absl::Duration nccl_wait = absl::Seconds(30);           // for NCCL connections, once
 };
 
 // addresses[i]: host:port of the gRPC server of ShardId{i}. Logs which way activations take, shard by shard, and why
-// where it is not UCX. UCX does not encrypt: with credentials kAuto means gRPC. With kUcx alone it can fail:
-// UNAVAILABLE or INTERNAL says which shard is not reached, and why.
+// where it is not UCX. UCX and NCCL do not encrypt: with credentials kAuto means gRPC. With kUcx and kNccl alone it can
+// fail: UNAVAILABLE or INTERNAL says which shard is not reached, and why; FAILED_PRECONDITION what of NCCL is missing;
+// INVALID_ARGUMENT: NCCL where checksums are asked for, since rows do not pass through the host.
 absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
                                                       const DialOptions& options);
 

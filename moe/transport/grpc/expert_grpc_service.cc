@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/codegen/proto_utils.h>  // serialises protobuf messages from and to byte buffers
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -136,8 +137,12 @@ class Service final : public v1::ExpertService::Service {
   grpc::Status Connect(grpc::ServerContext*, const v1::ConnectRequest* request,
                        v1::ConnectResponse* response) override {
     if (const absl::StatusOr<ExpertHandler*> handler = Ready(); !handler.ok()) return ToGrpc(handler.status());
-    DataPlane* const data_plane = data_plane_;
-    if (data_plane == nullptr) return ToGrpc(absl::UnimplementedError("this shard takes activations over gRPC alone"));
+    const bool nccl = request->nccl_version() > 0;
+    DataPlane* const data_plane = nccl ? nccl_data_plane_ : data_plane_;
+    if (data_plane == nullptr) {
+      return ToGrpc(absl::UnimplementedError(nccl ? "this shard takes no activations over NCCL"
+                                                  : "this shard takes activations over gRPC alone"));
+    }
     DataPlaneRequest asked;
     asked.peer = request->peer();
     asked.version_min = request->wire_version_min();
@@ -145,12 +150,15 @@ class Service final : public v1::ExpertService::Service {
     asked.model_fingerprint = request->model_fingerprint();
     asked.numeric_profile = request->numeric_profile();
     asked.placement_epoch = request->placement_epoch();
+    asked.nccl_version = static_cast<int>(std::min(request->nccl_version(), uint32_t{INT32_MAX}));
+    asked.gpu = request->gpu();
     const absl::StatusOr<DataPlaneOffer> offer = data_plane->Connect(asked);
     if (!offer.ok()) return ToGrpc(offer.status());
     response->set_wire_version(offer->version);
     response->set_connection(offer->connection);
     response->set_token(offer->token);
-    response->set_ucx_address(offer->address);
+    nccl ? response->set_nccl_address(offer->address) : response->set_ucx_address(offer->address);
+    response->set_nccl_id(offer->nccl_id);
     return grpc::Status::OK;
   }
 
@@ -160,6 +168,7 @@ class Service final : public v1::ExpertService::Service {
   }
 
   void SetDataPlane(DataPlane* data_plane) { data_plane_ = data_plane; }
+  void SetNcclDataPlane(DataPlane* data_plane) { nccl_data_plane_ = data_plane; }
 
   void SetNotReady(absl::string_view why) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -247,7 +256,7 @@ class Service final : public v1::ExpertService::Service {
   PeerGate& gate_;
   std::mutex mutex_;
   std::condition_variable gone_;
-  std::atomic<DataPlane*> data_plane_{nullptr};
+  std::atomic<DataPlane*> data_plane_{nullptr}, nccl_data_plane_{nullptr};
   ExpertHandler* handler_ = nullptr;            // guarded by mutex_
   std::string not_ready_ = "starting";          // guarded by mutex_
   bool draining_ = false;                       // guarded by mutex_
@@ -260,6 +269,7 @@ class ExpertGrpcServiceImpl final : public ExpertGrpcService {
   grpc::Service* service() override { return &service_; }
   void SetHandler(ExpertHandler* handler) override { service_.SetHandler(handler); }
   void SetDataPlane(DataPlane* data_plane) override { service_.SetDataPlane(data_plane); }
+  void SetNcclDataPlane(DataPlane* data_plane) override { service_.SetNcclDataPlane(data_plane); }
   void SetNotReady(absl::string_view why) override { service_.SetNotReady(why); }
   void Drain(absl::Time deadline) override { service_.Drain(deadline); }
 
@@ -269,9 +279,11 @@ class ExpertGrpcServiceImpl final : public ExpertGrpcService {
 
 class GrpcExpertServerImpl final : public GrpcExpertServer {
  public:
-  GrpcExpertServerImpl(ExpertHandler& handler, DataPlane* data_plane, PeerGate* gate) : service_(gate) {
+  GrpcExpertServerImpl(ExpertHandler& handler, DataPlane* data_plane, PeerGate* gate, DataPlane* nccl)
+      : service_(gate) {
     KeepMessageMemory();
     service_.SetDataPlane(data_plane);
+    service_.SetNcclDataPlane(nccl);
     service_.SetHandler(&handler);
   }
   ~GrpcExpertServerImpl() override {
@@ -319,8 +331,9 @@ std::unique_ptr<ExpertGrpcService> ExpertGrpcService::Create(PeerGate* gate) {
 
 absl::StatusOr<std::unique_ptr<GrpcExpertServer>> GrpcExpertServer::Start(const std::string& address,
                                                                           ExpertHandler& handler,
-                                                                          DataPlane* data_plane, PeerGate* gate) {
-  auto server = std::make_unique<GrpcExpertServerImpl>(handler, data_plane, gate);
+                                                                          DataPlane* data_plane, PeerGate* gate,
+                                                                          DataPlane* nccl) {
+  auto server = std::make_unique<GrpcExpertServerImpl>(handler, data_plane, gate, nccl);
   if (absl::Status status = server->Listen(address); !status.ok()) return status;
   return std::unique_ptr<GrpcExpertServer>(std::move(server));
 }

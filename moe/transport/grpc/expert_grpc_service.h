@@ -39,6 +39,8 @@ class ExpertGrpcService {
   // Routers that ask for a faster way than Exchange are sent to `data_plane`, which must outlive the server; without
   // one they are told that there is none. Called before SetHandler.
   virtual void SetDataPlane(DataPlane* data_plane) = 0;
+  // The same of those that ask for NCCL.
+  virtual void SetNcclDataPlane(DataPlane* data_plane) = 0;
   // Refuses new streams, lets calls that run finish and be answered, then ends all streams. Returns when the last has
   // gone, or at `deadline`.
   virtual void Drain(absl::Time deadline) = 0;
@@ -48,10 +50,10 @@ class ExpertGrpcService {
 class GrpcExpertServer {
  public:
   // Listens on host:port; port 0 picks a free one. Both live until the object goes. UNAVAILABLE: cannot listen there.
-  // `data_plane` and `gate` may be null.
+  // `data_plane`, `gate` and `nccl`, the data plane of those that ask for NCCL, may be null.
   static absl::StatusOr<std::unique_ptr<GrpcExpertServer>> Start(const std::string& address, ExpertHandler& handler,
                                                                  DataPlane* data_plane = nullptr,
-                                                                 PeerGate* gate = nullptr);
+                                                                 PeerGate* gate = nullptr, DataPlane* nccl = nullptr);
   // Cuts off what still runs, as a killed process would.
   virtual ~GrpcExpertServer() = default;
   // host:port as bound.

@@ -23,6 +23,7 @@ struct Question {
   v1::ConnectResponse response;
   grpc::Status status;
   std::unique_ptr<grpc::ClientAsyncResponseReader<v1::ConnectResponse>> reader;
+  bool nccl = false;  // it is what was asked for
   bool given_up = false;
   bool answered = false;
 };
@@ -57,6 +58,9 @@ class Client final : public DataPlaneClient {
     message.set_model_fingerprint(request.model_fingerprint);
     message.set_numeric_profile(request.numeric_profile);
     message.set_placement_epoch(request.placement_epoch);
+    message.set_nccl_version(static_cast<uint32_t>(request.nccl_version));
+    message.set_gpu(request.gpu);
+    question->nccl = request.nccl_version > 0;
     question->reader = stubs_[Value(shard)]->AsyncConnect(&question->context, message, &queue_);
     question->reader->Finish(&question->response, &question->status, question.get());
     asked_[Value(shard)] = std::move(question);
@@ -75,7 +79,9 @@ class Client final : public DataPlaneClient {
     offer.version = answered->response.wire_version();
     offer.connection = answered->response.connection();
     offer.token = answered->response.token();
-    offer.address = ReachableAddress(answered->response.ucx_address(), answered->context.peer());
+    offer.address = ReachableAddress(
+        answered->nccl ? answered->response.nccl_address() : answered->response.ucx_address(), answered->context.peer());
+    offer.nccl_id = answered->response.nccl_id();
     return offer;
   }
 

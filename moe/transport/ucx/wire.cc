@@ -74,7 +74,7 @@ absl::StatusOr<uint32_t> AgreeOnVersion(uint32_t their_min, uint32_t their_max, 
       " to ", our_max, "; update the older of the two (one version apart is fine)"));
 }
 
-absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payload_bytes, WireHeader* header) {
+absl::Status ReadHeader(absl::Span<const std::byte> header_bytes, WireHeader* header) {
   if (header_bytes.size() != sizeof(WireHeader)) return Bad("header bytes", header_bytes.size());
   std::memcpy(header, header_bytes.data(), sizeof(WireHeader));
   if (header->magic != kWireMagic) return Bad("magic", header->magic);
@@ -84,7 +84,11 @@ absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payl
   }
   if ((header->flags & ~kWireChecksummed) != 0) return Bad("flags", header->flags);
   if (header->dtype > 1) return Bad("dtype", header->dtype);
-  if (absl::Status body = CheckBody(*header); !body.ok()) return body;
+  return CheckBody(*header);
+}
+
+absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payload_bytes, WireHeader* header) {
+  if (absl::Status read = ReadHeader(header_bytes, header); !read.ok()) return read;
   const uint64_t payload = static_cast<uint64_t>(payload_bytes);
   if (header->offset > header->body_bytes || payload > header->body_bytes - header->offset) {
     return absl::InvalidArgumentError(absl::StrCat("offset: ", header->offset, " and a fragment of ", payload,

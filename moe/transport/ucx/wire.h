@@ -72,6 +72,8 @@ static_assert(sizeof(WireHeader) == 104);
 // and body have sizes that belong together and are within our limits; that the payload lies in the body.
 // INVALID_ARGUMENT names the field; `header` is then unspecified.
 absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payload_bytes, WireHeader* header);
+// The part of it that does not concern the payload.
+absl::Status ReadHeader(absl::Span<const std::byte> header_bytes, WireHeader* header);
 // Whether `next` may follow `first` as a fragment of the same message: equal but for the offset.
 bool SameMessage(const WireHeader& first, const WireHeader& next);
 

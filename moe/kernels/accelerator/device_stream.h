@@ -1,0 +1,39 @@
+// A queue of work of its own on an accelerator's device, for those that move memory: copies, and what a transport's
+// library puts there through the vendor's handle. It runs beside the accelerator's queue and knows nothing of it.
+#ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_STREAM_H_
+#define CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_STREAM_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace conclave {
+
+// Used by one thread at a time, which need not be the accelerator's. May outlive the accelerator.
+class DeviceStream {
+ public:
+  // Waits for the queued work; all of its memory must have been freed before.
+  virtual ~DeviceStream() = default;
+  // The vendor's handle of the queue: a cudaStream_t.
+  virtual void* native() const = 0;
+  // Makes the device the calling thread's, as libraries want it that take native().
+  virtual void MakeCurrent() = 0;
+
+  // Device memory, 256-byte aligned, of unspecified content; host memory that the device copies from and to at full
+  // speed. RESOURCE_EXHAUSTED: there is too little left. Free waits for no other queue of the device.
+  virtual absl::StatusOr<void*> Allocate(int64_t bytes) = 0;
+  virtual void Free(void* memory) = 0;
+  virtual absl::StatusOr<void*> AllocateHost(int64_t bytes) = 0;
+  virtual void FreeHost(void* memory) = 0;
+
+  // In the order of the queue, between device memory and host memory of AllocateHost. What goes wrong comes out of Idle.
+  virtual void CopyIn(void* device, const void* host, int64_t bytes) = 0;
+  virtual void CopyOut(void* host, const void* device, int64_t bytes) = 0;
+  // Whether all queued work has ended; never waits. INTERNAL or UNAVAILABLE: it failed, or the device is lost.
+  virtual absl::StatusOr<bool> Idle() = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_STREAM_H_

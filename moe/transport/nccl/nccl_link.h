@@ -1,0 +1,98 @@
+// A router's connection to one shard as a state machine that never blocks: ask for a token and an id, connect the lane,
+// greet, join, try the way once in both directions, be open, break, wait, ask again. Internal to the NCCL transport.
+//
+// One call is under way at a time, so that neither end ever waits for a move that the other has put behind one of its
+// own: the call's header goes over the lane, its rows over the pair, then the reply's header and its rows.
+#ifndef CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_LINK_H_
+#define CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_LINK_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "moe/base/ids.h"
+#include "moe/tensor/mat_view.h"
+#include "moe/transport/data_plane.h"
+#include "moe/transport/nccl/lane.h"
+#include "moe/transport/nccl/nccl_pair.h"
+#include "moe/transport/nccl/nccl_transport.h"
+#include "moe/transport/transport.h"
+
+namespace conclave {
+
+// Used by the transport's thread alone.
+class NcclLink {
+ public:
+  // A call has come back: its id, how, and its rows where that is OK, [pairs, cols] without gaps.
+  using Answered = std::function<void(uint64_t call_id, const absl::Status&, ConstMatView rows)>;
+
+  // All must outlive the link.
+  NcclLink(ShardId shard, const NcclTransportOptions& options, DataPlaneClient& control, NcclReaper& reaper,
+           Answered answered)
+      : shard_(shard),
+        options_(options),
+        control_(control),
+        reaper_(reaper),
+        answered_(std::move(answered)),
+        backoff_(options.backoff_min) {}
+  ~NcclLink();
+
+  // Goes on with whatever is to be done. True: it broke, and why() says what happened; the call that was on it is lost.
+  bool Step(absl::Time now);
+  // When Step has something to do though nothing came over the lane.
+  absl::Time due(absl::Time now) const;
+  bool down() const { return state_ == State::kDown; }
+  bool open() const { return state_ >= State::kOpen; }
+  // Takes a call now.
+  bool ready() const { return state_ == State::kOpen; }
+  // Something moves whose end no socket tells.
+  bool moving() const { return state_ >= State::kJoining && state_ != State::kOpen && state_ != State::kAwaiting; }
+  const absl::Status& why() const { return why_; }
+  const absl::Status& last_refusal() const { return last_refusal_; }
+  // REQUIRES: ready(); the call's memory is not used after the return
+  void Send(const ExpertCall& call, absl::Time now);
+  // The lane, to wait for; null: there is none.
+  const Lane* lane() const { return lane_.get(); }
+
+ private:
+  // From kJoining on there is a pair. kTrying: out and back. kSending, kAwaiting, kReceiving: a call.
+  enum class State { kDown, kAsking, kGreeting, kJoining, kTryingOut, kTryingBack, kOpen, kSending, kAwaiting, kReceiving };
+  void Ask(absl::Time now);
+  absl::Status Greet(const DataPlaneOffer& offer);
+  absl::Status Progressed(absl::Time now);
+  absl::Status OnMessage(absl::Time now);
+  absl::Status OnReply(absl::Time now);
+  absl::Status OnIdle();
+  absl::Status TryOut();
+  void Fail(const absl::Status& why, absl::Time now);
+  void Enter(State state, absl::Time give_up_at) { state_ = state, give_up_at_ = give_up_at; }
+
+  const ShardId shard_;
+  const NcclTransportOptions& options_;
+  DataPlaneClient& control_;
+  NcclReaper& reaper_;
+  const Answered answered_;
+
+  State state_ = State::kDown;
+  absl::Time retry_at_ = absl::InfinitePast();
+  absl::Time give_up_at_ = absl::InfiniteFuture();  // of the attempt, or of what moves
+  absl::Duration backoff_;
+  absl::Status why_, last_refusal_, send_failure_;
+  uint64_t connection_ = 0, last_sequence_ = 0;
+  NcclId id_ = {};
+  std::unique_ptr<Lane> lane_;
+  std::unique_ptr<NcclPair> pair_;
+  WireHeader call_;  // under way
+  bool reply_here_ = false;  // in message_
+  bool copying_ = false;     // of kReceiving and kTryingBack: the rows are on their way from the device
+  std::vector<std::byte> meta_;
+  Lane::Message message_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_LINK_H_

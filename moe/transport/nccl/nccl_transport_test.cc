@@ -1,0 +1,319 @@
+#include "moe/transport/nccl/nccl_transport.h"
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "moe/base/clock.h"
+#include "moe/base/ids.h"
+#include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/transport/fake_expert_handler.h"
+#include "moe/transport/nccl/fake_nccl.h"
+#include "moe/transport/nccl/nccl_expert_server.h"
+#include "moe/transport/transport_test_suite.h"
+#include "moe/transport/ucx/direct_control.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+
+// NCCL and streams of one kind for both ends.
+struct Ground {
+  const NcclApi* api = nullptr;
+  StreamFactory new_stream;
+  std::string gpu;
+};
+
+// A handler that pretends to take its rows on the device, whose memory is ours.
+class OnDevice final : public ExpertHandler {
+ public:
+  explicit OnDevice(ExpertHandler& handler) : handler_(handler) {}
+  ShardDescription Describe() const override { return handler_.Describe(); }
+  bool TakesDeviceRows() const override { return true; }
+  absl::Status Run(const ExpertCall& call, MatView out) override {
+    EXPECT_EQ(call.rows.device, Device::kCuda);
+    EXPECT_EQ(out.device, Device::kCuda);
+    ExpertCall here = call;
+    here.rows.device = out.device = Device::kCpu;
+    return handler_.Run(here, out);
+  }
+
+ private:
+  ExpertHandler& handler_;
+};
+
+class NcclHarness final : public TransportHarness {
+ public:
+  NcclHarness(std::vector<ExpertHandler*> handlers, const Ground& ground)
+      : handlers_(std::move(handlers)), ground_(ground), shards_(std::make_shared<std::vector<DataPlane*>>()) {
+    for (ExpertHandler* handler : handlers_) {
+      servers_.push_back(MustStart(handler));
+      shards_->push_back(servers_.back().get());
+    }
+    NcclTransportOptions options;
+    options.api = ground_.api;
+    options.new_stream = ground_.new_stream;
+    options.gpu = ground_.gpu;
+    transport_ = NewNcclTransport(static_cast<int>(shards_->size()), std::make_unique<DirectControl>(shards_), options);
+  }
+  NcclTransport& transport() override { return *transport_; }
+  void Kill(ShardId shard) override {
+    (*shards_)[Value(shard)] = nullptr;
+    servers_[Value(shard)].reset();
+  }
+  void Revive(ShardId shard) override {
+    servers_[Value(shard)] = MustStart(handlers_[Value(shard)]);
+    (*shards_)[Value(shard)] = servers_[Value(shard)].get();
+  }
+
+ private:
+  std::unique_ptr<NcclExpertServer> MustStart(ExpertHandler* handler) {
+    NcclExpertServerOptions options;
+    options.api = ground_.api;
+    options.new_stream = ground_.new_stream;
+    options.gpu = ground_.gpu;
+    auto server = NcclExpertServer::Start(options);
+    EXPECT_TRUE(server.ok()) << server.status();
+    (*server)->SetHandler(handler);
+    return *std::move(server);
+  }
+
+  std::vector<ExpertHandler*> handlers_;
+  const Ground ground_;
+  DirectShards shards_;
+  std::vector<std::unique_ptr<NcclExpertServer>> servers_;
+  std::unique_ptr<NcclTransport> transport_;
+};
+
+Ground FakeGround() {
+  static const NcclApi* const api = new NcclApi(fake_nccl::Api());
+  return {api, fake_nccl::Streams(), "gpu-of-this-machine"};
+}
+
+// The suite over a GPU and the NCCL of this machine, where there are both; what is missing otherwise.
+absl::StatusOr<Ground> RealGround() {
+  static auto* const accelerator = new absl::StatusOr<std::unique_ptr<Accelerator>>(OpenAccelerator("cuda"));
+  if (!accelerator->ok()) return accelerator->status();
+  const absl::StatusOr<const NcclApi*> api = LoadNccl();
+  if (!api.ok()) return api.status();
+  if ((*api)->version < kNcclVersionOneGpuMin) {
+    return absl::FailedPreconditionError("several ranks on one GPU need a later NCCL");
+  }
+  return Ground{*api, [] { return (**accelerator)->NewStream(); }, (**accelerator)->info().uuid};
+}
+
+std::vector<HarnessFactory> Grounds() {
+  std::vector<HarnessFactory> factories = {[](std::vector<ExpertHandler*> handlers) {
+    return std::make_unique<NcclHarness>(std::move(handlers), FakeGround());
+  }};
+  if (RealGround().ok()) {
+    factories.push_back([](std::vector<ExpertHandler*> handlers) {
+      return std::make_unique<NcclHarness>(std::move(handlers), *RealGround());
+    });
+  }
+  return factories;
+}
+
+// Says in the log which of the two ran.
+TEST(NcclTransportSuite, RunsOverAGpuWhereThereIsOne) {
+  const absl::StatusOr<Ground> real = RealGround();
+  std::printf("NCCL and a GPU: %s\n", real.ok() ? "here" : real.status().ToString().c_str());
+  EXPECT_EQ(Grounds().size(), real.ok() ? 2u : 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Nccl, TransportTest, testing::ValuesIn(Grounds()));
+
+// One shard and one router over the fake, with deadlines that a test can wait for.
+class NcclFaultTest : public testing::Test {
+ protected:
+  NcclFaultTest() {
+    server_options_.api = options_.api = &api_;
+    server_options_.new_stream = options_.new_stream = fake_nccl::Streams();
+    server_options_.move_timeout = options_.move_timeout = absl::Milliseconds(100);
+    server_options_.join_timeout = options_.connect_timeout = absl::Milliseconds(200);
+  }
+  ~NcclFaultTest() override {
+    fake_nccl::Reset();
+    Stop();
+    EXPECT_EQ(fake_nccl::communicators(), 0);
+  }
+  void Stop() {
+    transport_.reset();
+    server_.reset();
+  }
+
+  void Start(ExpertHandler* handler = nullptr) {
+    auto server = NcclExpertServer::Start(server_options_);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    server_->SetHandler(handler != nullptr ? handler : &handler_);
+    transport_ = NewNcclTransport(1, std::make_unique<DirectControl>(
+                                         std::make_shared<std::vector<DataPlane*>>(1, server_.get())),
+                                  options_);
+  }
+  // The status of one call.
+  absl::Status Ask(absl::Duration timeout = absl::Seconds(10)) {
+    const std::vector<std::vector<int32_t>> experts = {{0, 3}, {}, {7}};
+    TestCall call(++last_call_, DType::kF32, 5, kHidden, experts);
+    call.Send(*transport_, ShardId{0}, timeout);
+    const absl::Time until = absl::Now() + absl::Seconds(20);
+    while (!call.done() && absl::Now() < until) transport_->Progress(absl::Milliseconds(10));
+    EXPECT_TRUE(call.done());
+    EXPECT_TRUE(call.status().ok() ? call.OutIsRight() : testing::AssertionResult(call.OutIsUntouched()));
+    return call.status();
+  }
+  absl::Status AskUntilAnswered() {
+    absl::Status last;
+    for (const absl::Time until = absl::Now() + absl::Seconds(10); absl::Now() < until;) {
+      if (last = Ask(); last.ok()) return last;
+      transport_->Progress(absl::Milliseconds(5));
+    }
+    return last;
+  }
+
+  static constexpr int kHidden = 32;
+  NcclApi api_ = fake_nccl::Api();
+  NcclExpertServerOptions server_options_;
+  NcclTransportOptions options_;
+  FakeExpertHandler handler_{"fake-0", kHidden, 16};
+  std::unique_ptr<NcclExpertServer> server_;
+  std::unique_ptr<NcclTransport> transport_;
+  uint64_t last_call_ = 0;
+};
+
+TEST_F(NcclFaultTest, AHandlerOnTheDeviceGetsRowsThere) {
+  OnDevice handler(handler_);
+  Start(&handler);
+  EXPECT_TRUE(Ask().ok());
+  EXPECT_TRUE(Ask().ok());
+  EXPECT_EQ(handler_.runs(), 2);
+  EXPECT_EQ(fake_nccl::communicators(), 2);
+  Stop();
+}
+
+TEST_F(NcclFaultTest, WhatNeverJoinsIsGivenUpAtTheDeadline) {
+  fake_nccl::NobodyJoins();
+  server_options_.join_timeout = absl::Seconds(5);
+  Start();
+  const absl::Time begin = absl::Now();
+  const absl::Status status = Ask();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("still joining"));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
+  fake_nccl::Reset();
+  EXPECT_TRUE(AskUntilAnswered().ok());
+}
+
+TEST_F(NcclFaultTest, JoiningThatFailsSaysWhy) {
+  fake_nccl::JoiningFails();
+  Start();
+  const absl::Status status = Ask();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("unhandled cuda error"));
+  fake_nccl::Reset();
+  EXPECT_TRUE(AskUntilAnswered().ok());
+}
+
+TEST_F(NcclFaultTest, RowsThatDoNotMoveEndTheConnectionNotTheProcess) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  fake_nccl::MovesStall();
+  const absl::Status status = Ask();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(handler_.runs(), 1);
+  fake_nccl::Reset();
+  EXPECT_TRUE(AskUntilAnswered().ok());
+}
+
+TEST_F(NcclFaultTest, ACallEndsAtItsDeadlineWhileItsRowsStall) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  fake_nccl::MovesStall();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Ask(absl::Milliseconds(20))));
+}
+
+TEST_F(NcclFaultTest, AnErrorThatNcclTellsOfLaterEndsTheConnection) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  fake_nccl::MovesFail();
+  const absl::Status status = Ask();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  fake_nccl::Reset();
+  EXPECT_TRUE(AskUntilAnswered().ok());
+}
+
+TEST_F(NcclFaultTest, AWayThatDamagesRowsIsNotUsed) {
+  fake_nccl::MovesDamage();
+  Start();
+  const absl::Status status = Ask();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("does not bring back"));
+  EXPECT_EQ(handler_.runs(), 0);
+}
+
+TEST_F(NcclFaultTest, AnotherVersionAtTheOtherEndIsRefused) {
+  Start();
+  DataPlaneRequest request;
+  request.peer = "router-0";
+  request.version_min = request.version_max = 1;
+  request.nccl_version = 22809;
+  const auto offer = server_->Connect(request);
+  EXPECT_TRUE(absl::IsFailedPrecondition(offer.status())) << offer.status();
+  EXPECT_THAT(std::string(offer.status().message()), HasSubstr("2.28.9"));
+}
+
+TEST_F(NcclFaultTest, OneGpuForBothEndsNeedsAVersionThatCanDoThat) {
+  api_.version = 22809;
+  server_options_.gpu = options_.gpu = "one";
+  Start();
+  EXPECT_THAT(std::string(Ask().message()), HasSubstr("2.30.0 or later"));
+  Stop();
+  options_.gpu = "two";
+  Start();
+  EXPECT_TRUE(Ask().ok());
+}
+
+TEST_F(NcclFaultTest, AnotherModelIsRefused) {
+  options_.model_fingerprint = "another";
+  Start();
+  EXPECT_TRUE(absl::IsUnavailable(Ask()));
+  EXPECT_EQ(fake_nccl::communicators(), 0);
+}
+
+TEST_F(NcclFaultTest, DrainAnswersWhatHasComeAndLeaves) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  server_->Drain(absl::Now() + absl::Seconds(5));
+  EXPECT_TRUE(absl::IsUnavailable(Ask()));
+}
+
+TEST_F(NcclFaultTest, IdsThatNobodyUsesDoNotPileUp) {
+  FakeClock clock;
+  server_options_.clock = &clock;
+  Start();
+  DataPlaneRequest request;
+  request.peer = "router-0";
+  request.version_min = request.version_max = 1;
+  request.nccl_version = api_.version;
+  std::string first;
+  for (int i = 0; i < 64; ++i) {
+    const auto offer = server_->Connect(request);
+    ASSERT_TRUE(offer.ok()) << offer.status();
+    if (i == 0) first = offer->nccl_id;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(server_->Connect(request).status()));
+  clock.Advance(absl::Seconds(11));
+  const auto again = server_->Connect(request);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->nccl_id, first);
+}
+
+}  // namespace
+}  // namespace conclave
