@@ -59,7 +59,7 @@ class HostAcceleratorImpl final : public HostAccelerator {
   absl::Status Synchronize() override { return lost_ ? Lost() : absl::OkStatus(); }
 
   bool Replay(uint64_t) override { return false; }
-  void BeginGraph(uint64_t) override {}
+  void BeginGraph(uint64_t key) override { graph_keys_.push_back(key); }
   void EndGraph() override {}
 
   void Embed(const EmbedArgs& args) override { Run([&] { host_ops::Embed(args); }); }
@@ -80,6 +80,7 @@ class HostAcceleratorImpl final : public HostAccelerator {
 
   void Lose() override { lost_ = true; }
   int64_t allocated_bytes() const override { return allocated_; }
+  const std::vector<uint64_t>& graph_keys() const override { return graph_keys_; }
 
  private:
   template <typename Function>
@@ -94,6 +95,7 @@ class HostAcceleratorImpl final : public HostAccelerator {
   AcceleratorInfo info_;
   std::map<void*, int64_t> device_;
   int64_t allocated_ = 0;
+  std::vector<uint64_t> graph_keys_;
   bool lost_ = false;
 };
 

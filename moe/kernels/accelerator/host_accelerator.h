@@ -3,7 +3,9 @@
 #ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_ACCELERATOR_H_
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_HOST_ACCELERATOR_H_
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "moe/kernels/accelerator/accelerator.h"
 
@@ -17,6 +19,8 @@ class HostAccelerator : public Accelerator {
   // From now on everything fails as on a device that fell off its bus.
   virtual void Lose() = 0;
   virtual int64_t allocated_bytes() const = 0;
+  // Under which keys graphs were recorded, in order; nothing is ever replayed.
+  virtual const std::vector<uint64_t>& graph_keys() const = 0;
 };
 
 }  // namespace conclave

@@ -120,6 +120,18 @@ TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDe
   }
 }
 
+TEST_F(DeviceTransformerTest, ModelsOnOneAcceleratorNeverReplayEachOthersGraphs) {
+  const HostTarget host = MakeHostTarget("f32");
+  for (int model = 0; model < 2; ++model) {  // the second after the first has gone, which leaves its graphs behind
+    const auto runner = RunnerOn(*host.target, model_);
+    ASSERT_NE(runner, nullptr);
+    ASSERT_TRUE(runner->Prefill(0, Prompt(6, 3, 300), 6).ok());
+  }
+  const std::vector<uint64_t>& keys = host.accelerator->graph_keys();
+  ASSERT_EQ(keys.size(), 2u);
+  EXPECT_NE(keys[0], keys[1]);
+}
+
 TEST_F(DeviceTransformerTest, BitsDoNotDependOnBatchMatesOrChunks) {
   for (const char* compute : {"bf16", "fp8"}) {
     const HostTarget host = MakeHostTarget(compute);

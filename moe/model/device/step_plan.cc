@@ -1,6 +1,7 @@
 #include "moe/model/device/step_plan.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
@@ -24,7 +25,8 @@ absl::Status StepPlan::Grow(int64_t integers) {
   ASSIGN_OR_RETURN(host_, memory_->AllocateHost(bytes));
   ASSIGN_OR_RETURN(device_, memory_->Allocate(bytes));
   capacity_ = integers;
-  ++generation_;
+  static std::atomic<uint64_t> last_generation{0};
+  generation_ = ++last_generation;
   return absl::OkStatus();
 }
 

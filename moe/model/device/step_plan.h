@@ -25,7 +25,8 @@ class StepPlan {
 
   int64_t rows() const { return rows_; }
   int64_t logit_count() const { return logit_count_; }
-  // Grows whenever the arrays moved, which makes what was recorded with them worthless.
+  // Another whenever the arrays moved, which makes what was recorded with them worthless; no two plans of a process ever
+  // have the same, for several models may use one accelerator.
   uint64_t generation() const { return generation_; }
   const int32_t* tokens() const { return device(0); }
   const int32_t* positions() const { return device(rows_); }
