@@ -54,7 +54,8 @@ class EngineLoop final : public Engine {
         clock_(clock),
         scheduler_(SchedulerLimits(spec, plan, options)),
         kv_(std::move(kv)),
-        logits_(DType::kF32, plan.logit_rows_max, spec.vocab),
+        own_logits_(DType::kF32, transformer_->host_logits().rows > 0 ? 0 : plan.logit_rows_max, spec.vocab),
+        logits_(own_logits_.view().rows > 0 ? own_logits_.view() : transformer_->host_logits()),
         sampler_(spec.vocab),
         routing_(spec),
         pacer_(options.prefill_stretch_max, options.batch_tokens_max),
@@ -100,7 +101,8 @@ class EngineLoop final : public Engine {
   Clock* const clock_;
   Scheduler scheduler_;
   std::unique_ptr<KvStorage> kv_;
-  MatBuffer logits_;  // [logit_rows_max, vocab] F32
+  MatBuffer own_logits_;  // where the transformer has none
+  const MatView logits_;  // [logit_rows_max, vocab] F32
   Sampler sampler_;
   StepRouting routing_;
   PrefillPacer pacer_;
@@ -219,7 +221,7 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
   }
   routing_.BeginStep(routed_rows_);
   experts_.SetDeadline(Patience(batch), first_tried_);
-  return transformer_->Forward(slices_, *kv_, experts_, logits_.first(batch.logit_rows), &routing_);
+  return transformer_->Forward(slices_, *kv_, experts_, logits_.Rows(0, batch.logit_rows), &routing_);
 }
 
 // Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler.
@@ -229,7 +231,7 @@ void EngineLoop::TakeLogits(const Batch& batch) {
   for (size_t i = 0; i < batch.slices.size(); ++i) {
     const BatchSlice& slice = batch.slices[i];
     absl::Status status = transformer_->SliceStatus(i);
-    if (status.ok()) status = TakeRows(slice, logits_.view().Rows(row, slice.logit_rows), sampled_[i]);
+    if (status.ok()) status = TakeRows(slice, logits_.Rows(row, slice.logit_rows), sampled_[i]);
     if (absl::IsInternal(status)) metrics_.NotFinite();  // a hidden state, or the logits
     if (!status.ok()) Fail(slice.sequence, status);
     row += slice.logit_rows;

@@ -62,6 +62,9 @@ class Transformer {
   // A cache of `blocks` blocks in the memory that Forward works in; the transformer must outlive it.
   // RESOURCE_EXHAUSTED: there is too little of that memory.
   virtual absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks);
+  // Memory of the transformer to which Forward brings logits fastest, [logit_rows_max, vocab] F32; one without rows:
+  // any is as good.
+  virtual MatView host_logits() { return MatView{}; }
   // Of the last Forward, whose other slices are not affected: INTERNAL names the layer at which a hidden state of the
   // slice stopped being a finite number.
   virtual absl::Status SliceStatus(size_t slice) const { return absl::OkStatus(); }

@@ -34,6 +34,7 @@ struct StepBuffers {
   DeviceBuffer fault_layer;     // [rows_max] int32
   DeviceBuffer logits;          // [logit_rows_max, vocab] F32
   DeviceBuffer host_experts, host_expert_weights, host_fault_layer;
+  DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
   DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
 };
 
@@ -81,6 +82,9 @@ class DeviceTransformer final : public Transformer {
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
   absl::Status SliceStatus(size_t slice) const override;
+  MatView host_logits() override {
+    return ViewF32(buffers_.host_logits.as<float>(), options_.logit_rows_max, spec_.vocab);
+  }
 
  private:
   absl::Status AllocateWorkspace();
@@ -186,7 +190,9 @@ absl::Status DeviceTransformer::AllocateBuffers() {
   }
   std::vector<std::pair<DeviceBuffer*, int64_t>> on_host = {{&buffers_.host_experts, routed * kI32},
                                                             {&buffers_.host_expert_weights, routed * kF32},
-                                                            {&buffers_.host_fault_layer, rows * kI32}};
+                                                            {&buffers_.host_fault_layer, rows * kI32},
+                                                            {&buffers_.host_logits,
+                                                             int64_t{options_.logit_rows_max} * spec_.vocab * kF32}};
   if (local_ == nullptr) {
     on_host.push_back({&buffers_.host_normed, rows * hidden * kF32});
     on_host.push_back({&buffers_.host_expert_rows, pairs * hidden * row_size});

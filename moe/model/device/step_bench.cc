@@ -15,7 +15,7 @@
 #include "moe/model/device/compute_target.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
-#include "moe/tensor/buffer.h"
+#include "moe/tensor/mat_view.h"
 
 namespace conclave {
 namespace {
@@ -36,7 +36,6 @@ class StepBench {
                                                  kBlocksEach * kSequences));
     std::printf("%s\nloaded in %.1f s: %s\n", NumericProfile(target_->kernels()).c_str(),
                 absl::ToDoubleSeconds(absl::Now() - begin), target_->memory()->Plan().c_str());
-    logits_ = MatBuffer(DType::kF32, kSequences, checkpoint_->spec().vocab);
     return absl::OkStatus();
   }
 
@@ -50,7 +49,7 @@ class StepBench {
       std::iota(blocks[i].begin(), blocks[i].end(), i * kBlocksEach);
       slices.push_back({ids[i], position, blocks[i], 1});
     }
-    MatView logits = logits_.first(count);
+    MatView logits = transformer_->host_logits().Rows(0, count);
     if (!fetch) logits.data = nullptr;
     const absl::Time begin = absl::Now();
     RETURN_IF_ERROR(transformer_->Forward(slices, *kv_, *experts_, logits, nullptr));
@@ -92,7 +91,6 @@ class StepBench {
   std::unique_ptr<ExpertPool> experts_;
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<KvStorage> kv_;
-  MatBuffer logits_;  // [kSequences, vocab]
 };
 
 }  // namespace
