@@ -23,8 +23,9 @@ double Share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 void PrintText(const std::string& name, const AcceleratorCeilings& ceilings,
                       const std::vector<KernelFigure>& figures) {
-  std::cout << absl::StrFormat("%s: copies %.2f TB/s (read and written), bfloat16 8192^3 by cuBLAS %.0f TFLOP/s\n", name,
-                               ceilings.copy_bytes_per_second * 1e-12, ceilings.bf16_flops_per_second * 1e-12);
+  std::cout << absl::StrFormat("%s: copies %.2f TB/s (read and written), 8192^3 by cuBLAS: bfloat16 %.0f, e4m3 %.0f TFLOP/s\n", name,
+                               ceilings.copy_bytes_per_second * 1e-12, ceilings.bf16_flops_per_second * 1e-12,
+                               ceilings.fp8_flops_per_second * 1e-12);
   std::cout << absl::StrFormat("%-30s %6s %10s %7s %8s %8s %9s\n", "", "rows", "us", "TB/s", "of copy", "TFLOP/s",
                                "of bf16");
   for (const KernelFigure& figure : figures) {
@@ -41,7 +42,8 @@ void PrintJson(const std::string& name, const AcceleratorCeilings& ceilings,
   JsonWriter json;
   json.BeginObject().Key("device").Text(name);
   json.Key("copy_bytes_per_second").Real(ceilings.copy_bytes_per_second);
-  json.Key("bf16_flops_per_second").Real(ceilings.bf16_flops_per_second).Key("kernels").BeginArray();
+  json.Key("bf16_flops_per_second").Real(ceilings.bf16_flops_per_second);
+  json.Key("fp8_flops_per_second").Real(ceilings.fp8_flops_per_second).Key("kernels").BeginArray();
   for (const KernelFigure& figure : figures) {
     json.BeginObject().Key("name").Text(figure.name).Key("rows").Number(figure.rows);
     json.Key("seconds").Real(figure.seconds).Key("bytes").Real(figure.bytes);

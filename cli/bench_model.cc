@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "cli/bench_ceilings.h"
 #include "cli/bench_placement.h"
 #include "cli/command.h"
 #include "cli/local_cluster.h"
@@ -29,6 +30,7 @@ namespace {
 
 // One thing to measure.
 struct Figure {
+  enum class Kind { kPrefill, kDecode, kStreams } kind;
   std::string name;  // "pp512", "tg128", "tg128 @ d4096", "tg32 x 16"
   std::function<absl::StatusOr<double>(ModelTimer&)> measure;
 };
@@ -82,6 +84,7 @@ class BenchModelCommand final : public Command {
     options.batch_tokens_max = options.prefill_chunk_tokens_max = 512;
     const int depth_max = depths.empty() ? 1 : *std::max_element(depths.begin(), depths.end());
     options.context_max = std::max(prompt_tokens_ + 1, std::max(answer_tokens_, stream_tokens_) + depth_max + 1);
+    ASSIGN_OR_RETURN(ceilings_, BenchCeilings::Measure(local_.target));
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, options));
     ModelTimer timer(*cluster);
@@ -97,7 +100,7 @@ class BenchModelCommand final : public Command {
     const std::vector<Figure> figures = Plan(streams, depths);
     RETURN_IF_ERROR(Measure(figures, ways));
     for (const auto& model : elsewhere) RETURN_IF_ERROR(model->Stop());
-    Print(figures, ways, first_token);
+    Print(figures, ways, first_token, cluster->checkpoint());
     return absl::OkStatus();
   }
 
@@ -121,18 +124,18 @@ class BenchModelCommand final : public Command {
     std::vector<Figure> figures;
     if (prompt_tokens_ > 0) {
       figures.push_back(
-          {absl::StrCat("pp", prompt_tokens_), [n = prompt_tokens_](ModelTimer& timer) { return timer.Prefill(n); }});
+          {Figure::Kind::kPrefill, absl::StrCat("pp", prompt_tokens_), [n = prompt_tokens_](ModelTimer& timer) { return timer.Prefill(n); }});
     }
     if (answer_tokens_ > 0) {
       const auto decode = [n = answer_tokens_](int depth) {
         return [=](ModelTimer& timer) { return timer.Decode(1, n, depth); };
       };
-      figures.push_back({absl::StrCat("tg", answer_tokens_), decode(1)});
+      figures.push_back({Figure::Kind::kDecode, absl::StrCat("tg", answer_tokens_), decode(1)});
       for (const int depth : depths)
-        figures.push_back({absl::StrCat("tg", answer_tokens_, " @ d", depth), decode(depth)});
+        figures.push_back({Figure::Kind::kDecode, absl::StrCat("tg", answer_tokens_, " @ d", depth), decode(depth)});
     }
     for (const int count : streams) {
-      figures.push_back({absl::StrCat("tg", stream_tokens_, " x ", count),
+      figures.push_back({Figure::Kind::kStreams, absl::StrCat("tg", stream_tokens_, " x ", count),
                          [=, n = stream_tokens_](ModelTimer& timer) { return timer.Decode(count, n); }});
     }
     return figures;
@@ -160,9 +163,16 @@ class BenchModelCommand final : public Command {
     return absl::OkStatus();
   }
 
-  static std::string Json(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token) {
+  static std::string Json(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token,
+                          const BenchCeilings& ceilings) {
     JsonWriter json;
-    json.BeginObject().Key("first_token_ms").Real(absl::ToDoubleMilliseconds(first_token)).Key("figures").BeginArray();
+    json.BeginObject().Key("first_token_ms").Real(absl::ToDoubleMilliseconds(first_token));
+    if (ceilings.known()) {
+      json.Key("copy_bytes_per_second").Real(ceilings.values().copy_bytes_per_second);
+      json.Key("bf16_flops_per_second").Real(ceilings.values().bf16_flops_per_second);
+      json.Key("fp8_flops_per_second").Real(ceilings.values().fp8_flops_per_second);
+    }
+    json.Key("figures").BeginArray();
     for (size_t figure = 0; figure < figures.size(); ++figure) {
       for (const Way& way : ways) {
         json.BeginObject().Key("name").Text(figures[figure].name).Key("tokens_per_second").Real(way.Median(figure));
@@ -177,12 +187,14 @@ class BenchModelCommand final : public Command {
     return json.End().End().text();
   }
 
-  void Print(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token) const {
+  void Print(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token,
+             const Checkpoint& checkpoint) const {
     if (output_ == "json") {
-      std::cout << Json(figures, ways, first_token) << "\n";
+      std::cout << Json(figures, ways, first_token, ceilings_) << "\n";
       return;
     }
-    std::cout << absl::StrFormat("start to first token: %.0f ms\n", absl::ToDoubleMilliseconds(first_token));
+    std::cout << absl::StrFormat("start to first token: %.0f ms\n", absl::ToDoubleMilliseconds(first_token))
+              << ceilings_.Text();
     for (size_t figure = 0; figure < figures.size(); ++figure) {
       for (const Way& way : ways) {
         const std::vector<double>& speeds = way.tokens_per_second[figure];
@@ -190,6 +202,9 @@ class BenchModelCommand final : public Command {
         std::cout << absl::StrFormat("%-14s", figures[figure].name);
         if (ways.size() > 1) std::cout << absl::StrFormat(" %-10s", way.name);
         std::cout << absl::StrFormat(" %9.1f tokens/s  (%.1f to %.1f)", way.Median(figure), *least, *most);
+        const Figure::Kind kind = figures[figure].kind;
+        if (kind == Figure::Kind::kPrefill) std::cout << ceilings_.OfPrefill(checkpoint, way.Median(figure));
+        if (kind == Figure::Kind::kDecode) std::cout << ceilings_.OfDecode(checkpoint, way.Median(figure));
         if (!way.name.empty()) std::cout << absl::StrFormat("  %5.1f%%", 100 * way.MedianRatio(figure, ways.front()));
         std::cout << "\n";
       }
@@ -203,6 +218,7 @@ class BenchModelCommand final : public Command {
   std::string streams_ = "1,4,8,16";
   int stream_tokens_ = 32;
   int repetitions_ = 3;
+  BenchCeilings ceilings_;
   std::string against_;
   std::string output_ = "text";
 };

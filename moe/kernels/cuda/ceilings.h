@@ -12,6 +12,8 @@ absl::StatusOr<double> CopyBytesPerSecond();
 
 // Operations per second of cuBLAS's bfloat16 product of 8192³ on random data. NOT_FOUND: no cuBLAS is installed.
 absl::StatusOr<double> Bf16FlopsPerSecond();
+// The same of e4m3 numbers by cuBLASLt, with one scale for each matrix and a bfloat16 result.
+absl::StatusOr<double> Fp8FlopsPerSecond();
 
 }  // namespace conclave::cuda
 

@@ -49,11 +49,13 @@ class CudaAccelerator final : public Accelerator {
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
     Use();
     AcceleratorCeilings ceilings;
-    const absl::StatusOr<double> copy = CopyBytesPerSecond(), bf16 = Bf16FlopsPerSecond();
+    const absl::StatusOr<double> copy = CopyBytesPerSecond(), bf16 = Bf16FlopsPerSecond(), fp8 = Fp8FlopsPerSecond();
     if (!copy.ok()) return copy.status();
     if (!bf16.ok() && !absl::IsNotFound(bf16.status())) return bf16.status();
+    if (!fp8.ok() && !absl::IsNotFound(fp8.status())) return fp8.status();
     ceilings.copy_bytes_per_second = *copy;
     ceilings.bf16_flops_per_second = bf16.value_or(0);
+    ceilings.fp8_flops_per_second = fp8.value_or(0);
     return ceilings;
   }
 
