@@ -17,6 +17,8 @@ import urllib.request
 CONCLAVE = os.environ.get("CONCLAVE", "bazel-bin/cli/conclave")
 DEMO_MODEL = os.environ.get("CONCLAVE_DEMO_MODEL", "models/demo")
 FULL = os.environ.get("CONCLAVE_TEST_FULL") == "1"
+# Where models run: "cuda" sends those tests to a GPU that take it from here.
+DEVICE = os.environ.get("CONCLAVE_TEST_DEVICE", "cpu")
 START_SECONDS_MAX = 120
 
 

@@ -1,10 +1,11 @@
 // Promise 1 under load: 32 requests of every kind at once, in a pool of blocks that is too small for them, beside
 // others that are cancelled: long prompts beside decodes, shared prefixes, choices of one prompt, penalties,
 // priorities, resumed streams. Each gives the ids and the hash over all logits that it gives alone, in an engine that
-// caches nothing.
+// caches nothing. CONCLAVE_TEST_DEVICE=cuda and CONCLAVE_TEST_COMPUTE=f32|bf16|fp8 run it on a GPU.
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
@@ -14,9 +15,9 @@
 #include "absl/synchronization/notification.h"
 #include "moe/base/thread_pool.h"
 #include "moe/kernels/kernels.h"
+#include "moe/model/device/compute_target.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
-#include "moe/model/local_experts.h"
 #include "moe/model/numeric_profile.h"
 #include "router_service/engine.h"
 #include "tests/demo_cluster.h"
@@ -97,10 +98,14 @@ struct Collector {
 class SameBitsLoadTest : public testing::Test {
  protected:
   void SetUp() override {
-    const auto kernels = CpuKernels(CpuHasBf16() ? Compute::kBF16 : Compute::kF32, "");
-    ASSERT_TRUE(kernels.ok()) << kernels.status();
-    kernels_ = *kernels;
-    auto experts = LocalExperts::Create(DemoCheckpoint(), *kernels_, threads_, kRowsMax);
+    TargetOptions options;
+    options.compute = CpuHasBf16() ? "bf16" : "f32";
+    if (const char* const device = std::getenv("CONCLAVE_TEST_DEVICE")) options.device = device;
+    if (const char* const compute = std::getenv("CONCLAVE_TEST_COMPUTE")) options.compute = compute;
+    auto target = ComputeTarget::Create(options);
+    ASSERT_TRUE(target.ok()) << target.status();
+    target_ = *std::move(target);
+    auto experts = target_->MakeLocalExperts(DemoCheckpoint(), threads_, kRowsMax);
     ASSERT_TRUE(experts.ok()) << experts.status();
     experts_ = *std::move(experts);
   }
@@ -111,13 +116,13 @@ class SameBitsLoadTest : public testing::Test {
     options.prefill_chunk_tokens_max = 48;
     options.context_max = kContext;
     options.prefix_cache = prefix_cache;
-    options.kv_bytes = kv_blocks * KvBlockBytes(DemoCheckpoint().spec(), CacheDType(kernels_->compute));
-    auto engine = Engine::Create(DemoCheckpoint(), *kernels_, threads_, *experts_, options);
+    options.kv_bytes = kv_blocks * KvBlockBytes(DemoCheckpoint().spec(), CacheDType(target_->kernels().compute));
+    auto engine = Engine::Create(DemoCheckpoint(), *target_, threads_, *experts_, experts_.get(), options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
   }
 
-  const Kernels* kernels_ = nullptr;
+  std::unique_ptr<ComputeTarget> target_;
   ThreadPool threads_{2};
   std::unique_ptr<ExpertPool> experts_;
 };

@@ -1,0 +1,75 @@
+"""An attention service and two shards as three processes on one GPU, over every transport: a single process's ids and
+hashes, also when a shard is killed in mid-stream. Runs where CONCLAVE_TEST_DEVICE names a GPU (CONCLAVE_TEST_COMPUTE:
+in which numbers; CONCLAVE_TEST_TRANSPORTS: over which of nccl,ucx,grpc); on one GPU NCCL needs MPS to be fast."""
+import json
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, DEVICE, Cluster, clean_environment, generate
+
+COMPUTE = os.environ.get("CONCLAVE_TEST_COMPUTE", "bf16")
+TRANSPORTS = os.environ.get("CONCLAVE_TEST_TRANSPORTS", "nccl,ucx,grpc").split(",")
+TARGET = ["--device", DEVICE, "--compute", COMPUTE]
+PROMPT = "The old lighthouse keeper counted the ships twice,"
+
+
+def request(tokens):
+    return ["--prompt", PROMPT, "--max-tokens", tokens, "--temperature", 0, "--ignore-eos", "--hash-logits"]
+
+
+def bits_of(result):
+    return tuple(result["ids"]), result["logits_hash"]
+
+
+@unittest.skipIf(DEVICE == "cpu", "needs a GPU: CONCLAVE_TEST_DEVICE=cuda")
+class DeviceClusterTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.expected = {n: bits_of(generate("--model", DEMO_MODEL, *TARGET, *request(n))) for n in (24, 400)}
+
+    def check(self, transport):
+        with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--replicas", 1, "--transport", transport) as cluster:
+            times = []
+            for _ in range(5):
+                begin = time.monotonic()
+                got = bits_of(generate("--gateway", cluster.gateway(), *request(24)))
+                times.append(time.monotonic() - begin)
+                self.assertEqual(got, self.expected[24])
+            stream = subprocess.Popen([CONCLAVE, "generate", "-o", "json", "--gateway", cluster.gateway(),
+                                       *map(str, request(400))], stdout=subprocess.PIPE, text=True,
+                                      env=clean_environment())
+            time.sleep(0.35)
+            running = stream.poll() is None
+            killed = time.monotonic()
+            os.kill(cluster.processes("expert")[1]["pid"], signal.SIGKILL)
+            output, _ = stream.communicate(timeout=60)
+            after = time.monotonic() - killed
+            log = cluster.text(cluster.errors)
+            self.assertEqual(stream.returncode, 0, log)
+            self.assertEqual(bits_of(json.loads(output)), self.expected[400], log)
+            begin = time.monotonic()
+            self.assertEqual(bits_of(generate("--gateway", cluster.gateway(), *request(24))), self.expected[24])
+            print(f"{transport}: 24 tokens {sorted(times)[2] * 1e3:.0f} ms (client's start included); killed in "
+                  f"mid-stream: {running}, over {after * 1e3:.0f} ms later; the next answer {1e3 * (time.monotonic() - begin):.0f} ms",
+                  flush=True)
+
+    def test_nccl(self):
+        self.check_if_asked("nccl")
+
+    def test_ucx(self):
+        self.check_if_asked("ucx")
+
+    def test_grpc(self):
+        self.check_if_asked("grpc")
+
+    def check_if_asked(self, transport):
+        if transport not in TRANSPORTS:
+            self.skipTest(f"CONCLAVE_TEST_TRANSPORTS does not name {transport}")
+        self.check(transport)
+
+
+if __name__ == "__main__":
+    unittest.main()
