@@ -54,9 +54,6 @@ absl::StatusOr<std::unique_ptr<Transport>> Nccl(const std::vector<std::string>& 
   if (options.accelerator == nullptr) {
     return absl::FailedPreconditionError("--transport nccl moves rows between GPUs: it needs --device cuda");
   }
-  if (options.checksum) {
-    return absl::InvalidArgumentError("--checksum: over nccl rows do not pass through the host; use ucx or grpc");
-  }
   NcclTransportOptions nccl;
   ASSIGN_OR_RETURN(nccl.api, LoadNccl());
   nccl.new_stream = [accelerator = options.accelerator] { return accelerator->NewStream(); };
@@ -73,7 +70,8 @@ absl::StatusOr<std::unique_ptr<Transport>> Nccl(const std::vector<std::string>& 
     return absl::UnavailableError(absl::StrCat(std::string(transport->WhyNot(ShardId{i}).message()), " (", addresses[i],
                                                "); start expert_service with --device cuda and --nccl-address"));
   }
-  LogInfo(absl::StrCat("activations over nccl ", NcclVersionText(nccl.api->version)));
+  LogInfo(absl::StrCat("activations over nccl ", NcclVersionText(nccl.api->version),
+                       options.checksum ? ", without checksums: rows stay on the devices" : ""));
   return std::unique_ptr<Transport>(std::move(transport));
 }
 

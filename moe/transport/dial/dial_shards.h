@@ -37,7 +37,7 @@ struct DialOptions {
   // What shards must serve; empty or 0: not checked.
   std::string model_fingerprint;
   std::string numeric_profile;
-  bool checksum = false;
+  bool checksum = false;  // not over NCCL, where rows stay on the devices
   std::shared_ptr<grpc::ChannelCredentials> credentials;  // of gRPC; null: plaintext
   absl::Duration ucx_wait = absl::Seconds(5);             // for UCX connections, once, before the choice is logged
   Accelerator* accelerator = nullptr;                     // whose memory NCCL moves; outlives the transport
@@ -46,8 +46,7 @@ struct DialOptions {
 
 // addresses[i]: host:port of the gRPC server of ShardId{i}. Logs which way activations take, shard by shard, and why
 // where it is not UCX. UCX and NCCL do not encrypt: with credentials kAuto means gRPC. With kUcx and kNccl alone it can
-// fail: UNAVAILABLE or INTERNAL says which shard is not reached, and why; FAILED_PRECONDITION what of NCCL is missing;
-// INVALID_ARGUMENT: NCCL where checksums are asked for, since rows do not pass through the host.
+// fail: UNAVAILABLE or INTERNAL says which shard is not reached, and why; FAILED_PRECONDITION what of NCCL is missing.
 absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::string>& addresses,
                                                       const DialOptions& options);
 

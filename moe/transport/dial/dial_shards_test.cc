@@ -109,6 +109,12 @@ TEST_F(DialShardsTest, TakesGrpcWhereTheShardHasNoUcx) {
   EXPECT_TRUE(OneCall(**transport, 1).ok());
 }
 
+TEST_F(DialShardsTest, SaysThatNcclNeedsAGpu) {
+  const auto refused = DialShards({"127.0.0.1:1"}, Options(TransportKind::kNccl));
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("--device cuda"));
+}
+
 TEST_F(DialShardsTest, SaysWhyUcxDoesNotWork) {
   const Shard without(&handler_, /*with_ucx=*/false);
   const auto refused = DialShards({without.grpc->address()}, Options(TransportKind::kUcx));
