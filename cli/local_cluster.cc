@@ -212,7 +212,7 @@ absl::Status LocalClusterFlags::Validate() const {
 void DeclareTarget(CommandFlags& flags, TargetOptions& options) {
   flags.Add("device", &options.device, "NAME", "what to compute on: cpu, cuda or cuda:N");
   flags.Add("compute", &options.compute, "TYPE", "numbers to compute in; auto: bf16 where the device has it, else f32")
-      .choices = {"auto", "f32", "bf16", "fp8"};
+      .choices = {"auto", "f32", "bf16", "int8", "fp8"};
   flags.Add("gpu-memory", ByteCount{&options.gpu_memory_bytes}, "SIZE",
             "memory of the GPU that may be used; 0: nearly all that is free");
   flags.Add("isa", &options.isa, "NAME", "force a CPU kernel set: scalar, avx2, avx512, avx512-bf16, amx").hidden =

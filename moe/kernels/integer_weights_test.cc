@@ -15,6 +15,7 @@ namespace {
 
 using testing::BitsOf;
 using testing::Describe;
+using testing::RoundsToBf16;
 using testing::TablesOfThisCpu;
 using testing::TestIntegers;
 using testing::TestPackedRows;
@@ -72,6 +73,7 @@ TEST(IntegerWeightsTest, AreNearTheReferenceForEveryDepth) {
 // Each code is multiplied by one, so that the products are the decoded values themselves.
 TEST(IntegerWeightsTest, EveryCodeIsDecodedExactly) {
   for (const Kernels* kernels : TablesOfThisCpu()) {
+    if (kernels->compute == Compute::kInt8) continue;  // rounds x
     for (const WeightCode code : {WeightCode::kInt8, WeightCode::kInt4}) {
       const int codes = code == WeightCode::kInt8 ? 256 : 16;
       for (const int64_t rows : {1, 4, 40}) {  // read directly, and decoded once for many rows
@@ -166,7 +168,7 @@ TEST(IntegerWeightsTest, SwigluIsNearTheReference) {
         return product;
       };
       const MatBuffer got = run(*kernels), want = run(ReferenceKernels(kernels->compute));
-      const double rounding = kernels->compute == Compute::kBF16 ? 0x1p-7 : 0x1p-15;
+      const double rounding = RoundsToBf16(*kernels) ? 0x1p-7 : 0x1p-15;
       for (int i = 0; i < 7 * 64; ++i) {
         const float expected = want.view().Row<float>(0)[i];
         ASSERT_NEAR(got.view().Row<float>(0)[i], expected, std::abs(expected) * rounding + 1e-5)

@@ -21,8 +21,10 @@ namespace conclave {
 // products rounded to bfloat16, products of bfloat16 pairs accumulated in float32. kF8, on accelerators alone: the
 // routed experts' inputs are quantised to e4m3 with a scale per row and 128 values (DeepSeek-V3, section 3.3.2).
 // kBF16x3: inputs of matrix products (and float32 weights) as the sum of three bfloat16, which are float32's 24 bits,
-// all else as kF32: for dot units that take bfloat16 alone, where float32 is asked for.
-enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3, kBF16x3 = 4 };
+// all else as kF32: for dot units that take bfloat16 alone, where float32 is asked for. kInt8: as kBF16, but that inputs
+// of products with INT8 and INT4 weights are quantised to 8-bit integers with a scale per row and 32 values, as long as
+// the weights' scales are for whole groups of 32; such a product has the same bits in every instruction set.
+enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3, kBF16x3 = 4, kInt8 = 5 };
 absl::string_view Name(Compute compute);
 
 // One row of scores over a paged latent KV cache. All pointers are to float32 but `pages`.

@@ -13,6 +13,7 @@ namespace {
 
 using testing::BitsOf;
 using testing::Describe;
+using testing::RoundsToBf16;
 using testing::TablesOfThisCpu;
 using testing::TestPackedRows;
 using testing::TestWeight;
@@ -90,7 +91,7 @@ TEST(PackedTest, ThreePartsKeepAllBits) {
     const TestPackedRows packed(*kernels, 5, 66);
     kernels->pack(x.view(), nullptr, 0, 5, packed.rows());
     const MatBuffer got = Unpacked(*kernels, packed.rows());
-    const double lost = kernels->compute == Compute::kBF16 ? 0x1p-8 : 0;
+    const double lost = RoundsToBf16(*kernels) ? 0x1p-8 : 0;
     for (int i = 0; i < 5 * 66; ++i) {
       const float value = x.view().Row<float>(0)[i];
       EXPECT_NEAR(got.view().Row<float>(0)[i], value, std::abs(value) * lost) << Describe(*kernels);
@@ -135,7 +136,7 @@ TEST(SwigluTest, IsNearTheReference) {
         const SwigluCase c(*kernels, dtype, 19, 130, width);
         const MatBuffer got = c.Run(*kernels, 0, 19, 64);
         const MatBuffer want = c.Run(ReferenceKernels(kernels->compute), 0, 19, 64);
-        const double rounding = kernels->compute == Compute::kBF16 ? 0x1p-7 : 0x1p-15;
+        const double rounding = RoundsToBf16(*kernels) ? 0x1p-7 : 0x1p-15;
         for (int64_t i = 0; i < 19 * width; ++i) {
           const float expected = want.view().Row<float>(0)[i];
           ASSERT_NEAR(got.view().Row<float>(0)[i], expected, std::abs(expected) * rounding + 1e-5)

@@ -118,7 +118,9 @@ TEST(ForwardAllocationTest, NorDoesOneOfPackedWeights) {
   const absl::Status status = QuantizeModel(
       options, threads, [](int64_t, int64_t) {}, [] { return false; });
   ASSERT_TRUE(status.ok()) << status;
-  EXPECT_EQ(AllocationsOfSteps(options.out, Compute::kBF16), 0);
+  for (const Compute compute : {Compute::kBF16, Compute::kInt8}) {
+    EXPECT_EQ(AllocationsOfSteps(options.out, compute), 0) << Name(compute);
+  }
 }
 
 }  // namespace

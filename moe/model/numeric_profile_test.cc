@@ -12,6 +12,21 @@ TEST(NumericProfileTest, NamesEverythingThatDecidesBits) {
             "r1/reference/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1");
 }
 
+// A router compares these strings: shards of the same instruction set that compute in bf16 are refused.
+TEST(NumericProfileTest, IntegersAreAProfileOfTheirOwnWithDenseLayersAsInBf16) {
+  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kInt8)),
+            "r1/reference/int8/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1");
+  for (const char* isa : {"scalar", "avx2", "avx512", "avx512-bf16", "amx"}) {
+    const absl::StatusOr<const Kernels*> integers = CpuKernels(Compute::kInt8, isa);
+    if (!integers.ok()) continue;  // this CPU cannot run it
+    const absl::StatusOr<const Kernels*> rounded = CpuKernels(Compute::kBF16, isa);
+    ASSERT_TRUE(rounded.ok()) << rounded.status();
+    EXPECT_NE(NumericProfile(**integers), NumericProfile(**rounded));
+    EXPECT_EQ(*DenseKernels(**integers), *DenseKernels(**rounded));
+    EXPECT_EQ(*GateKernels(**integers), *GateKernels(**rounded));
+  }
+}
+
 TEST(NumericProfileTest, TilesSplitInputsAndGatesAreFloat32) {
   const absl::StatusOr<const Kernels*> kernels = CpuKernels(Compute::kBF16, "amx");
   if (!kernels.ok()) GTEST_SKIP() << kernels.status();

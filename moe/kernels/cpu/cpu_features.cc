@@ -55,9 +55,9 @@ CpuFeatures DetectCpuFeatures() {
                     Has(extended.b, kBw) && Has(extended.b, kVl);
   features.avx512_bf16 = features.avx512 && Has(extended.c, kVbmi) && Has(CpuId(7, 1).a, kBf16);
   constexpr uint64_t kTiles = 0x60000;
-  constexpr int kAmxBf16 = 22, kAmxTile = 24;
+  constexpr int kAmxBf16 = 22, kAmxTile = 24, kAmxInt8 = 25;
   features.amx = features.avx512_bf16 && (saved & kTiles) == kTiles && Has(extended.d, kAmxBf16) &&
-                 Has(extended.d, kAmxTile) && MayUseTiles();
+                 Has(extended.d, kAmxTile) && Has(extended.d, kAmxInt8) && MayUseTiles();
   return features;
 }
 #else

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
 #include "moe/kernels/cpu/cpu_features.h"
+#include "moe/kernels/cpu/raw_int8.h"
 #include "moe/kernels/cpu/raw_kernels.h"
 #include "moe/kernels/cpu/raw_tiles.h"
 #include "moe/kernels/kernels.h"
@@ -229,22 +230,107 @@ struct TileAdapter {
   };
 };
 
+// Integer products for the weights that can be taken, all else by the bfloat16 table `kBase`. Packed rows are the
+// quantised ones and, behind them, the same in bfloat16.
+template <const cpu::RawInt8& kInt8, const Kernels& kBase>
+struct Int8Adapter {
+  static int64_t PackedBytes(int64_t rows, int64_t cols) {
+    return rows * (cpu::Int8RowBytes(cols) + cols * SizeOf(DType::kBF16));
+  }
+  static cpu::RawInt8Rows Integers(const PackedRows& rows) {
+    return {static_cast<uint8_t*>(rows.data), rows.rows, rows.cols};
+  }
+  static MatView Halves(const PackedRows& rows) {
+    return MatView{static_cast<uint8_t*>(rows.data) + rows.rows * cpu::Int8RowBytes(rows.cols),
+                   DType::kBF16,
+                   Device::kCpu,
+                   rows.rows,
+                   rows.cols,
+                   rows.cols};
+  }
+
+  static void Pack(ConstMatView x, const int32_t* indexes, int64_t begin, int64_t end, const PackedRows& out) {
+    CONCLAVE_CHECK(x.dtype == DType::kF32 || x.dtype == DType::kBF16) << "x is " << Name(x.dtype);
+    CONCLAVE_CHECK(x.cols == out.cols && end <= out.rows) << begin << ".." << end;
+    kInt8.pack({x.data, x.dtype == DType::kBF16, x.stride, indexes, begin, end, 0, out.cols, Integers(out)});
+    for (int64_t row = begin; row < end; ++row) {
+      kBase.convert(x.Rows(indexes == nullptr ? row : indexes[row], 1), Halves(out).Rows(row, 1));
+    }
+  }
+
+  static void LinearPacked(const PackedRows& x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    CheckIsF32(y, "y");
+    const cpu::RawWeight raw = Unpack(w);
+    if (!cpu::Int8Takes(raw, w.cols())) return kBase.linear(Halves(x), w, n_begin, n_end, y);
+    CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows)
+        << x.rows << "x" << x.cols << " by " << w.rows() << "x" << w.cols() << " into " << y.rows << "x" << y.cols;
+    CONCLAVE_CHECK(n_begin >= 0 && n_begin <= n_end && n_end <= w.rows()) << n_begin << ".." << n_end;
+    kInt8.linear({Integers(x), raw, n_begin, n_end, static_cast<float*>(y.data), y.stride});
+  }
+
+  static void SwigluPacked(const PackedRows& x, const WeightView& gate, const WeightView& up, int64_t n_begin,
+                           int64_t n_end, const SwigluScratch& scratch, const PackedRows& out) {
+    CONCLAVE_CHECK(n_begin % kPackedColumnsMultiple == 0 && out.rows == x.rows) << n_begin << ".." << n_end;
+    LinearPacked(x, gate, n_begin, n_end, scratch.gate);
+    LinearPacked(x, up, n_begin, n_end, scratch.up);
+    const int64_t count = n_end - n_begin;
+    const MatView product = scratch.gate.Cols(n_begin, count);
+    kBase.silu_mul(product, scratch.up.Cols(n_begin, count), product);
+    kBase.convert(product, Halves(out).Cols(n_begin, count));
+    kInt8.pack({product.data, false, product.stride, nullptr, 0, out.rows, n_begin, n_end, Integers(out)});
+  }
+
+  // Packs into memory of the calling thread, which grows to the largest call.
+  static void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    if (!cpu::Int8Takes(Unpack(w), w.cols())) return kBase.linear(x, w, n_begin, n_end, y);
+    thread_local std::vector<uint64_t> scratch;
+    const size_t words = (PackedBytes(x.rows, x.cols) + sizeof(uint64_t) - 1) / sizeof(uint64_t);
+    if (scratch.size() < words) scratch.resize(words);
+    const PackedRows packed = {scratch.data(), x.rows, x.cols};
+    Pack(x, nullptr, 0, x.rows, packed);
+    LinearPacked(packed, w, n_begin, n_end, y);
+  }
+
+  static constexpr Kernels Table() {
+    Kernels table = kBase;
+    table.compute = Compute::kInt8;
+    table.linear = &Linear;
+    table.packed_bytes = &PackedBytes;
+    table.pack = &Pack;
+    table.linear_packed = &LinearPacked;
+    table.swiglu_packed = &SwigluPacked;
+    return table;
+  }
+};
+
 template <const cpu::RawKernels& kRaw>
 using AdapterF32 = Adapter<kRaw, DType::kF32>;
 template <const cpu::RawKernels& kRaw>
 using AdapterBf16 = Adapter<kRaw, DType::kBF16>;
 
+constexpr Kernels kAmxTable =
+    TileAdapter<cpu::kAmxBf16, AdapterBf16<cpu::kAvx512DotBf16>>::Table("amx", Compute::kBF16);
+constexpr Kernels kAvx512DotTable = AdapterBf16<cpu::kAvx512DotBf16>::Table("avx512-bf16", Compute::kBF16);
+constexpr Kernels kAvx512Table = AdapterBf16<cpu::kAvx512Bf16>::Table("avx512", Compute::kBF16);
+constexpr Kernels kAvx2Table = AdapterBf16<cpu::kAvx2Bf16>::Table("avx2", Compute::kBF16);
+constexpr Kernels kScalarTable = AdapterBf16<cpu::kScalarBf16>::Table("scalar", Compute::kBF16);
+
 constexpr Kernels kTables[] = {
     // Fastest first.
-    TileAdapter<cpu::kAmxBf16, AdapterBf16<cpu::kAvx512DotBf16>>::Table("amx", Compute::kBF16),
+    kAmxTable,
     TileAdapter<cpu::kAmxBf16x3, AdapterF32<cpu::kAvx512F32>>::Table("amx", Compute::kBF16x3),
-    AdapterBf16<cpu::kAvx512DotBf16>::Table("avx512-bf16", Compute::kBF16),
+    kAvx512DotTable,
     AdapterF32<cpu::kAvx512F32>::Table("avx512", Compute::kF32),
-    AdapterBf16<cpu::kAvx512Bf16>::Table("avx512", Compute::kBF16),
+    kAvx512Table,
     AdapterF32<cpu::kAvx2F32>::Table("avx2", Compute::kF32),
-    AdapterBf16<cpu::kAvx2Bf16>::Table("avx2", Compute::kBF16),
+    kAvx2Table,
     AdapterF32<cpu::kScalarF32>::Table("scalar", Compute::kF32),
-    AdapterBf16<cpu::kScalarBf16>::Table("scalar", Compute::kBF16),
+    kScalarTable,
+    Int8Adapter<cpu::kAmxInt8, kAmxTable>::Table(),
+    Int8Adapter<cpu::kAvx512Int8, kAvx512DotTable>::Table(),
+    Int8Adapter<cpu::kAvx512Int8, kAvx512Table>::Table(),
+    Int8Adapter<cpu::kAvx2Int8, kAvx2Table>::Table(),
+    Int8Adapter<cpu::kScalarInt8, kScalarTable>::Table(),
 };
 
 bool Runs(absl::string_view isa) {
@@ -268,12 +354,15 @@ absl::string_view Name(Compute compute) {
       return "fp8";
     case Compute::kBF16x3:
       return "bf16x3";
+    case Compute::kInt8:
+      return "int8";
   }
   return "unknown";
 }
 
 absl::StatusOr<const Kernels*> CpuKernels(Compute compute, absl::string_view forced_isa) {
-  if (compute == Compute::kF8) return absl::InvalidArgumentError("no CPU kernels compute in fp8: use f32 or bf16");
+  if (compute == Compute::kF8)
+    return absl::InvalidArgumentError("no CPU kernels compute in fp8: use f32, bf16 or int8");
   bool known = forced_isa.empty();
   for (const Kernels& table : kTables) {
     if (!forced_isa.empty() && table.isa != forced_isa) continue;

@@ -1,4 +1,5 @@
 // The oracle: loops that read like the formulas, sums in double. Inputs are rounded as the profile says, nothing else.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -13,7 +14,7 @@ namespace {
 // How inputs and float32 weights of products are rounded.
 template <Compute kCompute>
 float Rounded(float value) {
-  return kCompute == Compute::kBF16 ? Bf16ToFloat(FloatToBf16(value)) : value;
+  return kCompute == Compute::kBF16 || kCompute == Compute::kInt8 ? Bf16ToFloat(FloatToBf16(value)) : value;
 }
 
 // The value of element (n, k); float32 weights are rounded in a bfloat16 profile, all else is exact.
@@ -24,11 +25,41 @@ double WeightAt(const WeightView& w, int64_t n, int64_t k) {
   return value * ScaleOf(w, n, k);
 }
 
+constexpr int64_t kInt8Group = 32;
+
+// Whether Compute::kInt8 takes the product in integers.
+bool TakesIntegers(const WeightView& w) {
+  return w.code != WeightCode::kPlain && (w.block_cols >= w.cols() || w.block_cols % kInt8Group == 0);
+}
+
+// Compute::kInt8, in float32 as the formula says: groups of 32 ascend, integers inside them are exact.
+float IntegerProduct(ConstMatView x, int64_t m, const WeightView& w, int64_t n) {
+  float total = 0;
+  for (int64_t begin = 0; begin < w.cols(); begin += kInt8Group) {
+    const int64_t end = std::min(begin + kInt8Group, w.cols());
+    float largest = 0;
+    for (int64_t k = begin; k < end; ++k)
+      largest = std::max(largest, std::fabs(LoadAsFloat(x.RowBytes(m), x.dtype, k)));
+    const float factor = largest < 1e-30f ? 0.0f : 127.0f / largest;
+    double dot = 0;
+    for (int64_t k = begin; k < end; ++k) {
+      dot += std::nearbyint(LoadAsFloat(x.RowBytes(m), x.dtype, k) * factor) * StoredValue(w, n, k);
+    }
+    const float scale = largest < 1e-30f ? 0.0f : largest / 127.0f;
+    total = std::fma(static_cast<float>(dot), scale * ScaleOf(w, n, begin), total);
+  }
+  return total;
+}
+
 template <Compute kCompute>
 void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
   CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows) << x.cols << " by " << w.cols();
   std::vector<double> weights(w.cols());
   for (int64_t n = n_begin; n < n_end; ++n) {
+    if (kCompute == Compute::kInt8 && TakesIntegers(w)) {
+      for (int64_t m = 0; m < x.rows; ++m) y.Row<float>(m)[n] = IntegerProduct(x, m, w, n);
+      continue;
+    }
     for (int64_t k = 0; k < w.cols(); ++k) weights[k] = WeightAt<kCompute>(w, n, k);
     for (int64_t m = 0; m < x.rows; ++m) {
       double sum = 0;
@@ -155,11 +186,13 @@ constexpr Kernels Table() {
 constexpr Kernels kReferenceF32 = Table<Compute::kF32>();
 constexpr Kernels kReferenceBf16 = Table<Compute::kBF16>();
 constexpr Kernels kReferenceBf16x3 = Table<Compute::kBF16x3>();
+constexpr Kernels kReferenceInt8 = Table<Compute::kInt8>();
 
 }  // namespace
 
 const Kernels& ReferenceKernels(Compute compute) {
   if (compute == Compute::kBF16x3) return kReferenceBf16x3;
+  if (compute == Compute::kInt8) return kReferenceInt8;
   return compute == Compute::kF32 ? kReferenceF32 : kReferenceBf16;
 }
 

@@ -15,11 +15,15 @@ namespace conclave {
 absl::Status TargetOptions::Validate() const {
   RETURN_IF_ERROR(ValidateDeviceName(device));
   if (compute == "fp8" && device == "cpu") {
-    return absl::InvalidArgumentError("--compute: fp8 needs a GPU (--device cuda); on a CPU use auto, f32 or bf16");
-  }
-  if (compute != "auto" && compute != "f32" && compute != "bf16" && compute != "fp8") {
     return absl::InvalidArgumentError(
-        absl::StrCat("--compute: expected auto, f32 or bf16, or on a GPU fp8, got '", compute.substr(0, 60), "'"));
+        "--compute: fp8 needs a GPU (--device cuda); on a CPU use auto, f32, bf16 or int8");
+  }
+  if (compute == "int8" && device != "cpu") {
+    return absl::InvalidArgumentError("--compute: int8 runs on a CPU alone; on a GPU use auto, f32, bf16 or fp8");
+  }
+  if (compute != "auto" && compute != "f32" && compute != "bf16" && compute != "int8" && compute != "fp8") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--compute: expected auto, f32 or bf16, on a CPU int8, or on a GPU fp8, got '", compute.substr(0, 60), "'"));
   }
   if (gpu_memory_bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat("--gpu-memory: ", gpu_memory_bytes, " is negative"));
@@ -38,7 +42,8 @@ absl::StatusOr<std::unique_ptr<ComputeTarget>> ComputeTarget::Create(const Targe
   auto target = absl::WrapUnique(new ComputeTarget);
   if (accelerator == nullptr) {
     const bool bf16 = options.compute == "bf16" || (options.compute == "auto" && CpuHasBf16());
-    ASSIGN_OR_RETURN(const Kernels* kernels, CpuKernels(bf16 ? Compute::kBF16 : Compute::kF32, options.isa));
+    const Compute compute = options.compute == "int8" ? Compute::kInt8 : bf16 ? Compute::kBF16 : Compute::kF32;
+    ASSIGN_OR_RETURN(const Kernels* kernels, CpuKernels(compute, options.isa));
     target->kernels_ = *kernels;
     return target;
   }

@@ -21,7 +21,7 @@ namespace conclave {
 // As flags give it.
 struct TargetOptions {
   std::string device = "cpu";    // cpu, cuda or cuda:N
-  std::string compute = "auto";  // auto, f32, bf16, or fp8 on an accelerator
+  std::string compute = "auto";  // auto, f32, bf16, int8 on a CPU, or fp8 on an accelerator
   std::string isa;               // forces a CPU kernel set; empty: the best of this CPU
   int64_t gpu_memory_bytes = 0;  // what may be used of the accelerator's; 0: nearly all that is free
 
