@@ -6,6 +6,7 @@
 // Variants take turns, a few hundred round trips at a time, so that whatever disturbs the machine disturbs all. With
 // --busy, a process for each core computes meanwhile.
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,6 +58,7 @@ class EchoHandler final : public ExpertHandler {
 // Never returns: serves until it is killed. Writes the addresses, one a line.
 [[noreturn]] void Serve(int pipe) {
   EchoHandler handler;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // however the bench ends
   std::vector<std::unique_ptr<BareEchoServer>> bare;
   std::vector<std::unique_ptr<UcxExpertServer>> ucx;
   std::vector<std::unique_ptr<GrpcExpertServer>> grpc;
