@@ -1,0 +1,101 @@
+// A shard whose experts are on a device, over the accelerator of plain loops.
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "expert_service/expert_shard.h"
+#include "expert_service/test_model.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "moe/model/device/device_testing.h"
+#include "moe/tensor/buffer.h"
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ExpertShardDeviceTest : public testing::Test {
+ protected:
+  ExpertShardDeviceTest() {
+    ExpertShardOptions options;
+    options.kernels = &host_.target->kernels();
+    options.device = host_.target->memory();
+    options.on_device_lost = [this](const absl::Status& status) { lost_.push_back(status); };
+    auto shard = ExpertShard::Create(options, DemoModel());
+    EXPECT_TRUE(shard.ok()) << shard.status();
+    shard_ = *std::move(shard);
+    call_.call_id = 1;
+    call_.placement_epoch = kStaticPlacementEpoch;
+    call_.layer = LayerId{3};
+    call_.row_offsets = offsets_;
+    call_.experts = experts_;
+    call_.rows = rows_.view();
+    for (int64_t i = 0; i < 3 * Hidden(); ++i) rows_.view().Row<float>(0)[i] = std::sin(static_cast<float>(i));
+  }
+  static int Hidden() { return DemoModel().spec().hidden; }
+  // The results of the call with rows and results on the device, whose memory is this process's.
+  absl::Status RunOnDevice(MatBuffer& out) {
+    ExpertCall call = call_;
+    MatView results = out.view();
+    call.rows.device = results.device = Device::kCuda;
+    return shard_->Run(call, results);
+  }
+  static bool SameRow(const MatBuffer& a, const MatBuffer& b, int64_t row) {
+    return std::memcmp(a.view().RowBytes(row), b.view().RowBytes(row), Hidden() * sizeof(float)) == 0;
+  }
+
+  HostTarget host_ = MakeHostTarget("f32");
+  std::vector<absl::Status> lost_;
+  std::unique_ptr<ExpertShard> shard_;
+  MatBuffer rows_{DType::kF32, 3, Hidden()};
+  const std::vector<uint32_t> offsets_ = {0, 2, 2, 4};
+  const std::vector<int32_t> experts_ = {0, 9, 1, 9};
+  ExpertCall call_;
+};
+
+TEST_F(ExpertShardDeviceTest, RowsOnTheDeviceGiveTheBitsOfRowsThatAreCopiedThere) {
+  EXPECT_TRUE(shard_->TakesDeviceRows());
+  MatBuffer copied(DType::kF32, 4, Hidden()), there(DType::kF32, 4, Hidden());
+  ASSERT_TRUE(shard_->Run(call_, copied.view()).ok());
+  const absl::Status status = RunOnDevice(there);
+  ASSERT_TRUE(status.ok()) << status;
+  for (int64_t row = 0; row < 4; ++row) EXPECT_TRUE(SameRow(copied, there, row)) << row;
+  EXPECT_GT(std::abs(there.view().Row<float>(0)[0]), 0.0f);
+}
+
+TEST_F(ExpertShardDeviceTest, RowsAndResultsInDifferentPlacesAreRefused) {
+  MatBuffer out(DType::kF32, 4, Hidden());
+  MatView results = out.view();
+  results.device = Device::kCuda;
+  EXPECT_TRUE(absl::IsInvalidArgument(shard_->Run(call_, results)));
+}
+
+TEST_F(ExpertShardDeviceTest, ARowOnTheDeviceThatIsNotFiniteSpoilsItsOwnResultsAlone) {
+  MatBuffer healthy(DType::kF32, 4, Hidden()), beside(DType::kF32, 4, Hidden());
+  ASSERT_TRUE(RunOnDevice(healthy).ok());
+  rows_.view().Row<float>(0)[5] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_THAT(std::string(shard_->Run(call_, beside.view()).message()), HasSubstr("row 0"));  // seen on the host
+  ASSERT_TRUE(RunOnDevice(beside).ok());
+  EXPECT_TRUE(std::isnan(beside.view().Row<float>(0)[0]));
+  for (int64_t row = 2; row < 4; ++row) EXPECT_TRUE(SameRow(healthy, beside, row)) << row;
+}
+
+TEST_F(ExpertShardDeviceTest, ALostDeviceIsToldOnceAndItsCallsAreUnavailable) {
+  MatBuffer out(DType::kF32, 4, Hidden());
+  ASSERT_TRUE(shard_->Run(call_, out.view()).ok());
+  host_.accelerator->Lose();
+  for (int i = 0; i < 2; ++i) {
+    const absl::Status status = shard_->Run(call_, out.view());
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the device is lost"));
+  }
+  EXPECT_EQ(lost_.size(), 1u);
+}
+
+}  // namespace
+}  // namespace conclave
