@@ -32,6 +32,7 @@ __device__ Best WarpBest(const float* values, int count) {
 __device__ void TakeBest(float* values, int size, int count) {
   for (int k = 0; k < count; ++k) {
     const Best best = WarpBest(values, size);
+    __syncwarp();  // all lanes have read
     if (threadIdx.x == 0) values[best.index] = NAN;
     __syncwarp();
   }
