@@ -5,13 +5,14 @@
 namespace conclave {
 
 absl::Duration SpinGate::Budget() {
-  if (to_skip_ == 0) return spin_max_;
+  if (to_skip_ == 0) return budget_;
   --to_skip_;
   return absl::ZeroDuration();
 }
 
 void SpinGate::Spun(bool something_came, bool preempted) {
   contended_ = preempted;
+  budget_ = spin_max_;
   // One preemption may be chance; a core that is taken away again and again is left alone for longer and longer.
   preemptions_ = preempted ? std::min(preemptions_ + 1, 10) : 0;
   if (preempted) {
@@ -26,8 +27,9 @@ void SpinGate::Spun(bool something_came, bool preempted) {
 }
 
 void SpinGate::Blocked(absl::Duration waited) {
-  // It includes waking up, which takes about as long as a spin.
-  if (contended_ || waited > 2 * spin_max_) return;
+  const absl::Duration longest = kStretchMax * spin_max_;
+  if (contended_ || waited > longest) return;
+  budget_ = std::min(std::max(spin_max_, waited * 2), longest);
   misses_ = 0;
   to_skip_ = 0;
 }

@@ -8,7 +8,9 @@ namespace conclave {
 
 // A spin that sees its message saves two context switches, about 30 µs; one that does not has burnt a core that
 // somebody may have wanted. So: spin while that succeeds, less and less often while it does not, and not at all for a
-// while after the kernel has taken the core away, which means that others compete for it. Used by one thread.
+// while after the kernel has taken the core away, which means that others compete for it. Two ends that both block
+// make each other wait for a wake-up, which may take longer than a spin (idle virtual cores): the next spin is then as
+// long as that, so that they find together again. Used by one thread.
 class SpinGate {
  public:
   explicit SpinGate(absl::Duration spin_max) : spin_max_(spin_max) {}
@@ -17,14 +19,16 @@ class SpinGate {
   absl::Duration Budget();
   // How the spin went: whether something came, and whether the kernel ran somebody else on this core meanwhile.
   void Spun(bool something_came, bool preempted);
-  // How long a wait without a spin, or after one in vain, took in all. Where that was short, a spin would have paid.
+  // How long a wait without a spin, or after one in vain, took in all. Where that was not long, a spin would have paid.
   void Blocked(absl::Duration waited);
 
  private:
+  static constexpr int kStretchMax = 3;  // times spin_max: the longest wait that a spin is made for
   static constexpr int kSkippedMax = 256;
   static constexpr int kSkippedAfterPreemption = 4;
 
   const absl::Duration spin_max_;
+  absl::Duration budget_ = spin_max_;  // of the next spin
   int misses_ = 0;       // spins in vain, in a row
   int preemptions_ = 0;  // spins that lost the core, in a row
   int to_skip_ = 0;      // waits that do not spin, before the next that does

@@ -58,6 +58,18 @@ TEST(SpinGate, SpinsAgainOnceWaitsAreShort) {
   EXPECT_EQ(gate.Budget(), kSpin);
 }
 
+TEST(SpinGate, SpinsLongerOnceWhereAWakeUpTakesLong) {
+  SpinGate gate(kSpin);
+  gate.Blocked(absl::Microseconds(65));
+  EXPECT_EQ(gate.Budget(), absl::Microseconds(130));
+  gate.Spun(true, false);
+  EXPECT_EQ(gate.Budget(), kSpin);
+  gate.Blocked(absl::Microseconds(140));
+  EXPECT_EQ(gate.Budget(), 3 * kSpin);
+  gate.Spun(false, false);
+  EXPECT_EQ(gate.Budget(), kSpin);
+}
+
 TEST(SpinGate, ShortWaitsDoNotBringSpinningBackWhileCoresAreBusy) {
   SpinGate gate(kSpin);
   gate.Budget();
