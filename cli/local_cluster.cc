@@ -13,6 +13,7 @@
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
 #include "moe/transport/grpc/grpc_shard_control.h"
@@ -66,9 +67,10 @@ class LocalClusterImpl final : public LocalCluster {
     ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(flags.threads));
     threads_.emplace(threads.threads, threads.cpus);
     const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, options);
+    ASSIGN_OR_RETURN(row_format_, ParseRowFormat(flags.row_format));
     const bool local_experts = flags.shards == 0 && flags.shard_addresses.empty();
     if (local_experts) {
-      ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, fitted.batch_tokens_max));
+      ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, fitted.batch_tokens_max, row_format_));
     } else if (!flags.shard_addresses.empty()) {
       RETURN_IF_ERROR(ConnectProcesses(flags, fitted.batch_tokens_max));
     } else {
@@ -164,6 +166,7 @@ class LocalClusterImpl final : public LocalCluster {
     for (const ShardDescription& shard : descriptions) holdings_.push_back({shard.name, shard.holdings});
     RemoteExpertsOptions pool_options;
     pool_options.rows_max = rows_max;
+    pool_options.row_format = row_format_;
     pool_options.model_fingerprint = checkpoint_->fingerprint();
     ASSIGN_OR_RETURN(experts_,
                      RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions, pool_options));
@@ -172,6 +175,7 @@ class LocalClusterImpl final : public LocalCluster {
 
   std::unique_ptr<ComputeTarget> target_;
   const Kernels* kernels_ = nullptr;  // target_'s
+  RowFormat row_format_ = RowFormat::kCompute;
   std::vector<std::unique_ptr<ComputeTarget>> shard_targets_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::optional<ThreadPool> threads_;
@@ -194,6 +198,9 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
   shard_count.minimum = 0;
   shard_count.maximum = 256;
   flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx", "nccl"};
+  flags.Add("row-format", &row_format, "NAME",
+            "what rows on their way to experts are rounded to; compute: what experts compute in")
+      .choices = {"compute", "fp8"};
   DeclareTarget(flags, target);
   DeclareThreads(flags, threads);
   CommandFlag& chunk =

@@ -24,6 +24,7 @@ struct LocalClusterFlags {
   std::string model;  // a directory or org/name[@revision]
   int shards = 0;     // 0: experts run in the engine itself, without a transport
   std::string transport = "inproc";
+  std::string row_format = "compute";  // of rows on their way to experts
   TargetOptions target;
   ThreadOptions threads;
   int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default

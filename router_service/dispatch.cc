@@ -6,8 +6,10 @@
 
 namespace conclave {
 
-Dispatch::Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype)
-    : rows_(row_dtype, rows_max, hidden),
+Dispatch::Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype,
+                   RowFormat format)
+    : format_(format),
+      rows_(row_dtype, rows_max, hidden),
       replies_(row_dtype, pairs_max, hidden),
       pairs_(pairs_max),
       experts_(pairs_max),
@@ -41,12 +43,18 @@ void Dispatch::Fill(absl::Span<const RoutedPair> pairs, ConstMatView x, const Ke
       experts_[p] = pairs_[p].expert;
       if (p > begin && pairs_[p].row == pairs_[p - 1].row) continue;
       CONCLAVE_CHECK(rows_used < rows_.view().rows && offsets_.size() < offsets_.capacity()) << rows_used << " rows";
-      kernels.convert(x.Rows(pairs_[p].row, 1), rows_.view().Rows(rows_used++, 1));
+      const MatView rounded = rows_.view().Rows(rows_used++, 1);
+      if (format_ == RowFormat::kFp8) {
+        RoundToFp8(x.Rows(pairs_[p].row, 1), rounded);
+      } else {
+        kernels.convert(x.Rows(pairs_[p].row, 1), rounded);
+      }
       offsets_.push_back(static_cast<uint32_t>(p - begin));
     }
     offsets_.push_back(static_cast<uint32_t>(end - begin));
     ShardMessage message;
     message.shard = ShardId{static_cast<int32_t>(shard)};
+    message.call.format = format_;
     message.call.rows = rows_.view().Rows(rows_begin, rows_used - rows_begin);
     // offsets_ never grows beyond its reserve, so that spans of it stay good.
     message.call.row_offsets = absl::MakeConstSpan(offsets_).subspan(offsets_begin);

@@ -10,6 +10,7 @@
 #include "moe/base/ids.h"
 #include "moe/kernels/kernels.h"
 #include "moe/tensor/buffer.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/transport.h"
 
 namespace conclave {
@@ -34,7 +35,7 @@ struct ShardMessage {
 class Dispatch {
  public:
   // For up to `pairs_max` pairs that make up to `rows_max` rows, a row counted once for each shard it goes to.
-  Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype);
+  Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype, RowFormat format);
 
   // Groups `pairs`, which come in ascending order of (row, expert), by shard, and rounds the rows they name out of
   // x [rows, hidden] F32. Messages are in ascending order of shard, and rows and experts ascend within them.
@@ -45,6 +46,7 @@ class Dispatch {
  private:
   void SortByShard(absl::Span<const RoutedPair> pairs);
 
+  const RowFormat format_;
   MatBuffer rows_;                 // [rows_max, hidden] row dtype
   MatBuffer replies_;              // [pairs_max, hidden] row dtype
   std::vector<RoutedPair> pairs_;  // [pairs_max], by shard, then as given

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 namespace {
@@ -20,7 +21,7 @@ TEST(Dispatch, SendsARowOnceToEachShardWithThatShardsExperts) {
   // Row 0 goes to experts 0, 1 and 9, row 1 to 8 and 9, row 2 to 0; shard 0 holds 0-7, shard 2 holds 8-15.
   const std::vector<RoutedPair> pairs = {{0, 0, 0, ShardId{0}}, {0, 1, 1, ShardId{0}}, {0, 9, 2, ShardId{2}},
                                          {1, 8, 3, ShardId{2}}, {1, 9, 4, ShardId{2}}, {2, 0, 5, ShardId{0}}};
-  Dispatch dispatch(6, 6, 3, 2, DType::kF32);
+  Dispatch dispatch(6, 6, 3, 2, DType::kF32, RowFormat::kCompute);
   dispatch.Fill(pairs, ViewF32(&x[0][0], 3, 2), F32());
   ASSERT_EQ(dispatch.messages().size(), 2u);
   const ShardMessage& first = dispatch.messages()[0];
@@ -40,7 +41,7 @@ TEST(Dispatch, IsReusedForOtherRoutings) {
   std::mt19937 random(3);
   std::vector<float> x(64);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
-  Dispatch dispatch(64 * 4, 64 * 4, 5, 1, DType::kF32);
+  Dispatch dispatch(64 * 4, 64 * 4, 5, 1, DType::kF32, RowFormat::kCompute);
   for (int round = 0; round < 50; ++round) {
     const int rows = static_cast<int>(random() % 65);
     std::vector<RoutedPair> pairs;

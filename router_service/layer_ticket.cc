@@ -9,14 +9,15 @@
 
 namespace conclave {
 
-LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype)
+LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format)
     : assigned(shards),
       shards_(shards),
       hidden_(hidden),
       row_dtype_(row_dtype),
+      format_(format),
       nan_row_(row_dtype, 1, hidden),
       first_(std::make_unique<Dispatch>(int64_t{rows_max} * std::min(top_k, shards), int64_t{rows_max} * top_k, shards,
-                                        hidden, row_dtype)),
+                                        hidden, row_dtype, format)),
       grudges_(shards) {
   rows_.reserve(int64_t{rows_max} * top_k);
   covering_.reserve(int64_t{rows_max} * top_k);
@@ -72,7 +73,7 @@ Dispatch& LayerTicket::Fill(absl::Span<const RoutedPair> batch, const Kernels& k
   if (std::exchange(first_used_, true)) {
     // Failures are rare, so that what goes out again may have memory of its own: the first's may still be in use.
     const int64_t count = static_cast<int64_t>(batch.size());
-    further_.push_back(std::make_unique<Dispatch>(count, count, shards_, hidden_, row_dtype_));
+    further_.push_back(std::make_unique<Dispatch>(count, count, shards_, hidden_, row_dtype_, format_));
     dispatch = further_.back().get();
   }
   dispatch->Fill(batch, x_, kernels);

@@ -16,6 +16,7 @@
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 #include "router_service/dispatch.h"
 
 namespace conclave {
@@ -30,7 +31,7 @@ class LayerTicket {
   };
 
   // For up to `rows_max` rows of `top_k` experts each.
-  LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype);
+  LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format);
 
   // Every pair of the routing becomes open, but those of rows that are not finite: shards refuse such a call whole, its
   // other rows too, so that they are not sent. Their experts' outputs are NaN, and whoever samples from them will see.
@@ -70,6 +71,7 @@ class LayerTicket {
 
   const int shards_, hidden_;
   const DType row_dtype_;
+  const RowFormat format_;
   ConstMatView x_;
   absl::Span<const int32_t> experts_;  // [pairs] of the routing
   MatBuffer nan_row_;                               // [1, hidden] of the row dtype

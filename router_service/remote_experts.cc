@@ -53,7 +53,8 @@ std::vector<LayerId> MoeLayers(const ModelSpec& spec) {
 int64_t BytesOf(const ConstMatView& rows) { return rows.rows * rows.cols * SizeOf(rows.dtype); }
 
 int64_t PayloadBytes(const ExpertCall& call) {
-  return BytesOf(call.rows) + static_cast<int64_t>((call.row_offsets.size() + call.experts.size()) * sizeof(int32_t));
+  const bool packed = call.format == RowFormat::kFp8;
+  return (packed ? call.rows.rows * Fp8RowBytes(call.rows.cols) : BytesOf(call.rows)) + static_cast<int64_t>((call.row_offsets.size() + call.experts.size()) * sizeof(int32_t));
 }
 
 absl::Status CheckOptions(const ModelSpec& spec, const RemoteExpertsOptions& options) {
@@ -121,7 +122,8 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
       shard_tokens_(MoeLayers(spec), names, options.metrics) {
   const int shards = static_cast<int>(names.size());
   for (int i = 0; i < kTicketsMax; ++i) {
-    tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, shards, hidden_, row_dtype_));
+    tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, shards, hidden_, row_dtype_,
+                                                     options.row_format));
   }
   for (int shard = 0; shard < shards; ++shard) {
     health_.SetReachable(ShardId{shard}, membership_->Usable(ShardId{shard}));

@@ -18,6 +18,7 @@
 #include "moe/daemon/thread_flags.h"
 #include "moe/daemon/tracing_flags.h"
 #include "moe/metrics/metrics.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/nccl/nccl_api.h"
 #include "router_service/service.h"
@@ -78,6 +79,9 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("transport", &transport,
             "how activations reach the shards: grpc; ucx; nccl, between GPUs; auto: ucx where a shard offers it and it "
             "works, else grpc");
+  flags.Add("row-format", &row_format,
+            "what rows on their way to experts are rounded to: compute: what experts compute in; fp8: eight bits and a "
+            "scale for each 128 values, which halves what is sent and changes answers a little");
   flags.Add("allow-mixed-numerics", &allow_mixed_numerics,
             "accept shards that compute in another way than this process");
   AddTargetFlags(flags, target);
@@ -114,6 +118,9 @@ absl::Status RouterServiceOptions::Validate() const {
   if (const auto kind = ParseTransportKind(transport); !kind.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--transport: ", kind.status().message()));
   }
+  if (const auto format = ParseRowFormat(row_format); !format.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--row-format: ", format.status().message()));
+  }
   RETURN_IF_ERROR(tracing.Validate());
   RETURN_IF_ERROR(ShardAddresses(*this).status());
   return NameFlags(engine.Validate());
@@ -144,6 +151,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   stack_options.expert_timeout = options.expert_timeout;
   stack_options.checksum = options.checksum;
   ASSIGN_OR_RETURN(stack_options.transport, ParseTransportKind(options.transport));
+  ASSIGN_OR_RETURN(stack_options.row_format, ParseRowFormat(options.row_format));
   stack_options.router_name = options.daemon.name;
   stack_options.allow_mixed_numerics = options.allow_mixed_numerics;
   stack_options.target = options.target;

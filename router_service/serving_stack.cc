@@ -85,7 +85,7 @@ class StackImpl final : public ServingStack {
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local ? experts_.get() : nullptr, engine));
     if (target_->memory() != nullptr) LogInfo(absl::StrCat("GPU memory: ", target_->memory()->Plan()));
     const ModelSpec& spec = checkpoint_->spec();
-    identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_),
+    identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_, options_.row_format),
                  spec.model_type,   engine.context_max,         spec.vocab};
     return absl::OkStatus();
   }
@@ -120,7 +120,7 @@ class StackImpl final : public ServingStack {
   }
 
   absl::Status UseLocalExperts(int rows_max) {
-    ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, rows_max));
+    ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, rows_max, options_.row_format));
     const ModelSpec& spec = checkpoint_->spec();
     ShardView here;
     here.holdings.name = "local";
@@ -171,6 +171,7 @@ class StackImpl final : public ServingStack {
     RemoteExpertsOptions remote;
     remote.rows_max = rows_max;
     remote.model_fingerprint = checkpoint_->fingerprint();
+    remote.row_format = options_.row_format;
     remote.allow_mixed_numerics = options_.allow_mixed_numerics;
     remote.timeout = options_.expert_timeout;
     remote.control = set->control.get();

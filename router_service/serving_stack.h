@@ -12,6 +12,7 @@
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/metrics/metrics.h"
 #include "moe/model/device/compute_target.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "router_service/engine.h"
 #include "router_service/service.h"
@@ -34,6 +35,7 @@ struct ServingStackOptions {
   bool checksum = true;                               // of activations on their way
   TransportKind transport = TransportKind::kAuto;
   std::string router_name = "router";  // what shards call this process
+  RowFormat row_format = RowFormat::kCompute;  // of rows on their way to experts, wherever those are
   bool allow_mixed_numerics = false;
   TargetOptions target;
   ThreadPlan threads;

@@ -20,6 +20,7 @@
 #include "moe/model/expert_pool.h"
 #include "moe/model/local_experts.h"
 #include "moe/tensor/buffer.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/describe.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
@@ -50,7 +51,7 @@ const char* NameOf(Over over) {
 // Shards of the demo model and a pool that reaches them.
 class Cluster {
  public:
-  Cluster(const Kernels& kernels, int shards, Over over) {
+  Cluster(const Kernels& kernels, int shards, Over over, RowFormat format) {
     std::vector<ExpertHandler*> handlers;
     std::vector<std::string> addresses;
     std::vector<ShardDescription> descriptions;
@@ -81,6 +82,7 @@ class Cluster {
     }
     RemoteExpertsOptions options;
     options.rows_max = kRowsMax;
+    options.row_format = format;
     options.model_fingerprint = Demo().fingerprint();
     if (over != Over::kFunctionCalls) {
       const auto told = DescribeShards(addresses, Demo().fingerprint(), absl::Now() + absl::Seconds(30));
@@ -147,23 +149,31 @@ MatBuffer RunExperts(ExpertPool& pool, LayerId layer, const Rows& rows) {
 struct Way {
   Compute compute;
   Over over;
+  RowFormat format = RowFormat::kCompute;
 };
 
 class RemoteExpertsBits : public testing::TestWithParam<Way> {};
 INSTANTIATE_TEST_SUITE_P(Ways, RemoteExpertsBits,
                          testing::Values(Way{Compute::kF32, Over::kFunctionCalls}, Way{Compute::kF32, Over::kGrpc},
                                          Way{Compute::kF32, Over::kUcx}, Way{Compute::kBF16, Over::kFunctionCalls},
-                                         Way{Compute::kBF16, Over::kGrpc}, Way{Compute::kBF16, Over::kUcx}),
-                         [](const auto& way) { return std::string(Name(way.param.compute)) + NameOf(way.param.over); });
+                                         Way{Compute::kBF16, Over::kGrpc}, Way{Compute::kBF16, Over::kUcx},
+                                         Way{Compute::kF32, Over::kGrpc, RowFormat::kFp8},
+                                         Way{Compute::kBF16, Over::kFunctionCalls, RowFormat::kFp8},
+                                         Way{Compute::kBF16, Over::kGrpc, RowFormat::kFp8},
+                                         Way{Compute::kBF16, Over::kUcx, RowFormat::kFp8}),
+                         [](const auto& way) {
+                           return absl::StrCat(std::string(Name(way.param.compute)), NameOf(way.param.over),
+                                               way.param.format == RowFormat::kFp8 ? "RowsInFp8" : "");
+                         });
 
 TEST_P(RemoteExpertsBits, EqualThoseOfLocalExpertsWhateverTheShards) {
   const auto kernels = CpuKernels(GetParam().compute, "");
   ASSERT_TRUE(kernels.ok()) << kernels.status();
   ThreadPool threads(1);
-  const auto local = LocalExperts::Create(Demo(), **kernels, threads, kRowsMax);
+  const auto local = LocalExperts::Create(Demo(), **kernels, threads, kRowsMax, GetParam().format);
   ASSERT_TRUE(local.ok()) << local.status();
   for (const int shards : {1, 2, 3, 5, 8}) {
-    Cluster cluster(**kernels, shards, GetParam().over);
+    Cluster cluster(**kernels, shards, GetParam().over, GetParam().format);
     uint32_t seed = 1;
     for (const int rows : {1, 2, 17, kRowsMax}) {
       for (const int experts_used : {1, 4, 9, 32}) {
@@ -177,6 +187,18 @@ TEST_P(RemoteExpertsBits, EqualThoseOfLocalExpertsWhateverTheShards) {
       }
     }
   }
+}
+
+TEST(RowsInFp8, AreNotTheSameRows) {
+  const auto kernels = CpuKernels(Compute::kBF16, "");
+  ASSERT_TRUE(kernels.ok()) << kernels.status();
+  ThreadPool threads(1);
+  const auto plain = LocalExperts::Create(Demo(), **kernels, threads, kRowsMax);
+  const auto fp8 = LocalExperts::Create(Demo(), **kernels, threads, kRowsMax, RowFormat::kFp8);
+  ASSERT_TRUE(plain.ok() && fp8.ok());
+  const Rows sent(17, 9, 3);
+  const MatBuffer want = RunExperts(**plain, LayerId{1}, sent), got = RunExperts(**fp8, LayerId{1}, sent);
+  EXPECT_NE(std::memcmp(want.view().data, got.view().data, static_cast<size_t>(want.bytes())), 0);
 }
 
 }  // namespace

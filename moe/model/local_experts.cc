@@ -10,19 +10,21 @@
 namespace conclave {
 
 absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Create(const Checkpoint& checkpoint, const Kernels& kernels,
-                                                                   ThreadPool& threads, int rows_max) {
+                                                                   ThreadPool& threads, int rows_max,
+                                                                   RowFormat format) {
   if (rows_max < 1) return absl::InvalidArgumentError(absl::StrCat("rows_max: ", rows_max, " is not positive"));
-  auto pool = absl::WrapUnique(new LocalExperts(checkpoint, kernels, threads, rows_max));
+  auto pool = absl::WrapUnique(new LocalExperts(checkpoint, kernels, threads, rows_max, format));
   RETURN_IF_ERROR(pool->weights_.AddAll());
   return pool;
 }
 
-LocalExperts::LocalExperts(const Checkpoint& checkpoint, const Kernels& kernels, ThreadPool& threads, int rows_max)
+LocalExperts::LocalExperts(const Checkpoint& checkpoint, const Kernels& kernels, ThreadPool& threads, int rows_max,
+                           RowFormat format)
     : checkpoint_(checkpoint),
       weights_(checkpoint),
       grouped_(kernels, threads, checkpoint.spec().hidden, checkpoint.spec().moe_intermediate,
                rows_max * checkpoint.spec().gate.top_k),
-      calls_(kernels, RowDType(kernels.compute), rows_max, checkpoint.spec().hidden) {}
+      calls_(kernels, RowDType(kernels.compute), format, rows_max, checkpoint.spec().hidden) {}
 
 absl::StatusOr<ExpertTicket> LocalExperts::Start(LayerId layer, ConstMatView x, const Routing& routing) {
   if (x.rows > calls_.rows_max() || routing.top_k > checkpoint_.spec().gate.top_k) {

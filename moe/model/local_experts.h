@@ -13,16 +13,18 @@
 #include "moe/model/expert_pool.h"
 #include "moe/model/expert_weights.h"
 #include "moe/model/pending_calls.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 
 // The work of a ticket is done in Finish, on the calling thread and `threads`.
 class LocalExperts final : public ExpertPool {
  public:
-  // Calls of up to `rows_max` rows. All arguments must outlive the pool.
+  // Calls of up to `rows_max` rows, rounded to `format`. All arguments must outlive the pool.
   // NOT_FOUND / DATA_LOSS: an expert's tensor is missing or damaged; the message names it.
   static absl::StatusOr<std::unique_ptr<LocalExperts>> Create(const Checkpoint& checkpoint, const Kernels& kernels,
-                                                              ThreadPool& threads, int rows_max);
+                                                              ThreadPool& threads, int rows_max,
+                                                              RowFormat format = RowFormat::kCompute);
 
   DType row_dtype() const override { return calls_.row_dtype(); }
   // Also INVALID_ARGUMENT: a layer or expert that the model does not have. RESOURCE_EXHAUSTED too where kTicketsMax
@@ -34,7 +36,8 @@ class LocalExperts final : public ExpertPool {
   static constexpr int kTicketsMax = PendingCalls::kTicketsMax;
 
  private:
-  LocalExperts(const Checkpoint& checkpoint, const Kernels& kernels, ThreadPool& threads, int rows_max);
+  LocalExperts(const Checkpoint& checkpoint, const Kernels& kernels, ThreadPool& threads, int rows_max,
+               RowFormat format);
 
   const Checkpoint& checkpoint_;
   ExpertWeightTable weights_;

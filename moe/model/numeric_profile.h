@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "moe/kernels/kernels.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 
@@ -13,8 +14,10 @@ namespace conclave {
 inline constexpr int kKernelRevision = 1;
 
 // "r1/avx512-bf16/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1": equal strings mean equal bits. A router refuses
-// shards of another profile unless told --allow-mixed-numerics.
-std::string NumericProfile(const Kernels& kernels);
+// shards of another profile unless told --allow-mixed-numerics. Rows that were rounded to FP8 on their way
+// ("…/row-bf16-fp8/…") are part of what an attention service computes, not of what its shards do: they take the values
+// that they get.
+std::string NumericProfile(const Kernels& kernels, RowFormat format = RowFormat::kCompute);
 
 // With Compute::kBF16 the routed experts compute in bfloat16, and their rows travel in it: they are most of the weights
 // and all of the traffic. Everything before a gate computes in float32 over the stored weights, and latents are cached

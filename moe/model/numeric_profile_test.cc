@@ -10,6 +10,8 @@ TEST(NumericProfileTest, NamesEverythingThatDecidesBits) {
             "r1/reference/f32/dense-f32/row-f32/kv-f32/mla-absorbed/tp1");
   EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kBF16)),
             "r1/reference/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1");
+  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kBF16), RowFormat::kFp8),
+            "r1/reference/bf16/dense-f32/row-bf16-fp8/kv-f32/mla-absorbed/tp1");
 }
 
 // A router compares these strings: shards of the same instruction set that compute in bf16 are refused.

@@ -7,8 +7,8 @@
 
 namespace conclave {
 
-PendingCalls::PendingCalls(const Kernels& kernels, DType row_dtype, int rows_max, int hidden)
-    : kernels_(kernels), rows_(row_dtype, rows_max, hidden), row_offsets_(rows_max + 1) {}
+PendingCalls::PendingCalls(const Kernels& kernels, DType row_dtype, RowFormat format, int rows_max, int hidden)
+    : kernels_(kernels), format_(format), rows_(row_dtype, rows_max, hidden), row_offsets_(rows_max + 1) {}
 
 absl::StatusOr<ExpertTicket> PendingCalls::Add(LayerId layer, ConstMatView x, const Routing& routing) {
   CONCLAVE_CHECK(x.rows <= rows_max() && x.cols == rows_.view().cols && x.dtype == DType::kF32)
@@ -32,7 +32,11 @@ PendingCall PendingCalls::Take(ExpertTicket ticket) {
 
 MatView PendingCalls::RoundedRows(const PendingCall& call) {
   const MatView rows = rows_.first(call.x.rows);
-  kernels_.convert(call.x, rows);
+  if (format_ == RowFormat::kFp8) {
+    RoundToFp8(call.x, rows);
+  } else {
+    kernels_.convert(call.x, rows);
+  }
   return rows;
 }
 

@@ -13,6 +13,7 @@
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/buffer.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 
@@ -29,8 +30,9 @@ class PendingCalls {
  public:
   static constexpr int kTicketsMax = 4;
 
-  // Calls of up to rows_max rows. `kernels` round rows to row_dtype, and must outlive this.
-  PendingCalls(const Kernels& kernels, DType row_dtype, int rows_max, int hidden);
+  // Calls of up to rows_max rows. `kernels` round rows to row_dtype, where `format` does not say otherwise, and must
+  // outlive this.
+  PendingCalls(const Kernels& kernels, DType row_dtype, RowFormat format, int rows_max, int hidden);
 
   DType row_dtype() const { return rows_.view().dtype; }
   int64_t rows_max() const { return rows_.view().rows; }
@@ -49,6 +51,7 @@ class PendingCalls {
 
  private:
   const Kernels& kernels_;
+  const RowFormat format_;
   MatBuffer rows_;                     // [rows_max, hidden] row dtype
   std::vector<uint32_t> row_offsets_;  // [rows_max + 1]
   std::array<PendingCall, kTicketsMax> calls_;

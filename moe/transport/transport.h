@@ -10,6 +10,7 @@
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 
@@ -20,6 +21,7 @@ struct ExpertCall {
   uint64_t placement_epoch = 0;
   LayerId layer{0};
   ConstMatView rows;                       // [rows, hidden] of F32 or BF16
+  RowFormat format = RowFormat::kCompute;  // kFp8: RoundToFp8 made the rows, and a transport may pack them
   absl::Span<const uint32_t> row_offsets;  // [rows + 1], ascending, row_offsets[0] == 0
   absl::Span<const int32_t> experts;       // [pairs], ascending within a row
   absl::Time deadline = absl::InfiniteFuture();

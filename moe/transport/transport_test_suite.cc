@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "moe/tensor/dtype.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 namespace {
@@ -41,6 +42,18 @@ TestCall::TestCall(uint64_t call_id, DType dtype, int64_t rows, int64_t hidden,
   call_.rows = ConstMatView(rows_.view()).Cols(0, hidden);
   call_.row_offsets = row_offsets_;
   call_.experts = experts_;
+}
+
+void TestCall::RoundRowsToFp8() {
+  const int64_t rows = rows_.view().rows;
+  MatBuffer plain(DType::kF32, rows, hidden_);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < hidden_; ++col) {
+      plain.view().Row<float>(row)[col] = LoadAsFloat(rows_.view().RowBytes(row), rows_.view().dtype, col);
+    }
+  }
+  RoundToFp8(plain.view(), rows_.view().Cols(0, hidden_));
+  call_.format = RowFormat::kFp8;
 }
 
 void TestCall::Send(Transport& transport, ShardId shard, absl::Duration timeout) {
@@ -347,6 +360,20 @@ TEST_P(TransportTest, CallsInFlightEndWhenTheirShardGoes) {
   EXPECT_EQ(lost->status().code(), absl::StatusCode::kUnavailable) << lost->status();
   EXPECT_TRUE(lost->OutIsUntouched());
   EXPECT_TRUE(AnswersSoon(ShardId{1}));
+}
+
+TEST_P(TransportTest, RowsRoundedToFp8ArriveAsTheyWere) {
+  Start(1, /*hidden=*/0);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int i = 0; i < 3; ++i) {  // a transport may learn from an answer that it may pack
+      TestCall call(next_call_id_++, dtype, 40, 300, {{0, 3}, {}, {7}});
+      call.RoundRowsToFp8();
+      call.Send(transport(), ShardId{0});
+      ASSERT_TRUE(Wait(call));
+      EXPECT_TRUE(call.status().ok()) << call.status();
+      EXPECT_TRUE(call.OutIsRight());
+    }
+  }
 }
 
 TEST_P(TransportTest, ADoneMaySendTheNextCall) {

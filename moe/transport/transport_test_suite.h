@@ -31,6 +31,8 @@ using HarnessFactory = std::function<std::unique_ptr<TransportHarness>(std::vect
 class TestCall {
  public:
   TestCall(uint64_t call_id, DType dtype, int64_t rows, int64_t hidden, std::vector<std::vector<int32_t>> experts);
+  // Rounds the rows, and says so.
+  void RoundRowsToFp8();
   // Sends it; `done()` tells when it is over and `status()` how.
   void Send(Transport& transport, ShardId shard, absl::Duration timeout = absl::Seconds(60));
   bool done() const { return done_ > 0; }

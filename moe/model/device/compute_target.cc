@@ -61,9 +61,13 @@ absl::StatusOr<std::unique_ptr<ComputeTarget>> ComputeTarget::Create(const Targe
 }
 
 absl::StatusOr<std::unique_ptr<ExpertPool>> ComputeTarget::MakeLocalExperts(const Checkpoint& checkpoint,
-                                                                            ThreadPool& threads, int rows_max) {
+                                                                            ThreadPool& threads, int rows_max,
+                                                                            RowFormat format) {
+  if (memory_ != nullptr && format != RowFormat::kCompute) {
+    return absl::UnimplementedError("--row-format: an accelerator's own experts take rows as it computes them");
+  }
   if (memory_ != nullptr) return DeviceExpertPool::Create(checkpoint, kernels_, rows_max, *memory_);
-  return LocalExperts::Create(checkpoint, kernels_, threads, rows_max);
+  return LocalExperts::Create(checkpoint, kernels_, threads, rows_max, format);
 }
 
 absl::StatusOr<std::unique_ptr<Transformer>> ComputeTarget::MakeTransformer(const Checkpoint& checkpoint,

@@ -15,6 +15,7 @@
 #include "moe/model/device/device_memory.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/transformer.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 
@@ -44,9 +45,10 @@ class ComputeTarget {
   // Null on a CPU.
   DeviceMemory* memory() const { return memory_.get(); }
 
-  // All experts of the model, in this process. Errors as LocalExperts::Create and DeviceExpertPool::Create.
+  // All experts of the model, in this process, whose rows are rounded to `format`. Errors as LocalExperts::Create and
+  // DeviceExpertPool::Create. UNIMPLEMENTED: kFp8 on an accelerator, which rounds rows itself.
   absl::StatusOr<std::unique_ptr<ExpertPool>> MakeLocalExperts(const Checkpoint& checkpoint, ThreadPool& threads,
-                                                               int rows_max);
+                                                               int rows_max, RowFormat format = RowFormat::kCompute);
   // Everything but the experts. `local` is what MakeLocalExperts made here, or null where experts run elsewhere.
   // Errors as Transformer::Create and CreateDeviceTransformer.
   absl::StatusOr<std::unique_ptr<Transformer>> MakeTransformer(const Checkpoint& checkpoint, ThreadPool& threads,

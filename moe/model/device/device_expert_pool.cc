@@ -6,6 +6,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 
@@ -28,7 +29,7 @@ absl::StatusOr<std::unique_ptr<DeviceExpertPool>> DeviceExpertPool::Create(const
 
 DeviceExpertPool::DeviceExpertPool(const Kernels& kernels, int rows_max, int hidden,
                                    std::unique_ptr<DeviceExperts> experts)
-    : experts_(std::move(experts)), calls_(kernels, experts_->row_dtype(), rows_max, hidden) {}
+    : experts_(std::move(experts)), calls_(kernels, experts_->row_dtype(), RowFormat::kCompute, rows_max, hidden) {}
 
 absl::StatusOr<ExpertTicket> DeviceExpertPool::Start(LayerId layer, ConstMatView x, const Routing& routing) {
   if (x.rows > calls_.rows_max()) {

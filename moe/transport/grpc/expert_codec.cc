@@ -9,6 +9,7 @@
 #include "google/protobuf/io/coded_stream.h"
 #include "moe/base/protocol_version.h"
 #include "moe/base/status_macros.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/checksum.h"
 #include "moe/transport/copy_rows.h"
 
@@ -41,8 +42,8 @@ void SetShape(int64_t rows, int64_t cols, DType dtype, v1::Tensor* tensor) {
 constexpr uint8_t BytesTag(int field) { return static_cast<uint8_t>(field << 3 | 2); }
 static_assert(v1::ExpertRequest::kRowsFieldNumber < 16 && v1::Tensor::kDataFieldNumber < 16);
 
-// A view of `tensor`'s own bytes. Sizes are compared by division, so that no product can wrap.
-absl::StatusOr<ConstMatView> RowsOf(const v1::Tensor& tensor) {
+// A view of `tensor`'s own bytes; where they are packed, of its shape alone. No product can wrap: factors are limited.
+absl::StatusOr<ConstMatView> RowsOf(const v1::Tensor& tensor, bool packed = false) {
   ConstMatView rows;
   ASSIGN_OR_RETURN(rows.dtype, FromProto(tensor.dtype(), "rows.dtype"));
   if (tensor.shape_size() != 2) {
@@ -55,12 +56,29 @@ absl::StatusOr<ConstMatView> RowsOf(const v1::Tensor& tensor) {
   if (rows.rows < 0 || rows.rows > limits::kCallBytesMax || rows.cols < 1 || rows.cols > limits::kHiddenMax) {
     return absl::InvalidArgumentError(absl::StrCat("rows.shape: [", rows.rows, ", ", rows.cols, "] is out of range"));
   }
-  const int64_t bytes = rows.rows * rows.cols * SizeOf(rows.dtype);
+  const int64_t bytes = rows.rows * (packed ? Fp8RowBytes(rows.cols) : rows.cols * SizeOf(rows.dtype));
   if (bytes != static_cast<int64_t>(tensor.data().size())) {
     return absl::InvalidArgumentError(
         absl::StrCat("rows.data: ", tensor.data().size(), " bytes where dtype and shape say ", bytes));
   }
   return rows;
+}
+
+// Unpacks the rows of `proto`, whose shape is `rows`, to memory of `decoded`.
+absl::Status Unpack(const v1::ExpertRequest& proto, const ConstMatView& rows, DecodedCall* decoded) {
+  const int64_t bytes = rows.rows * rows.cols * SizeOf(rows.dtype);
+  if (bytes > limits::kCallBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("rows.data: ", bytes, " bytes once unpacked"));
+  }
+  MatBuffer& memory = decoded->unpacked;
+  const MatView held = memory.view();
+  if (held.dtype != rows.dtype || held.cols != rows.cols || held.rows < rows.rows) {
+    memory = MatBuffer(rows.dtype, rows.rows, rows.cols);
+  }
+  const MatView unpacked = memory.first(rows.rows);
+  UnpackFp8(reinterpret_cast<const std::byte*>(proto.rows().data().data()), unpacked);
+  decoded->call.rows = unpacked;
+  return absl::OkStatus();
 }
 
 // Fills `decoded` as far as lengths decide it: every span lies within the message.
@@ -69,7 +87,9 @@ absl::Status DecodeLengths(const v1::ExpertRequest& proto, absl::Time arrival, D
   call.call_id = proto.call_id();
   call.placement_epoch = proto.placement_epoch();
   call.layer = LayerId{proto.layer()};
-  ASSIGN_OR_RETURN(call.rows, RowsOf(proto.rows()));
+  ASSIGN_OR_RETURN(call.rows, RowsOf(proto.rows(), proto.rows_packed()));
+  call.format = proto.rows_packed() ? RowFormat::kFp8 : RowFormat::kCompute;
+  if (proto.rows_packed()) RETURN_IF_ERROR(Unpack(proto, call.rows, decoded));
   if (proto.experts_per_row_size() != call.rows.rows) {
     return absl::InvalidArgumentError(
         absl::StrCat("experts_per_row: ", proto.experts_per_row_size(), " entries for ", call.rows.rows, " rows"));
@@ -106,8 +126,8 @@ absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimit
   return ValidateExpertCall(decoded->call, limits);
 }
 
-void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* scratch,
-                         absl::FunctionRef<uint8_t*(size_t bytes)> allocate) {
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, bool packed,
+                         v1::ExpertRequest* scratch, absl::FunctionRef<uint8_t*(size_t bytes)> allocate) {
   using google::protobuf::io::CodedOutputStream;
   v1::ExpertRequest& proto = *scratch;
   proto.set_call_id(call.call_id);
@@ -122,6 +142,7 @@ void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_check
   const bool limited = call.deadline != absl::InfiniteFuture();
   // A deadline that has passed already still needs a timeout: 0 would mean none.
   proto.set_timeout_us(limited ? std::max<int64_t>(absl::ToInt64Microseconds(call.deadline - now), 1) : 0);
+  proto.set_rows_packed(packed);
   proto.clear_checksum();
   if (with_checksum) proto.set_checksum(ChecksumOfCall(call));
   // The rows follow by hand, as the last field: their shape by protobuf once more, then their bytes. Were they a field
@@ -130,7 +151,8 @@ void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_check
   shape.set_dtype(ToProto(call.rows.dtype));
   shape.add_shape(call.rows.rows);
   shape.add_shape(call.rows.cols);
-  const auto data_bytes = static_cast<uint32_t>(call.rows.rows * call.rows.cols * SizeOf(call.rows.dtype));
+  const int64_t row_bytes = packed ? Fp8RowBytes(call.rows.cols) : call.rows.cols * SizeOf(call.rows.dtype);
+  const auto data_bytes = static_cast<uint32_t>(call.rows.rows * row_bytes);
   const auto shape_bytes = static_cast<uint32_t>(shape.ByteSizeLong());
   const uint32_t tensor_bytes =
       shape_bytes + 1 + static_cast<uint32_t>(CodedOutputStream::VarintSize32(data_bytes)) + data_bytes;
@@ -142,6 +164,7 @@ void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_check
   at = shape.SerializeWithCachedSizesToArray(at);
   *at++ = BytesTag(v1::Tensor::kDataFieldNumber);
   at = CodedOutputStream::WriteVarint32ToArray(data_bytes, at);
+  if (packed) return PackFp8(call.rows, reinterpret_cast<std::byte*>(at));
   CopyRows(call.rows, MatView{at, call.rows.dtype, Device::kCpu, call.rows.rows, call.rows.cols, call.rows.cols});
 }
 
@@ -150,6 +173,7 @@ MatView PrepareExpertReply(const ExpertCall& call, v1::ExpertReply* proto) {
   proto->set_status_code(0);
   proto->clear_status_message();
   proto->clear_checksum();
+  proto->set_takes_packed_rows(true);
   const ConstMatView& rows = call.rows;
   SetShape(call.pairs(), rows.cols, rows.dtype, proto->mutable_rows());
   return MatView{
@@ -166,6 +190,7 @@ void EncodeExpertError(const v1::ExpertRequest& request, const absl::Status& sta
   proto->set_status_message(std::string(status.message()));
   proto->clear_rows();
   proto->clear_checksum();
+  proto->set_takes_packed_rows(true);
   if (request.has_checksum()) {
     proto->set_checksum(ChecksumOfError(request.call_id(), proto->status_code(), proto->status_message()));
   }

@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "google/protobuf/repeated_field.h"
 #include "moe/base/limits.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/transport/expert_handler.h"
 #include "moe/transport/transport.h"
@@ -40,22 +41,24 @@ inline constexpr char kNumericProfileKey[] = "conclave-numeric-profile";
 inline constexpr char kPeerNameKey[] = "conclave-peer";
 inline constexpr size_t kPeerNameBytesMax = 200;
 
-// A checked request. `call` points into the message and into row_offsets, so it lives no longer than either.
+// A checked request. `call` points into the message and into what else is here, so it lives no longer than either.
 struct DecodedCall {
   ExpertCall call;
   std::vector<uint32_t> row_offsets;
+  MatBuffer unpacked;  // of rows that came packed
 };
 
-// Checks dtype, shape, lengths, offsets and ids, then fills `decoded`, whose memory is reused. The rows are not copied.
+// Checks dtype, shape, lengths, offsets and ids, then fills `decoded`, whose memory is reused. Rows are not copied, but
+// where they are packed.
 // The deadline is `arrival` plus the request's timeout. DATA_LOSS: the message does not have the checksum that it
 // brings, so that nothing in it can be believed. INVALID_ARGUMENT names the field that its sender got wrong.
 absl::Status DecodeExpertRequest(const v1::ExpertRequest& proto, const CallLimits& limits, absl::Time arrival,
                                  DecodedCall* decoded);
 // The reverse, as the bytes of a v1.ExpertRequest in memory that `allocate` gives for so many of them; `now` turns the
-// deadline into a timeout. The rows are copied once, straight to their place. `scratch` is reused for its memory.
-// REQUIRES: ValidateExpertCall accepts the call
-void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* scratch,
-                         absl::FunctionRef<uint8_t*(size_t bytes)> allocate);
+// deadline into a timeout. The rows are copied once, straight to their place, or packed there. `scratch` is reused for
+// its memory. REQUIRES: ValidateExpertCall accepts the call; `packed` only where RoundToFp8 made the rows
+void EncodeExpertRequest(const ExpertCall& call, absl::Time now, bool with_checksum, bool packed,
+                         v1::ExpertRequest* scratch, absl::FunctionRef<uint8_t*(size_t bytes)> allocate);
 
 // Prepares a successful reply to `call` and returns the view that its rows are to be written to:
 // [pairs, hidden] in the message's own memory. An error is set by EncodeExpertError instead.

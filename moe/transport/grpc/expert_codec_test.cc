@@ -1,5 +1,6 @@
 #include "moe/transport/grpc/expert_codec.h"
 
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <string>
@@ -11,7 +12,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 namespace {
@@ -38,10 +41,11 @@ v1::ExpertRequest GoodRequest() {
 }
 
 // The request as its receiver parses it.
-void Encode(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* received) {
+void Encode(const ExpertCall& call, absl::Time now, bool with_checksum, v1::ExpertRequest* received,
+            bool packed = false) {
   static v1::ExpertRequest scratch;
   std::string bytes;
-  EncodeExpertRequest(call, now, with_checksum, &scratch, [&bytes](size_t count) {
+  EncodeExpertRequest(call, now, with_checksum, packed, &scratch, [&bytes](size_t count) {
     bytes.assign(count, '?');
     return reinterpret_cast<uint8_t*>(bytes.data());
   });
@@ -114,6 +118,32 @@ TEST(EncodeExpertRequest, IsDecodedToTheSameCall) {
   v1::ExpertRequest encoded;
   for (int i = 0; i < 2; ++i) Encode(decoded.call, kNow, false, &encoded);  // the second reuses its memory
   EXPECT_EQ(encoded.SerializeAsString(), request.SerializeAsString());
+}
+
+TEST(EncodeExpertRequest, PackedRowsComeAsTheyWereRounded) {
+  MatBuffer plain(DType::kF32, 2, 200), rounded(DType::kBF16, 2, 200);
+  for (int i = 0; i < 400; ++i) plain.view().Row<float>(0)[i] = 0.37f * static_cast<float>(i - 170);
+  RoundToFp8(plain.view(), rounded.view());
+  DecodedCall decoded, again;
+  const v1::ExpertRequest request = GoodRequest();
+  ASSERT_TRUE(DecodeExpertRequest(request, CallLimits{}, kNow, &decoded).ok());
+  decoded.call.rows = rounded.view();
+  v1::ExpertRequest encoded;
+  Encode(decoded.call, kNow, /*with_checksum=*/true, &encoded, /*packed=*/true);
+  EXPECT_EQ(encoded.rows().data().size(), 2u * 202);
+  const absl::Status status = DecodeExpertRequest(encoded, CallLimits{}, kNow, &again);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(std::memcmp(again.call.rows.data, rounded.view().data, static_cast<size_t>(rounded.bytes())), 0);
+  encoded.mutable_rows()->mutable_data()->pop_back();
+  encoded.clear_checksum();
+  EXPECT_THAT(std::string(DecodeExpertRequest(encoded, CallLimits{}, kNow, &again).message()),
+              HasSubstr("rows.data: 403 bytes"));
+  encoded.mutable_rows()->set_shape(0, 1 << 13);
+  encoded.mutable_rows()->set_shape(1, 1 << 16);
+  encoded.mutable_rows()->mutable_data()->resize((size_t{1} << 29) + (1 << 22));
+  encoded.mutable_experts_per_row()->Resize(1 << 13, 0);
+  EXPECT_THAT(std::string(DecodeExpertRequest(encoded, CallLimits{}, kNow, &again).message()),
+              HasSubstr("once unpacked"));
 }
 
 TEST(EncodeExpertRequest, NeverTurnsAPastDeadlineIntoNone) {

@@ -89,6 +89,7 @@ struct Conversation {
   void GiveBackMuchMemory() {
     raw.Clear();
     if (request.rows().data().size() > kKeptBytesMax) v1::ExpertRequest().Swap(&request);
+    if (static_cast<size_t>(decoded.unpacked.bytes()) > kKeptBytesMax) decoded.unpacked = MatBuffer();
     if (reply.rows().data().size() > kKeptBytesMax) v1::ExpertReply().Swap(&reply);
   }
 };

@@ -11,6 +11,7 @@
 #include "moe/base/check.h"
 #include "moe/base/ids.h"
 #include "moe/base/log.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/call_table.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/grpc/message_memory.h"
@@ -21,7 +22,8 @@ namespace {
 
 class GrpcTransport final : public Transport, public ShardStream::Listener {
  public:
-  GrpcTransport(const std::vector<std::string>& addresses, const GrpcTransportOptions& options) : options_(options) {
+  GrpcTransport(const std::vector<std::string>& addresses, const GrpcTransportOptions& options)
+      : options_(options), takes_packed_(addresses.size()) {
     for (size_t i = 0; i < addresses.size(); ++i) {
       const ShardId shard{static_cast<int32_t>(i)};
       streams_.push_back(std::make_unique<ShardStream>(shard, addresses[i], options_, queue_, *this));
@@ -50,7 +52,8 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
     if (!table_.Add(shard, shards(), call, out, std::move(done))) return;
     const absl::Time now = absl::Now();
     grpc_slice bytes = grpc_empty_slice();
-    EncodeExpertRequest(call, now, options_.checksum, &request_, [&bytes](size_t count) {
+    const bool packed = call.format == RowFormat::kFp8 && takes_packed_[Value(shard)];
+    EncodeExpertRequest(call, now, options_.checksum, packed, &request_, [&bytes](size_t count) {
       bytes = grpc_slice_malloc(count);
       return GRPC_SLICE_START_PTR(bytes);
     });
@@ -104,11 +107,13 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
     const CallTable::Pending* pending = table_.Find(reply_.call_id());
     // Late, or a duplicate, or from a shard that was not asked: nobody's.
     if (pending == nullptr || pending->shard != shard) return true;
+    takes_packed_[Value(shard)] = reply_.takes_packed_rows();
     table_.End(reply_.call_id(), DecodeExpertReply(reply_, options_.checksum, pending->out));
     return true;
   }
 
   void OnDown(ShardId shard, const absl::Status& why) override {
+    takes_packed_[Value(shard)] = false;  // another one may come back
     const int lost = table_.EndShard(shard, why);
     // A shard that stays away is reported once per lost call at most, not at each attempt.
     if (lost > 0 && !ending_) LogWarning(why.message());
@@ -120,6 +125,7 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
   CallTable table_;
   v1::ExpertRequest request_;  // without its rows; both are reused for their memory
   v1::ExpertReply reply_;
+  std::vector<bool> takes_packed_;  // by shard, as its last reply said
   std::vector<std::unique_ptr<ShardStream>> streams_;
 };
 

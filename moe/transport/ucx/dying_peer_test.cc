@@ -113,10 +113,10 @@ class DyingPeerTest : public testing::Test {
 
 // UCX 1.13 ends the process where it connects in a blocking way and the peer is gone before the first bytes.
 TEST_F(DyingPeerTest, MayDieBetweenTheKernelsConnectAndTheFirstBytes) {
-  StartRouter();
   int died = 0;
   // Which of the two connects depends on their ports.
   for (int i = 0; i < 100 && died < kTimes; ++i) {
+    StartRouter();
     StartServer();
     const int listener = std::stoi(server_->address().substr(server_->address().rfind(':') + 1));
     before_connect = [&](int port) {
@@ -150,7 +150,6 @@ TEST_F(DyingPeerTest, MayLeaveConnectionsUnanswered) {
     if (port != listener) deaf_port = port;
     ++attempts;
   };
-  // Which of the two connects depends on their ports.
   for (int i = 0; i < 20 && attempts < 5 * kTimes; ++i) {
     StartServer();
     ProgressUntil([&] { return attempts >= 5 * kTimes || transport_->Connected(ShardId{0}); });

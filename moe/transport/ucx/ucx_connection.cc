@@ -16,6 +16,7 @@ constexpr absl::Duration kAnswerPoll = absl::Milliseconds(1);
 }  // namespace
 
 void UcxConnection::Stamp(WireHeader* header) const {
+  header->version = version_;
   header->connection = connection_;
   header->key = key_;
 }
@@ -42,6 +43,11 @@ void UcxConnection::Greet(const DataPlaneOffer& offer) {
     break_why_ = absl::InternalError(absl::StrCat("offered a token of ", offer.token.size(), " bytes"));
     return;
   }
+  if (offer.version < kWireVersionMin || offer.version > kWireVersion) {
+    break_why_ = absl::InternalError(absl::StrCat("offered version ", offer.version, " of the activation protocol"));
+    return;
+  }
+  version_ = static_cast<uint8_t>(offer.version);
   connection_ = offer.connection;
   token_ = offer.token;
   std::memcpy(&key_, token_.data(), sizeof(key_));

@@ -42,6 +42,8 @@ class UcxConnection {
   // What every message of this connection carries.
   void Stamp(WireHeader* header) const;
   bool Owns(const WireHeader& header) const;
+  // Whether the shard takes packed rows.
+  bool TakesPacked() const { return version_ >= 2; }
   // The shard's answer to the greeting.
   void OnWelcome(const WireHeader& header, absl::string_view text);
   // Gives the connection up; Step then tells of it.
@@ -71,6 +73,7 @@ class UcxConnection {
   absl::Status why_, last_refusal_, break_why_;
   bool welcome_ = false;  // the shard said so
   uint64_t connection_ = 0, key_ = 0;
+  uint8_t version_ = kWireVersion;
   std::string token_;
   OutgoingMessage hello_;
   std::unique_ptr<UcxLink> link_;

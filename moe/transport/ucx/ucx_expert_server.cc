@@ -282,7 +282,7 @@ class Server final : public UcxExpertServer {
     }
     uint64_t key = 0;
     std::memcpy(&key, token.data(), sizeof(key));
-    peer.Welcome(*std::move(name), hello.connection, key);
+    peer.Welcome(*std::move(name), hello, key);
     LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " connected"));
   }
 
@@ -352,7 +352,7 @@ class Server final : public UcxExpertServer {
     const int64_t meta_bytes = CallMetaBytes(call.header.rows, call.header.pairs);
     const std::byte* const rows = (call.held != nullptr ? call.held : call.body.data()) + meta_bytes;
     const absl::StatusOr<ExpertCall> decoded =
-        ReadCall(call.header, call.body.data(), rows, CallLimits{}, call.arrival);
+        ReadCall(call.header, call.body.data(), rows, &unpacked_, CallLimits{}, call.arrival);
     absl::Status status = decoded.status();
     if (status.ok()) {
       auto reply = peer.NewReply();
@@ -371,6 +371,7 @@ class Server final : public UcxExpertServer {
     if (!status.ok()) Answer(peer, call.header, status);
     if (absl::IsInvalidArgument(status)) OffendingCall(peer, status);
     GiveBack(call);
+    unpacked_.TrimTo(kKeptBytesMax);
     now_ = absl::Now();
   }
 
@@ -436,6 +437,7 @@ class Server final : public UcxExpertServer {
   std::vector<std::unique_ptr<UcxPeer>> peers_, leaving_;
   std::deque<WaitingCall> calls_;
   std::vector<BodyBuffer> bodies_;
+  BodyBuffer unpacked_;  // rows of the call that runs
   WireChecksum checksum_;
   std::thread thread_;
 };

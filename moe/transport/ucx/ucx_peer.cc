@@ -8,14 +8,15 @@
 
 namespace conclave {
 
-void UcxPeer::Welcome(std::string name, uint64_t connection, uint64_t key) {
+void UcxPeer::Welcome(std::string name, const WireHeader& hello, uint64_t key) {
   peer_.name = std::move(name);
-  connection_ = connection;
+  connection_ = hello.connection;
   key_ = key;
   link_.InspectWires();
   auto welcome = NewReply();
   welcome->message.header.kind = WireKind::kWelcome;
-  welcome->message.header.connection = connection;
+  welcome->message.header.version = hello.version;
+  welcome->message.header.connection = hello.connection;
   welcome->message.header.key = key;
   Send(std::move(welcome));
 }
@@ -26,6 +27,7 @@ void UcxPeer::Refuse(const WireHeader& hello, absl::string_view token, const abs
   std::memcpy(&refusal->message.header.key, token.data(), std::min(token.size(), sizeof(uint64_t)));
   refusal->text = WireText(why);
   refusal->message.header.kind = WireKind::kWelcome;
+  refusal->message.header.version = hello.version;
   refusal->message.header.status = static_cast<int32_t>(why.code());
   refusal->message.header.connection = hello.connection;
   refusal->message.header.body_bytes = refusal->text.size();

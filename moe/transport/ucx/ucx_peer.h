@@ -39,8 +39,8 @@ class UcxPeer {
   // Its name is empty as long as it has not said who it is.
   const Peer& peer() const { return peer_; }
 
-  // It showed a good token.
-  void Welcome(std::string name, uint64_t connection, uint64_t key);
+  // It showed a good token with `hello`.
+  void Welcome(std::string name, const WireHeader& hello, uint64_t key);
   // It showed `token`, which is not good: it is told why not, and then cut off.
   void Refuse(const WireHeader& hello, absl::string_view token, const absl::Status& why);
   bool greeted() const { return !peer_.name.empty(); }

@@ -10,6 +10,7 @@
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/call_table.h"
 #include "moe/transport/copy_rows.h"
 #include "moe/transport/ucx/body_buffer.h"
@@ -30,10 +31,12 @@ constexpr absl::Duration kLetGoTime = absl::Milliseconds(50);
 struct Flight {
   uint64_t call_id = 0;
   ShardId shard{0};
+  ConstMatView rows;
+  RowFormat format = RowFormat::kCompute;
   MatView out;
   OutgoingMessage message;
   BodyBuffer meta;
-  BodyBuffer packed;     // the rows, where they are strided
+  BodyBuffer packed;     // the rows, where they are strided or packed
   bool waiting = false;  // for its connection
   bool over = false;     // with `status`; only its message is not idle yet
   absl::Status status;
@@ -175,18 +178,33 @@ class Impl final : public UcxTransport {
     flight.meta.Reserve(message.meta_bytes);
     WriteCallMeta(call, flight.meta.data());
     message.meta = flight.meta.data();
-    message.rows = static_cast<const std::byte*>(call.rows.data);
-    if (call.rows.stride == call.rows.cols || call.rows.rows <= 1) return;
-    const int64_t cols = call.rows.cols;
-    flight.packed.Reserve(call.rows.rows * cols * SizeOf(call.rows.dtype));
+    flight.rows = call.rows;
+    flight.format = call.format;
+  }
+
+  // Where the message's rows lie, in one piece.
+  void PlaceRows(bool packed, Flight& flight) {
+    OutgoingMessage& message = flight.message;
+    const ConstMatView& rows = flight.rows;
+    message.rows = static_cast<const std::byte*>(rows.data);
+    if (packed) {
+      MarkPacked(&message.header);
+      flight.packed.Reserve(rows.rows * Fp8RowBytes(rows.cols));
+      PackFp8(rows, flight.packed.data());
+    } else if (rows.stride != rows.cols && rows.rows > 1) {
+      flight.packed.Reserve(rows.rows * rows.cols * SizeOf(rows.dtype));
+      CopyRows(rows, MatView{flight.packed.data(), rows.dtype, Device::kCpu, rows.rows, rows.cols, rows.cols});
+    } else {
+      return;
+    }
     message.rows = flight.packed.data();
-    CopyRows(call.rows, MatView{flight.packed.data(), call.rows.dtype, Device::kCpu, call.rows.rows, cols, cols});
   }
 
   void Launch(UcxConnection& connection, Flight& flight) {
     flight.waiting = false;
     OutgoingMessage& message = flight.message;
     connection.Stamp(&message.header);
+    PlaceRows(flight.format == RowFormat::kFp8 && connection.TakesPacked(), flight);
     message.header.sequence = ++last_sequence_;  // counts up in the order of sending
     if (options_.checksum) {
       message.header.flags |= kWireChecksummed;

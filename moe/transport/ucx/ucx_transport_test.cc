@@ -10,10 +10,12 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/transport/data_plane.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/transport_test_suite.h"
 #include "moe/transport/ucx/direct_control.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
+#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {
@@ -72,6 +74,35 @@ HarnessFactory Factory(UcxLinks links, bool checksum) {
 INSTANTIATE_TEST_SUITE_P(UcxSharedMemory, TransportTest, testing::Values(Factory(UcxLinks::kAuto, false)));
 INSTANTIATE_TEST_SUITE_P(UcxTcp, TransportTest, testing::Values(Factory(UcxLinks::kTcp, false)));
 INSTANTIATE_TEST_SUITE_P(UcxChecksums, TransportTest, testing::Values(Factory(UcxLinks::kAuto, true)));
+
+// The shards, asked by a router of the version before.
+class FormerVersion final : public DataPlaneClient {
+ public:
+  explicit FormerVersion(DirectShards shards) : control_(std::move(shards)) {}
+  void Ask(ShardId shard, const DataPlaneRequest& request) override {
+    DataPlaneRequest asked = request;
+    asked.version_max = kWireVersion - 1;
+    control_.Ask(shard, asked);
+  }
+  absl::optional<absl::StatusOr<DataPlaneOffer>> Answer(ShardId shard) override { return control_.Answer(shard); }
+
+ private:
+  DirectControl control_;
+};
+
+TEST(UcxTransport, PacksNoRowsForAPeerOfTheVersionBefore) {
+  FakeExpertHandler handler("old", /*hidden=*/0, /*experts=*/8);
+  const auto server = MustStart(&handler, UcxLinks::kAuto);
+  const auto shards = std::make_shared<std::vector<DataPlane*>>(1, server.get());
+  auto transport = NewUcxTransport(1, std::make_unique<FormerVersion>(shards), UcxTransportOptions{});
+  ASSERT_TRUE(transport.ok()) << transport.status();
+  TestCall call(1, DType::kBF16, 20, 256, {{0, 3}, {7}});
+  call.RoundRowsToFp8();
+  call.Send(**transport, ShardId{0});
+  while (!call.done()) (*transport)->Progress(absl::Seconds(1));
+  EXPECT_TRUE(call.status().ok()) << call.status();
+  EXPECT_TRUE(call.OutIsRight());
+}
 
 }  // namespace
 }  // namespace conclave

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
 #include "moe/base/limits.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 namespace {
@@ -26,6 +27,14 @@ absl::Status Bad(absl::string_view field, uint64_t value) {
 DType RowsDType(const WireHeader& header) { return header.dtype == 1 ? DType::kBF16 : DType::kF32; }
 
 uint64_t RowBytes(const WireHeader& header) { return uint64_t{header.cols} * SizeOf(RowsDType(header)); }
+
+bool Packed(const WireHeader& header) { return (header.flags & kWireFp8Rows) != 0; }
+
+// Of a call.
+uint64_t BodyBytes(const WireHeader& header) {
+  const uint64_t row_bytes = Packed(header) ? static_cast<uint64_t>(Fp8RowBytes(header.cols)) : RowBytes(header);
+  return static_cast<uint64_t>(CallMetaBytes(header.rows, header.pairs)) + header.rows * row_bytes;
+}
 
 // Shapes are checked one by one first, so that no product can wrap.
 absl::Status CheckShape(const WireHeader& header) {
@@ -45,7 +54,8 @@ absl::Status CheckBody(const WireHeader& header) {
       return absl::OkStatus();
     case WireKind::kCall:
       if (absl::Status shape = CheckShape(header); !shape.ok()) return shape;
-      expected = CallMetaBytes(header.rows, header.pairs) + header.rows * RowBytes(header);
+      if (header.rows * RowBytes(header) > kBodyBytesMax) return Bad("rows", header.rows);  // once unpacked
+      expected = BodyBytes(header);
       break;
     case WireKind::kReply:
     case WireKind::kWelcome:
@@ -82,7 +92,8 @@ absl::Status ReadHeader(absl::Span<const std::byte> header_bytes, WireHeader* he
   if (header->kind < WireKind::kHello || header->kind > WireKind::kReply) {
     return Bad("kind", static_cast<uint64_t>(header->kind));
   }
-  if ((header->flags & ~kWireChecksummed) != 0) return Bad("flags", header->flags);
+  const int flags_known = header->version < 2 ? kWireChecksummed : kWireChecksummed | kWireFp8Rows;
+  if ((header->flags & ~flags_known) != 0) return Bad("flags", header->flags);
   if (header->dtype > 1) return Bad("dtype", header->dtype);
   return CheckBody(*header);
 }
@@ -118,7 +129,7 @@ void DescribeCall(const ExpertCall& call, absl::Time now, WireHeader* header) {
   header->rows = static_cast<uint32_t>(call.rows.rows);
   header->pairs = static_cast<uint32_t>(call.pairs());
   header->cols = static_cast<uint32_t>(call.rows.cols);
-  header->body_bytes = CallMetaBytes(call.rows.rows, call.pairs()) + header->rows * RowBytes(*header);
+  header->body_bytes = BodyBytes(*header);
   const bool limited = call.deadline != absl::InfiniteFuture();
   // A deadline that has passed already still needs a timeout: 0 would mean none.
   header->timeout_us = limited ? std::max<int64_t>(absl::ToInt64Microseconds(call.deadline - now), 1) : 0;
@@ -133,13 +144,18 @@ void WriteCallMeta(const ExpertCall& call, std::byte* meta) {
   std::memset(meta + offsets_bytes + experts_bytes, 0, bytes - offsets_bytes - experts_bytes);
 }
 
-absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, const CallLimits& limits,
-                                    absl::Time arrival) {
-  return ReadCall(header, body, body + CallMetaBytes(header.rows, header.pairs), limits, arrival);
+void MarkPacked(WireHeader* header) {
+  header->flags |= kWireFp8Rows;
+  header->body_bytes = BodyBytes(*header);
+}
+
+absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, BodyBuffer* unpacked,
+                                    const CallLimits& limits, absl::Time arrival) {
+  return ReadCall(header, body, body + CallMetaBytes(header.rows, header.pairs), unpacked, limits, arrival);
 }
 
 absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* meta, const std::byte* rows,
-                                    const CallLimits& limits, absl::Time arrival) {
+                                    BodyBuffer* unpacked, const CallLimits& limits, absl::Time arrival) {
   ExpertCall call;
   call.call_id = header.call_id;
   call.placement_epoch = header.placement_epoch;
@@ -148,7 +164,15 @@ absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* m
   call.experts = absl::MakeConstSpan(
       reinterpret_cast<const int32_t*>(meta + call.row_offsets.size() * sizeof(uint32_t)), header.pairs);
   const int64_t cols = header.cols;
-  call.rows = BasicMatView<const void*>{rows, RowsDType(header), Device::kCpu, header.rows, cols, cols};
+  if (Packed(header)) {
+    unpacked->Reserve(static_cast<int64_t>(header.rows * RowBytes(header)));
+    const MatView plain{unpacked->data(), RowsDType(header), Device::kCpu, header.rows, cols, cols};
+    UnpackFp8(rows, plain);
+    call.rows = plain;
+    call.format = RowFormat::kFp8;
+  } else {
+    call.rows = BasicMatView<const void*>{rows, RowsDType(header), Device::kCpu, header.rows, cols, cols};
+  }
   const uint64_t timeout_us = std::min(header.timeout_us, kTimeoutMaxUs);
   call.deadline = timeout_us == 0 ? absl::InfiniteFuture() : arrival + absl::Microseconds(timeout_us);
   if (absl::Status valid = ValidateExpertCall(call, limits); !valid.ok()) return valid;

@@ -8,7 +8,7 @@
 //   kHello    router → shard   body: the token of the connection
 //   kWelcome  shard → router   no body; `status` is not 0 where the shard refuses, and the body then says why
 //   kCall     router → shard   body: row_offsets u32 [rows + 1], experts i32 [pairs], zeros up to a multiple of 64,
-//                              rows [rows, cols] of `dtype`
+//                              rows [rows, cols] of `dtype`, or with kWireFp8Rows packed by PackFp8
 //   kReply    shard → router   body: [pairs, cols] of `dtype`; or `status` is not 0 and the body says why
 #ifndef CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
 #define CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
@@ -23,12 +23,14 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "moe/transport/transport.h"
+#include "moe/transport/ucx/body_buffer.h"
 #include "moe/transport/validate_call.h"
 
 namespace conclave {
 
-// Versions of this format. A shard speaks with routers of its own version and of the one before.
-inline constexpr uint32_t kWireVersion = 1;
+// Versions of this format. A shard speaks with routers of its own version and of the one before. Version 2 has packed
+// rows.
+inline constexpr uint32_t kWireVersion = 2;
 inline constexpr uint32_t kWireVersionMin = 1;
 // The highest version that both ends speak. FAILED_PRECONDITION: there is none, in a sentence.
 absl::StatusOr<uint32_t> AgreeOnVersion(uint32_t their_min, uint32_t their_max, uint32_t our_min = kWireVersionMin,
@@ -39,6 +41,7 @@ enum class WireKind : uint8_t { kHello = 1, kWelcome = 2, kCall = 3, kReply = 4 
 
 inline constexpr uint32_t kWireMagic = 0x43565831;  // "1XVC" in memory
 inline constexpr uint8_t kWireChecksummed = 1;      // flag: `checksum` holds; the reply to such a call has one too
+inline constexpr uint8_t kWireFp8Rows = 2;      // flag: a call's rows are packed; a reply repeats it, its own are not
 inline constexpr unsigned kWireActiveMessage = 7;   // UCX's id of all our messages
 inline constexpr int64_t kWireTextBytesMax = 4096;  // of a status message
 inline constexpr int64_t kBodyAlignment = 64;
@@ -83,13 +86,16 @@ int64_t CallMetaBytes(int64_t rows, int64_t pairs);
 void DescribeCall(const ExpertCall& call, absl::Time now, WireHeader* header);
 // Writes CallMetaBytes(..) bytes. REQUIRES: ValidateExpertCall accepts the call
 void WriteCallMeta(const ExpertCall& call, std::byte* meta);
-// A call whose spans and rows point into `body`, all of which has arrived; checked by ValidateExpertCall.
+// Has the call's rows packed on the wire. REQUIRES: a version that knows it
+void MarkPacked(WireHeader* header);
+// A call whose spans and rows point into `body`, all of which has arrived, or into `unpacked`, where rows are packed;
+// checked by ValidateExpertCall.
 // REQUIRES: the header passed ReadFragment; body is aligned to kBodyAlignment and has body_bytes
-absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, const CallLimits& limits,
-                                    absl::Time arrival);
+absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, BodyBuffer* unpacked,
+                                    const CallLimits& limits, absl::Time arrival);
 // The same of a body whose first CallMetaBytes(..) bytes, and whose rows, lie in places of their own.
 absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* meta, const std::byte* rows,
-                                    const CallLimits& limits, absl::Time arrival);
+                                    BodyBuffer* unpacked, const CallLimits& limits, absl::Time arrival);
 // The header of the reply to `call`: of `out`'s size where status is OK, else of a text of `text_bytes`.
 WireHeader ReplyTo(const WireHeader& call, const absl::Status& status, int64_t text_bytes);
 // An error's text, cut to what a message may carry.

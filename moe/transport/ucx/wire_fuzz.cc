@@ -17,9 +17,10 @@ namespace {
 void RunCall(const WireHeader& header, const BodyBuffer& body) {
   static auto* const handler = new FakeExpertHandler("fuzzed", /*hidden=*/0, /*experts=*/16);
   static auto* const out_bytes = new BodyBuffer;
+  static auto* const unpacked = new BodyBuffer;
   CallLimits limits;
   limits.bytes_max = 16 << 20;
-  const absl::StatusOr<ExpertCall> call = ReadCall(header, body.data(), limits, absl::UnixEpoch());
+  const absl::StatusOr<ExpertCall> call = ReadCall(header, body.data(), unpacked, limits, absl::UnixEpoch());
   if (!call.ok()) return;
   // What is accepted is written again as it was read.
   WireHeader again = header;

@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/tensor/buffer.h"
+#include "moe/tensor/row_format.h"
 #include "moe/transport/ucx/body_buffer.h"
 #include "moe/transport/ucx/message_gather.h"
 
@@ -49,7 +50,7 @@ struct GoodCall {
   MatBuffer rows;
   ExpertCall call;
   WireHeader header;
-  BodyBuffer body;
+  BodyBuffer body, unpacked;
 };
 
 absl::Status Read(const WireHeader& header, int64_t payload_bytes) {
@@ -61,7 +62,7 @@ absl::Status Read(const WireHeader& header, int64_t payload_bytes) {
 TEST(Wire, ACallIsReadAsItWasWritten) {
   GoodCall good;
   ASSERT_TRUE(Read(good.header, static_cast<int64_t>(good.header.body_bytes)).ok());
-  const auto read = ReadCall(good.header, good.body.data(), CallLimits{}, kNow);
+  const auto read = ReadCall(good.header, good.body.data(), &good.unpacked, CallLimits{}, kNow);
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->call_id, 9u);
   EXPECT_EQ(read->placement_epoch, 4u);
@@ -70,6 +71,31 @@ TEST(Wire, ACallIsReadAsItWasWritten) {
   EXPECT_EQ(read->experts, absl::MakeConstSpan(good.experts));
   EXPECT_EQ(read->deadline, good.call.deadline);
   EXPECT_EQ(std::memcmp(read->rows.data, good.rows.view().data, good.rows.bytes()), 0);
+}
+
+TEST(Wire, PackedRowsAreReadAsTheyWereRounded) {
+  MatBuffer plain(DType::kF32, 3, 40), rounded(DType::kBF16, 3, 40);
+  for (int i = 0; i < 120; ++i) plain.view().Row<float>(0)[i] = 0.37f * static_cast<float>(i - 60);
+  RoundToFp8(plain.view(), rounded.view());
+  GoodCall good;
+  const uint64_t bytes_unpacked = good.header.body_bytes;
+  MarkPacked(&good.header);
+  EXPECT_EQ(bytes_unpacked - good.header.body_bytes, 3u * (80 - 41));
+  PackFp8(rounded.view(), good.body.data() + CallMetaBytes(3, 4));
+  ASSERT_TRUE(Read(good.header, static_cast<int64_t>(good.header.body_bytes)).ok());
+  const auto read = ReadCall(good.header, good.body.data(), &good.unpacked, CallLimits{}, kNow);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->experts, absl::MakeConstSpan(good.experts));
+  EXPECT_EQ(std::memcmp(read->rows.data, rounded.view().data, static_cast<size_t>(rounded.bytes())), 0);
+  good.header.version = 1;
+  EXPECT_THAT(std::string(Read(good.header, static_cast<int64_t>(good.header.body_bytes)).message()),
+              HasSubstr("flags"));
+  good.header.version = 2;
+  good.header.rows = good.header.cols = 16384;
+  good.header.dtype = 0;
+  good.header.pairs = 0;
+  MarkPacked(&good.header);
+  EXPECT_THAT(std::string(Read(good.header, 100).message()), HasSubstr("rows")) << "more than any call may have";
 }
 
 TEST(Wire, AHeaderOutOfRangeIsRefusedByName) {
@@ -105,7 +131,7 @@ TEST(Wire, IndicesInTheBodyAreCheckedBeforeUse) {
        std::vector<std::pair<size_t, uint32_t>>{{0, 1}, {1, 9}, {2, ~0u}, {3, 3}, {4, ~0u}, {5, 1}, {6, 1u << 30}}) {
     GoodCall bad;
     std::memcpy(bad.body.data() + at * 4, &value, 4);
-    EXPECT_EQ(ReadCall(bad.header, bad.body.data(), CallLimits{}, kNow).status().code(),
+    EXPECT_EQ(ReadCall(bad.header, bad.body.data(), &bad.unpacked, CallLimits{}, kNow).status().code(),
               absl::StatusCode::kInvalidArgument)
         << "word " << at;
   }
