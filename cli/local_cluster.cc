@@ -70,7 +70,8 @@ class LocalClusterImpl final : public LocalCluster {
     ASSIGN_OR_RETURN(row_format_, ParseRowFormat(flags.row_format));
     const bool local_experts = flags.shards == 0 && flags.shard_addresses.empty();
     if (local_experts) {
-      ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, fitted.batch_tokens_max, row_format_));
+      ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, *threads_, fitted.batch_tokens_max,
+                                                           row_format_));
     } else if (!flags.shard_addresses.empty()) {
       RETURN_IF_ERROR(ConnectProcesses(flags, fitted.batch_tokens_max));
     } else {

@@ -32,7 +32,7 @@ int64_t Fp8RowBytes(int64_t cols);
 // to[i] = from[i] rounded once, to nearest, ties to even, with the smallest scale that fits each block's largest value.
 // REQUIRES: from [rows, cols] F32, finite; to [rows, cols] F32 or BF16
 void RoundToFp8(ConstMatView from, MatView to);
-// Writes rows.rows * Fp8RowBytes(rows.cols) bytes. What RoundToFp8 made comes back from UnpackFp8 as it was, bit for bit.
+// Writes rows.rows * Fp8RowBytes(rows.cols) bytes. What RoundToFp8 made comes back from UnpackFp8 bit for bit.
 // REQUIRES: rows [rows, cols] F32 or BF16
 void PackFp8(ConstMatView rows, std::byte* packed);
 // Survives any bytes: some make values that are not finite. REQUIRES: rows [rows, cols] F32 or BF16

@@ -94,7 +94,8 @@ TEST(RowFormat, AnyBytesAreUnpacked) {
 }
 
 TEST(RowFormat, HasNames) {
-  for (const RowFormat format : {RowFormat::kCompute, RowFormat::kFp8}) EXPECT_EQ(*ParseRowFormat(Name(format)), format);
+  EXPECT_EQ(*ParseRowFormat(Name(RowFormat::kCompute)), RowFormat::kCompute);
+  EXPECT_EQ(*ParseRowFormat(Name(RowFormat::kFp8)), RowFormat::kFp8);
   EXPECT_EQ(ParseRowFormat("fp4").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Fp8RowBytes(7168), 7224);
 }

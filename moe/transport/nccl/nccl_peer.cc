@@ -130,8 +130,8 @@ absl::Status NcclPeer::OnIdle(bool on_device) {
 
 absl::StatusOr<ExpertCall> NcclPeer::Call(bool on_device) const {
   const std::byte* const rows = on_device ? pair_->device_rows().data() : pair_->host_rows().data();
-  ASSIGN_OR_RETURN(ExpertCall call,
-                   ReadCall(message_.header, message_.payload.data(), rows, CallLimits{}, arrival_));
+  ASSIGN_OR_RETURN(ExpertCall call, ReadCall(message_.header, message_.payload.data(), rows, /*unpacked=*/nullptr,
+                                             CallLimits{}, arrival_));
   if (on_device) call.rows.device = Device::kCuda;
   return call;
 }

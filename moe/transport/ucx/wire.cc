@@ -165,6 +165,7 @@ absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* m
       reinterpret_cast<const int32_t*>(meta + call.row_offsets.size() * sizeof(uint32_t)), header.pairs);
   const int64_t cols = header.cols;
   if (Packed(header)) {
+    if (unpacked == nullptr) return absl::InvalidArgumentError("flags: packed rows, which do not travel this way");
     unpacked->Reserve(static_cast<int64_t>(header.rows * RowBytes(header)));
     const MatView plain{unpacked->data(), RowsDType(header), Device::kCpu, header.rows, cols, cols};
     UnpackFp8(rows, plain);

@@ -88,8 +88,8 @@ void DescribeCall(const ExpertCall& call, absl::Time now, WireHeader* header);
 void WriteCallMeta(const ExpertCall& call, std::byte* meta);
 // Has the call's rows packed on the wire. REQUIRES: a version that knows it
 void MarkPacked(WireHeader* header);
-// A call whose spans and rows point into `body`, all of which has arrived, or into `unpacked`, where rows are packed;
-// checked by ValidateExpertCall.
+// A call whose spans and rows point into `body`, all of which has arrived, or into `unpacked`, where rows are packed
+// (null: such a call is refused); checked by ValidateExpertCall.
 // REQUIRES: the header passed ReadFragment; body is aligned to kBodyAlignment and has body_bytes
 absl::StatusOr<ExpertCall> ReadCall(const WireHeader& header, const std::byte* body, BodyBuffer* unpacked,
                                     const CallLimits& limits, absl::Time arrival);

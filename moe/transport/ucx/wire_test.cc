@@ -87,6 +87,8 @@ TEST(Wire, PackedRowsAreReadAsTheyWereRounded) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->experts, absl::MakeConstSpan(good.experts));
   EXPECT_EQ(std::memcmp(read->rows.data, rounded.view().data, static_cast<size_t>(rounded.bytes())), 0);
+  EXPECT_EQ(ReadCall(good.header, good.body.data(), nullptr, CallLimits{}, kNow).status().code(),
+            absl::StatusCode::kInvalidArgument);
   good.header.version = 1;
   EXPECT_THAT(std::string(Read(good.header, static_cast<int64_t>(good.header.body_bytes)).message()),
               HasSubstr("flags"));
