@@ -149,9 +149,9 @@ class FewColumns {
     const int64_t later = row + kRowsAhead;
     const uint8_t* ahead = Codes(later < kTileRows16 ? next_ : After(next_), later % kTileRows16);
     uint8_t* out = decoded_[slot_] + row * 64;
-    if (next_.k + kPanelDepth > depth_) return DecodeSome(codes, out);
+    const int64_t units = MinOf(kPanelSteps, (depth_ - next_.k) / kStepDepth) / kUnitSteps;
 #pragma GCC unroll 2
-    for (int64_t unit = 0; unit < kPanelSteps / kUnitSteps; ++unit) {
+    for (int64_t unit = 0; unit < units; ++unit) {
       __builtin_prefetch(ahead + unit * 64, 0, 2);
       __m512i tiles[kUnitSteps];
       Source::DecodeUnit(codes + unit * 64, tiles);
@@ -159,14 +159,16 @@ class FewColumns {
       for (int64_t s = 0; s < kUnitSteps; ++s) _mm512_store_si512(out + s * kTileBytes, tiles[s]);
       out += kUnitSteps * kTileBytes;
     }
+    if (units < kPanelSteps / kUnitSteps)
+      DecodeRest(codes + units * 64, next_.k + units * kUnitSteps * kStepDepth, out);
   }
 
-  // What exists of a row of the panel next_; the rest of its last step is zero.
-  CONCLAVE_NEVER_INLINE void DecodeSome(const uint8_t* codes, uint8_t* out) const {
-    const int64_t left = depth_ - next_.k;
-    for (int64_t k = 0; k < left; k += kStepDepth, out += kTileBytes) {
+  // The elements of a row from k on, which are no whole unit; the rest of their last step is zero.
+  CONCLAVE_NEVER_INLINE void DecodeRest(const uint8_t* codes, int64_t k, uint8_t* out) const {
+    const int64_t left = depth_ - k;
+    for (int64_t i = 0; i < left; i += kStepDepth, out += kTileBytes) {
       __m512i tile[1];
-      Source::Decode(codes + Source::Bytes(k), Elements(0, left - k), tile);
+      Source::Decode(codes + Source::Bytes(i), Elements(0, left - i), tile);
       _mm512_store_si512(out, tile[0]);
     }
   }

@@ -23,7 +23,13 @@ template <bool kInt4>
 class Int8Products {
  public:
   explicit Int8Products(const cpu::RawInt8Linear& args)
-      : args_(args), w_(args.w), depth_(args.x.depth), one_scale_(w_.scales.block_cols >= depth_) {}
+      : args_(args), w_(args.w), depth_(args.x.depth), one_scale_(w_.scales.block_cols >= depth_) {
+    const int64_t columns = args.x.rows % kInt8Block;  // of the one block that may be narrow
+    for (int64_t i = 0; i < kTileRows16 * columns; ++i) {
+      row_of_sum_[i] = static_cast<int32_t>(i / columns);
+      column_of_sum_[i] = static_cast<int32_t>(i % columns);
+    }
+  }
 
   void Run(int64_t first_block, int64_t blocks) {
     copies_ = kInt4 || blocks > 1;
@@ -70,10 +76,6 @@ class Int8Products {
     // g++ 12's intrinsic names the first eight bytes alone as what it reads: all are to be stored before it.
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
-    for (int64_t i = 0; i < kTileRows16 * columns; ++i) {
-      row_of_sum_[i] = static_cast<int32_t>(i / columns);
-      column_of_sum_[i] = static_cast<int32_t>(i % columns);
-    }
   }
 
   // A panel that is spread to bytes, row by row: begun, gone on with, ended.
@@ -236,7 +238,7 @@ class Int8Products {
   const cpu::RawWeight& w_;
   const int64_t depth_;
   const bool one_scale_;
-  bool copies_ = false;  // weights, to where tiles of many blocks read them again and again
+  bool copies_ = false;                              // weights, to where tiles of many blocks read them again and again
   int64_t rows_ = 0, columns_ = 0;                   // that the tiles are configured for
   int64_t next_n_ = -1, next_k_ = 0, next_row_ = 0;  // of the panel that is spread into bytes_[slot_]
   int slot_ = 0;

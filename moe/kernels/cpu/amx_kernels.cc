@@ -124,9 +124,9 @@ inline __m512 SiluMulOf(__m512 gate, __m512 up) {
 
 // silu(gate) * up of one row of sums, a value of each column; with planes, all columns of a row hold its value.
 template <int kPlanes>
-inline __m512 SwigluOf(const float* gate, const float* up) {
-  __m512 g = _mm512_load_ps(gate);
-  __m512 u = _mm512_load_ps(up);
+inline __m512 SwigluOf(__mmask16 mask, const float* gate, const float* up) {
+  __m512 g = _mm512_maskz_load_ps(mask, gate);
+  __m512 u = _mm512_maskz_load_ps(mask, up);
   if constexpr (kPlanes > 1) {
     g = SumOfPlanes(g);
     u = SumOfPlanes(u);
@@ -152,9 +152,9 @@ template <int kPlanes>
 void StoreSwiglu(const float* gate, const float* up, int64_t count, int64_t columns, uint8_t* out) {
   const __mmask16 mask = static_cast<__mmask16>((1u << columns) - 1);
   for (int64_t row = 0; row < count; row += 2) {
-    __m512i pair = ColumnHalves<kPlanes>(SwigluOf<kPlanes>(gate + row * 16, up + row * 16));
+    __m512i pair = ColumnHalves<kPlanes>(SwigluOf<kPlanes>(mask, gate + row * 16, up + row * 16));
     if (row + 1 < count) {
-      const __m512i odd = ColumnHalves<kPlanes>(SwigluOf<kPlanes>(gate + row * 16 + 16, up + row * 16 + 16));
+      const __m512i odd = ColumnHalves<kPlanes>(SwigluOf<kPlanes>(mask, gate + row * 16 + 16, up + row * 16 + 16));
       pair = _mm512_or_si512(pair, _mm512_slli_epi32(odd, 16));
     }
     _mm512_mask_storeu_epi32(out + row / 2 * columns * 4, mask, pair);

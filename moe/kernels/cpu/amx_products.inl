@@ -214,7 +214,9 @@ class TileProducts {
   int64_t n_ = 0, count_ = 0, block_ = 0, blocks_ = 0;  // of the current run
   // Rows past the group's end are left as they are: tiles of fewer rows do not read them.
   alignas(64) float sums_[kBlocksMax * 2 * kFloatsOfTile];
-  alignas(64) float segment_sums_[2 * 2 * kFloatsOfTile];
+  // A block's missing columns are scaled and added like all others. Zeros, as what an earlier call left there may be
+  // subnormal, which takes a hundred times as long.
+  alignas(64) float segment_sums_[2 * 2 * kFloatsOfTile] = {};
   alignas(64) float segment_scales_[kGroupRows * kSegmentsMax] = {};
   alignas(64) uint8_t decoded_[2][kStepsMax * kStepBytes];
 };
