@@ -57,12 +57,19 @@ absl::Status NcclLink::Greet(const DataPlaneOffer& offer) {
   return absl::OkStatus();
 }
 
+// Room for a call's rows and results, and for as much as there has been on earlier pairs.
+absl::Status NcclLink::Reserve(int64_t rows_bytes, int64_t results_bytes) {
+  rows_bytes_max_ = std::max(rows_bytes_max_, rows_bytes);
+  results_bytes_max_ = std::max(results_bytes_max_, results_bytes);
+  RETURN_IF_ERROR(pair_->host_rows().Reserve(rows_bytes_max_));
+  RETURN_IF_ERROR(pair_->device_rows().Reserve(rows_bytes_max_));
+  RETURN_IF_ERROR(pair_->host_results().Reserve(results_bytes_max_));
+  return pair_->device_results().Reserve(results_bytes_max_);
+}
+
 // What goes out comes back as it was, or the way cannot be trusted with rows.
 absl::Status NcclLink::TryOut() {
-  RETURN_IF_ERROR(pair_->host_rows().Reserve(kNcclTryBytes));
-  RETURN_IF_ERROR(pair_->device_rows().Reserve(kNcclTryBytes));
-  RETURN_IF_ERROR(pair_->host_results().Reserve(kNcclTryBytes));
-  RETURN_IF_ERROR(pair_->device_results().Reserve(kNcclTryBytes));
+  RETURN_IF_ERROR(Reserve(kNcclTryBytes, kNcclTryBytes));
   for (int64_t i = 0; i < kNcclTryBytes; ++i) {
     pair_->host_rows().data()[i] = static_cast<std::byte>((connection_ + 1) * (2 * i + 1));
   }
@@ -144,8 +151,6 @@ absl::Status NcclLink::OnReply(absl::Time now) {
     answered_(call_.call_id, StatusOf(header, message_.text()), MatView{});
     return absl::OkStatus();
   }
-  RETURN_IF_ERROR(pair_->device_results().Reserve(bytes));
-  RETURN_IF_ERROR(pair_->host_results().Reserve(bytes));
   copying_ = false;
   Enter(State::kReceiving, now + options_.move_timeout);
   return pair_->Receive(pair_->device_results().data(), bytes);
@@ -159,17 +164,20 @@ absl::Status NcclLink::Progressed(absl::Time now) {
       RETURN_IF_ERROR(Greet(**answer));
     }
   }
-  if (lane_ != nullptr) {
-    RETURN_IF_ERROR(lane_->Pump());
-    while (!reply_here_) {
-      ASSIGN_OR_RETURN(const bool came, lane_->Next(kWireTextBytesMax, &message_));
-      if (!came) break;
-      RETURN_IF_ERROR(OnMessage(now));
-    }
-  }
   if (pair_ != nullptr && state_ != State::kOpen && state_ != State::kAwaiting) {
     RETURN_IF_ERROR(pair_->Poll());
     if (pair_->idle()) RETURN_IF_ERROR(OnIdle());
+  }
+  if (lane_ != nullptr) {
+    RETURN_IF_ERROR(lane_->Pump());
+    while (!reply_here_) {
+      const absl::StatusOr<bool> came = lane_->Next(kWireTextBytesMax, &message_);
+      // Where both ends find the pair broken, NCCL says more than the lane's end.
+      if (!came.ok() && pair_ != nullptr) RETURN_IF_ERROR(pair_->Poll());
+      RETURN_IF_ERROR(came.status());
+      if (!*came) break;
+      RETURN_IF_ERROR(OnMessage(now));
+    }
   }
   if (reply_here_ && state_ == State::kAwaiting) RETURN_IF_ERROR(OnReply(now));
   if (now < give_up_at_) return absl::OkStatus();
@@ -196,14 +204,14 @@ void NcclLink::Send(const ExpertCall& call, absl::Time now) {
   call_.sequence = ++last_sequence_;
   meta_.resize(static_cast<size_t>(CallMetaBytes(call.rows.rows, call.pairs())));
   WriteCallMeta(call, meta_.data());
-  lane_->Push(call_, meta_.data());
   reply_here_ = false;
   const int64_t cols = call.rows.cols, bytes = call.rows.rows * cols * SizeOf(call.rows.dtype);
-  if (bytes == 0) return Enter(State::kAwaiting, absl::InfiniteFuture());
   Enter(State::kSending, now + options_.move_timeout);
-  send_failure_ = pair_->host_rows().Reserve(bytes);
-  if (send_failure_.ok()) send_failure_ = pair_->device_rows().Reserve(bytes);
+  // Before the shard knows of the call, so that it has no move under way that an allocation could wait for.
+  send_failure_ = Reserve(bytes, call.pairs() * cols * SizeOf(call.rows.dtype));
   if (!send_failure_.ok()) return;
+  lane_->Push(call_, meta_.data());
+  if (bytes == 0) return Enter(State::kAwaiting, absl::InfiniteFuture());
   CopyRows(call.rows, MatView{pair_->host_rows().data(), call.rows.dtype, Device::kCpu, call.rows.rows, cols, cols});
   pair_->stream().CopyIn(pair_->device_rows().data(), pair_->host_rows().data(), bytes);
   send_failure_ = pair_->Send(pair_->device_rows().data(), bytes);

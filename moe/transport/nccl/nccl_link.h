@@ -67,6 +67,7 @@ class NcclLink {
   absl::Status OnMessage(absl::Time now);
   absl::Status OnReply(absl::Time now);
   absl::Status OnIdle();
+  absl::Status Reserve(int64_t rows_bytes, int64_t results_bytes);
   absl::Status TryOut();
   void Fail(const absl::Status& why, absl::Time now);
   void Enter(State state, absl::Time give_up_at) { state_ = state, give_up_at_ = give_up_at; }
@@ -87,6 +88,7 @@ class NcclLink {
   std::unique_ptr<Lane> lane_;
   std::unique_ptr<NcclPair> pair_;
   WireHeader call_;  // under way
+  int64_t rows_bytes_max_ = 0, results_bytes_max_ = 0;  // of all calls so far
   bool reply_here_ = false;  // in message_
   bool copying_ = false;     // of kReceiving and kTryingBack: the rows are on their way from the device
   std::vector<std::byte> meta_;

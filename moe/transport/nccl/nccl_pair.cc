@@ -1,6 +1,7 @@
 #include "moe/transport/nccl/nccl_pair.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -12,21 +13,23 @@
 #include "moe/base/status_macros.h"
 
 namespace conclave {
+namespace {
+
+constexpr int64_t kBytesMin = int64_t{1} << 20;
+
+}  // namespace
 
 absl::Status StreamBuffer::Reserve(int64_t bytes) {
   if (bytes <= capacity_) return absl::OkStatus();
-  Release();
-  const int64_t grown = std::max(bytes, int64_t{1} << 16);
+  const int64_t grown = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max(bytes, kBytesMin))));
   ASSIGN_OR_RETURN(data_, on_host_ ? stream_.AllocateHost(grown) : stream_.Allocate(grown));
+  all_.push_back(data_);
   capacity_ = grown;
   return absl::OkStatus();
 }
 
-void StreamBuffer::Release() {
-  if (data_ == nullptr) return;
-  on_host_ ? stream_.FreeHost(data_) : stream_.Free(data_);
-  data_ = nullptr;
-  capacity_ = 0;
+StreamBuffer::~StreamBuffer() {
+  for (void* const memory : all_) on_host_ ? stream_.FreeHost(memory) : stream_.Free(memory);
 }
 
 NcclPair::NcclPair(const NcclApi& api, std::unique_ptr<DeviceStream> stream, int peer)

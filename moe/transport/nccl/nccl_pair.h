@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,26 +20,26 @@ namespace conclave {
 // A new pair moves so many bytes to the shard and back before it is used.
 inline constexpr int64_t kNcclTryBytes = 256;
 
-// Memory of a stream that grows when more is asked for. Owned by a pair, whose moves use it.
+// Memory of a stream that grows when more is asked for. Owned by a pair, whose moves use it. What it has outgrown it
+// keeps to its end: freeing pinned memory waits for every kernel of the process, also for one that waits for a peer.
 class StreamBuffer {
  public:
   // `on_host`: pinned memory of this process; else the device's.
   StreamBuffer(DeviceStream& stream, bool on_host) : stream_(stream), on_host_(on_host) {}
-  ~StreamBuffer() { Release(); }
+  ~StreamBuffer();
   StreamBuffer(const StreamBuffer&) = delete;
   StreamBuffer& operator=(const StreamBuffer&) = delete;
 
-  // Makes room for `bytes`; what was there is lost. RESOURCE_EXHAUSTED. REQUIRES: nothing queued uses it
+  // Makes room for `bytes`; what was there is lost. RESOURCE_EXHAUSTED.
   absl::Status Reserve(int64_t bytes);
   std::byte* data() const { return static_cast<std::byte*>(data_); }
 
  private:
-  void Release();
-
   DeviceStream& stream_;
   const bool on_host_;
   void* data_ = nullptr;
   int64_t capacity_ = 0;
+  std::vector<void*> all_;  // data_ is the last
 };
 
 // Used by one thread.
