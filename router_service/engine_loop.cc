@@ -88,6 +88,7 @@ class EngineLoop final : public Engine {
   bool Abandon();
   absl::Status Forward(const Batch& batch);
   void TakeLogits(const Batch& batch);
+  absl::Status TakeBest(const BatchSlice& slice, int32_t best, int32_t& sampled);
   absl::Status TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled);
   void Fail(SequenceId sequence, const absl::Status& status);
   void Emit(SequenceId sequence, int32_t token, FinishReason finish, const absl::Status& status);
@@ -214,7 +215,8 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
   routed_rows_.clear();
   for (const BatchSlice& slice : batch.slices) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
-    slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows});
+    const bool best_only = slice.samples && slice.logit_rows == 1 && sequence.TakesBest(slice.end());
+    slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows, best_only});
     routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.prompt_rows,
                             sequence.expert_use(), sequence.observer(),
                             slice.samples ? sequence.token_experts() : nullptr, sequence.booked_until()});
@@ -227,15 +229,30 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
 // Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler.
 void EngineLoop::TakeLogits(const Batch& batch) {
   sampled_.assign(batch.slices.size(), -1);
+  const absl::Span<const int32_t> best = transformer_->best_ids();
   int row = 0;
   for (size_t i = 0; i < batch.slices.size(); ++i) {
     const BatchSlice& slice = batch.slices[i];
     absl::Status status = transformer_->SliceStatus(i);
-    if (status.ok()) status = TakeRows(slice, logits_.Rows(row, slice.logit_rows), sampled_[i]);
+    if (status.ok()) {
+      status = slices_[i].best_only && !best.empty()
+                   ? TakeBest(slice, best[row], sampled_[i])
+                   : TakeRows(slice, logits_.Rows(row, slice.logit_rows), sampled_[i]);
+    }
     if (absl::IsInternal(status)) metrics_.NotFinite();  // a hidden state, or the logits
     if (!status.ok()) Fail(slice.sequence, status);
     row += slice.logit_rows;
   }
+}
+
+// best: the largest logit's id, as Transformer::best_ids tells it.
+absl::Status EngineLoop::TakeBest(const BatchSlice& slice, int32_t best, int32_t& sampled) {
+  if (best < 0) {
+    return absl::InternalError(absl::StrCat("a logit at position ", slice.end(),
+                                            " is not a finite number; the model's weights or a kernel are damaged"));
+  }
+  sampled = best;
+  return absl::OkStatus();
 }
 
 // rows: [slice.logit_rows, vocab], of the last rows of the slice.

@@ -151,6 +151,12 @@ absl::Status LiveSequence::TakeKnown(absl::Span<const float> logits, int32_t pos
   return absl::OkStatus();
 }
 
+bool LiveSequence::TakesBest(int32_t tokens) const {
+  return (sampling_.temperature == 0.0f || sampling_.top_k == 1) && !history_.has_value() &&
+         sampling_.logit_bias.empty() && tokens - prompt_ >= min_tokens_ && !logits_hash_.has_value() &&
+         !top_logprobs_.has_value() && observer_ == nullptr && !wants_prompt_logprobs_;
+}
+
 absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens) {
   const bool may_end = tokens - prompt_ >= min_tokens_;
   ASSIGN_OR_RETURN(const int32_t token,

@@ -46,6 +46,8 @@ class LiveSequence {
   // is replayed. INTERNAL: a logit that is not a number.
   absl::Status TakeKnown(absl::Span<const float> logits, int32_t position, int32_t next);
   // Chooses the token behind `tokens` tokens. Errors as Sampler::Sample.
+  // Whether Sample of the row after `tokens` tokens is its largest logit, and nobody looks at the others.
+  bool TakesBest(int32_t tokens) const;
   absl::StatusOr<int32_t> Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens);
   // Fills what the event reports, once it has token, finish and status.
   void Report(TokenEvent& event);

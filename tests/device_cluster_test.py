@@ -16,8 +16,9 @@ TARGET = ["--device", DEVICE, "--compute", COMPUTE]
 PROMPT = "The old lighthouse keeper counted the ships twice,"
 
 
-def request(tokens):
-    return ["--prompt", PROMPT, "--max-tokens", tokens, "--temperature", 0, "--ignore-eos", "--hash-logits"]
+def request(tokens, hashed=True):
+    return (["--prompt", PROMPT, "--max-tokens", tokens, "--temperature", 0, "--ignore-eos"] +
+            ["--hash-logits"] * hashed)
 
 
 def bits_of(result):
@@ -29,6 +30,10 @@ class DeviceClusterTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.expected = {n: bits_of(generate("--model", DEMO_MODEL, *TARGET, *request(n))) for n in (24, 400)}
+
+    def test_ids_are_the_same_where_only_they_leave_the_device(self):
+        ids = generate("--model", DEMO_MODEL, *TARGET, *request(400, hashed=False))["ids"]
+        self.assertEqual(tuple(ids), self.expected[400][0])
 
     def check(self, transport):
         with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--replicas", 1, "--transport", transport) as cluster:

@@ -20,7 +20,8 @@ struct SequenceSlice {
   absl::Span<const int32_t> token_ids;  // [n], each in [0, vocab)
   int32_t first_position = 0;           // positions before it are in the cache already
   absl::Span<const int32_t> blocks;     // block ids of the whole sequence so far, these rows included
-  int32_t logit_rows = 0;               // logits are wanted for this many of the last rows
+  int32_t logit_rows = 0;               // logits are wanted for this many of the last rows …
+  bool best_only = false;               // … but nobody looks at them where best_ids tells which are the largest
 };
 
 // Sees what passes by. Called on the engine's thread.
@@ -65,6 +66,9 @@ class Transformer {
   // Memory of the transformer to which Forward brings logits fastest, [logit_rows_max, vocab] F32; one without rows:
   // any is as good.
   virtual MatView host_logits() { return MatView{}; }
+  // Of the last Forward, for every row of `logits`: the id of its largest, the lowest among equals, or -1 where one is
+  // not a finite number. Rows of slices with best_only were then not written. Empty: it is not told, and all rows were.
+  virtual absl::Span<const int32_t> best_ids() const { return {}; }
   // Of the last Forward, whose other slices are not affected: INTERNAL names the layer at which a hidden state of the
   // slice stopped being a finite number.
   virtual absl::Status SliceStatus(size_t slice) const { return absl::OkStatus(); }

@@ -193,6 +193,14 @@ void Ffn(const FfnArgs& args) {
   Linear(linear);
 }
 
+void SelectBest(const BestArgs& args) {
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const float* const x = args.x + row * args.cols;
+    const bool finite = std::all_of(x, x + args.cols, [](float value) { return std::isfinite(value); });
+    args.best[row] = finite ? static_cast<int32_t>(std::max_element(x, x + args.cols) - x) : -1;
+  }
+}
+
 void AddToResidual(const AddArgs& args) {
   for (int64_t i = 0; i < args.rows * args.cols; ++i) {
     args.acc[i] += args.y[i];

@@ -110,6 +110,13 @@ struct AddNormArgs {
 // What fault_layer holds for a row without a fault.
 inline constexpr int32_t kNoFault = 0x7fffffff;
 
+// best[r] = the column of row r's largest value, the lowest among equals; -1 where any value is not a finite number.
+struct BestArgs {
+  const float* x = nullptr;  // [rows, cols]
+  int32_t* best = nullptr;   // [rows]
+  int64_t rows = 0, cols = 0;
+};
+
 // moe/model/gate.h's SelectExperts for every row.
 struct SelectArgs {
   const float* logits = nullptr;  // [rows, experts]

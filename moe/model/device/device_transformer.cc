@@ -33,7 +33,8 @@ struct StepBuffers {
   DeviceBuffer expert_weights;  // [moe_layers, rows, top_k] F32
   DeviceBuffer fault_layer;     // [rows_max] int32
   DeviceBuffer logits;          // [logit_rows_max, vocab] F32
-  DeviceBuffer host_experts, host_expert_weights, host_fault_layer;
+  DeviceBuffer best;            // [logit_rows_max] int32
+  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_best;
   DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
   DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
 };
@@ -82,6 +83,9 @@ class DeviceTransformer final : public Transformer {
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
   absl::Status SliceStatus(size_t slice) const override;
+  absl::Span<const int32_t> best_ids() const override {
+    return absl::MakeConstSpan(buffers_.host_best.as<int32_t>(), plan_->logit_count());
+  }
   MatView host_logits() override {
     return ViewF32(buffers_.host_logits.as<float>(), options_.logit_rows_max, spec_.vocab);
   }
@@ -102,7 +106,7 @@ class DeviceTransformer final : public Transformer {
   const void* input() const { return rounds_inputs_ ? buffers_.rounded.as<void>() : buffers_.normed.as<void>(); }
   DType input_dtype() const { return rounds_inputs_ ? DType::kBF16 : DType::kF32; }
   void Head();
-  void FetchResults(MatView logits, bool routing);
+  void FetchResults(absl::Span<const SequenceSlice> slices, MatView logits, bool routing);
   void ShowRouting(ForwardObserver& observer);
   void NoteFaults(absl::Span<const SequenceSlice> slices);
   bool OnDevice(const ExpertPool& experts) const { return local_ == &experts; }
@@ -181,6 +185,7 @@ absl::Status DeviceTransformer::AllocateBuffers() {
       {&buffers_.expert_weights, routed * kF32},
       {&buffers_.fault_layer, rows * kI32},
       {&buffers_.logits, int64_t{options_.logit_rows_max} * spec_.vocab * kF32},
+      {&buffers_.best, options_.logit_rows_max * kI32},
   };
   int64_t total = 0;
   for (const auto& [buffer, bytes] : on_device) total += DeviceMemory::Rounded(bytes);
@@ -191,6 +196,7 @@ absl::Status DeviceTransformer::AllocateBuffers() {
   std::vector<std::pair<DeviceBuffer*, int64_t>> on_host = {{&buffers_.host_experts, routed * kI32},
                                                             {&buffers_.host_expert_weights, routed * kF32},
                                                             {&buffers_.host_fault_layer, rows * kI32},
+                                                            {&buffers_.host_best, options_.logit_rows_max * kI32},
                                                             {&buffers_.host_logits,
                                                              int64_t{options_.logit_rows_max} * spec_.vocab * kF32}};
   if (local_ == nullptr) {
@@ -232,7 +238,7 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
     device_.EndGraph();
     RETURN_IF_ERROR(status);
   }
-  FetchResults(logits, OnDevice(experts) && observer != nullptr);
+  FetchResults(slices, logits, OnDevice(experts) && observer != nullptr);
   RETURN_IF_ERROR(device_.Synchronize());
   NoteFaults(slices);
   if (OnDevice(experts) && observer != nullptr) ShowRouting(*observer);
@@ -432,9 +438,15 @@ void DeviceTransformer::Head() {
   linear.out_stride = spec_.vocab;
   linear.workspace = buffers_.workspace.as<void>();
   device_.Linear(linear);
+  BestArgs best;
+  best.x = buffers_.logits.as<float>();
+  best.best = buffers_.best.as<int32_t>();
+  best.rows = plan_->logit_count();
+  best.cols = spec_.vocab;
+  device_.SelectBest(best);
 }
 
-void DeviceTransformer::FetchResults(MatView logits, bool routing) {
+void DeviceTransformer::FetchResults(absl::Span<const SequenceSlice> slices, MatView logits, bool routing) {
   const int64_t routed = plan_->rows() * spec_.gate.top_k * spec_.moe_layers();
   device_.CopyOut(buffers_.host_fault_layer.as<void>(), buffers_.fault_layer.as<void>(),
                   plan_->rows() * int64_t{sizeof(int32_t)});
@@ -445,7 +457,16 @@ void DeviceTransformer::FetchResults(MatView logits, bool routing) {
   }
   if (logits.rows == 0 || logits.data == nullptr) return;
   CONCLAVE_CHECK(logits.stride == spec_.vocab) << logits.stride;
-  device_.CopyOut(logits.data, buffers_.logits.as<void>(), logits.rows * spec_.vocab * int64_t{sizeof(float)});
+  device_.CopyOut(buffers_.host_best.as<void>(), buffers_.best.as<void>(), logits.rows * int64_t{sizeof(int32_t)});
+  // Runs of rows that somebody looks at.
+  for (size_t i = 0, row = 0; i < slices.size();) {
+    size_t rows = 0;
+    for (; i < slices.size() && !slices[i].best_only; ++i) rows += slices[i].logit_rows;
+    device_.CopyOut(logits.RowBytes(row), buffers_.logits.as<float>() + row * spec_.vocab,
+                    static_cast<int64_t>(rows) * spec_.vocab * int64_t{sizeof(float)});
+    row += rows;
+    for (; i < slices.size() && slices[i].best_only; ++i) row += slices[i].logit_rows;
+  }
 }
 
 void DeviceTransformer::ShowRouting(ForwardObserver& observer) {

@@ -1,5 +1,6 @@
 #include "moe/model/device/device_transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/kernels/accelerator/host_ops.h"
 #include "moe/model/device/device_testing.h"
 #include "moe/model/local_experts.h"
 #include "moe/model/numeric_profile.h"
@@ -118,6 +120,53 @@ TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDe
     EXPECT_EQ(log.experts, want_log.experts);
     EXPECT_EQ(log.weights, want_log.weights);
   }
+}
+
+TEST_F(DeviceTransformerTest, TellsTheLargestLogitsAndLeavesOutRowsThatNobodyLooksAt) {
+  const HostTarget host = MakeHostTarget("f32");
+  const auto runner = RunnerOn(*host.target, model_);
+  ASSERT_NE(runner, nullptr);
+  ThreadPool threads(1);
+  auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 32, .logit_rows_max = 8});
+  ASSERT_TRUE(model.ok()) << model.status();
+  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 8);
+  ASSERT_TRUE(kv.ok()) << kv.status();
+  std::vector<std::vector<int32_t>> ids, blocks;
+  for (int i = 0; i < 4; ++i) {
+    ids.push_back(Prompt(3 + i, 3 + 2 * i, 300));
+    blocks.push_back({i});
+  }
+  const auto forward = [&](std::vector<bool> best_only, MatBuffer& logits) {
+    std::vector<SequenceSlice> slices;
+    for (size_t i = 0; i < ids.size(); ++i) slices.push_back({ids[i], 0, blocks[i], i == 2 ? 2 : 1, best_only[i]});
+    std::memset(logits.view().data, 0x5a, logits.bytes());
+    const absl::Status status = (*model)->Forward(slices, **kv, runner->experts(), logits.view(), nullptr);
+    ASSERT_TRUE(status.ok()) << status;
+  };
+  MatBuffer all(DType::kF32, 5, 300), some(DType::kF32, 5, 300), untouched(DType::kF32, 1, 300);
+  std::memset(untouched.view().data, 0x5a, untouched.bytes());
+  forward({false, false, false, false}, all);
+  forward({true, false, false, true}, some);  // rows 0 and 4
+  const absl::Span<const int32_t> best = (*model)->best_ids();
+  ASSERT_EQ(best.size(), 5u);
+  for (int row = 0; row < 5; ++row) {
+    const float* const logits = all.view().Row<float>(row);
+    EXPECT_EQ(best[row], std::max_element(logits, logits + 300) - logits) << row;
+    const void* const want = row == 0 || row == 4 ? untouched.view().data : all.view().RowBytes(row);
+    EXPECT_EQ(std::memcmp(some.view().RowBytes(row), want, 300 * sizeof(float)), 0) << row;
+  }
+}
+
+TEST(HostOps, TheLowestOfEqualsIsBestAndNoneWhereAValueIsNotFinite) {
+  const float x[] = {1, 3, -0.0f, 3, 0.0f, -0.0f, -5, -2, 1, NAN, 2, 0, 1, 2, INFINITY, 0};
+  int32_t best[4] = {};
+  BestArgs args;
+  args.x = x;
+  args.best = best;
+  args.rows = 4;
+  args.cols = 4;
+  host_ops::SelectBest(args);
+  EXPECT_THAT(best, testing::ElementsAre(1, 0, -1, -1));
 }
 
 TEST_F(DeviceTransformerTest, ModelsOnOneAcceleratorNeverReplayEachOthersGraphs) {
