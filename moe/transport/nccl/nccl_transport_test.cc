@@ -15,6 +15,7 @@
 #include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/nccl/fake_nccl.h"
+#include "moe/transport/nccl/lane.h"
 #include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/transport_test_suite.h"
 #include "moe/transport/ucx/direct_control.h"
@@ -292,6 +293,43 @@ TEST_F(NcclFaultTest, DrainAnswersWhatHasComeAndLeaves) {
   ASSERT_TRUE(Ask().ok());
   server_->Drain(absl::Now() + absl::Seconds(5));
   EXPECT_TRUE(absl::IsUnavailable(Ask()));
+}
+
+// Whoever reaches the port of call headers and is no router that the control channel sent.
+TEST_F(NcclFaultTest, StrangersAreCutOffAndRoutersServedOn) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  const auto address = SocketAddress::Parse(server_->address());
+  ASSERT_TRUE(address.ok());
+  WireHeader hello;
+  hello.kind = WireKind::kHello;
+  hello.connection = 1;  // one that was used
+  hello.body_bytes = kTokenBytes;
+  WireHeader call;  // before any greeting
+  call.kind = WireKind::kCall;
+  call.cols = 1;
+  call.body_bytes = static_cast<uint64_t>(CallMetaBytes(0, 0));
+  WireHeader nonsense = hello;
+  nonsense.magic = 7;
+  const std::vector<std::byte> payload(static_cast<size_t>(CallMetaBytes(0, 0)));
+  for (const WireHeader& header : {hello, call, nonsense}) {
+    auto lane = Lane::Connect(*address);
+    ASSERT_TRUE(lane.ok()) << lane.status();
+    (*lane)->Push(header, payload.data());
+    absl::StatusOr<bool> came = false;
+    Lane::Message answer;
+    int answers = 0;
+    for (const absl::Time until = absl::Now() + absl::Seconds(10); came.ok() && absl::Now() < until;) {
+      (*lane)->Pump().IgnoreError();
+      came = (*lane)->Next(kWireTextBytesMax, &answer);
+      if (came.ok() && *came) ++answers;
+      if (came.ok() && !*came) absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_TRUE(absl::IsUnavailable(came.status())) << "not cut off: " << came.status();
+    EXPECT_EQ(answers, header.kind == WireKind::kHello && header.magic == kWireMagic ? 1 : 0);
+  }
+  EXPECT_TRUE(Ask().ok());
+  EXPECT_EQ(fake_nccl::communicators(), 2);
 }
 
 TEST_F(NcclFaultTest, IdsThatNobodyUsesDoNotPileUp) {
