@@ -1,6 +1,6 @@
 // Products of 8-bit integers by tiles (AMX): tdpbusd multiplies the stored bytes of weights, without a sign, by the
-// signed ones of x. INT8 tiles are read as they lie, INT4 is spread to bytes a row of the next panel at a time, between
-// two products. Empty where the compiler has no AMX.
+// signed ones of x. A row of the next panel of weights is copied (INT4: spread to bytes) between two products: reading
+// row after row is what memory is fastest at. Empty where the compiler has no AMX.
 #include "moe/kernels/cpu/raw_int8.h"
 
 #if (defined(__AMX_INT8__) || defined(__AMXINT8__)) && defined(__AVX512F__)
@@ -32,26 +32,19 @@ class Int8Products {
   }
 
   void Run(int64_t first_block, int64_t blocks) {
-    copies_ = kInt4 || blocks > 1;
     for (int64_t n = args_.n_begin; n < args_.n_end; n += kTileRows16) {
       const int64_t rows = MinOf(kTileRows16, args_.n_end - n);
       for (int64_t k = 0; k < depth_; k += kInt8PanelDepth) {
         const int64_t groups = cpu::Int8Groups(MinOf(kInt8PanelDepth, depth_ - k));
-        const bool direct = !copies_ && k + groups * cpu::kInt8Group <= depth_;
-        if (!direct && next_n_ == n && next_k_ == k) {
-          SpreadRest();
-        } else if (!direct) {
-          Begin(n, k);
-          SpreadRest();
-        }
-        const uint8_t* a = direct ? w_.data + n * w_.row_bytes + k : bytes_[slot_];
-        const int64_t a_stride = direct ? w_.row_bytes : kInt8PanelDepth;
+        if (next_n_ != n || next_k_ != k) Begin(n, k);
+        SpreadRest();
+        const uint8_t* a = bytes_[slot_];
         ReadPanelScales(n, rows, k, groups);
-        if (!direct) BeginAfter(n, k);
+        BeginAfter(n, k);
         for (int64_t i = 0; i < blocks; ++i) {
           const Int8Block x(args_.x, kInt8Block, first_block + i);
           Configure(rows, x.columns);
-          MultiplyPanel(a, a_stride, x, k, groups, totals_[i], direct && n + kTileRows16 < args_.n_end);
+          MultiplyPanel({a, k / cpu::kInt8Group, groups}, x, totals_[i]);
         }
       }
       for (int64_t i = 0; i < blocks; ++i) StoreRows(n, rows, first_block + i, totals_[i]);
@@ -85,31 +78,33 @@ class Int8Products {
   }
   void BeginAfter(int64_t n, int64_t k) {
     if (k + kInt8PanelDepth < depth_) return Begin(n, k + kInt8PanelDepth);
-    if (copies_ && n + kTileRows16 < args_.n_end) return Begin(n + kTileRows16, 0);
+    if (n + kTileRows16 < args_.n_end) return Begin(n + kTileRows16, 0);
     next_n_ = -1;
   }
   void SpreadRest() {
     while (next_row_ < kTileRows16) SpreadRow();
   }
   void SpreadRow() {
+    constexpr int64_t kRowsAhead = kInt4 ? 4 : 2;  // two kilobytes that memory is asked for
     const int64_t row = next_row_++;
     if (next_n_ + row >= args_.n_end) return;
     const uint8_t* codes = w_.data + (next_n_ + row) * w_.row_bytes + (kInt4 ? next_k_ / 2 : next_k_);
+    const uint8_t* ahead = codes + kRowsAhead * w_.row_bytes;
     uint8_t* out = bytes_[slot_] + row * kInt8PanelDepth;
     const int64_t count = MinOf(kInt8PanelDepth, depth_ - next_k_);
-    if constexpr (kInt4) {
-      const uint8_t* ahead = codes + 4 * w_.row_bytes;
-      const __m512i low_halves = _mm512_set1_epi8(0xf);
-      for (int64_t i = 0; i < count; i += 64) {
+    for (int64_t i = 0; i < count; i += 64, out += 64) {
+      if constexpr (kInt4) {
+        if (i % 128 == 0) __builtin_prefetch(ahead + i / 2, 0, 2);
         const int64_t bytes = (count - i + 1) / 2;
         const __mmask32 mask = bytes >= 32 ? ~__mmask32{0} : (__mmask32{1} << bytes) - 1;
-        if (i % 128 == 0) __builtin_prefetch(ahead + i / 2, 0, 2);
         const __m512i words = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, codes + i / 2));
-        _mm512_store_si512(out + i, _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi16(words, 4)), low_halves));
+        _mm512_store_si512(
+            out, _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi16(words, 4)), _mm512_set1_epi8(0xf)));
+      } else {
+        __builtin_prefetch(ahead + i, 0, 2);
+        const __mmask64 mask = count - i >= 64 ? ~__mmask64{0} : (__mmask64{1} << (count - i)) - 1;
+        _mm512_store_si512(out, _mm512_maskz_loadu_epi8(mask, codes + i));
       }
-    } else {
-      __builtin_memcpy(out, codes, count);
-      __builtin_memset(out + count, 0, kInt8PanelDepth - count);
     }
   }
 
@@ -145,32 +140,23 @@ class Int8Products {
     }
   }
 
-  void MultiplyPanel(const uint8_t* a, int64_t a_stride, const Int8Block& x, int64_t k, int64_t groups, float* totals,
-                     bool asks_ahead) {
-    const Panel panel = {a, a_stride, k / cpu::kInt8Group, groups, asks_ahead};
+  struct Panel {
+    const uint8_t* a;
+    int64_t first;  // group of all
+    int64_t groups;
+  };
+  void MultiplyPanel(const Panel& panel, const Int8Block& x, float* totals) {
     x.columns == kInt8Block ? MultiplyFull(panel, x, totals) : MultiplyNarrow(panel, x, totals);
   }
 
-  struct Panel {
-    const uint8_t* a;
-    int64_t a_stride;
-    int64_t first;  // group of all
-    int64_t groups;
-    bool asks_ahead;
-  };
-
-  // Sums of integers of a group of the panel; meanwhile memory is asked for the next rows, and some of the next panel
-  // is spread.
+  // Sums of integers of a group of the panel; meanwhile a row of the next panel is spread.
   CONCLAVE_ALWAYS_INLINE void MultiplyGroup(const Panel& panel, const Int8Block& x, int64_t group) {
     const int64_t stride = x.columns * 4;
     _tile_zero(0);
-    _tile_loadd(1, panel.a + group * cpu::kInt8Group, panel.a_stride);
+    _tile_loadd(1, panel.a + group * cpu::kInt8Group, kInt8PanelDepth);
     _tile_loadd(2, x.codes + (panel.first + group) * cpu::kInt8Group * x.columns, stride);
     _tile_dpbusd(0, 1, 2);
     _tile_stored(0, sums_[group % kSumsMax], stride);
-    if (panel.asks_ahead && group % 2 == 0) {
-      PrefetchTile(panel.a + kTileRows16 * panel.a_stride + group * cpu::kInt8Group, panel.a_stride);
-    }
     if (next_n_ >= 0 && next_row_ < kTileRows16) SpreadRow();
   }
 
@@ -238,7 +224,6 @@ class Int8Products {
   const cpu::RawWeight& w_;
   const int64_t depth_;
   const bool one_scale_;
-  bool copies_ = false;                              // weights, to where tiles of many blocks read them again and again
   int64_t rows_ = 0, columns_ = 0;                   // that the tiles are configured for
   int64_t next_n_ = -1, next_k_ = 0, next_row_ = 0;  // of the panel that is spread into bytes_[slot_]
   int slot_ = 0;
