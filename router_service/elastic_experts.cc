@@ -1,5 +1,7 @@
 #include "router_service/elastic_experts.h"
 
+#include <algorithm>
+#include <array>
 #include <functional>
 #include <set>
 #include <thread>
@@ -29,6 +31,7 @@ class Impl final : public ElasticExperts {
         metrics_(metrics),
         row_dtype_(first->experts->row_dtype()),
         current_(std::move(first)) {
+    current_->experts->AskWhileStalled([this] { return MayLeave(); });
     if (peers.changes()) thread_ = std::thread([this] { Follow(); });
   }
 
@@ -49,25 +52,36 @@ class Impl final : public ElasticExperts {
     current_->experts->SetDeadline(deadline, since);
   }
   void AskWhileStalled(std::function<bool()> abandon) override {
-    absl::MutexLock lock(&mutex_);
     abandon_ = std::move(abandon);
-    current_->experts->AskWhileStalled(abandon_);
   }
 
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override {
-    absl::StatusOr<ExpertTicket> ticket = Enter().Start(layer, x, routing);
-    if (!ticket.ok()) Leave();
-    return ticket;
+    const auto idle = std::find_if(layers_.begin(), layers_.end(), [](const Layer& each) { return each.id == 0; });
+    if (idle == layers_.end()) return absl::ResourceExhaustedError("too many tickets are in flight already");
+    Layer started{last_ticket_ + 1, layer, x, routing, Enter(), {}};
+    absl::StatusOr<ExpertTicket> ticket = started.set->experts->Start(layer, x, routing);
+    if (!ticket.ok()) {
+      Leave();
+      return ticket;
+    }
+    started.ticket = *ticket;
+    *idle = std::move(started);
+    return ExpertTicket{++last_ticket_};
   }
 
   absl::Status Finish(ExpertTicket ticket, MatView out) override {
-    RemoteExperts* experts = nullptr;
-    {
-      absl::MutexLock lock(&mutex_);
-      CONCLAVE_CHECK(in_flight_ > 0) << "ticket " << ticket.id << " is not in flight";
-      experts = current_->experts.get();
+    const auto found =
+        std::find_if(layers_.begin(), layers_.end(), [&](const Layer& each) { return each.id == ticket.id; });
+    CONCLAVE_CHECK(ticket.id != 0 && found != layers_.end()) << "ticket " << ticket.id << " is not in flight";
+    absl::Status status = FinishOn(*found, out);
+    // None of its shards had what is missing, and others are connected by now: it begins again there.
+    while (std::exchange(leaves_, false) && absl::IsCancelled(status)) {
+      found->set = Change();
+      const auto again = found->set->experts->Start(found->layer, found->x, found->routing);
+      if (again.ok()) found->ticket = *again;
+      status = again.ok() ? FinishOn(*found, out) : again.status();
     }
-    absl::Status status = experts->Finish(ticket, out);
+    *found = Layer{};
     Leave();
     return status;
   }
@@ -78,12 +92,43 @@ class Impl final : public ElasticExperts {
   }
 
  private:
-  // The pool that is used until the last Leave.
-  RemoteExperts& Enter() {
+  // A layer between Start and Finish.
+  struct Layer {
+    uint64_t id = 0;  // 0: none
+    LayerId layer{0};
+    ConstMatView x;
+    Routing routing;
+    std::shared_ptr<ShardSet> set;  // that it runs on
+    ExpertTicket ticket;            // there
+  };
+
+  // The set for a layer that begins: that of those under way, else the newest.
+  std::shared_ptr<ShardSet> Enter() {
     absl::MutexLock lock(&mutex_);
     if (in_flight_ == 0) TakeNext();
     ++in_flight_;
-    return *current_->experts;
+    return current_;
+  }
+
+  // The newest set, also while layers are under way on the former one.
+  std::shared_ptr<ShardSet> Change() {
+    absl::MutexLock lock(&mutex_);
+    TakeNext();
+    return current_;
+  }
+
+  absl::Status FinishOn(const Layer& layer, MatView out) {
+    waited_for_ = layer.set.get();
+    leaves_ = false;
+    return layer.set->experts->Finish(layer.ticket, out);
+  }
+
+  // What a stalled Finish asks, on the engine's thread.
+  bool MayLeave() {
+    if (abandon_ != nullptr && abandon_()) return true;
+    absl::MutexLock lock(&mutex_);
+    leaves_ = next_ != nullptr || current_.get() != waited_for_;
+    return leaves_;
   }
 
   void Leave() {
@@ -94,7 +139,7 @@ class Impl final : public ElasticExperts {
   void TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (next_ == nullptr) return;
     next_->experts->SetDeadline(deadline_, since_);
-    next_->experts->AskWhileStalled(abandon_);
+    next_->experts->AskWhileStalled([this] { return MayLeave(); });
     former_ = std::exchange(current_, std::exchange(next_, nullptr));
   }
 
@@ -163,12 +208,18 @@ class Impl final : public ElasticExperts {
   Metrics* const metrics_;
   const DType row_dtype_;
 
+  // The engine's thread's.
+  std::array<Layer, RemoteExperts::kTicketsMax> layers_;
+  uint64_t last_ticket_ = 0;
+  std::function<bool()> abandon_;         // null: never
+  const ShardSet* waited_for_ = nullptr;  // in Finish
+  bool leaves_ = false;                   // MayLeave has said yes, for the next set's sake
+
   mutable absl::Mutex mutex_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
-  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // tickets, all of current_
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // tickets
   absl::Time deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   absl::Time since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  std::function<bool()> abandon_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ShardSet> current_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ShardSet> next_ ABSL_GUARDED_BY(mutex_);    // connected, but not used yet
   std::shared_ptr<ShardSet> former_ ABSL_GUARDED_BY(mutex_);  // not used any more, for the thread to take down

@@ -195,6 +195,41 @@ TEST_F(ElasticExpertsTest, ATicketEndsWhereItBegan) {
   EXPECT_TRUE(Uses({"0", "1", "2"}, /*busy=*/false));
 }
 
+TEST_F(ElasticExpertsTest, ALayerWhoseShardsAreGoneBeginsAgainOnTheNextOnes) {
+  for (const int layers : {1, 2}) {
+    for (const char* gone : {"0", "1"}) handlers_[gone]->FailWith(absl::ResourceExhaustedError("no room"));
+    peers_.Set({"0", "1"});
+    Start();
+    std::vector<ExpertTicket> tickets;
+    for (int i = 0; i < layers; ++i) {
+      const auto ticket = Begin();
+      ASSERT_TRUE(ticket.ok());
+      tickets.push_back(*ticket);
+    }
+    peers_.Set({"2", "3"});
+    const absl::Time begin = absl::Now();
+    for (const ExpertTicket& ticket : tickets) EXPECT_EQ(End(ticket), absl::OkStatus());
+    EXPECT_LT(absl::Now() - begin, absl::Seconds(50)) << "it must not wait for its time to run out";
+    EXPECT_EQ(pool_->current()->addresses, (List{"2", "3"}));
+    EXPECT_EQ(RunOnce(), absl::OkStatus());
+    pool_ = nullptr;
+  }
+}
+
+TEST_F(ElasticExpertsTest, AStepThatIsAbandonedDoesNotBeginAgain) {
+  for (const char* gone : {"0", "1"}) handlers_[gone]->FailWith(absl::ResourceExhaustedError("no room"));
+  peers_.Set({"0", "1"});
+  Start();
+  pool_->AskWhileStalled([] { return true; });
+  const auto ticket = Begin();
+  ASSERT_TRUE(ticket.ok());
+  peers_.Set({"2", "3"});
+  while (connects_ < 2) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_EQ(End(*ticket).code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(Uses({"2", "3"}, /*busy=*/false));
+  EXPECT_EQ(RunOnce(), absl::OkStatus());
+}
+
 TEST_F(ElasticExpertsTest, AListThatCannotBeUsedLeavesTheOldOneInPlace) {
   peers_.Set({"0", "1"});
   Start();
