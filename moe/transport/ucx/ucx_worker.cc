@@ -72,6 +72,8 @@ constexpr absl::Duration kMoveMax = absl::Milliseconds(1);
 // system call, and whoever wants the core hardly notices.
 constexpr absl::Duration kSparingSpin = absl::Microseconds(8), kSparingMoveMax = absl::Microseconds(50);
 constexpr int kSpinsPerLook = 16;
+// Who takes the core away for less is most likely the peer, woken where we spin, and not somebody who computes.
+constexpr absl::Duration kTurnOfOthers = absl::Microseconds(500);
 
 }  // namespace
 
@@ -158,7 +160,7 @@ bool UcxWorker::Preempted() {
 }
 
 bool UcxWorker::Spin(absl::Duration budget, bool sparing, absl::Time until, absl::Time* now) {
-  const absl::Time end = std::min(*now + budget, until);
+  const absl::Time begin = *now, end = std::min(begin + budget, until);
   bool came = false;
   do {
     // The clock costs a tenth of a look.
@@ -167,7 +169,7 @@ bool UcxWorker::Spin(absl::Duration budget, bool sparing, absl::Time until, absl
   const bool look = !came || ++looks_skipped_ >= kSpinsPerLook;
   if (look) *now = absl::Now();
   // A sparing spin is too short to say anything.
-  if (!sparing) gate_.Spun(came, look && Preempted());
+  if (!sparing) gate_.Spun(came, look && Preempted() && *now - begin > kTurnOfOthers);
   return came;
 }
 
