@@ -1,5 +1,6 @@
 // An ExpertPool over shards that come and go: when the list of shards changes, a new set of connections is made beside
-// the one in use, and takes its place between two layers. Requests notice nothing.
+// the one in use, and takes its place between two layers; a layer that waits for shards which are all gone begins again
+// on it. Requests notice nothing.
 #ifndef CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
 #define CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
 
