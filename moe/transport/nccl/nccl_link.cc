@@ -218,7 +218,6 @@ void NcclLink::Send(const ExpertCall& call, absl::Time now) {
 }
 
 void NcclLink::Fail(const absl::Status& why, absl::Time now) {
-  last_refusal_ = why;
   why_ = absl::UnavailableError(absl::StrCat("shard ", Value(shard_), " over nccl: ", std::string(why.message())));
   reaper_.Take(std::move(pair_));
   lane_.reset();

@@ -52,7 +52,6 @@ class NcclLink {
   // Something moves whose end no socket tells.
   bool moving() const { return state_ >= State::kJoining && state_ != State::kOpen && state_ != State::kAwaiting; }
   const absl::Status& why() const { return why_; }
-  const absl::Status& last_refusal() const { return last_refusal_; }
   // REQUIRES: ready(); the call's memory is not used after the return
   void Send(const ExpertCall& call, absl::Time now);
   // The lane, to wait for; null: there is none.
@@ -82,7 +81,7 @@ class NcclLink {
   absl::Time retry_at_ = absl::InfinitePast();
   absl::Time give_up_at_ = absl::InfiniteFuture();  // of the attempt, or of what moves
   absl::Duration backoff_;
-  absl::Status why_, last_refusal_, send_failure_;
+  absl::Status why_, send_failure_;
   uint64_t connection_ = 0, last_sequence_ = 0;
   NcclId id_ = {};
   std::unique_ptr<Lane> lane_;
