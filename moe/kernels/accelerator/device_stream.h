@@ -27,7 +27,8 @@ class DeviceStream {
   virtual absl::StatusOr<void*> AllocateHost(int64_t bytes) = 0;
   virtual void FreeHost(void* memory) = 0;
 
-  // In the order of the queue, between device memory and host memory of AllocateHost. What goes wrong comes out of Idle.
+  // In the order of the queue, between device memory and host memory of AllocateHost. What goes wrong comes out of
+  // Idle.
   virtual void CopyIn(void* device, const void* host, int64_t bytes) = 0;
   virtual void CopyOut(void* host, const void* device, int64_t bytes) = 0;
   // Whether all queued work has ended; never waits. INTERNAL or UNAVAILABLE: it failed, or the device is lost.

@@ -1,8 +1,7 @@
-#include "moe/kernels/cuda/cuda_stream.h"
-
 #include <cuda_runtime.h>
 
 #include "absl/strings/str_cat.h"
+#include "moe/kernels/cuda/cuda_stream.h"
 
 namespace conclave::cuda {
 namespace {

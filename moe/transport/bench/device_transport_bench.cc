@@ -72,7 +72,8 @@ void Await(NcclPair& pair) {
   } while (!pair.idle());
 }
 
-std::unique_ptr<NcclPair> MustJoin(const NcclApi& api, Accelerator& accelerator, const NcclId& id, NcclPair::Rank rank) {
+std::unique_ptr<NcclPair> MustJoin(const NcclApi& api, Accelerator& accelerator, const NcclId& id,
+                                   NcclPair::Rank rank) {
   auto stream = accelerator.NewStream();
   CONCLAVE_CHECK_OK(stream.status());
   auto pair = NcclPair::Join(api, *std::move(stream), id, rank);

@@ -14,11 +14,11 @@ NcclApi Api(int version = 23007);
 StreamFactory Streams();
 
 // From now on, in the whole process; Reset ends it.
-void NobodyJoins();        // communicators stay in progress
-void JoiningFails();       // at the next look at their state
-void MovesStall();         // they never end
-void MovesFail();          // NCCL tells of it asynchronously
-void MovesDamage();        // one byte of what arrives is another
+void NobodyJoins();   // communicators stay in progress
+void JoiningFails();  // at the next look at their state
+void MovesStall();    // they never end
+void MovesFail();     // NCCL tells of it asynchronously
+void MovesDamage();   // one byte of what arrives is another
 void Reset();
 // How many communicators have been made and not been aborted.
 int communicators();

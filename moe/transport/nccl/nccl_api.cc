@@ -24,19 +24,18 @@ absl::StatusOr<NcclApi> Load() {
   void* const library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* const why = dlerror();
-    return absl::FailedPreconditionError(
-        absl::StrCat("NCCL is not here (", why != nullptr ? why : kLibrary, "); install libnccl2, or use another transport"));
+    return absl::FailedPreconditionError(absl::StrCat("NCCL is not here (", why != nullptr ? why : kLibrary,
+                                                      "); install libnccl2, or use another transport"));
   }
   NcclApi api;
   int (*get_version)(int*) = nullptr;
-  const bool complete = Find(library, "ncclGetVersion", &get_version) &&
-                        Find(library, "ncclGetUniqueId", &api.get_unique_id) &&
-                        Find(library, "ncclCommInitRankConfig", &api.comm_init_rank_config) &&
-                        Find(library, "ncclCommGetAsyncError", &api.comm_get_async_error) &&
-                        Find(library, "ncclCommAbort", &api.comm_abort) && Find(library, "ncclSend", &api.send) &&
-                        Find(library, "ncclRecv", &api.receive) &&
-                        Find(library, "ncclGetErrorString", &api.get_error_string) &&
-                        Find(library, "ncclGetLastError", &api.get_last_error);
+  const bool complete =
+      Find(library, "ncclGetVersion", &get_version) && Find(library, "ncclGetUniqueId", &api.get_unique_id) &&
+      Find(library, "ncclCommInitRankConfig", &api.comm_init_rank_config) &&
+      Find(library, "ncclCommGetAsyncError", &api.comm_get_async_error) &&
+      Find(library, "ncclCommAbort", &api.comm_abort) && Find(library, "ncclSend", &api.send) &&
+      Find(library, "ncclRecv", &api.receive) && Find(library, "ncclGetErrorString", &api.get_error_string) &&
+      Find(library, "ncclGetLastError", &api.get_last_error);
   if (!complete) return absl::FailedPreconditionError(absl::StrCat(kLibrary, " lacks functions: it is too old"));
   if (get_version(&api.version) != kNcclSuccess || api.version < kNcclVersionMin) {
     return absl::FailedPreconditionError(absl::StrCat(kLibrary, " is version ", NcclVersionText(api.version), ", ",
@@ -61,7 +60,8 @@ absl::Status NcclStatus(const NcclApi& api, absl::string_view what, int result) 
   if (result == kNcclSuccess || result == kNcclInProgress) return absl::OkStatus();
   const char* const last = api.get_last_error(nullptr);
   return absl::UnavailableError(absl::StrCat("nccl: ", what, ": ", api.get_error_string(result),
-                                             last != nullptr && *last != '\0' ? ": " : "", last != nullptr ? last : ""));
+                                             last != nullptr && *last != '\0' ? ": " : "",
+                                             last != nullptr ? last : ""));
 }
 
 }  // namespace conclave

@@ -112,9 +112,9 @@ class Server final : public NcclExpertServer {
                                                         ": both ends must have the same"));
     }
     if (here < kNcclVersionOneGpuMin && !request.gpu.empty() && request.gpu == options_.gpu) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the router is on this shard's GPU, which takes NCCL ", NcclVersionText(kNcclVersionOneGpuMin),
-                       " or later; here it is ", NcclVersionText(here)));
+      return absl::FailedPreconditionError(absl::StrCat("the router is on this shard's GPU, which takes NCCL ",
+                                                        NcclVersionText(kNcclVersionOneGpuMin),
+                                                        " or later; here it is ", NcclVersionText(here)));
     }
     return CheckCaller(own, request.model_fingerprint, request.numeric_profile, request.placement_epoch);
   }
@@ -128,7 +128,8 @@ class Server final : public NcclExpertServer {
       fresh.id = oldest->second.id;
       ids_.erase(oldest);
     } else if (ids_.size() >= kIdsUnusedMax) {
-      return absl::ResourceExhaustedError(absl::StrCat(ids_.size(), " routers have asked for NCCL and are to join first"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat(ids_.size(), " routers have asked for NCCL and are to join first"));
     } else {
       RETURN_IF_ERROR(NcclStatus(*options_.api, "a new id", options_.api->get_unique_id(&fresh.id)));
     }
@@ -193,7 +194,8 @@ class Server final : public NcclExpertServer {
     polled_.push_back({wake_, POLLIN, 0});
     polled_.push_back({listener_, POLLIN, 0});
     for (const auto& peer : peers_) {
-      polled_.push_back({peer->lane().socket(), static_cast<short>(POLLIN | (peer->lane().sending() ? POLLOUT : 0)), 0});
+      polled_.push_back(
+          {peer->lane().socket(), static_cast<short>(POLLIN | (peer->lane().sending() ? POLLOUT : 0)), 0});
     }
     const timespec timeout = absl::ToTimespec(std::max(duration, absl::ZeroDuration()));
     ppoll(polled_.data(), polled_.size(), &timeout, nullptr);
@@ -205,8 +207,7 @@ class Server final : public NcclExpertServer {
     std::string host;
     for (int socket = AcceptFrom(listener_, &host); socket >= 0; socket = AcceptFrom(listener_, &host)) {
       // Behind a host in quarantine may also be a router that was let in a moment ago.
-      const bool welcome =
-          !draining_ && peers_.size() < kPeersMax && (gate_.Admit(host).ok() || tokens_.Expecting());
+      const bool welcome = !draining_ && peers_.size() < kPeersMax && (gate_.Admit(host).ok() || tokens_.Expecting());
       if (welcome) {
         peers_.push_back(std::make_unique<NcclPeer>(options_, socket, host, now + kGreetTime));
         continue;
@@ -277,8 +278,8 @@ class Server final : public NcclExpertServer {
   std::atomic<bool> stop_{false}, draining_{false};
   std::mutex mutex_;
   std::condition_variable drained_cv_;
-  std::atomic<bool> drained_{false};   // written under mutex_
-  std::map<uint64_t, IdForOne> ids_;   // guarded by mutex_; by connection, which count up
+  std::atomic<bool> drained_{false};  // written under mutex_
+  std::map<uint64_t, IdForOne> ids_;  // guarded by mutex_; by connection, which count up
 
   const int wake_;
   int listener_ = -1;

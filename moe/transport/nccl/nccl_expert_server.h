@@ -1,5 +1,5 @@
-// The shard's end of the NCCL transport: admits routers that the control channel sent, and runs their calls on rows that
-// arrive in the device's memory.
+// The shard's end of the NCCL transport: admits routers that the control channel sent, and runs their calls on rows
+// that arrive in the device's memory.
 #ifndef CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_EXPERT_SERVER_H_
 #define CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_EXPERT_SERVER_H_
 
@@ -18,9 +18,9 @@
 namespace conclave {
 
 struct NcclExpertServerOptions {
-  const NcclApi* api = nullptr;  // required
-  StreamFactory new_stream;      // required; called by the server's thread
-  std::string gpu;               // the device's own name, AcceleratorInfo::uuid
+  const NcclApi* api = nullptr;         // required
+  StreamFactory new_stream;             // required; called by the server's thread
+  std::string gpu;                      // the device's own name, AcceleratorInfo::uuid
   std::string address = "127.0.0.1:0";  // where routers connect with call headers: numeric, port 0 picks one
   PeerGate* gate = nullptr;      // shared with what else the shard listens on, and outlives the server; null: its own
   Clock* clock = Clock::Real();  // of tokens, and of its own gate

@@ -59,7 +59,18 @@ class NcclLink {
 
  private:
   // From kJoining on there is a pair. kTrying: out and back. kSending, kAwaiting, kReceiving: a call.
-  enum class State { kDown, kAsking, kGreeting, kJoining, kTryingOut, kTryingBack, kOpen, kSending, kAwaiting, kReceiving };
+  enum class State {
+    kDown,
+    kAsking,
+    kGreeting,
+    kJoining,
+    kTryingOut,
+    kTryingBack,
+    kOpen,
+    kSending,
+    kAwaiting,
+    kReceiving
+  };
   void Ask(absl::Time now);
   absl::Status Greet(const DataPlaneOffer& offer);
   absl::Status Progressed(absl::Time now);
@@ -86,10 +97,10 @@ class NcclLink {
   NcclId id_ = {};
   std::unique_ptr<Lane> lane_;
   std::unique_ptr<NcclPair> pair_;
-  WireHeader call_;  // under way
+  WireHeader call_;                                     // under way
   int64_t rows_bytes_max_ = 0, results_bytes_max_ = 0;  // of all calls so far
-  bool reply_here_ = false;  // in message_
-  bool copying_ = false;     // of kReceiving and kTryingBack: the rows are on their way from the device
+  bool reply_here_ = false;                             // in message_
+  bool copying_ = false;  // of kReceiving and kTryingBack: the rows are on their way from the device
   std::vector<std::byte> meta_;
   Lane::Message message_;
 };

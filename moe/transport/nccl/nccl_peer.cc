@@ -33,7 +33,8 @@ NcclOffence NcclPeer::Step(absl::Time now, bool on_device) {
     if (const absl::Status taken = TakeCall(now); !taken.ok()) return {taken};
   }
   if (now < give_up_at_) return {};
-  if (state_ == State::kGreeting) return {absl::DeadlineExceededError("it did not say who it is"), true, Refusal::kToken};
+  if (state_ == State::kGreeting)
+    return {absl::DeadlineExceededError("it did not say who it is"), true, Refusal::kToken};
   return {absl::DeadlineExceededError(state_ == State::kJoining ? "it did not join" : "its rows did not move")};
 }
 

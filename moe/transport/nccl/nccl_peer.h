@@ -19,7 +19,7 @@ namespace conclave {
 
 // What came of a step that cannot be gone on from.
 struct NcclOffence {
-  absl::Status why;  // OK: there is none
+  absl::Status why;      // OK: there is none
   bool hostile = false;  // no honest router does that, of which kind it is:
   Refusal kind = Refusal::kMessage;
 };

@@ -25,9 +25,9 @@ class Impl final : public NcclTransport {
   Impl(int shards, std::unique_ptr<DataPlaneClient> control, const NcclTransportOptions& options)
       : options_(options), control_(std::move(control)), waiting_(shards) {
     for (int i = 0; i < shards; ++i) {
-      links_.push_back(std::make_unique<NcclLink>(
-          ShardId{i}, options_, *control_, reaper_,
-          [this](uint64_t call_id, const absl::Status& status, ConstMatView rows) { OnAnswer(call_id, status, rows); }));
+      links_.push_back(std::make_unique<NcclLink>(ShardId{i}, options_, *control_, reaper_,
+                                                  [this](uint64_t call_id, const absl::Status& status,
+                                                         ConstMatView rows) { OnAnswer(call_id, status, rows); }));
     }
   }
 
@@ -48,9 +48,7 @@ class Impl final : public NcclTransport {
   }
 
   // The reply, if one is on its way, finds no call and is dropped; the rows that go out are the link's.
-  void Cancel(uint64_t call_id) override {
-    table_.End(call_id, absl::CancelledError("the caller took it back"));
-  }
+  void Cancel(uint64_t call_id) override { table_.End(call_id, absl::CancelledError("the caller took it back")); }
 
   int Progress(absl::Duration wait) override {
     absl::Time now = absl::Now();
@@ -81,7 +79,8 @@ class Impl final : public NcclTransport {
     polled_.clear();
     for (const auto& link : links_) {
       if (link->lane() == nullptr) continue;
-      polled_.push_back({link->lane()->socket(), static_cast<short>(POLLIN | (link->lane()->sending() ? POLLOUT : 0)), 0});
+      polled_.push_back(
+          {link->lane()->socket(), static_cast<short>(POLLIN | (link->lane()->sending() ? POLLOUT : 0)), 0});
     }
     const timespec timeout = absl::ToTimespec(std::max(duration, absl::ZeroDuration()));
     ppoll(polled_.data(), polled_.size(), &timeout, nullptr);

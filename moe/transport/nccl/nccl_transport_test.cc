@@ -155,9 +155,8 @@ class NcclFaultTest : public testing::Test {
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     server_->SetHandler(handler != nullptr ? handler : &handler_);
-    transport_ = NewNcclTransport(1, std::make_unique<DirectControl>(
-                                         std::make_shared<std::vector<DataPlane*>>(1, server_.get())),
-                                  options_);
+    transport_ = NewNcclTransport(
+        1, std::make_unique<DirectControl>(std::make_shared<std::vector<DataPlane*>>(1, server_.get())), options_);
   }
   // The status of one call.
   absl::Status Ask(absl::Duration timeout = absl::Seconds(10)) {
