@@ -62,7 +62,7 @@ class FewColumns {
   static constexpr int64_t kPanelDepth = kPanelSteps * kStepDepth;
   // Codes are decoded by 64 bytes of a row, a unit, which are so many steps.
   static constexpr int64_t kUnitSteps = 64 / Source::Bytes(kStepDepth);
-  static constexpr int64_t kRowsAhead = 2048 / Source::Bytes(kPanelDepth);  // memory is asked for
+  static constexpr int64_t kRowsAhead = 4096 / Source::Bytes(kPanelDepth);  // memory is asked for
 
   // Steps [k / 32, k / 32 + kPanelSteps) of 16 rows of a matrix.
   struct Panel {

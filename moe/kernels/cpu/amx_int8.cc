@@ -85,7 +85,7 @@ class Int8Products {
     while (next_row_ < kTileRows16) SpreadRow();
   }
   void SpreadRow() {
-    constexpr int64_t kRowsAhead = kInt4 ? 4 : 2;  // two kilobytes that memory is asked for
+    constexpr int64_t kRowsAhead = kInt4 ? 8 : 4;  // four kilobytes that memory is asked for
     const int64_t row = next_row_++;
     if (next_n_ + row >= args_.n_end) return;
     const uint8_t* codes = w_.data + (next_n_ + row) * w_.row_bytes + (kInt4 ? next_k_ / 2 : next_k_);
