@@ -10,7 +10,9 @@ absl::Duration SpinGate::Budget() {
   return absl::ZeroDuration();
 }
 
-void SpinGate::Spun(bool something_came, bool preempted) {
+void SpinGate::Spun(bool something_came, bool preempted, bool briefly) {
+  brief_ = preempted && briefly ? std::min(brief_ + 1, kBriefMax) : 0;
+  if (brief_ > 0 && brief_ < kBriefMax) preempted = false;
   contended_ = preempted;
   budget_ = spin_max_;
   // One preemption may be chance; a core that is taken away again and again is left alone for longer and longer.
@@ -29,7 +31,7 @@ void SpinGate::Spun(bool something_came, bool preempted) {
 void SpinGate::Blocked(absl::Duration waited) {
   const absl::Duration longest = kStretchMax * spin_max_;
   if (contended_ || waited > longest) return;
-  budget_ = std::min(std::max(spin_max_, waited * 2), longest);
+  if (brief_ == 0) budget_ = std::min(std::max(spin_max_, waited * 2), longest);
   misses_ = 0;
   to_skip_ = 0;
 }

@@ -17,8 +17,10 @@ class SpinGate {
 
   // How long to spin in the wait that begins; zero: block at once.
   absl::Duration Budget();
-  // How the spin went: whether something came, and whether the kernel ran somebody else on this core meanwhile.
-  void Spun(bool something_came, bool preempted);
+  // How the spin went: whether something came, whether the kernel ran somebody else on this core meanwhile, and whether
+  // only for a moment, as it does with a peer that it wakes here. That counts where it happens again and again: on idle
+  // cores the kernel soon puts the two apart.
+  void Spun(bool something_came, bool preempted, bool briefly = false);
   // How long a wait without a spin, or after one in vain, took in all. Where that was not long, a spin would have paid.
   void Blocked(absl::Duration waited);
 
@@ -26,11 +28,13 @@ class SpinGate {
   static constexpr int kStretchMax = 3;  // times spin_max: the longest wait that a spin is made for
   static constexpr int kSkippedMax = 256;
   static constexpr int kSkippedAfterPreemption = 4;
+  static constexpr int kBriefMax = 64;
 
   const absl::Duration spin_max_;
   absl::Duration budget_ = spin_max_;  // of the next spin
   int misses_ = 0;       // spins in vain, in a row
   int preemptions_ = 0;  // spins that lost the core, in a row
+  int brief_ = 0;        // those that lost it for a moment, in a row
   int to_skip_ = 0;      // waits that do not spin, before the next that does
   bool contended_ = false;
 };

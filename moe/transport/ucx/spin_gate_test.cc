@@ -58,6 +58,17 @@ TEST(SpinGate, SpinsAgainOnceWaitsAreShort) {
   EXPECT_EQ(gate.Budget(), kSpin);
 }
 
+TEST(SpinGate, LosingTheCoreForAMomentCountsOnceItHappensAgainAndAgain) {
+  SpinGate gate(kSpin);
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_EQ(gate.Budget(), kSpin) << i;
+    gate.Spun(true, true, /*briefly=*/true);
+    gate.Blocked(absl::Microseconds(65));
+  }
+  for (int i = 0; i < 20; ++i) gate.Spun(true, true, /*briefly=*/true);
+  EXPECT_EQ(gate.Budget(), absl::ZeroDuration());
+}
+
 TEST(SpinGate, SpinsLongerOnceWhereAWakeUpTakesLong) {
   SpinGate gate(kSpin);
   gate.Blocked(absl::Microseconds(65));

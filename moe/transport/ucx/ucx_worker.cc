@@ -169,7 +169,7 @@ bool UcxWorker::Spin(absl::Duration budget, bool sparing, absl::Time until, absl
   const bool look = !came || ++looks_skipped_ >= kSpinsPerLook;
   if (look) *now = absl::Now();
   // A sparing spin is too short to say anything.
-  if (!sparing) gate_.Spun(came, look && Preempted() && *now - begin > kTurnOfOthers);
+  if (!sparing) gate_.Spun(came, look && Preempted(), /*briefly=*/*now - begin <= kTurnOfOthers);
   return came;
 }
 
