@@ -83,7 +83,8 @@ class BenchModelCommand final : public Command {
         std::max(1, streams.empty() ? 1 : *std::max_element(streams.begin(), streams.end()));
     options.batch_tokens_max = options.prefill_chunk_tokens_max = 512;
     const int depth_max = depths.empty() ? 1 : *std::max_element(depths.begin(), depths.end());
-    options.context_max = std::max(prompt_tokens_ + 1, std::max(answer_tokens_, stream_tokens_) + depth_max + 1);
+    options.context_max = std::max(prompt_tokens_ + 1, std::max(answer_tokens_, stream_tokens_) + depth_max +
+                                                           options.sequences_running_max);
     ASSIGN_OR_RETURN(ceilings_, BenchCeilings::Measure(local_.target));
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, options));

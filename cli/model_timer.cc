@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
 #include "moe/base/status_macros.h"
@@ -28,17 +29,32 @@ std::vector<int32_t> PromptIds(int count, uint64_t seed, int vocab) {
 absl::StatusOr<double> ModelTimer::Prefill(int tokens) {
   const absl::Time start = absl::Now();
   ASSIGN_OR_RETURN(const std::vector<Stream> streams, Run(1, tokens, 1));
-  return tokens / absl::ToDoubleSeconds(streams[0].last - start);
+  return tokens / absl::ToDoubleSeconds(streams[0].tokens.back() - start);
 }
 
 absl::StatusOr<double> ModelTimer::Decode(int count, int tokens, int depth) {
-  ASSIGN_OR_RETURN(const std::vector<Stream> streams, Run(count, depth, tokens + 1));
-  absl::Time begin = absl::InfinitePast(), end = absl::InfiniteFuture();
+  // Sequences may begin some steps after each other; the first ones go on until the last has been there for a while.
+  const int late_steps_max = count - 1;
+  ASSIGN_OR_RETURN(const std::vector<Stream> streams, Run(count, depth, tokens + 1 + late_steps_max));
+  absl::Time all_began = absl::InfinitePast();
+  const Stream* first_to_end = &streams[0];
   for (const Stream& stream : streams) {
-    begin = std::max(begin, stream.first);
-    end = std::min(end, stream.last);
+    all_began = std::max(all_began, stream.tokens.front());
+    if (stream.tokens.back() < first_to_end->tokens.back()) first_to_end = &stream;
   }
-  return count * tokens / absl::ToDoubleSeconds(end - begin);
+  // From token to token of one sequence: these are whole steps, in each of which the others have one token too.
+  const auto begin = std::lower_bound(first_to_end->tokens.begin(), first_to_end->tokens.end(), all_began);
+  if (first_to_end->tokens.end() - begin < 2) {
+    return absl::FailedPreconditionError(absl::StrCat("of ", count, " sequences the first had its ", tokens,
+                                                      " tokens before the last began; let them generate more"));
+  }
+  const absl::Time end = first_to_end->tokens.back();
+  int64_t between = 0;
+  for (const Stream& stream : streams) {
+    between += std::count_if(stream.tokens.begin(), stream.tokens.end(),
+                             [&](absl::Time token) { return *begin < token && token <= end; });
+  }
+  return static_cast<double>(between) / absl::ToDoubleSeconds(end - *begin);
 }
 
 absl::StatusOr<std::vector<ModelTimer::Stream>> ModelTimer::Run(int count, int prompt_tokens, int answer_tokens) {
@@ -58,8 +74,7 @@ absl::StatusOr<std::vector<ModelTimer::Stream>> ModelTimer::Run(int count, int p
     absl::StatusOr<SequenceId> id =
         cluster_.engine().Submit(std::move(request), [shared, i](const TokenEvent& event) {
           Stream& stream = shared->streams[static_cast<size_t>(i)];
-          stream.last = absl::Now();
-          if (stream.first == absl::Time()) stream.first = stream.last;
+          stream.tokens.push_back(absl::Now());
           if (!event.ended()) return;
           stream.status = event.status;
           shared->left.DecrementCount();

@@ -22,13 +22,14 @@ class ModelTimer {
   // Tokens per second of reading a prompt: until its first answer, which the last row of the prompt gives.
   absl::StatusOr<double> Prefill(int tokens);
   // Tokens per second of `count` sequences that answer at the same time behind a context of `depth` tokens, all of
-  // them together. The clock runs from when the last of them has its first token until the first of them ends.
+  // them together. The clock runs from when the last of them has its first token until the first of them ends, and
+  // the tokens count that came meanwhile. FAILED_PRECONDITION: there was no such time.
   absl::StatusOr<double> Decode(int count, int tokens, int depth = 1);
 
  private:
   // What one sequence of a run told.
   struct Stream {
-    absl::Time first, last;  // when its first and its last token came
+    std::vector<absl::Time> tokens;  // when each came
     absl::Status status;
   };
   absl::StatusOr<std::vector<Stream>> Run(int count, int prompt_tokens, int answer_tokens);
