@@ -48,8 +48,7 @@ struct RemoteExpertsOptions {
   // One that could not, or of which nothing is known, has late_max.
   absl::Duration late_min = absl::Milliseconds(250), late_max = absl::Seconds(20);
   double late_factor = 4;
-  // After what hardly any call takes, but not before this, rows are sent to a second holder as well: at most this share
-  // of all rows. 0: never.
+  // After what hardly any call takes, and at least this, rows go to a second holder too: at most this share. 0: never.
   absl::Duration hedge_min = absl::Milliseconds(5);
   double hedge_share = 0.05;
   OutlierOptions outliers;
@@ -89,8 +88,7 @@ class RemoteExperts final : public ExpertPool {
     step_since_ = since;
   }
   void AskWhileStalled(std::function<bool()> abandon) override { abandon_ = std::move(abandon); }
-  // INVALID_ARGUMENT too: a layer or expert that the model does not have. RESOURCE_EXHAUSTED too where kTicketsMax
-  // tickets are in flight.
+  // INVALID_ARGUMENT: the model has no such layer or expert. RESOURCE_EXHAUSTED too: kTicketsMax are in flight.
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override;
   // Returns when every row is there, or at the ticket's deadline with UNAVAILABLE that names layer, expert and what a
   // shard said last; CANCELLED where the step is abandoned. No call of the ticket is in flight any more then.
