@@ -270,7 +270,7 @@ class BenchKernelsCommand final : public Command {
     Bench bench(threads, seconds_);
     const double reads = bench.ReadGigabytesPerSecond();
     std::vector<Ceiling> ceilings;
-    std::vector<Figure> figures;
+    std::vector<Figure> products, attention;
     const bool text = output_ != "json";
     if (text) std::cout << absl::StrFormat("%d threads; memory reads: %.1f GB/s\n", threads.threads(), reads);
     for (const Kernels* kernels : tables) {
@@ -280,8 +280,8 @@ class BenchKernelsCommand final : public Command {
       for (const Format& format : kFormats) {
         for (const Shape& shape : kShapes) {
           if (shape.rows > rows_max_) continue;
-          figures.push_back(bench.Linear(*kernels, format, shape, reads, dots));
-          if (text) PrintLine(figures.back());
+          products.push_back(bench.Linear(*kernels, format, shape, reads, dots));
+          if (text) PrintLine(products.back());
         }
       }
       if (kernels->compute == Compute::kBF16x3) continue;  // its attention is kF32's
@@ -289,11 +289,11 @@ class BenchKernelsCommand final : public Command {
       const double float_dots = bench.DotGigaflops(*floats);
       if (text) std::cout << absl::StrFormat("attention of one row; float32 in registers: %.0f GFLOP/s\n", float_dots);
       for (const AttentionShape& shape : kAttentionShapes) {
-        figures.push_back(bench.Attention(*kernels, shape, reads, float_dots));
-        if (text) PrintLine(figures.back());
+        attention.push_back(bench.Attention(*kernels, shape, reads, float_dots));
+        if (text) PrintLine(attention.back());
       }
     }
-    if (!text) std::cout << Json(threads.threads(), reads, ceilings, figures) << "\n";
+    if (!text) std::cout << Json(threads.threads(), reads, ceilings, products, attention) << "\n";
     return absl::OkStatus();
   }
 
@@ -335,7 +335,7 @@ class BenchKernelsCommand final : public Command {
   }
 
   static std::string Json(int threads, double reads, const std::vector<Ceiling>& ceilings,
-                          const std::vector<Figure>& figures) {
+                          const std::vector<Figure>& products, const std::vector<Figure>& attention) {
     JsonWriter json;
     json.BeginObject().Key("threads").Number(threads).Key("read_gb_per_s").Real(reads).Key("dots").BeginArray();
     for (const Ceiling& ceiling : ceilings) {
@@ -343,15 +343,25 @@ class BenchKernelsCommand final : public Command {
       json.Key("gflop_per_s").Real(ceiling.gigaflops).End();
     }
     json.End().Key("figures").BeginArray();
-    for (const Figure& figure : figures) {
-      json.BeginObject().Key("isa").Text(figure.isa).Key("compute").Text(figure.compute);
+    for (const Figure& figure : products) {
+      BeginFigure(figure, json);
       json.Key("weights").Text(figure.weights).Key("rows").Number(figure.shape.rows);
-      json.Key("n").Number(figure.shape.columns).Key("k").Number(figure.shape.depth);
-      json.Key("us").Real(figure.microseconds).Key("gb_per_s").Real(figure.gigabytes_per_second);
-      json.Key("of_reads").Real(figure.of_reads).Key("gflop_per_s").Real(figure.gigaflops);
-      json.Key("of_dots").Real(figure.of_dots).End();
+      json.Key("n").Number(figure.shape.columns).Key("k").Number(figure.shape.depth).End();
+    }
+    json.End().Key("attention").BeginArray();
+    for (const Figure& figure : attention) {
+      BeginFigure(figure, json);
+      json.Key("heads").Number(figure.shape.rows).Key("tokens").Number(figure.shape.columns);
+      json.Key("width").Number(figure.shape.depth).End();
     }
     return json.End().End().text();
+  }
+
+  static void BeginFigure(const Figure& figure, JsonWriter& json) {
+    json.BeginObject().Key("isa").Text(figure.isa).Key("compute").Text(figure.compute);
+    json.Key("us").Real(figure.microseconds).Key("gb_per_s").Real(figure.gigabytes_per_second);
+    json.Key("of_reads").Real(figure.of_reads).Key("gflop_per_s").Real(figure.gigaflops);
+    json.Key("of_dots").Real(figure.of_dots);
   }
 
   DeviceBenchFlags device_;

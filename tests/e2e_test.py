@@ -330,6 +330,10 @@ class CommandTest(unittest.TestCase):
             self.assertAlmostEqual(figure["of_reads"], figure["gb_per_s"] / found["read_gb_per_s"], places=4)
             self.assertAlmostEqual(figure["gflop_per_s"] * figure["us"] * 1e-6, 2e-9 * figure["n"] * figure["k"],
                                    places=4)
+        self.assertEqual({(f["heads"], f["width"]) for f in found["attention"]}, {(16, 288), (16, 576), (128, 576)})
+        for figure in found["attention"]:
+            self.assertAlmostEqual(figure["gb_per_s"] * figure["us"] * 1e-6,
+                                   figure["tokens"] * figure["width"] * 4e-9, places=4)
 
     def test_bench_model_measures_what_it_was_asked_for(self):
         result = run("bench-model", "--model", DEMO_MODEL, "--prompt-tokens", 16, "--answer-tokens", 4, "--streams",

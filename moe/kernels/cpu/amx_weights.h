@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
+#include "moe/kernels/cpu/amx_codes.h"
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot_bf16.h"
-#include "moe/kernels/cpu/dot_bf16_integers.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -41,7 +41,7 @@ inline __mmask32 Elements(int64_t begin, int64_t end) {
 }
 
 // DecodeAll: 32 elements from `p` on. Decode: 32 elements from `p` on, of which `mask` names those to read (a range,
-// not empty); the others become zero. DecodeUnit: 64 bytes of codes from `p` on.
+// not empty); the others become zero.
 struct TileBf16 {
   static constexpr bool kDirect = true;
   static constexpr bool kScaled = false;
@@ -51,79 +51,6 @@ struct TileBf16 {
     out[0] = _mm512_maskz_loadu_epi16(mask, p);
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { out[0] = _mm512_loadu_si512(p); }
-};
-
-struct TileF8 {
-  static constexpr bool kDirect = false;
-  static constexpr bool kScaled = true;
-  static constexpr int64_t Bytes(int64_t elements) { return elements; }
-  static constexpr int kPlanes = 1;
-  static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
-    Widen(_mm256_maskz_loadu_epi8(mask, p), out);
-  }
-  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Widen(LoadHalves(p), out); }
-  static void DecodeUnit(const uint8_t* p, __m512i (&out)[2]) { PairDotF8::ReadWeight(p, out); }
-  static void Widen(__m256i bytes, __m512i (&out)[kPlanes]) {
-    const __m512i codes = _mm512_cvtepu8_epi16(bytes);
-    const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
-    // Each 16-bit lane looks up two bytes, the lower table under the code, the upper one beside it.
-    const __m512i low =
-        _mm512_permutex2var_epi8(_mm512_load_si512(kF8Tables.low), magnitude, _mm512_load_si512(kF8Tables.low + 64));
-    const __m512i high =
-        _mm512_permutex2var_epi8(_mm512_load_si512(kF8Tables.high), magnitude, _mm512_load_si512(kF8Tables.high + 64));
-    const __m512i low_byte = _mm512_and_si512(low, _mm512_set1_epi16(0xff));
-    const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(0x80)), 8);
-    out[0] = _mm512_or_si512(_mm512_or_si512(low_byte, _mm512_slli_epi16(high, 8)), sign);
-  }
-};
-
-struct TileInt8 {
-  static constexpr bool kDirect = false;
-  static constexpr bool kScaled = true;
-  static constexpr int64_t Bytes(int64_t elements) { return elements; }
-  static constexpr int kPlanes = 1;
-  static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
-    out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt8::Decode(_mm256_maskz_loadu_epi8(mask, p)));
-  }
-  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt8::ReadWeight(p, out); }
-  // A byte u under the upper bytes of 2^23 is the float32 2^23 + u, and exact once 2^23 + 128 is taken away.
-  static void DecodeUnit(const uint8_t* p, __m512i (&out)[2]) {
-    constexpr __mmask64 kLowestBytes = 0x1111111111111111;
-    const __m512i codes = _mm512_loadu_si512(p);
-    const __m512i upper_bytes = _mm512_set1_epi32(0x4b000000);
-    const __m512 offset = _mm512_set1_ps(0x1p23f + 128);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const __m512i index = _mm512_add_epi32(even, _mm512_set1_epi32(32 * i));
-      const __m512i low = _mm512_mask_permutexvar_epi8(upper_bytes, kLowestBytes, index, codes);
-      const __m512i high =
-          _mm512_mask_permutexvar_epi8(upper_bytes, kLowestBytes, _mm512_add_epi32(index, _mm512_set1_epi32(1)), codes);
-      out[i] = _mm512_mask_mov_epi16(
-          _mm512_srli_epi32(_mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(low), offset)), 16), 0xaaaaaaaa,
-          _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(high), offset)));
-    }
-  }
-};
-
-struct TileInt4 {
-  static constexpr bool kDirect = false;
-  static constexpr bool kScaled = true;
-  static constexpr int64_t Bytes(int64_t elements) { return (elements + 1) / 2; }
-  static constexpr int kPlanes = 1;
-  static void Decode(const uint8_t* p, __mmask32 mask, __m512i (&out)[kPlanes]) {
-    const uint32_t below_end = (uint32_t{1} << (33 - __builtin_clz(mask)) / 2) - 1;
-    const uint32_t below_begin = (uint32_t{1} << __builtin_ctz(mask) / 2) - 1;
-    const auto bytes = static_cast<__mmask16>(below_end & ~below_begin);
-    out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt4::Decode(_mm_maskz_loadu_epi8(bytes, p)));
-  }
-  static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt4::ReadWeight(p, out); }
-  static void DecodeUnit(const uint8_t* p, __m512i (&out)[4]) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      out[i] = PairDotInt4::Decode(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i)));
-    }
-  }
 };
 
 inline void LoadFloats(const uint8_t* p, __mmask32 mask, __m512& low, __m512& high) {
