@@ -44,6 +44,7 @@ class Impl final : public ElasticExperts {
   }
 
   DType row_dtype() const override { return row_dtype_; }
+  bool works_aside() const override { return true; }
 
   void SetDeadline(absl::Time deadline, absl::Time since) override {
     absl::MutexLock lock(&mutex_);

@@ -189,7 +189,7 @@ void EngineLoop::Step() {
   }
   const absl::Duration took = clock_->Now() - begin;
   pacer_.Observe(batch.decode_rows, batch.rows - batch.decode_rows, took);
-  metrics_.StepDone(batch, took, scheduler_.preemptions());
+  metrics_.StepDone(batch, routing_.in_two_parts(), took, scheduler_.preemptions());
 }
 
 // Experts are waited for as long as anybody in the batch would still hear of it: until the latest deadline, less the

@@ -23,6 +23,9 @@ EngineMetrics::EngineMetrics(Metrics* metrics) : on_(metrics != nullptr) {
   step_seconds_ = metrics->AddHistogram("conclave_router_step_seconds", "Time of one step over all sequences.", {},
                                         LatencyBuckets());
   step_rows_ = metrics->AddHistogram("conclave_router_step_rows", "Rows of one step.", {}, RowBuckets());
+  two_part_steps_ = metrics->AddCounter(
+      "conclave_router_two_part_steps_total",
+      "Steps whose rows went through the layers in two parts, to hide the way to the experts.", {});
   decode_rows_ = metrics->AddCounter("conclave_router_rows_total", "Rows computed, recomputed ones included.",
                                      {{"phase", "decode"}});
   prefill_rows_ = metrics->AddCounter("conclave_router_rows_total", "Rows computed, recomputed ones included.",
@@ -52,10 +55,11 @@ void EngineMetrics::NotFinite() {
   if (on_) not_finite_->Add(1);
 }
 
-void EngineMetrics::StepDone(const Batch& batch, absl::Duration took, int64_t preemptions) {
+void EngineMetrics::StepDone(const Batch& batch, bool in_two_parts, absl::Duration took, int64_t preemptions) {
   if (!on_) return;
   step_seconds_->Observe(absl::ToDoubleSeconds(took));
   step_rows_->Observe(batch.rows);
+  if (in_two_parts) two_part_steps_->Add(1);
   decode_rows_->Add(batch.decode_rows);
   prefill_rows_->Add(batch.rows - batch.decode_rows);
   preemptions_->Add(static_cast<double>(preemptions - preemptions_shown_));

@@ -23,7 +23,7 @@ class EngineMetrics {
   // A hidden state or logit of a sequence is not a finite number; it fails.
   void NotFinite();
   // A step is over. preemptions: since start.
-  void StepDone(const Batch& batch, absl::Duration took, int64_t preemptions);
+  void StepDone(const Batch& batch, bool in_two_parts, absl::Duration took, int64_t preemptions);
 
  private:
   const bool on_;
@@ -31,6 +31,7 @@ class EngineMetrics {
   Histogram* prefill_seconds_ = nullptr;
   Histogram* step_seconds_ = nullptr;
   Histogram* step_rows_ = nullptr;
+  Counter* two_part_steps_ = nullptr;
   Counter* decode_rows_ = nullptr;
   Counter* prefill_rows_ = nullptr;
   Counter* prompt_tokens_ = nullptr;

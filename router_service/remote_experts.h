@@ -82,7 +82,7 @@ class RemoteExperts final : public ExpertPool {
                                                                const RemoteExpertsOptions& options);
 
   DType row_dtype() const override { return row_dtype_; }
-  // Tickets that start from now on give up by `deadline`, if not before.
+  bool works_aside() const override { return true; }
   void SetDeadline(absl::Time deadline, absl::Time since) override {
     step_deadline_ = deadline;
     step_since_ = since;

@@ -48,10 +48,14 @@ class StepRouting final : public ForwardObserver {
   void BeginStep(absl::Span<const RoutedRows> rows) {
     step_ = rows;
     experts_read_ = 0;
+    in_two_parts_ = false;
   }
   // Experts that got rows since BeginStep, over all layers: what the step had to read of their weights.
   int64_t experts_read() const { return experts_read_; }
   void OnRouting(LayerId layer, const Routing& routing) override;
+  void OnTwoParts() override { in_two_parts_ = true; }
+  // Of the Forward since BeginStep.
+  bool in_two_parts() const { return in_two_parts_; }
 
   // Rows by [layer][expert] since start.
   std::vector<std::vector<uint64_t>> totals() const;
@@ -59,6 +63,7 @@ class StepRouting final : public ForwardObserver {
  private:
   absl::Span<const RoutedRows> step_;
   int64_t experts_read_ = 0;
+  bool in_two_parts_ = false;
   std::vector<bool> read_;  // [experts] of the layer at hand
   mutable std::mutex mutex_;
   std::vector<std::vector<uint64_t>> totals_;  // guarded by mutex_

@@ -34,6 +34,9 @@ class ExpertPool {
   virtual ~ExpertPool() = default;
   // The dtype in which rows travel and are returned: F32 with Compute::kF32, BF16 with Compute::kBF16.
   virtual DType row_dtype() const = 0;
+  // Whether experts are at work between Start and Finish without the caller's cores: then it pays to have something
+  // else to do meanwhile.
+  virtual bool works_aside() const { return false; }
   // Tickets that start from now on give up by `deadline`, where the pool waits for anything. Where they belong to a step
   // that is tried again, their wait counts from `since`, the first try.
   virtual void SetDeadline(absl::Time deadline, absl::Time since = absl::InfiniteFuture()) {}

@@ -1,16 +1,20 @@
 #include "moe/model/transformer.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
 #include "moe/model/dense_ffn.h"
 #include "moe/model/gate.h"
 #include "moe/model/linears.h"
+#include "moe/model/micro_batching.h"
 #include "moe/model/mla_attention.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/model/rope.h"
@@ -35,16 +39,36 @@ class DecoderTransformer final : public Transformer {
                        ForwardObserver* observer) override;
 
  private:
+  // Rows [begin, begin + rows) of the step, which go through a layer together.
+  struct Part {
+    Part(const ModelSpec& spec, const Kernels& gate_kernels, ThreadPool& threads, int rows_max)
+        : rope(spec.attention, rows_max), gate(spec.gate, gate_kernels, threads, spec.hidden, rows_max) {}
+
+    MatView Of(MatBuffer& buffer) const { return buffer.view().Rows(begin, rows); }
+    Routing routing(int top_k) const { return {top_k, gate.experts(), gate.weights()}; }
+
+    int64_t begin = 0, rows = 0;
+    Rope rope;
+    Gate gate;
+    std::optional<ExpertTicket> ticket;  // while its rows are with the experts
+  };
+
   void PlanStep(absl::Span<const SequenceSlice> slices, const KvStorage& kv);
+  void Divide(bool in_two_parts);
+  absl::Span<Part> parts() { return absl::MakeSpan(parts_).first(part_count_); }
   void Embed();
-  absl::Status RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
-  absl::Status RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
-  void Combine(const Routing& routing);
-  void Normalise(const std::vector<float>& weight);
-  void AddToResidual(ConstMatView y);
+  absl::Status RunLayers(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
+  absl::Status BeginLayer(LayerId layer, KvStorage& kv, ExpertPool& experts, ForwardObserver* observer, Part& part);
+  absl::Status StartExperts(LayerId layer, ExpertPool& experts, ForwardObserver* observer, Part& part);
+  absl::Status EndExperts(ExpertPool& experts, Part& part);
+  void GiveUpTickets(ExpertPool& experts);
+  void ShowRouting(LayerId layer, ForwardObserver* observer, const Part& part);
+  void Combine(const Part& part);
+  void Normalise(const std::vector<float>& weight, const Part& part);
+  void AddBranch(const Part& part);
   void Head(MatView logits);
   // Rows per piece of an element-wise loop.
-  int64_t RowGrain() const { return TaskGrain(rows_, 4 * int64_t{spec_.hidden}, threads_.threads()); }
+  int64_t RowGrain(int64_t rows) const { return TaskGrain(rows, 4 * int64_t{spec_.hidden}, threads_.threads()); }
 
   const Checkpoint& checkpoint_;
   const ModelSpec& spec_;
@@ -52,9 +76,10 @@ class DecoderTransformer final : public Transformer {
   const Kernels& kernels_;
   ThreadPool& threads_;
   const TransformerOptions options_;
-  Rope rope_;
+  std::array<Part, 2> parts_;
+  size_t part_count_ = 1;
+  MicroBatching micro_batching_;
   MlaAttention attention_;
-  Gate gate_;
   DenseFfn ffn_;
   RowPacker head_packer_;
   MatBuffer residual_;     // [rows_max, hidden] F32
@@ -67,6 +92,8 @@ class DecoderTransformer final : public Transformer {
   std::vector<int64_t> first_block_;         // [rows]
   std::vector<int32_t> blocks_;              // of all slices
   std::vector<int64_t> logit_rows_;          // rows whose logits are wanted, ascending
+  std::vector<int32_t> routed_experts_;      // [rows * top_k]: of all parts, where there are two
+  std::vector<float> routed_weights_;        // [rows * top_k]
 };
 
 DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, TransformerWeights weights, const Kernels& kernels,
@@ -78,9 +105,8 @@ DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, Transformer
       kernels_(kernels),
       threads_(threads),
       options_(options),
-      rope_(spec_.attention, options.rows_max),
+      parts_{Part(spec_, gate_kernels, threads, options.rows_max), Part(spec_, gate_kernels, threads, options.rows_max)},
       attention_(spec_, kernels, threads, options.rows_max),
-      gate_(spec_.gate, gate_kernels, threads, spec_.hidden, options.rows_max),
       ffn_(kernels, threads, spec_.hidden, IntermediateMax(spec_), options.rows_max),
       head_packer_(kernels, threads, options.logit_rows_max, spec_.hidden),
       residual_(DType::kF32, options.rows_max, spec_.hidden),
@@ -91,6 +117,8 @@ DecoderTransformer::DecoderTransformer(const Checkpoint& checkpoint, Transformer
   positions_.reserve(options.rows_max);
   first_block_.reserve(options.rows_max);
   logit_rows_.reserve(options.logit_rows_max);
+  routed_experts_.reserve(static_cast<size_t>(options.rows_max) * spec_.gate.top_k);
+  routed_weights_.reserve(routed_experts_.capacity());
 }
 
 absl::Status DecoderTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts,
@@ -100,10 +128,18 @@ absl::Status DecoderTransformer::Forward(absl::Span<const SequenceSlice> slices,
                                                       ", the model was created for ", Name(expert_rows_.view().dtype)));
   }
   PlanStep(slices, kv);
+  const bool choose = experts.works_aside();
+  const bool in_two_parts = choose && micro_batching_.InTwoParts(rows_);
+  Divide(in_two_parts);
+  if (in_two_parts && observer != nullptr) observer->OnTwoParts();
+  const absl::Time begin = choose ? absl::Now() : absl::InfinitePast();
   Embed();
-  for (int layer = 0; layer < spec_.layers; ++layer) {
-    RETURN_IF_ERROR(RunLayer(LayerId{layer}, kv, experts, observer));
+  const absl::Status status = RunLayers(kv, experts, observer);
+  if (!status.ok()) {
+    GiveUpTickets(experts);
+    return status;
   }
+  if (choose) micro_batching_.Observe(rows_, in_two_parts, absl::Now() - begin);
   Head(logits);
   return checkpoint_.CheckStillWhole();
 }
@@ -131,75 +167,137 @@ void DecoderTransformer::PlanStep(absl::Span<const SequenceSlice> slices, const 
   CONCLAVE_CHECK(rows_ >= 1 && rows_ <= options_.rows_max) << rows_ << " rows";
   CONCLAVE_CHECK(static_cast<int>(logit_rows_.size()) <= options_.logit_rows_max) << logit_rows_.size();
   CONCLAVE_CHECK(kv.dtype() == CacheDType(kernels_.compute)) << Name(kv.dtype());
-  rope_.SetPositions(positions_);
+}
+
+// Anywhere: rows of one sequence stand in ascending order, and a part enters a layer behind the one before it, which
+// has then written its rows of the cache.
+void DecoderTransformer::Divide(bool in_two_parts) {
+  part_count_ = in_two_parts ? 2 : 1;
+  int64_t begin = 0;
+  for (size_t i = 0; i < part_count_; ++i) {
+    const int64_t end = rows_ * static_cast<int64_t>(i + 1) / static_cast<int64_t>(part_count_);
+    parts_[i].begin = begin;
+    parts_[i].rows = end - begin;
+    parts_[i].rope.SetPositions(absl::MakeConstSpan(positions_).subspan(begin, end - begin));
+    begin = end;
+  }
 }
 
 void DecoderTransformer::Embed() {
-  threads_.ParallelFor(rows_, RowGrain(), [&](int64_t begin, int64_t end) {
+  threads_.ParallelFor(rows_, RowGrain(rows_), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       WidenRow(weights_.embedding, tokens_[row], residual_.view().Row<float>(row));
     }
   });
 }
 
-absl::Status DecoderTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts,
-                                          ForwardObserver* observer) {
-  const LayerWeights& weights = weights_.layers[Value(layer)];
-  const MatView branch = branch_.first(rows_);
-  Normalise(weights.attention_norm);
-  attention_.Run(weights.attention, layer, normed_.first(rows_), rope_,
-                 AttentionRows{positions_, first_block_, blocks_}, kv, branch);
-  AddToResidual(branch);
-  Normalise(weights.ffn_norm);
-  if (weights.gate.has_value()) {
-    RETURN_IF_ERROR(RunMoe(layer, experts, observer));
-  } else {
-    ffn_.Run(*weights.ffn, normed_.first(rows_), branch);
+absl::Status DecoderTransformer::RunLayers(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer) {
+  for (int layer = 0; layer < spec_.layers; ++layer) {
+    for (Part& part : parts()) {
+      RETURN_IF_ERROR(EndExperts(experts, part));
+      RETURN_IF_ERROR(BeginLayer(LayerId{layer}, kv, experts, observer, part));
+    }
   }
-  AddToResidual(branch);
+  for (Part& part : parts()) RETURN_IF_ERROR(EndExperts(experts, part));
   return absl::OkStatus();
 }
 
-// branch = shared expert + Σ weight · expert row. The shared expert runs while the pool's rows travel.
-absl::Status DecoderTransformer::RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer) {
+// The layer, but for what the routed experts add: that is left to EndExperts.
+absl::Status DecoderTransformer::BeginLayer(LayerId layer, KvStorage& kv, ExpertPool& experts,
+                                            ForwardObserver* observer, Part& part) {
   const LayerWeights& weights = weights_.layers[Value(layer)];
-  gate_.Route(*weights.gate, normed_.first(rows_));
-  const Routing routing{spec_.gate.top_k, gate_.experts(), gate_.weights()};
-  if (observer != nullptr) observer->OnRouting(layer, routing);
-  ASSIGN_OR_RETURN(const ExpertTicket ticket, experts.Start(layer, normed_.first(rows_), routing));
-  if (weights.ffn.has_value()) {
-    ffn_.Run(*weights.ffn, normed_.first(rows_), branch_.first(rows_));
-  } else {
-    for (int64_t row = 0; row < rows_; ++row) std::fill_n(branch_.view().Row<float>(row), spec_.hidden, 0.0f);
-  }
-  RETURN_IF_ERROR(experts.Finish(ticket, expert_rows_.first(rows_ * routing.top_k)));
-  Combine(routing);
+  const AttentionRows rows = {absl::MakeConstSpan(positions_).subspan(part.begin, part.rows),
+                              absl::MakeConstSpan(first_block_).subspan(part.begin, part.rows), blocks_};
+  Normalise(weights.attention_norm, part);
+  attention_.Run(weights.attention, layer, part.Of(normed_), part.rope, rows, kv, part.Of(branch_));
+  AddBranch(part);
+  Normalise(weights.ffn_norm, part);
+  if (weights.gate.has_value()) return StartExperts(layer, experts, observer, part);
+  ffn_.Run(*weights.ffn, part.Of(normed_), part.Of(branch_));
+  AddBranch(part);
   return absl::OkStatus();
+}
+
+// branch = shared expert, which runs while the pool's rows travel.
+absl::Status DecoderTransformer::StartExperts(LayerId layer, ExpertPool& experts, ForwardObserver* observer,
+                                              Part& part) {
+  const LayerWeights& weights = weights_.layers[Value(layer)];
+  part.gate.Route(*weights.gate, part.Of(normed_));
+  ShowRouting(layer, observer, part);
+  ASSIGN_OR_RETURN(part.ticket, experts.Start(layer, part.Of(normed_), part.routing(spec_.gate.top_k)));
+  if (weights.ffn.has_value()) {
+    ffn_.Run(*weights.ffn, part.Of(normed_), part.Of(branch_));
+  } else {
+    const MatView branch = part.Of(branch_);
+    for (int64_t row = 0; row < branch.rows; ++row) std::fill_n(branch.Row<float>(row), spec_.hidden, 0.0f);
+  }
+  return absl::OkStatus();
+}
+
+// residual += branch + Σ weight · expert row, of the layer that the part is in.
+absl::Status DecoderTransformer::EndExperts(ExpertPool& experts, Part& part) {
+  if (!part.ticket.has_value()) return absl::OkStatus();
+  const int64_t top_k = spec_.gate.top_k;
+  const ExpertTicket ticket = *std::exchange(part.ticket, std::nullopt);
+  RETURN_IF_ERROR(experts.Finish(ticket, expert_rows_.view().Rows(part.begin * top_k, part.rows * top_k)));
+  Combine(part);
+  AddBranch(part);
+  return absl::OkStatus();
+}
+
+void DecoderTransformer::GiveUpTickets(ExpertPool& experts) {
+  const int64_t top_k = spec_.gate.top_k;
+  for (Part& part : parts()) {
+    if (!part.ticket.has_value()) continue;
+    const ExpertTicket ticket = *std::exchange(part.ticket, std::nullopt);
+    experts.Finish(ticket, expert_rows_.view().Rows(part.begin * top_k, part.rows * top_k)).IgnoreError();
+  }
+}
+
+// Once all parts have been routed.
+void DecoderTransformer::ShowRouting(LayerId layer, ForwardObserver* observer, const Part& part) {
+  if (observer == nullptr) return;
+  const Routing routing = part.routing(spec_.gate.top_k);
+  if (part_count_ == 1) return observer->OnRouting(layer, routing);
+  if (part.begin == 0) {
+    routed_experts_.clear();
+    routed_weights_.clear();
+  }
+  routed_experts_.insert(routed_experts_.end(), routing.experts.begin(), routing.experts.end());
+  routed_weights_.insert(routed_weights_.end(), routing.weights.begin(), routing.weights.end());
+  if (part.begin + part.rows == rows_) {
+    observer->OnRouting(layer, {spec_.gate.top_k, routed_experts_, routed_weights_});
+  }
 }
 
 // Float32, in ascending order of expert ids, so that nothing but the model decides the order of the sum.
-void DecoderTransformer::Combine(const Routing& routing) {
-  const ConstMatView rows = expert_rows_.view();
-  threads_.ParallelFor(rows_, RowGrain(), [&](int64_t begin, int64_t end) {
+void DecoderTransformer::Combine(const Part& part) {
+  const Routing routing = part.routing(spec_.gate.top_k);
+  const ConstMatView rows = expert_rows_.view().Rows(part.begin * routing.top_k, part.rows * routing.top_k);
+  const MatView branch = part.Of(branch_);
+  threads_.ParallelFor(part.rows, RowGrain(part.rows), [&](int64_t begin, int64_t end) {
     for (int64_t pair = begin * routing.top_k; pair < end * routing.top_k; ++pair) {
       kernels_.axpy(routing.weights[pair], rows.RowBytes(pair), rows.dtype, spec_.hidden,
-                    branch_.view().Row<float>(pair / routing.top_k));
+                    branch.Row<float>(pair / routing.top_k));
     }
   });
 }
 
 // normed = rms_norm(residual).
-void DecoderTransformer::Normalise(const std::vector<float>& weight) {
-  threads_.ParallelFor(rows_, RowGrain(), [&](int64_t begin, int64_t end) {
-    kernels_.rms_norm(residual_.view().Rows(begin, end - begin), weight, spec_.rms_norm_eps,
-                      normed_.view().Rows(begin, end - begin));
+void DecoderTransformer::Normalise(const std::vector<float>& weight, const Part& part) {
+  const MatView residual = part.Of(residual_), normed = part.Of(normed_);
+  threads_.ParallelFor(part.rows, RowGrain(part.rows), [&](int64_t begin, int64_t end) {
+    kernels_.rms_norm(residual.Rows(begin, end - begin), weight, spec_.rms_norm_eps, normed.Rows(begin, end - begin));
   });
 }
 
-void DecoderTransformer::AddToResidual(ConstMatView y) {
-  threads_.ParallelFor(rows_, RowGrain(), [&](int64_t begin, int64_t end) {
+// residual += branch.
+void DecoderTransformer::AddBranch(const Part& part) {
+  const MatView residual = part.Of(residual_);
+  const ConstMatView branch = part.Of(branch_);
+  threads_.ParallelFor(part.rows, RowGrain(part.rows), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      kernels_.axpy(1.0f, y.RowBytes(row), y.dtype, spec_.hidden, residual_.view().Row<float>(row));
+      kernels_.axpy(1.0f, branch.RowBytes(row), branch.dtype, spec_.hidden, residual.Row<float>(row));
     }
   });
 }

@@ -30,6 +30,8 @@ class ForwardObserver {
   virtual ~ForwardObserver() = default;
   // The gate's choice for the rows of the step, in the order of the slices.
   virtual void OnRouting(LayerId layer, const Routing& routing) = 0;
+  // The step goes through the layers in two parts.
+  virtual void OnTwoParts() {}
 };
 
 // What one Forward may hold; sizes all scratch.

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -97,22 +98,44 @@ TEST_F(TransformerTest, ObserversSeeTheRoutingOfAllRowsOfEveryMoeLayer) {
   }
 }
 
-// Fails its n-th Finish once, then works.
+// Fails its n-th Finish once, then works. Says of itself whether it works aside, and counts its tickets.
 class FailingOnce final : public ExpertPool {
  public:
-  FailingOnce(ExpertPool& pool, int calls) : pool_(pool), calls_(calls) {}
+  FailingOnce(ExpertPool& pool, int calls, bool aside = false) : pool_(pool), calls_(calls), aside_(aside) {}
   DType row_dtype() const override { return pool_.row_dtype(); }
+  bool works_aside() const override { return aside_; }
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override {
+    most_in_flight_ = std::max(most_in_flight_, ++in_flight_);
     return pool_.Start(layer, x, routing);
   }
   absl::Status Finish(ExpertTicket ticket, MatView out) override {
+    --in_flight_;
     const absl::Status status = pool_.Finish(ticket, out);
     return --calls_ == 0 ? absl::UnavailableError("layer 2 expert 7: no holder") : status;
   }
+  int in_flight() const { return in_flight_; }
+  // Since it was asked last.
+  int most_in_flight() { return std::exchange(most_in_flight_, 0); }
 
  private:
   ExpertPool& pool_;
   int calls_;
+  const bool aside_;
+  int in_flight_ = 0, most_in_flight_ = 0;
+};
+
+// Every layer's routing, and whether the step was in two parts.
+struct SeenStep final : ForwardObserver {
+  void OnRouting(LayerId layer, const Routing& routing) override {
+    layers.push_back(Value(layer));
+    experts.insert(experts.end(), routing.experts.begin(), routing.experts.end());
+    weights.insert(weights.end(), routing.weights.begin(), routing.weights.end());
+  }
+  void OnTwoParts() override { in_two_parts = true; }
+  std::vector<int> layers;
+  std::vector<int32_t> experts;
+  std::vector<float> weights;
+  bool in_two_parts = false;
 };
 
 class TransformerParts : public TransformerTest {
@@ -176,6 +199,53 @@ TEST_F(TransformerParts, AStepThatFailedMayBeRunAgain) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("layer 2 expert 7"));
   ASSERT_TRUE(transformer->Forward({slice}, *kv_, failing, got.view(), nullptr).ok());
+  EXPECT_EQ(std::memcmp(got.view().data, want.view().data, want.bytes()), 0);
+}
+
+TEST_F(TransformerParts, AStepInTwoPartsHasTheSameBitsAndRouting) {
+  const auto transformer = MakeTransformer(Compute::kF32);
+  const auto experts = MakeExperts(Compute::kF32);
+  // The cut goes through the second sequence, whose later rows look at the earlier ones.
+  const std::vector<int32_t> first = {3, 1}, second = {4, 1, 5, 9, 2}, blocks = {1, 2};
+  const std::vector<SequenceSlice> slices = {{first, 0, absl::MakeConstSpan(blocks).first(1), 2},
+                                             {second, 0, absl::MakeConstSpan(blocks).last(1), 5}};
+  MatBuffer want(DType::kF32, 7, 300), got(DType::kF32, 7, 300);
+  SeenStep alone;
+  ASSERT_TRUE(transformer->Forward(slices, *kv_, *experts, want.view(), &alone).ok());
+  EXPECT_FALSE(alone.in_two_parts) << "nothing works aside";
+  FailingOnce aside(*experts, -1, true);
+  int in_two_parts = 0;
+  for (int step = 0; step < 4; ++step) {
+    std::memset(got.view().data, 0xff, static_cast<size_t>(got.bytes()));
+    SeenStep seen;
+    ASSERT_TRUE(transformer->Forward(slices, *kv_, aside, got.view(), &seen).ok());
+    EXPECT_EQ(std::memcmp(got.view().data, want.view().data, got.bytes()), 0) << step;
+    EXPECT_EQ(aside.most_in_flight(), seen.in_two_parts ? 2 : 1);
+    EXPECT_EQ(seen.layers, alone.layers);
+    EXPECT_EQ(seen.experts, alone.experts);
+    EXPECT_EQ(seen.weights, alone.weights);
+    in_two_parts += seen.in_two_parts;
+  }
+  EXPECT_EQ(in_two_parts, 2) << "tried in turn at first";
+}
+
+TEST_F(TransformerParts, AStepInTwoPartsThatFailsLeavesNoTicket) {
+  const auto transformer = MakeTransformer(Compute::kF32);
+  const auto experts = MakeExperts(Compute::kF32);
+  const std::vector<int32_t> ids = {3, 1, 4, 1, 5}, blocks = {1};
+  const SequenceSlice slice{ids, 0, blocks, 5};
+  MatBuffer want(DType::kF32, 5, 300), got(DType::kF32, 5, 300);
+  ASSERT_TRUE(transformer->Forward({slice}, *kv_, *experts, want.view(), nullptr).ok());
+  FailingOnce whole(*experts, -1, true);
+  ASSERT_TRUE(transformer->Forward({slice}, *kv_, whole, got.view(), nullptr).ok());
+  for (int fails_at : {1, 2, 3, 4}) {
+    FailingOnce failing(*experts, fails_at, true);
+    EXPECT_EQ(transformer->Forward({slice}, *kv_, failing, got.view(), nullptr).code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(failing.most_in_flight(), 2);
+    EXPECT_EQ(failing.in_flight(), 0);
+  }
+  ASSERT_TRUE(transformer->Forward({slice}, *kv_, whole, got.view(), nullptr).ok());
+  EXPECT_EQ(whole.most_in_flight(), 2);
   EXPECT_EQ(std::memcmp(got.view().data, want.view().data, want.bytes()), 0);
 }
 
