@@ -10,6 +10,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/model/device/device_attention.h"
 #include "moe/model/device/device_weights.h"
+#include "moe/model/device/step_buffers.h"
 #include "moe/model/device/step_plan.h"
 #include "moe/model/numeric_profile.h"
 
@@ -19,25 +20,6 @@ namespace {
 // Steps of up to this many rows, all of them sampled from, are recorded and replayed: launching their kernels one by
 // one would take longer than they run.
 constexpr int64_t kGraphRowsMax = 256;
-
-// Device scratch of one step and its pinned twins; sized once.
-struct StepBuffers {
-  DeviceBuffer residual;        // [rows_max, hidden] F32
-  DeviceBuffer normed;          // [rows_max, hidden] F32
-  DeviceBuffer branch;          // [rows_max, hidden] F32: what attention or the FFN adds to the residual
-  DeviceBuffer workspace;       // of products
-  DeviceBuffer gate_logits;     // [rows_max, experts] F32
-  DeviceBuffer rounded;         // [rows_max, hidden] BF16: normed, where rows travel in it
-  DeviceBuffer expert_rows;     // [rows_max * top_k, hidden] row dtype
-  DeviceBuffer experts;         // [moe_layers, rows, top_k] int32, of the step's own rows
-  DeviceBuffer expert_weights;  // [moe_layers, rows, top_k] F32
-  DeviceBuffer fault_layer;     // [rows_max] int32
-  DeviceBuffer logits;          // [logit_rows_max, vocab] F32
-  DeviceBuffer best;            // [logit_rows_max] int32
-  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_best;
-  DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
-  DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
-};
 
 // Products outside the routed experts. In bf16 they stay nearly float32, as on the CPU (numeric_profile.h says why);
 // fp8 rounds as DeepSeek-V3 was trained.

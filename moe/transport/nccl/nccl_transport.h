@@ -44,6 +44,7 @@ struct NcclTransportOptions {
   absl::Duration move_timeout = absl::Seconds(2);      // of rows that both ends have put on their way
 };
 
+// The router's end: a pair of ranks with each shard.
 class NcclTransport : public Transport {
  public:
   // Whether the shard takes calls right now.

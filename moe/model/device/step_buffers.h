@@ -1,0 +1,30 @@
+// The memory of one step of a model on a device.
+#ifndef CONCLAVE_MOE_MODEL_DEVICE_STEP_BUFFERS_H_
+#define CONCLAVE_MOE_MODEL_DEVICE_STEP_BUFFERS_H_
+
+#include "moe/model/device/device_memory.h"
+
+namespace conclave {
+
+// Device scratch of one step and its pinned twins; sized once.
+struct StepBuffers {
+  DeviceBuffer residual;        // [rows_max, hidden] F32
+  DeviceBuffer normed;          // [rows_max, hidden] F32
+  DeviceBuffer branch;          // [rows_max, hidden] F32: what attention or the FFN adds to the residual
+  DeviceBuffer workspace;       // of products
+  DeviceBuffer gate_logits;     // [rows_max, experts] F32
+  DeviceBuffer rounded;         // [rows_max, hidden] BF16: normed, where rows travel in it
+  DeviceBuffer expert_rows;     // [rows_max * top_k, hidden] row dtype
+  DeviceBuffer experts;         // [moe_layers, rows, top_k] int32, of the step's own rows
+  DeviceBuffer expert_weights;  // [moe_layers, rows, top_k] F32
+  DeviceBuffer fault_layer;     // [rows_max] int32
+  DeviceBuffer logits;          // [logit_rows_max, vocab] F32
+  DeviceBuffer best;            // [logit_rows_max] int32
+  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_best;
+  DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
+  DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_MODEL_DEVICE_STEP_BUFFERS_H_
