@@ -63,14 +63,19 @@ class Console(unittest.TestCase):
         page.select_option("#period", "0")
         before = page.get_attribute("#map canvas", "data-busiest")
         page.fill("#question", "What is a mixture of experts?")
+        # How long the answer was whenever the page changed: a look from outside may come when all is over.
+        page.evaluate("""() => {
+            window.lengths = new Set();
+            new MutationObserver(() => {
+                const answer = document.querySelectorAll('.turn')[1];
+                if (answer) window.lengths.add(answer.textContent.length);
+            }).observe(document.body, {childList: true, subtree: true, characterData: true});
+        }""")
         page.click("#send")
         answer = page.locator(".turn").nth(1)
-        self.until(page, "document.querySelectorAll('.turn')[1].textContent.length > 60")
-        part = answer.text_content()
-        self.until(page, "!document.querySelector('#send').disabled")
-        whole = answer.text_content()
-        self.assertIn("experts", whole)
-        self.assertTrue(whole.startswith(part) and len(whole) > len(part), "the answer came in one piece")
+        self.until(page, "document.querySelectorAll('.turn').length > 1 && !document.querySelector('#send').disabled")
+        self.assertIn("experts", answer.text_content())
+        self.assertGreater(page.evaluate("window.lengths.size"), 5, "the answer came in few pieces")
         self.until(page, f"document.querySelector('#map canvas').dataset.busiest !== '{before}'")
         page.focus("#map")
         page.keyboard.press("ArrowRight")

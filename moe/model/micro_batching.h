@@ -25,8 +25,8 @@ class MicroBatching {
   static constexpr int kTrialSteps = 4;
   static constexpr int64_t kKeptStepsMin = 128;
   static constexpr int64_t kKeptStepsMax = 8192;
-  // Two parts must save so much of a step, or they are not worth what they cost the shards.
-  static constexpr double kGainMin = 0.03;
+  // Two parts must save so much of a step: less is noise, and not worth what they cost the shards.
+  static constexpr double kGainMin = 0.08;
 
  private:
   struct Bucket {

@@ -30,7 +30,7 @@ TEST(MicroBatching, KeepsWhatWasQuicker) {
 
 TEST(MicroBatching, ASmallGainIsNone) {
   MicroBatching batching;
-  RunSteps(batching, 16, kTrial, Milliseconds(100), Milliseconds(98));
+  RunSteps(batching, 16, kTrial, Milliseconds(100), Milliseconds(94));
   EXPECT_FALSE(batching.InTwoParts(16));
 }
 
