@@ -45,9 +45,9 @@ class QuantizeTest(unittest.TestCase):
     def path(self, name):
         return os.path.join(self.folder.name, name)
 
-    def quantize(self, to):
+    def quantize(self, to, *flags):
         out = self.path(to)
-        result = run("quantize", "--model", self.source, "--to", to, "--out", out)
+        result = run("quantize", "--model", self.source, "--to", to, "--out", out, *flags)
         self.assertEqual(result.returncode, 0, result.stderr)
         return os.path.join(out, "model.safetensors")
 
@@ -95,8 +95,9 @@ class QuantizeTest(unittest.TestCase):
 
     # What the engine computes with packed weights is what it computes with the same values spelled out.
     def test_packed_weights_compute_like_their_values(self):
-        for to, bits in (("int8", 8), ("int4", 4)):
-            packed = self.quantize(to)
+        for to, bits, flags in (("int8", 8, ["--head"]), ("int4", 4, [])):
+            packed = self.quantize(to, *flags)
+            self.assertEqual("lm_head.weight_packed" in read_header(packed)[0], bool(flags))
             plain = self.path(to + "-plain")
             os.mkdir(plain)
             with open(os.path.join(self.source, "config.json")) as file:
@@ -149,6 +150,7 @@ class QuantizeTest(unittest.TestCase):
         for arguments, words, code in [
                 (["--model", self.source, "--to", "int3", "--out", out], "int8", 2),
                 (["--model", self.source, "--out", out], "--to is missing", 2),
+                (["--model", self.source, "--to", "fp8", "--head", "--out", out], "head: stays as it is in fp8", 1),
                 (["--model", self.source, "--to", "int8", "--out", self.source], "exists already", 1),
                 (["--model", self.path("none"), "--to", "int8", "--out", out], "none", 1)]:
             result = run("quantize", *arguments)

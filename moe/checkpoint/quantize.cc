@@ -260,7 +260,7 @@ absl::Status QuantizeModel(const QuantizeOptions& options, ThreadPool& threads,
   if (options.out.empty()) return absl::InvalidArgumentError("out: must name a directory");
   if (options.file_bytes_max < 1) return absl::InvalidArgumentError("file_bytes_max: must be positive");
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.model));
-  ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, options.to));
+  ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, options.to, options.head));
   std::string out = options.out;
   while (out.size() > 1 && out.back() == '/') out.pop_back();
   RETURN_IF_ERROR(CheckFree(out));

@@ -21,10 +21,12 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 class Planner {
  public:
-  Planner(const Checkpoint& checkpoint, QuantizePlan& plan) : checkpoint_(checkpoint), plan_(plan) {}
+  Planner(const Checkpoint& checkpoint, bool head, QuantizePlan& plan)
+      : checkpoint_(checkpoint), head_(head), plan_(plan) {}
 
   void Run() {
-    plan_.kept = {"lm_head", R"(re:.*\\.mlp\\.gate$)"};
+    if (!head_) plan_.kept.emplace_back("lm_head");
+    plan_.kept.emplace_back(R"(re:.*\\.mlp\\.gate$)");
     ForEachTensor(checkpoint_.spec(), [&](const TensorSpec& tensor) { Add(tensor); });
     for (const std::string& name : checkpoint_.TensorNames()) {
       if (!done_.contains(name)) Copy(name);
@@ -38,8 +40,9 @@ class Planner {
     for (const char* part : kParts) done_.insert(tensor.name + part);
     const bool quantised = packed || checkpoint_.Has(tensor.name + "_scale_inv");
     if (tensor.shape.size() != 2) return Copy(tensor.name);
-    if (tensor.quantised() && Fits(tensor.shape[1])) return Quantise(tensor);
-    if (tensor.quantised()) plan_.kept.emplace_back(absl::StripSuffix(tensor.name, ".weight"));
+    const bool wanted = tensor.quantised() || (head_ && tensor.role == TensorRole::kHead);
+    if (wanted && Fits(tensor.shape[1])) return Quantise(tensor);
+    if (wanted) plan_.kept.emplace_back(absl::StripSuffix(tensor.name, ".weight"));
     if (!quantised) return Copy(tensor.name);
     Matrix(Make::kWiden, tensor, {tensor.name, DType::kBF16, tensor.shape}, false);
   }
@@ -79,13 +82,14 @@ class Planner {
   }
 
   const Checkpoint& checkpoint_;
+  const bool head_;
   QuantizePlan& plan_;
   absl::flat_hash_set<std::string> done_;
 };
 
 }  // namespace
 
-absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl::string_view to) {
+absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl::string_view to, bool head) {
   QuantizePlan plan;
   if (to == "int8") {
     plan.packed_quant = {8, 0};
@@ -97,10 +101,17 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl
     return absl::InvalidArgumentError(absl::StrCat("to: \"", to.substr(0, 60), "\" is not one of int8, int4, fp8"));
   }
   const ModelSpec& spec = checkpoint.spec();
+  if (head && !plan.packed_quant.present()) {
+    return absl::InvalidArgumentError(absl::StrCat("head: stays as it is in ", to, "; int8 and int4 can take it"));
+  }
+  if (head && spec.tie_word_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("head: ", checkpoint.directory(), " has none of its own; it uses the embedding"));
+  }
   if (spec.packed_quant == plan.packed_quant && spec.block_quant.present() == plan.block_quant.present()) {
     return absl::InvalidArgumentError(absl::StrCat(checkpoint.directory(), ": is in ", to, " already"));
   }
-  Planner(checkpoint, plan).Run();
+  Planner(checkpoint, head, plan).Run();
   return plan;
 }
 

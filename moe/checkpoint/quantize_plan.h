@@ -37,8 +37,9 @@ struct QuantizePlan {
   std::vector<std::string> kept;  // layers whose matrices stay as they are, as compressed-tensors' "ignore" names them
 };
 
-// INVALID_ARGUMENT: `to` is unknown, or what the checkpoint has.
-absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl::string_view to);
+// head: the head as well, where integers are packed. INVALID_ARGUMENT: `to` is unknown, or what the checkpoint has; a
+// head that cannot be.
+absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl::string_view to, bool head);
 
 }  // namespace conclave
 

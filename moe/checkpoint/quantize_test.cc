@@ -97,6 +97,35 @@ TEST(QuantizeTest, KeepsTheConfigurationAndSaysHowItIsPacked) {
   EXPECT_TRUE(fs::exists(out + "/generation_config.json"));
 }
 
+TEST(QuantizeTest, TheHeadIsPackedWhereThatIsAskedFor) {
+  const std::string source = MakeTiny("bf16"), out = FreshOut("head");
+  ThreadPool threads(2);
+  QuantizeOptions options;
+  options.model = source;
+  options.to = "int8";
+  options.head = true;
+  options.out = out;
+  const auto run = [&] { return QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return false; }); };
+  ASSERT_TRUE(run().ok());
+  EXPECT_THAT(test_files::ReadAll(out + "/config.json"), testing::Not(HasSubstr("lm_head")));
+  const auto before = Checkpoint::Open(source), after = Checkpoint::Open(out);
+  ASSERT_TRUE(after.ok()) << after.status();
+  const ModelSpec& spec = (*before)->spec();
+  const auto old = (*before)->Weight("lm_head.weight", spec.vocab, spec.hidden);
+  const auto now = (*after)->Weight("lm_head.weight", spec.vocab, spec.hidden);
+  ASSERT_TRUE(now.ok()) << now.status();
+  EXPECT_EQ(now->code, WeightCode::kInt8);
+  for (int64_t row = 0; row < old->rows(); ++row) {
+    for (int64_t col = 0; col < old->cols(); ++col) {
+      const float scale = ScaleOf(*now, row, col);
+      ASSERT_LE(std::abs(StoredValue(*old, row, col) - StoredValue(*now, row, col) * scale), 0.51f * scale);
+    }
+  }
+  options.to = "fp8";
+  options.out = FreshOut("head-fp8");
+  EXPECT_THAT(std::string(run().message()), HasSubstr("head: stays as it is in fp8"));
+}
+
 TEST(QuantizeTest, MatricesWithoutWholeGroupsStayAsTheyAre) {
   const std::string directory = test_files::MakeDirectory("odd");
   std::string config = test_files::ReadAll(MakeTiny("bf16") + "/config.json");
