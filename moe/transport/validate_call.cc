@@ -17,7 +17,9 @@ absl::Status CheckRows(const ConstMatView& rows, const CallLimits& limits) {
   if (rows.dtype != DType::kF32 && rows.dtype != DType::kBF16) {
     return absl::InvalidArgumentError("rows.dtype: rows travel as F32 or BF16 only");
   }
-  if (rows.device != Device::kCpu && !limits.device_rows) return absl::InvalidArgumentError("rows: not in this process's memory");
+  if (rows.device != Device::kCpu && !limits.device_rows) {
+    return absl::InvalidArgumentError("rows: not in this process's memory");
+  }
   if (rows.rows < 0 || rows.rows > limits.rows_max) return OutOfRange("rows.shape[0]", rows.rows, 0, limits.rows_max);
   if (limits.hidden > 0 && rows.cols != limits.hidden) {
     return absl::InvalidArgumentError(
@@ -88,8 +90,9 @@ absl::Status ValidateRowValues(const ConstMatView& rows) {
 }
 
 absl::Status ValidateReplyView(const ExpertCall& call, const MatView& out) {
-  const bool fits = out.rows == call.pairs() && out.cols == call.rows.cols && out.dtype == call.rows.dtype &&
-                    out.device == call.rows.device && (out.rows == 0 || (out.data != nullptr && out.stride >= out.cols));
+  const bool shape = out.rows == call.pairs() && out.cols == call.rows.cols;
+  const bool fits = shape && out.dtype == call.rows.dtype && out.device == call.rows.device &&
+                    (out.rows == 0 || (out.data != nullptr && out.stride >= out.cols));
   if (fits) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "out: [", out.rows, ", ", out.cols, "] of ", std::string(Name(out.dtype)), " cannot take a reply of [",

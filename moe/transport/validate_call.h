@@ -22,11 +22,12 @@ struct CallLimits {
 // INVALID_ARGUMENT names the field that is out of range, spelled as in conclave.v1.ExpertRequest.
 absl::Status ValidateExpertCall(const ExpertCall& call, const CallLimits& limits);
 
-// Whether every value in `rows`, which ValidateExpertCall accepted, is a finite number. INVALID_ARGUMENT names the first
-// row that is not. REQUIRES: rows in this process's memory
+// Whether every value in `rows`, which ValidateExpertCall accepted, is a finite number. INVALID_ARGUMENT names the
+// first row that is not. REQUIRES: rows in this process's memory
 absl::Status ValidateRowValues(const ConstMatView& rows);
 
-// Whether `out` can take the reply: [pairs, hidden] of the rows' dtype, where the rows are. INVALID_ARGUMENT says what differs.
+// Whether `out` can take the reply: [pairs, hidden] of the rows' dtype, where the rows are. INVALID_ARGUMENT says what
+// differs.
 absl::Status ValidateReplyView(const ExpertCall& call, const MatView& out);
 
 }  // namespace conclave

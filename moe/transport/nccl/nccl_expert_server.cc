@@ -18,10 +18,10 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
-#include "moe/transport/check_caller.h"
 #include "moe/transport/nccl/lane.h"
 #include "moe/transport/nccl/nccl_pair.h"
 #include "moe/transport/nccl/nccl_peer.h"
+#include "moe/transport/ucx/admit_router.h"
 #include "moe/transport/ucx/token_book.h"
 #include "moe/transport/ucx/wire.h"
 
@@ -68,23 +68,9 @@ class Server final : public NcclExpertServer {
     if (draining_) return absl::UnavailableError("the shard is draining");
     ExpertHandler* const handler = handler_;
     if (handler == nullptr) return absl::UnavailableError("the shard is not ready");
-    if (request.peer.empty() || request.peer.size() > 200) {
-      return absl::InvalidArgumentError("peer: 1 to 200 bytes are expected");
-    }
-    const Peer peer{request.peer, ""};
-    if (absl::Status admitted = gate_.Admit(peer.Culprit()); !admitted.ok()) {
-      gate_.Refuse(Carrier::kNccl, Refusal::kConnection, peer, admitted.message());
-      return admitted;
-    }
-    DataPlaneOffer offer;
-    if (absl::Status fits = Fits(request, handler->Describe(), &offer.version); !fits.ok()) {
-      gate_.Refuse(Carrier::kNccl, Refusal::kMismatch, peer, fits.message());
-      return fits;
-    }
-    ASSIGN_OR_RETURN(TokenBook::Ticket ticket, tokens_.Issue(request.peer));
-    ASSIGN_OR_RETURN(const NcclId id, NewId(ticket.connection));
-    offer.connection = ticket.connection;
-    offer.token = std::move(ticket.token);
+    ASSIGN_OR_RETURN(DataPlaneOffer offer, AdmitRouter(request, handler->Describe(), Carrier::kNccl, gate_, tokens_,
+                                                       [&] { return Fits(request); }));
+    ASSIGN_OR_RETURN(const NcclId id, NewId(offer.connection));
     offer.address = address_;
     offer.nccl_id.assign(id.bytes, sizeof(id.bytes));
     return offer;
@@ -103,8 +89,7 @@ class Server final : public NcclExpertServer {
     NcclId id = {};
     absl::Time expires;  // its token
   };
-  absl::Status Fits(const DataPlaneRequest& request, const ShardDescription& own, uint32_t* version) const {
-    ASSIGN_OR_RETURN(*version, AgreeOnVersion(request.version_min, request.version_max));
+  absl::Status Fits(const DataPlaneRequest& request) const {
     const int here = options_.api->version;
     if (request.nccl_version != here) {
       return absl::FailedPreconditionError(absl::StrCat("the router has NCCL ", NcclVersionText(request.nccl_version),
@@ -116,7 +101,7 @@ class Server final : public NcclExpertServer {
                                                         NcclVersionText(kNcclVersionOneGpuMin),
                                                         " or later; here it is ", NcclVersionText(here)));
     }
-    return CheckCaller(own, request.model_fingerprint, request.numeric_profile, request.placement_epoch);
+    return absl::OkStatus();
   }
 
   // For the connection. RESOURCE_EXHAUSTED: too many are unused.

@@ -14,8 +14,8 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
-#include "moe/transport/check_caller.h"
 #include "moe/transport/peer_gate.h"
+#include "moe/transport/ucx/admit_router.h"
 #include "moe/transport/ucx/socket_address.h"
 #include "moe/transport/ucx/token_book.h"
 #include "moe/transport/ucx/ucx_peer.h"
@@ -86,14 +86,7 @@ class Server final : public UcxExpertServer {
     if (draining_) return absl::UnavailableError("the shard is draining");
     ExpertHandler* const handler = handler_;
     if (handler == nullptr) return absl::UnavailableError("the shard is not ready");
-    if (request.peer.empty() || request.peer.size() > 200) {
-      return absl::InvalidArgumentError("peer: 1 to 200 bytes are expected");
-    }
-    DataPlaneOffer offer;
-    RETURN_IF_ERROR(Admit(request, handler->Describe(), &offer.version));
-    ASSIGN_OR_RETURN(TokenBook::Ticket ticket, tokens_.Issue(request.peer));
-    offer.connection = ticket.connection;
-    offer.token = std::move(ticket.token);
+    ASSIGN_OR_RETURN(DataPlaneOffer offer, AdmitRouter(request, handler->Describe(), Carrier::kUcx, gate_, tokens_));
     offer.address = address_;
     return offer;
   }
@@ -107,23 +100,6 @@ class Server final : public UcxExpertServer {
   }
 
  private:
-  // Whether the router may connect, and the version of the wire format that both speak.
-  absl::Status Admit(const DataPlaneRequest& request, const ShardDescription& own, uint32_t* version) {
-    const Peer peer{request.peer, ""};
-    if (absl::Status admitted = gate_.Admit(peer.Culprit()); !admitted.ok()) {
-      gate_.Refuse(Carrier::kUcx, Refusal::kConnection, peer, admitted.message());
-      return admitted;
-    }
-    const absl::StatusOr<uint32_t> agreed = AgreeOnVersion(request.version_min, request.version_max);
-    absl::Status fits = agreed.status();
-    if (fits.ok()) {
-      *version = *agreed;
-      fits = CheckCaller(own, request.model_fingerprint, request.numeric_profile, request.placement_epoch);
-    }
-    if (!fits.ok()) gate_.Refuse(Carrier::kUcx, Refusal::kMismatch, peer, fits.message());
-    return fits;
-  }
-
   struct Arrival {
     ucp_conn_request_h request;
     std::string host;
