@@ -19,7 +19,8 @@ Compute DenseCompute(const Kernels& kernels) {
 std::string NumericProfile(const Kernels& kernels, RowFormat format) {
   return absl::AsciiStrToLower(absl::StrCat(
       "r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute), "/dense-", Name(DenseCompute(kernels)),
-      "/row-", Name(RowDType(kernels.compute)), format == RowFormat::kFp8 ? "-fp8" : "", "/kv-", Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
+      "/row-", Name(RowDType(kernels.compute)), format == RowFormat::kFp8 ? "-fp8" : "", "/kv-",
+      Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
 }
 
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels) {
