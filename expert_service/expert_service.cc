@@ -18,12 +18,12 @@
 #include "moe/daemon/tls.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
+#include "moe/transport/data_plane/socket_address.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
 #include "moe/transport/nccl/nccl_api.h"
 #include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/peer_gate.h"
-#include "moe/transport/ucx/socket_address.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
 
 namespace conclave {

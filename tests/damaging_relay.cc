@@ -26,7 +26,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "moe/daemon/flags.h"
-#include "moe/transport/ucx/socket_address.h"
+#include "moe/transport/data_plane/socket_address.h"
 
 namespace conclave {
 namespace {

@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "moe/base/check.h"
-#include "moe/transport/ucx/body_buffer.h"
-#include "moe/transport/ucx/socket_address.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/body_buffer.h"
+#include "moe/transport/data_plane/socket_address.h"
+#include "moe/transport/data_plane/wire.h"
 
 namespace conclave {
 namespace {

@@ -1,5 +1,5 @@
 // A TCP connection that carries the headers of calls and replies, and what belongs to them but the rows: a WireHeader
-// and its payload, message after message (moe/transport/ucx/wire.h). Never blocks.
+// and its payload, message after message (moe/transport/data_plane/wire.h). Never blocks.
 #ifndef CONCLAVE_MOE_TRANSPORT_NCCL_LANE_H_
 #define CONCLAVE_MOE_TRANSPORT_NCCL_LANE_H_
 
@@ -12,8 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "moe/transport/ucx/socket_address.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/socket_address.h"
+#include "moe/transport/data_plane/wire.h"
 
 namespace conclave {
 

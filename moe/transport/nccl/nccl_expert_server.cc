@@ -18,12 +18,12 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/transport/data_plane/admit_router.h"
+#include "moe/transport/data_plane/token_book.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/nccl/lane.h"
 #include "moe/transport/nccl/nccl_pair.h"
 #include "moe/transport/nccl/nccl_peer.h"
-#include "moe/transport/ucx/admit_router.h"
-#include "moe/transport/ucx/token_book.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {

@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
 #include "moe/transport/copy_rows.h"
-#include "moe/transport/ucx/socket_address.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/socket_address.h"
+#include "moe/transport/data_plane/wire.h"
 
 namespace conclave {
 namespace {

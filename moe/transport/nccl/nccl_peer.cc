@@ -3,7 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/validate_call.h"
 
 namespace conclave {

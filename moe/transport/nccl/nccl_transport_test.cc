@@ -13,12 +13,12 @@
 #include "moe/base/clock.h"
 #include "moe/base/ids.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/transport/data_plane/direct_control.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/nccl/fake_nccl.h"
 #include "moe/transport/nccl/lane.h"
 #include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/transport_test_suite.h"
-#include "moe/transport/ucx/direct_control.h"
 
 namespace conclave {
 namespace {

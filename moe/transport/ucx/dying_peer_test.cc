@@ -16,9 +16,9 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/transport/data_plane/direct_control.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/transport_test_suite.h"
-#include "moe/transport/ucx/direct_control.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
 #include "moe/transport/ucx/ucx_transport.h"
 

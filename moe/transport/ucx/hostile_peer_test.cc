@@ -23,14 +23,14 @@
 #include "moe/metrics/metrics.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/transport/data_plane.h"
+#include "moe/transport/data_plane/body_buffer.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/peer_gate.h"
 #include "moe/transport/transport.h"
-#include "moe/transport/ucx/body_buffer.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
 #include "moe/transport/ucx/ucx_link.h"
 #include "moe/transport/ucx/ucx_worker.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {

@@ -13,10 +13,10 @@
 #include "absl/time/time.h"
 #include "moe/base/ids.h"
 #include "moe/transport/data_plane.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/ucx/ucx_link.h"
 #include "moe/transport/ucx/ucx_transport.h"
 #include "moe/transport/ucx/ucx_worker.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 

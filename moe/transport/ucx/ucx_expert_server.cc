@@ -14,12 +14,12 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/transport/data_plane/admit_router.h"
+#include "moe/transport/data_plane/socket_address.h"
+#include "moe/transport/data_plane/token_book.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/peer_gate.h"
-#include "moe/transport/ucx/admit_router.h"
-#include "moe/transport/ucx/socket_address.h"
-#include "moe/transport/ucx/token_book.h"
 #include "moe/transport/ucx/ucx_peer.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {

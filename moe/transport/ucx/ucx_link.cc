@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "moe/base/check.h"
-#include "moe/transport/ucx/socket_address.h"
+#include "moe/transport/data_plane/socket_address.h"
 
 namespace conclave {
 

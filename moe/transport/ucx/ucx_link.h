@@ -13,8 +13,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/ucx/ucx_worker.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 
@@ -22,6 +22,8 @@ namespace conclave {
 // then copies it once on each side, and TCP's receiver never moves the beginning of one to the front of its buffer.
 inline constexpr int64_t kFragmentBytesShared = 16384;
 inline constexpr int64_t kFragmentBytesOther = 255 << 10;
+
+inline constexpr unsigned kWireActiveMessage = 7;  // UCX's id of all our messages
 
 // A message that is being sent. Non-owning: header aside, its memory belongs to whoever pushed it, and must stay as it
 // is until idle().

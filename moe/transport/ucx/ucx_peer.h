@@ -11,11 +11,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "moe/transport/data_plane/body_buffer.h"
+#include "moe/transport/data_plane/message_gather.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/peer_gate.h"
-#include "moe/transport/ucx/body_buffer.h"
-#include "moe/transport/ucx/message_gather.h"
 #include "moe/transport/ucx/ucx_link.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 

@@ -13,10 +13,10 @@
 #include "moe/tensor/row_format.h"
 #include "moe/transport/call_table.h"
 #include "moe/transport/copy_rows.h"
-#include "moe/transport/ucx/body_buffer.h"
+#include "moe/transport/data_plane/body_buffer.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/ucx/ucx_connection.h"
 #include "moe/transport/ucx/ucx_link.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {

@@ -11,11 +11,11 @@
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
 #include "moe/transport/data_plane.h"
+#include "moe/transport/data_plane/direct_control.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/transport_test_suite.h"
-#include "moe/transport/ucx/direct_control.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {

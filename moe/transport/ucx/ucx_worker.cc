@@ -16,7 +16,7 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/wire.h"
 
 namespace conclave {
 namespace {

@@ -1,4 +1,4 @@
-#include "moe/transport/ucx/socket_address.h"
+#include "moe/transport/data_plane/socket_address.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

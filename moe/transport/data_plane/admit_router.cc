@@ -1,11 +1,11 @@
-#include "moe/transport/ucx/admit_router.h"
+#include "moe/transport/data_plane/admit_router.h"
 
 #include <cstdint>
 #include <utility>
 
 #include "moe/base/status_macros.h"
 #include "moe/transport/check_caller.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/wire.h"
 
 namespace conclave {
 namespace {

@@ -1,4 +1,4 @@
-#include "moe/transport/ucx/message_gather.h"
+#include "moe/transport/data_plane/message_gather.h"
 
 #include <algorithm>
 #include <cstring>

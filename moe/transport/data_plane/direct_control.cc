@@ -1,4 +1,4 @@
-#include "moe/transport/ucx/direct_control.h"
+#include "moe/transport/data_plane/direct_control.h"
 
 #include <utility>
 

@@ -1,6 +1,7 @@
-// What a message looks like on the wire between a router and a shard over UCX, and the checks that it must pass.
+// What a message looks like between a router and a shard, and the checks that it must pass. Beside NCCL, only headers
+// and what stands before the rows travel so (moe/transport/nccl/lane.h).
 //
-// A message is a header and a body. It travels as fragments, each an active message of its own whose UCX header is a
+// A message is a header and a body. Over UCX it travels as fragments, each an active message whose UCX header is a
 // WireHeader and whose payload is the part of the body at `offset`: a receiver writes each part to where it belongs,
 // which saves the copy that UCX's own reassembly would make. Fragments of one message arrive in order, one message
 // after the other.
@@ -10,8 +11,8 @@
 //   kCall     router → shard   body: row_offsets u32 [rows + 1], experts i32 [pairs], zeros up to a multiple of 64,
 //                              rows [rows, cols] of `dtype`, or with kWireFp8Rows packed by PackFp8
 //   kReply    shard → router   body: [pairs, cols] of `dtype`; or `status` is not 0 and the body says why
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_WIRE_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_WIRE_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -22,8 +23,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "moe/transport/data_plane/body_buffer.h"
 #include "moe/transport/transport.h"
-#include "moe/transport/ucx/body_buffer.h"
 #include "moe/transport/validate_call.h"
 
 namespace conclave {
@@ -42,7 +43,6 @@ enum class WireKind : uint8_t { kHello = 1, kWelcome = 2, kCall = 3, kReply = 4 
 inline constexpr uint32_t kWireMagic = 0x43565831;  // "1XVC" in memory
 inline constexpr uint8_t kWireChecksummed = 1;      // flag: `checksum` holds; the reply to such a call has one too
 inline constexpr uint8_t kWireFp8Rows = 2;      // flag: a call's rows are packed; a reply repeats it, its own are not
-inline constexpr unsigned kWireActiveMessage = 7;   // UCX's id of all our messages
 inline constexpr int64_t kWireTextBytesMax = 4096;  // of a status message
 inline constexpr int64_t kBodyAlignment = 64;
 
@@ -120,4 +120,4 @@ class WireChecksum {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_WIRE_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_WIRE_H_

@@ -1,14 +1,14 @@
 // What every data plane asks of a router before it offers a connection.
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_ADMIT_ROUTER_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_ADMIT_ROUTER_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_ADMIT_ROUTER_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_ADMIT_ROUTER_H_
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "moe/transport/data_plane.h"
+#include "moe/transport/data_plane/token_book.h"
 #include "moe/transport/expert_handler.h"
 #include "moe/transport/peer_gate.h"
-#include "moe/transport/ucx/token_book.h"
 
 namespace conclave {
 
@@ -21,4 +21,4 @@ absl::StatusOr<DataPlaneOffer> AdmitRouter(
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_ADMIT_ROUTER_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_ADMIT_ROUTER_H_

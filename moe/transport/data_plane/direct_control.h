@@ -1,6 +1,6 @@
 // A control channel for tests: asks shards of this process by function call.
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_DIRECT_CONTROL_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_DIRECT_CONTROL_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_DIRECT_CONTROL_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_DIRECT_CONTROL_H_
 
 #include <memory>
 #include <vector>
@@ -26,4 +26,4 @@ class DirectControl final : public DataPlaneClient {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_DIRECT_CONTROL_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_DIRECT_CONTROL_H_

@@ -7,9 +7,9 @@
 
 #include "absl/time/time.h"
 #include "moe/base/check.h"
+#include "moe/transport/data_plane/message_gather.h"
+#include "moe/transport/data_plane/wire.h"
 #include "moe/transport/fake_expert_handler.h"
-#include "moe/transport/ucx/message_gather.h"
-#include "moe/transport/ucx/wire.h"
 
 namespace conclave {
 namespace {

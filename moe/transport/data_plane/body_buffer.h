@@ -1,6 +1,6 @@
 // Aligned bytes for message bodies, which grow, are never zeroed and are used again.
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_BODY_BUFFER_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_BODY_BUFFER_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_BODY_BUFFER_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_BODY_BUFFER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -45,4 +45,4 @@ class BodyBuffer {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_BODY_BUFFER_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_BODY_BUFFER_H_

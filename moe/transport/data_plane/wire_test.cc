@@ -1,4 +1,4 @@
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/wire.h"
 
 #include <cstring>
 #include <string>
@@ -8,8 +8,8 @@
 #include "gtest/gtest.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/row_format.h"
-#include "moe/transport/ucx/body_buffer.h"
-#include "moe/transport/ucx/message_gather.h"
+#include "moe/transport/data_plane/body_buffer.h"
+#include "moe/transport/data_plane/message_gather.h"
 
 namespace conclave {
 namespace {

@@ -1,6 +1,6 @@
 // A numeric host:port as the socket calls want it.
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_SOCKET_ADDRESS_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_SOCKET_ADDRESS_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_SOCKET_ADDRESS_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_SOCKET_ADDRESS_H_
 
 #include <sys/socket.h>
 
@@ -31,4 +31,4 @@ class SocketAddress {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_SOCKET_ADDRESS_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_SOCKET_ADDRESS_H_

@@ -1,4 +1,4 @@
-#include "moe/transport/ucx/token_book.h"
+#include "moe/transport/data_plane/token_book.h"
 
 #include <sys/random.h>
 

@@ -1,6 +1,6 @@
 // Tokens that a shard has handed out to routers, each good for one connection.
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_TOKEN_BOOK_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_TOKEN_BOOK_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_TOKEN_BOOK_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_TOKEN_BOOK_H_
 
 #include <cstdint>
 #include <deque>
@@ -50,4 +50,4 @@ class TokenBook {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_TOKEN_BOOK_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_TOKEN_BOOK_H_

@@ -1,4 +1,4 @@
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/wire.h"
 
 #include <xxhash.h>
 

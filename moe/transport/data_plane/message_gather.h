@@ -1,15 +1,15 @@
 // Puts the fragments of messages together, one message after the other, as a shard receives them from one router.
 // It survives any fragments in any order (wire_fuzz.cc).
-#ifndef CONCLAVE_MOE_TRANSPORT_UCX_MESSAGE_GATHER_H_
-#define CONCLAVE_MOE_TRANSPORT_UCX_MESSAGE_GATHER_H_
+#ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_MESSAGE_GATHER_H_
+#define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_MESSAGE_GATHER_H_
 
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "moe/transport/ucx/body_buffer.h"
-#include "moe/transport/ucx/wire.h"
+#include "moe/transport/data_plane/body_buffer.h"
+#include "moe/transport/data_plane/wire.h"
 
 namespace conclave {
 
@@ -50,4 +50,4 @@ class MessageGather {
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_MOE_TRANSPORT_UCX_MESSAGE_GATHER_H_
+#endif  // CONCLAVE_MOE_TRANSPORT_DATA_PLANE_MESSAGE_GATHER_H_
