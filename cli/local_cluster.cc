@@ -34,7 +34,7 @@ EngineOptions FitOptions(const LocalClusterFlags& flags, const ModelSpec& spec, 
                          EngineOptions options) {
   if (flags.prefill_chunk > 0) options.prefill_chunk_tokens_max = flags.prefill_chunk;
   if (options.context_max == 0) options.context_max = spec.context_max;
-  const int64_t block_bytes = KvBlockBytes(spec, CacheDType(kernels.compute));
+  const int64_t block_bytes = KvBlockBytes(spec, CacheDType(kernels.compute, options.kv_format));
   const int64_t blocks_each = options.context_max / kKvBlockTokens + 1;
   options.kv_bytes = std::min(options.kv_bytes, options.sequences_running_max * blocks_each * block_bytes);
   const int64_t tokens = options.kv_bytes / block_bytes * kKvBlockTokens;
@@ -66,7 +66,9 @@ class LocalClusterImpl final : public LocalCluster {
     ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(directory));
     ASSIGN_OR_RETURN(const ThreadPlan threads, PlanAndKeepThreads(flags.threads));
     threads_.emplace(threads.threads, threads.cpus);
-    const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, options);
+    EngineOptions wanted = options;
+    ASSIGN_OR_RETURN(wanted.kv_format, ParseRowFormat(flags.kv_format));
+    const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, wanted);
     ASSIGN_OR_RETURN(row_format_, ParseRowFormat(flags.row_format));
     const bool local_experts = flags.shards == 0 && flags.shard_addresses.empty();
     if (local_experts) {
@@ -201,6 +203,8 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
   flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx", "nccl"};
   flags.Add("row-format", &row_format, "NAME",
             "what rows on their way to experts are rounded to; compute: what experts compute in")
+      .choices = {"compute", "fp8"};
+  flags.Add("kv-format", &kv_format, "NAME", "what cached latents are rounded to; compute: what attention computes in")
       .choices = {"compute", "fp8"};
   DeclareTarget(flags, target);
   DeclareThreads(flags, threads);

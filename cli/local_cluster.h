@@ -25,6 +25,7 @@ struct LocalClusterFlags {
   int shards = 0;     // 0: experts run in the engine itself, without a transport
   std::string transport = "inproc";
   std::string row_format = "compute";  // of rows on their way to experts
+  std::string kv_format = "compute";   // of cached latents
   TargetOptions target;
   ThreadOptions threads;
   int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default

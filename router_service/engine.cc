@@ -79,7 +79,7 @@ absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, const Kernels& kernels,
                                                        ThreadPool& threads, ExpertPool& experts,
                                                        const EngineOptions& options) {
-  const DType cache_dtype = CacheDType(kernels.compute);
+  const DType cache_dtype = CacheDType(kernels.compute, options.kv_format);
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
   ASSIGN_OR_RETURN(auto transformer, Transformer::Create(checkpoint, kernels, threads, plan.transformer()));
   return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, experts, options, Clock::Real());
@@ -88,7 +88,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, ComputeTarget& target,
                                                        ThreadPool& threads, ExpertPool& experts, ExpertPool* local,
                                                        const EngineOptions& options) {
-  const DType cache_dtype = CacheDType(target.kernels().compute);
+  const DType cache_dtype = CacheDType(target.kernels().compute, options.kv_format);
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
   ASSIGN_OR_RETURN(auto transformer, target.MakeTransformer(checkpoint, threads, local, plan.transformer()));
   return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, experts, options, Clock::Real());

@@ -19,6 +19,7 @@
 #include "moe/model/device/compute_target.h"
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 #include "router_service/finish_reason.h"
 #include "router_service/logprobs.h"
 #include "router_service/sampler.h"
@@ -32,6 +33,7 @@ struct EngineOptions {
   int sequences_running_max = 64;
   int sequences_queued_max = 256;
   int64_t kv_bytes = int64_t{1} << 30;
+  RowFormat kv_format = RowFormat::kCompute;  // of cached latents
   int context_max = 0;       // 0: the model's own limit
   bool prefix_cache = true;  // share the KV blocks of equal prefixes, and keep them while there is room
   // A step with prefill may take so many times as long as one that only decodes, where sequences decode: prompts are

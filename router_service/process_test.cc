@@ -38,7 +38,7 @@ TEST(RouterServiceOptions, AcceptsWhatItShould) {
   EXPECT_EQ(Refusal({}), "");
   EXPECT_EQ(Refusal({"--shard=127.0.0.1:1", "--shard=[::1]:2", "--compute=bf16", "--kv-memory=2GiB", "--threads=4",
                      "--max-batch-tokens=64", "--prefix-cache=false", "--prefill-stretch=0", "--allow-mixed-numerics",
-                     "--shard-wait=10s", "--row-format=fp8"}),
+                     "--shard-wait=10s", "--row-format=fp8", "--kv-format=fp8"}),
             "");
   EXPECT_EQ(Refusal({ShardsFile("# shards\n a:1 \n\nb:2 # second\n").c_str()}), "");
 }
@@ -48,6 +48,7 @@ TEST(RouterServiceOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--compute=fp8"}), HasSubstr("needs a GPU"));
   EXPECT_THAT(Refusal({"--compute=int4"}), StartsWith("--compute: expected auto, f32 or bf16"));
   EXPECT_THAT(Refusal({"--row-format=fp4"}), StartsWith("--row-format: expected compute or fp8"));
+  EXPECT_THAT(Refusal({"--kv-format=int4"}), StartsWith("--kv-format: expected compute or fp8"));
   EXPECT_THAT(Refusal({"--threads=-1"}), StartsWith("--threads"));
   EXPECT_THAT(Refusal({"--cpus=1023"}), StartsWith("--cpus: CPU 1023 is not there"));
   EXPECT_THAT(Refusal({"--shard=nowhere"}), StartsWith("--shard: expected host:port"));

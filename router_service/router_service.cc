@@ -88,6 +88,9 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   AddThreadFlags(flags, threads);
   flags.Add("load", &load, "bring the weights into memory before saying ready");
   flags.AddBytes("kv-memory", &engine.kv_bytes, "memory of the KV cache");
+  flags.Add("kv-format", &kv_format,
+            "what cached latents are rounded to: compute: what attention computes in; fp8: eight bits and a scale for "
+            "each 128 values, which takes about half of the memory or less and changes answers a little");
   flags.Add("prefix-cache", &engine.prefix_cache,
             "share the KV blocks of equal beginnings, and keep them while there is room");
   flags.Add("context-max", &engine.context_max, "tokens of a prompt and its answer; 0: the model's limit");
@@ -120,6 +123,9 @@ absl::Status RouterServiceOptions::Validate() const {
   }
   if (const auto format = ParseRowFormat(row_format); !format.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--row-format: ", format.status().message()));
+  }
+  if (const auto format = ParseRowFormat(kv_format); !format.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--kv-format: ", format.status().message()));
   }
   RETURN_IF_ERROR(tracing.Validate());
   RETURN_IF_ERROR(ShardAddresses(*this).status());
@@ -161,6 +167,7 @@ absl::Status RunRouterService(const RouterServiceOptions& options) {
   // Null says that nothing is encrypted, and so lets rows travel over UCX, which encrypts nothing.
   if (!options.shard_tls.enabled()) stack_options.shard_credentials = nullptr;
   stack_options.engine = options.engine;
+  ASSIGN_OR_RETURN(stack_options.engine.kv_format, ParseRowFormat(options.kv_format));
   absl::StatusOr<std::unique_ptr<ServingStack>> created = ServingStack::Create(stack_options, *metrics);
   if (!created.ok()) return NameFlags(created.status());
   stack = *std::move(created);

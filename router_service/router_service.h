@@ -30,6 +30,7 @@ struct RouterServiceOptions {
   absl::Duration expert_timeout = absl::Seconds(60);
   bool checksum = true;  // of activations on their way
   std::string transport = "auto";  // auto, grpc, ucx or nccl: how activations reach the shards
+  std::string kv_format = "compute";   // compute or fp8: what latents are rounded to before they are cached
   std::string row_format = "compute";  // compute or fp8: what rows on their way to experts are rounded to
   bool allow_mixed_numerics = false;
   TargetOptions target;

@@ -85,8 +85,8 @@ class StackImpl final : public ServingStack {
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local ? experts_.get() : nullptr, engine));
     if (target_->memory() != nullptr) LogInfo(absl::StrCat("GPU memory: ", target_->memory()->Plan()));
     const ModelSpec& spec = checkpoint_->spec();
-    identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_, options_.row_format),
-                 spec.model_type,   engine.context_max,         spec.vocab};
+    identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_, options_.row_format, engine.kv_format),
+                 spec.model_type, engine.context_max, spec.vocab};
     return absl::OkStatus();
   }
 
@@ -110,7 +110,7 @@ class StackImpl final : public ServingStack {
   // A model's own limit may need more memory than anybody wants to give to the cache.
   int ContextThatFits(int64_t kv_bytes) const {
     const ModelSpec& spec = checkpoint_->spec();
-    const int64_t blocks = kv_bytes / KvBlockBytes(spec, CacheDType(kernels_->compute));
+    const int64_t blocks = kv_bytes / KvBlockBytes(spec, CacheDType(kernels_->compute, options_.engine.kv_format));
     const int64_t tokens = blocks * kKvBlockTokens;
     // Where not even one block fits, the engine's own refusal says what is needed.
     if (tokens == 0 || tokens >= spec.context_max) return spec.context_max;

@@ -86,13 +86,14 @@ struct Outcome {
 };
 
 Outcome Answer(const std::vector<EngineRequest>& requests, const Kernels& kernels, const Way& way, ThreadPool& threads,
-               ExpertPool& experts) {
+               ExpertPool& experts, RowFormat cache) {
   EngineOptions options;
+  options.kv_format = cache;
   options.batch_tokens_max = way.batch;
   options.prefill_chunk_tokens_max = way.chunk;
   options.sequences_running_max = 8;
   options.context_max = kContext;
-  options.kv_bytes = way.kv_blocks * KvBlockBytes(DemoCheckpoint().spec(), CacheDType(kernels.compute));
+  options.kv_bytes = way.kv_blocks * KvBlockBytes(DemoCheckpoint().spec(), CacheDType(kernels.compute, cache));
   auto engine = Engine::Create(DemoCheckpoint(), kernels, threads, experts, options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   std::vector<Collector> collectors(requests.size());
@@ -112,23 +113,34 @@ Outcome Answer(const std::vector<EngineRequest>& requests, const Kernels& kernel
   return run;
 }
 
-Outcome AnswerHere(const std::vector<EngineRequest>& requests, const Kernels& kernels, const Way& way) {
+Outcome AnswerHere(const std::vector<EngineRequest>& requests, const Kernels& kernels, const Way& way,
+                   RowFormat cache) {
   ThreadPool threads(way.threads);
   auto experts = LocalExperts::Create(DemoCheckpoint(), kernels, threads, kRowsMax);
   EXPECT_TRUE(experts.ok()) << experts.status();
-  return Answer(requests, kernels, way, threads, **experts);
+  return Answer(requests, kernels, way, threads, **experts, cache);
 }
 
-class SameBitsTest : public testing::TestWithParam<Compute> {
+struct Numbers {
+  Compute compute;
+  RowFormat cache;
+  auto operator<=>(const Numbers&) const = default;
+};
+
+class SameBitsTest : public testing::TestWithParam<Numbers> {
  protected:
   void SetUp() override {
-    const auto kernels = CpuKernels(GetParam(), "");
+    const auto kernels = CpuKernels(GetParam().compute, "");
     ASSERT_TRUE(kernels.ok()) << kernels.status();
     kernels_ = *kernels;
-    static std::map<Compute, std::vector<Bits>>& known = *new std::map<Compute, std::vector<Bits>>;
+    static std::map<Numbers, std::vector<Bits>>& known = *new std::map<Numbers, std::vector<Bits>>;
     std::vector<Bits>& bits = known[GetParam()];
-    if (bits.empty()) bits = AnswerHere(requests_, *kernels_, Way{.together = false}).answers;
+    if (bits.empty()) bits = AnswerHere(requests_, Way{.together = false}).answers;
     expected_ = bits;
+  }
+
+  Outcome AnswerHere(const std::vector<EngineRequest>& requests, const Way& way) const {
+    return conclave::AnswerHere(requests, *kernels_, way, GetParam().cache);
   }
 
   void ExpectTheSame(const Outcome& run) {
@@ -149,14 +161,14 @@ TEST_P(SameBitsTest, DoNotDependOnOtherRequestsChunksOrThreads) {
   for (const Way& way : {Way{}, Way{.chunk = 64}, Way{.threads = 2, .chunk = 16}, Way{.chunk = 3, .together = false},
                          Way{.threads = 2, .chunk = 1, .batch = 9}, Way{.chunk = 7, .batch = 20}}) {
     SCOPED_TRACE(testing::Message() << way);
-    ExpectTheSame(AnswerHere(requests_, *kernels_, way));
+    ExpectTheSame(AnswerHere(requests_, way));
   }
 }
 
 TEST_P(SameBitsTest, DoNotDependOnPreemption) {
   for (const Way& way : {Way{.kv_blocks = kContextBlocks}, Way{.threads = 2, .chunk = 16, .kv_blocks = 12}}) {
     SCOPED_TRACE(testing::Message() << way);
-    const Outcome run = AnswerHere(requests_, *kernels_, way);
+    const Outcome run = AnswerHere(requests_, way);
     EXPECT_GT(run.preemptions, 0);
     ExpectTheSame(run);
   }
@@ -170,7 +182,7 @@ TEST_P(SameBitsTest, DoNotDependOnTransportOrShards) {
       // Chunks and preemption differ too, from one number of shards to the next.
       const Way way{.threads = 1 + shards % 2, .chunk = 11 * shards, .kv_blocks = 8 + shards % 3 * kContextBlocks};
       ThreadPool threads(way.threads);
-      ExpectTheSame(Answer(requests_, *kernels_, way, threads, cluster.pool()));
+      ExpectTheSame(Answer(requests_, *kernels_, way, threads, cluster.pool(), GetParam().cache));
     }
   }
 }
@@ -181,14 +193,20 @@ TEST_P(SameBitsTest, DependOnTheSeedAndThePrompt) {
     request.sampling.seed += 1;
     if (request.sampling.temperature == 0) request.prompt_ids.back() ^= 1;
   }
-  const Outcome run = AnswerHere(changed, *kernels_, Way{});
+  const Outcome run = AnswerHere(changed, Way{});
   for (size_t i = 0; i < expected_.size(); ++i) {
     EXPECT_NE(run.answers[i].logits_hash, expected_[i].logits_hash) << "the hash of request " << i << " sees nothing";
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Computes, SameBitsTest, testing::Values(Compute::kF32, Compute::kBF16),
-                         [](const auto& info) { return info.param == Compute::kF32 ? "F32" : "BF16"; });
+INSTANTIATE_TEST_SUITE_P(Computes, SameBitsTest,
+                         testing::Values(Numbers{Compute::kF32, RowFormat::kCompute},
+                                         Numbers{Compute::kBF16, RowFormat::kCompute},
+                                         Numbers{Compute::kBF16, RowFormat::kFp8}),
+                         [](const auto& info) {
+                           const std::string compute = info.param.compute == Compute::kF32 ? "F32" : "BF16";
+                           return compute + (info.param.cache == RowFormat::kFp8 ? "CacheFp8" : "");
+                         });
 
 }  // namespace
 }  // namespace conclave

@@ -32,7 +32,7 @@ struct MlaAttentionArgs {
   const float* query;        // [heads, latent + rope]: the absorbed query, then its rotated part
   int64_t query_stride;      // floats between heads, >= latent + rope
   const void* const* pages;  // page p holds tokens [p * page_tokens, (p + 1) * page_tokens), rows of latent + rope
-  DType cache_dtype;         // F32 or BF16
+  DType cache_dtype;         // F32, BF16, or F8_E4M3: rows as in moe/tensor/latent_row.h
   int page_tokens;
   int64_t tokens;  // positions [0, tokens) are attended to
   int heads;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "moe/kernels/kernels_testing.h"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave {
 namespace {
@@ -26,6 +27,8 @@ constexpr Shape kShapes[] = {
     {16, 512, 64, 40, 64}, {2, 40, 8, 200, 5}, {13, 100, 16, 129, 16},
 };
 
+constexpr DType kCacheDTypes[] = {DType::kF32, DType::kBF16, DType::kF8E4M3};
+
 // A cache of random rows in pages that lie apart and in no order, and a query.
 class Attention {
  public:
@@ -35,8 +38,16 @@ class Attention {
     const int64_t pages = (shape.tokens + shape.page_tokens - 1) / shape.page_tokens;
     query_ = values.Matrix(shape.heads, width);
     const MatBuffer rows = values.Matrix(pages * shape.page_tokens, width);
-    memory_ = MatBuffer(dtype, pages * shape.page_tokens, width);
-    ReferenceKernels(Compute::kF32).convert(rows.view(), memory_.view());
+    if (dtype == DType::kF8E4M3) {
+      const LatentRowLayout layout = {shape.latent, shape.rope};
+      memory_ = MatBuffer(dtype, rows.view().rows, layout.bytes());
+      for (int64_t row = 0; row < rows.view().rows; ++row) {
+        PackLatentRow(layout, rows.view().Row<float>(row), memory_.view().RowBytes(row));
+      }
+    } else {
+      memory_ = MatBuffer(dtype, rows.view().rows, width);
+      ReferenceKernels(Compute::kF32).convert(rows.view(), memory_.view());
+    }
     for (int64_t page = 0; page < pages; ++page) pages_.push_back(memory_.view().RowBytes(page * shape.page_tokens));
     std::reverse(pages_.begin(), pages_.end());
     scratch_.resize(MlaScratchFloats(shape.heads, shape.latent, shape.rope));
@@ -77,7 +88,7 @@ class Attention {
 TEST(MlaAttentionTest, IsNearTheReference) {
   for (const Kernels* kernels : TablesOfThisCpu()) {
     for (const Shape& shape : kShapes) {
-      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const DType dtype : kCacheDTypes) {
         Attention attention(shape, dtype, 21);
         const MatBuffer got = attention.Run(*kernels);
         const MatBuffer want = attention.Run(ReferenceKernels(kernels->compute));
@@ -94,7 +105,7 @@ TEST(MlaAttentionTest, IsNearTheReference) {
 // A head's result may depend neither on the heads beside it, nor on how the cache is cut into pages.
 TEST(MlaAttentionTest, HeadsAndPagesDoNotMatter) {
   for (const Kernels* kernels : TablesOfThisCpu()) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const DType dtype : kCacheDTypes) {
       const Shape shape = {11, 72, 24, 150, 150};
       Attention attention(shape, dtype, 22);
       const MatBuffer together = attention.Run(*kernels);
@@ -151,6 +162,21 @@ TEST(MlaAttentionTest, NaNInTheCacheIsSeen) {
     static_cast<float*>(const_cast<void*>(attention.pages()[6]))[2 * 80 + 70] = std::nanf("");  // token 98, rope part
     const MatBuffer out = attention.Run(*kernels);
     for (int i = 0; i < 4 * 64; ++i) ASSERT_TRUE(std::isnan(out.view().Row<float>(0)[i])) << Describe(*kernels);
+  }
+}
+
+TEST(MlaAttentionTest, NaNInAPackedCacheIsSeen) {
+  const LatentRowLayout layout = {64, 16};
+  for (const Kernels* kernels : TablesOfThisCpu()) {
+    for (const int bad : {3, 70}) {  // of the latent, of the rotated key
+      Attention attention({4, 64, 16, 100, 16}, DType::kF8E4M3, 26);
+      std::vector<float> row(80, 0.5f);
+      row[static_cast<size_t>(bad)] = std::nanf("");
+      auto* const page = static_cast<std::byte*>(const_cast<void*>(attention.pages()[6]));
+      PackLatentRow(layout, row.data(), page + 2 * layout.bytes());  // token 98
+      const MatBuffer out = attention.Run(*kernels);
+      for (int i = 0; i < 4 * 64; ++i) ASSERT_TRUE(std::isnan(out.view().Row<float>(0)[i])) << Describe(*kernels);
+    }
   }
 }
 

@@ -1,24 +1,33 @@
 #include "moe/model/kv_storage.h"
 
 #include "moe/base/check.h"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave {
+namespace {
+
+int64_t RowCols(const AttentionSpec& spec, DType dtype) {
+  if (dtype != DType::kF8E4M3) return spec.cache_width();
+  return LatentRowLayout{spec.kv_lora_rank, spec.qk_rope_head_dim}.bytes();
+}
+
+}  // namespace
 
 int64_t KvBlockBytes(const ModelSpec& spec, DType cache_dtype) {
-  return int64_t{spec.layers} * kKvBlockTokens * spec.attention.cache_width() * SizeOf(cache_dtype);
+  return int64_t{spec.layers} * kKvBlockTokens * RowCols(spec.attention, cache_dtype) * SizeOf(cache_dtype);
 }
 
 KvStorage::KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks)
     : layers_(spec.layers),
       blocks_(blocks),
       dtype_(cache_dtype),
-      memory_(cache_dtype, int64_t{spec.layers} * blocks * kKvBlockTokens, spec.attention.cache_width()),
+      memory_(cache_dtype, int64_t{spec.layers} * blocks * kKvBlockTokens, RowCols(spec.attention, cache_dtype)),
       rows_(memory_.view()) {}
 
 KvStorage::KvStorage(const ModelSpec& spec, DType cache_dtype, int32_t blocks, void* memory, Device device)
     : layers_(spec.layers), blocks_(blocks), dtype_(cache_dtype) {
-  const int64_t width = spec.attention.cache_width();
-  rows_ = {memory, cache_dtype, device, int64_t{spec.layers} * blocks * kKvBlockTokens, width, width};
+  const int64_t cols = RowCols(spec.attention, cache_dtype);
+  rows_ = {memory, cache_dtype, device, int64_t{spec.layers} * blocks * kKvBlockTokens, cols, cols};
 }
 
 MatView KvStorage::Block(LayerId layer, int32_t block) {

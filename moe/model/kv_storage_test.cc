@@ -16,6 +16,7 @@ ModelSpec Spec() {
 TEST(KvStorageTest, ABlockHoldsOneLatentRowPerTokenAndLayer) {
   EXPECT_EQ(KvBlockBytes(Spec(), DType::kBF16), 3 * kKvBlockTokens * 14 * 2);
   EXPECT_EQ(KvBlockBytes(Spec(), DType::kF32), 3 * kKvBlockTokens * 14 * 4);
+  EXPECT_EQ(KvBlockBytes(Spec(), DType::kF8E4M3), 3 * kKvBlockTokens * 48);
 }
 
 TEST(KvStorageTest, BlocksOfAllLayersAreDisjoint) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "moe/tensor/latent_row.h"
+
 namespace conclave {
 namespace {
 
@@ -103,7 +105,12 @@ void MlaAttention::FillCache(const MlaWeights& weights, LayerId layer, const Rop
       rope.Rotate(row, key, key);
       const int64_t position = rows.positions[row];
       const int32_t block = rows.blocks[rows.first_block[row] + position / kKvBlockTokens];
-      kernels_.convert(full, kv.Block(layer, block).Rows(position % kKvBlockTokens, 1));
+      const MatView cached = kv.Block(layer, block).Rows(position % kKvBlockTokens, 1);
+      if (cached.dtype == DType::kF8E4M3) {
+        PackLatentRow({spec_.kv_lora_rank, spec_.qk_rope_head_dim}, full.Row<float>(0), cached.RowBytes(0));
+      } else {
+        kernels_.convert(full, cached);
+      }
     }
   });
 }

@@ -16,11 +16,11 @@ Compute DenseCompute(const Kernels& kernels) {
 
 }  // namespace
 
-std::string NumericProfile(const Kernels& kernels, RowFormat format) {
+std::string NumericProfile(const Kernels& kernels, RowFormat rows, RowFormat cache) {
   return absl::AsciiStrToLower(absl::StrCat(
       "r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute), "/dense-", Name(DenseCompute(kernels)),
-      "/row-", Name(RowDType(kernels.compute)), format == RowFormat::kFp8 ? "-fp8" : "", "/kv-",
-      Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
+      "/row-", Name(RowDType(kernels.compute)), rows == RowFormat::kFp8 ? "-fp8" : "", "/kv-",
+      cache == RowFormat::kFp8 ? "fp8" : Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
 }
 
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels) {
@@ -37,6 +37,9 @@ absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels) {
 
 DType RowDType(Compute compute) { return compute == Compute::kF32 ? DType::kF32 : DType::kBF16; }
 
-DType CacheDType(Compute compute) { return compute == Compute::kF8 ? DType::kBF16 : DType::kF32; }
+DType CacheDType(Compute compute, RowFormat format) {
+  if (format == RowFormat::kFp8) return DType::kF8E4M3;
+  return compute == Compute::kF8 ? DType::kBF16 : DType::kF32;
+}
 
 }  // namespace conclave

@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   ASSIGN_OR_RETURN(runner->transformer_, Transformer::Create(*runner->checkpoint_, kernels, *runner->threads_,
                                                              {.rows_max = rows_max, .logit_rows_max = rows_max}));
   ASSIGN_OR_RETURN(runner->experts_, LocalExperts::Create(*runner->checkpoint_, kernels, *runner->threads_, rows_max));
-  RETURN_IF_ERROR(runner->MakeCache(kernels.compute, context));
+  RETURN_IF_ERROR(runner->NewCache(CacheDType(kernels.compute), context));
   return runner;
 }
 
@@ -62,15 +62,15 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   const TransformerOptions options{.rows_max = rows_max, .logit_rows_max = rows_max};
   ASSIGN_OR_RETURN(runner->transformer_, target.MakeTransformer(*runner->checkpoint_, *runner->threads_,
                                                                 runner->experts_.get(), options));
-  RETURN_IF_ERROR(runner->MakeCache(target.kernels().compute, context));
+  RETURN_IF_ERROR(runner->NewCache(CacheDType(target.kernels().compute), context));
   return runner;
 }
 
-absl::Status TestRunner::MakeCache(Compute compute, int context) {
+absl::Status TestRunner::NewCache(DType dtype, int context) {
   const int blocks = (context + kKvBlockTokens - 1) / kKvBlockTokens;
-  ASSIGN_OR_RETURN(kv_, transformer_->NewCache(spec(), CacheDType(compute), blocks * kSequencesMax));
-  positions_.resize(kSequencesMax);
-  blocks_.resize(kSequencesMax);
+  ASSIGN_OR_RETURN(kv_, transformer_->NewCache(spec(), dtype, blocks * kSequencesMax));
+  positions_.assign(kSequencesMax, 0);
+  blocks_.assign(kSequencesMax, {});
   for (int i = 0; i < blocks; ++i) {  // no two blocks of a sequence are neighbours
     for (int sequence = 0; sequence < kSequencesMax; ++sequence) {
       blocks_[sequence].push_back((blocks - 1 - i) * kSequencesMax + sequence);

@@ -62,6 +62,8 @@ class TestRunner {
   // The logits of all of `ids`, in pieces of `chunk` tokens, as sequence `sequence` from its position on.
   absl::StatusOr<Logits> Prefill(int sequence, absl::Span<const int32_t> ids, int chunk,
                                  ForwardObserver* observer = nullptr);
+  // Forgets all sequences, and caches what comes in `dtype` instead of the compute's own.
+  absl::Status NewCache(DType dtype, int context = 256);
   // Forgets what a sequence has seen.
   void Restart(int sequence) { positions_[sequence] = 0; }
 
@@ -73,7 +75,6 @@ class TestRunner {
 
  private:
   TestRunner() = default;
-  absl::Status MakeCache(Compute compute, int context);
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<ThreadPool> threads_;
   std::unique_ptr<ExpertPool> experts_;

@@ -166,7 +166,7 @@ void DecoderTransformer::PlanStep(absl::Span<const SequenceSlice> slices, const 
   rows_ = static_cast<int64_t>(tokens_.size());
   CONCLAVE_CHECK(rows_ >= 1 && rows_ <= options_.rows_max) << rows_ << " rows";
   CONCLAVE_CHECK(static_cast<int>(logit_rows_.size()) <= options_.logit_rows_max) << logit_rows_.size();
-  CONCLAVE_CHECK(kv.dtype() == CacheDType(kernels_.compute)) << Name(kv.dtype());
+  CONCLAVE_CHECK(kv.dtype() == CacheDType(kernels_.compute) || kv.dtype() == DType::kF8E4M3) << Name(kv.dtype());
 }
 
 // Anywhere: rows of one sequence stand in ascending order, and a part enters a layer behind the one before it, which

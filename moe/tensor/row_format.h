@@ -1,4 +1,4 @@
-// In which numbers rows travel to experts, and what eight bits a value can carry.
+// In which numbers rows travel to experts and latents are cached, and what eight bits a value can carry.
 #ifndef CONCLAVE_MOE_TENSOR_ROW_FORMAT_H_
 #define CONCLAVE_MOE_TENSOR_ROW_FORMAT_H_
 
@@ -11,12 +11,12 @@
 
 namespace conclave {
 
-// Rows on their way to experts. What comes back is always in the profile's row dtype.
+// Rows on their way to experts (what comes back is always in the profile's row dtype), and rows of the latent cache.
 enum class RowFormat : uint8_t {
-  kCompute,  // the profile's row dtype
+  kCompute,  // the profile's row dtype, or its cache dtype
   // e4m3 times a power of two for each kFp8Block values of a row, as DeepSeek-V3 dispatches its rows (DeepSeek-AI 2024,
   // section 3.3) but for the scale, which is there a float32: a power of two loses nothing where such a row is packed
-  // again, or stored as BF16, so that experts need not know how it travelled.
+  // again, or stored as BF16, so that experts need not know how it travelled. In the cache: moe/tensor/latent_row.h.
   kFp8,
 };
 

@@ -25,7 +25,7 @@ struct FillCacheArgs {
   const int32_t* cache_rows = nullptr; // [rows]: the row of the cache that each one fills
   RopeTable rope;
   void* cache = nullptr;               // [tokens, latent + 2 * rope.pairs] of one layer
-  DType cache_dtype = DType::kF32;
+  DType cache_dtype = DType::kF32;     // or BF16, or F8_E4M3: rows as in moe/tensor/latent_row.h
   int64_t rows = 0, x_stride = 0;
   int latent = 0;
   float eps = 0;
@@ -45,8 +45,9 @@ struct RotateArgs {
 // Absorbed MLA over the paged cache of one layer, in chunks of kAttentionChunkTokens merged in ascending order.
 struct AttendArgs {
   const void* query = nullptr;           // [rows, heads, latent + rope] of `dtype`
-  const void* cache = nullptr;           // [cache_blocks * block_tokens, latent + rope] of `dtype`
-  DType dtype = DType::kF32;             // or BF16: of query, cache and out; sums and softmax are float32
+  const void* cache = nullptr;           // [cache_blocks * block_tokens, latent + rope] of `cache_dtype`
+  DType dtype = DType::kF32;             // or BF16: of query and out; sums and softmax are float32
+  DType cache_dtype = DType::kF32;       // as `dtype`, or F8_E4M3: rows as in moe/tensor/latent_row.h
   const int32_t* lengths = nullptr;      // [rows], at least 1: row r attends to tokens [0, lengths[r]) …
   const int32_t* first_block = nullptr;  // [rows]: … of blocks[first_block[r]], blocks[first_block[r] + 1], …
   const int32_t* blocks = nullptr;

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "moe/tensor/latent_row.h"
+
 namespace conclave::host_ops {
 namespace {
 
@@ -119,6 +121,11 @@ void FillCache(const FillCacheArgs& args) {
     const double factor = NormFactor(x, args.latent, args.eps);
     for (int i = 0; i < args.latent; ++i) row[i] = static_cast<float>(x[i] * factor * args.weight[i]);
     Rotate(args.rope, args.positions[r], x + args.latent, row.data() + args.latent);
+    if (args.cache_dtype == DType::kF8E4M3) {
+      const LatentRowLayout layout = {args.latent, 2 * args.rope.pairs};
+      PackLatentRow(layout, row.data(), static_cast<std::byte*>(args.cache) + args.cache_rows[r] * layout.bytes());
+      continue;
+    }
     for (int i = 0; i < width; ++i) {
       Store(row[i], args.cache, args.cache_dtype, int64_t{args.cache_rows[r]} * width + i);
     }
@@ -138,13 +145,18 @@ void RotateQueries(const RotateArgs& args) {
 
 void Attend(const AttendArgs& args) {
   const int width = args.latent + args.rope;
+  const LatentRowLayout layout = {args.latent, args.rope};
   for (int64_t item = 0; item < args.rows * args.heads; ++item) {
     const int64_t r = item / args.heads;
     const int64_t tokens = args.lengths[r];
     std::vector<double> weights(tokens);
     const auto cached = [&](int64_t token, int i) {
       const int64_t block = args.blocks[args.first_block[r] + token / args.block_tokens];
-      return LoadAsFloat(args.cache, args.dtype, (block * args.block_tokens + token % args.block_tokens) * width + i);
+      const int64_t cache_row = block * args.block_tokens + token % args.block_tokens;
+      if (args.cache_dtype == DType::kF8E4M3) {
+        return PackedLatentAt(layout, static_cast<const std::byte*>(args.cache) + cache_row * layout.bytes(), i);
+      }
+      return LoadAsFloat(args.cache, args.cache_dtype, cache_row * width + i);
     };
     std::vector<double> query(width);
     for (int i = 0; i < width; ++i) query[i] = LoadAsFloat(args.query, args.dtype, item * width + i);

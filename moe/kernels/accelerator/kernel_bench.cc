@@ -195,7 +195,7 @@ class KernelBench {
       return static_cast<const int32_t*>(to);
     };
     AttendArgs attend;
-    attend.dtype = DType::kBF16;
+    attend.dtype = attend.cache_dtype = DType::kBF16;
     attend.heads = shape_.heads;
     attend.latent = shape_.latent;
     attend.rope = shape_.rope;

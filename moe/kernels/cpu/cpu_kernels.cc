@@ -12,6 +12,7 @@
 #include "moe/kernels/cpu/raw_tiles.h"
 #include "moe/kernels/kernels.h"
 #include "moe/kernels/row_major.h"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave {
 namespace {
@@ -47,6 +48,13 @@ cpu::ScaleElement ScaleElementOf(DType dtype) {
   if (dtype == DType::kBF16) return cpu::ScaleElement::kBf16;
   CONCLAVE_CHECK(dtype == DType::kF8E8M0) << "scales of " << Name(dtype);
   return cpu::ScaleElement::kE8M0;
+}
+
+cpu::CacheElement ToCacheElement(DType dtype) {
+  if (dtype == DType::kF32) return cpu::CacheElement::kF32;
+  if (dtype == DType::kBF16) return cpu::CacheElement::kBf16;
+  CONCLAVE_CHECK(dtype == DType::kF8E4M3) << "a cache of " << Name(dtype);
+  return cpu::CacheElement::kF8;
 }
 
 cpu::RawWeight Unpack(const WeightView& w) {
@@ -138,11 +146,14 @@ struct Adapter {
   }
 
   static void MlaAttention(const MlaAttentionArgs& args) {
-    CONCLAVE_CHECK(args.cache_dtype == DType::kF32 || args.cache_dtype == DType::kBF16) << Name(args.cache_dtype);
     CONCLAVE_CHECK(args.tokens > 0 && args.page_tokens > 0 && args.heads > 0) << args.tokens << " tokens";
-    kRaw.mla_attention({args.query, args.query_stride, args.pages, args.cache_dtype == DType::kBF16, args.page_tokens,
-                        args.tokens, args.heads, args.latent, args.rope, args.scale, args.out, args.out_stride,
-                        args.scratch});
+    const LatentRowLayout packed = {args.latent, args.rope};
+    const bool is_packed = args.cache_dtype == DType::kF8E4M3;
+    const int64_t width = int64_t{args.latent} + args.rope;
+    kRaw.mla_attention({args.query, args.query_stride, args.pages, ToCacheElement(args.cache_dtype),
+                        is_packed ? packed.bytes() : width * SizeOf(args.cache_dtype), packed.scales_at(),
+                        packed.rope_at(), args.page_tokens, args.tokens, args.heads, args.latent, args.rope, args.scale,
+                        args.out, args.out_stride, args.scratch});
   }
 
   static constexpr Kernels Table(absl::string_view isa, Compute compute) {

@@ -49,7 +49,7 @@ void LinearPairs(const cpu::RawLinear& args) {
 }
 
 void MlaPairs(const cpu::RawMla& args) {
-  if (!args.cache_is_bf16) return MlaFloat<true>(args);
+  if (args.element != cpu::CacheElement::kBf16) return MlaFloat<true>(args);
   MlaRun<PairDotBf16, SourceBf16>(args, true).Run();
 }
 #endif

@@ -17,7 +17,8 @@ namespace conclave::CONCLAVE_ISA {
 
 inline constexpr int64_t kChunk = 64;
 
-template <class Dot, class Source>
+// kPacked: rows of eight-bit codes, of which a chunk is widened to `Source` when it is reached.
+template <class Dot, class Source, bool kPacked = false>
 class MlaRun {
  public:
   MlaRun(const cpu::RawMla& args, bool round_query) : args_(args), width_(args.latent + args.rope) {
@@ -25,7 +26,8 @@ class MlaRun {
     sum_ = maximum_ + args.heads;
     carry_ = sum_ + args.heads;
     scores_ = carry_ + args.heads;
-    queries_ = reinterpret_cast<X*>(scores_ + args.heads * kChunk);
+    widened_ = scores_ + args.heads * kChunk;
+    queries_ = reinterpret_cast<X*>(widened_ + kChunk * width_);
     for (int64_t head = 0; head < args.heads; ++head) {
       const float* query = args.query + head * args.query_stride;
       if constexpr (std::is_same_v<X, float>) {
@@ -45,7 +47,8 @@ class MlaRun {
       for (int64_t t = 0; t < tokens_; ++t) {
         const int64_t position = token + t;
         rows_[t] = static_cast<const uint8_t*>(args_.pages[position / args_.page_tokens]) +
-                   Source::Bytes(position % args_.page_tokens * width_);
+                   position % args_.page_tokens * args_.row_bytes;
+        if constexpr (kPacked) rows_[t] = Widen(rows_[t], widened_ + t * width_);
       }
       Score();
       for (int64_t head = 0; head < args_.heads; ++head) Merge(head, token == 0);
@@ -63,6 +66,27 @@ class MlaRun {
 
  private:
   using X = typename Dot::X;
+
+  // A packed row as latent + rope floats at `to`.
+  const uint8_t* Widen(const uint8_t* row, float* to) const {
+    constexpr int64_t kBlock = 128;
+    static_assert(kBlock % kLanes == 0);
+    for (int64_t block = 0; block * kBlock < args_.latent; ++block) {
+      const uint32_t exponent = row[args_.scales_at + block];
+      const uint32_t bits = exponent == 0xff ? 0x7fc00000u : exponent == 0 ? 0x00400000u : exponent << 23;
+      const V scale = Set(__builtin_bit_cast(float, bits));
+      const int64_t begin = block * kBlock;
+      ForLanes(MinOf(kBlock, args_.latent - begin), [&](int64_t i, int count) {
+        const uint8_t* codes = row + begin + i;
+        StoreSome(to + begin + i, Mul(count == kLanes ? LoadF8(codes) : LoadF8Partial(codes, count), scale), count);
+      });
+    }
+    ForLanes(args_.rope, [&](int64_t i, int count) {
+      const uint8_t* values = row + args_.rope_at + i * 2;
+      StoreSome(to + args_.latent + i, count == kLanes ? LoadBf16(values) : LoadBf16Partial(values, count), count);
+    });
+    return reinterpret_cast<const uint8_t*>(to);
+  }
 
   void Score() {
     for (int64_t t = 0; t < tokens_; t += kTileCols) {
@@ -130,6 +154,7 @@ class MlaRun {
   float* sum_;          // [heads]
   float* carry_;        // [heads]: by what the chunk multiplies the sums before it
   float* scores_;       // [heads, kChunk]
+  float* widened_;      // [kChunk, latent + rope] where rows are packed
   X* queries_;          // [heads, latent + rope]
   const uint8_t* rows_[kChunk];
 };
@@ -137,10 +162,10 @@ class MlaRun {
 // A bfloat16 profile rounds the query; softmax weights stay float32, and so do the products with latents.
 template <bool kRounds>
 void MlaFloat(const cpu::RawMla& args) {
-  if (args.cache_is_bf16) {
-    MlaRun<FloatDot<SourceBf16>, SourceBf16>(args, kRounds).Run();
-  } else {
-    MlaRun<FloatDot<SourceF32>, SourceF32>(args, kRounds).Run();
+  switch (args.element) {
+    case cpu::CacheElement::kF32: return MlaRun<FloatDot<SourceF32>, SourceF32>(args, kRounds).Run();
+    case cpu::CacheElement::kBf16: return MlaRun<FloatDot<SourceBf16>, SourceBf16>(args, kRounds).Run();
+    case cpu::CacheElement::kF8: return MlaRun<FloatDot<SourceF32>, SourceF32, true>(args, kRounds).Run();
   }
 }
 

@@ -57,12 +57,16 @@ struct RawTransposed {
   int64_t y_stride;
 };
 
+enum class CacheElement : uint8_t { kF32, kBf16, kF8 };
+
 // As MlaAttentionArgs, in the same units.
 struct RawMla {
   const float* query;
   int64_t query_stride;
   const void* const* pages;
-  bool cache_is_bf16;  // else float32
+  CacheElement element;
+  int64_t row_bytes;           // of the cache
+  int64_t scales_at, rope_at;  // of a row of kF8: see LatentRowLayout
   int page_tokens;
   int64_t tokens;
   int heads;
@@ -96,7 +100,7 @@ extern const RawKernels kAvx512DotBf16;  // kBF16 by the dot instruction; float3
 // Floats of scratch that mla_attention needs; enough for every table.
 constexpr int64_t MlaScratch(int64_t heads, int64_t latent, int64_t rope) {
   constexpr int64_t kChunk = 64;
-  return heads * (latent + rope) + heads * kChunk + 3 * heads + 64;
+  return (heads + kChunk) * (latent + rope) + heads * kChunk + 3 * heads + 64;
 }
 
 }  // namespace conclave::cpu

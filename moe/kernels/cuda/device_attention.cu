@@ -6,6 +6,7 @@
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/mla_decode.h"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave::cuda {
 namespace {
@@ -20,8 +21,35 @@ __device__ float ToFloat(T value) {
   else return value;
 }
 
+// A cached row of T.
+template <typename T>
+struct CachedRow {
+  const T* values;
+  __device__ CachedRow(const AttendArgs& args, int64_t row)
+      : values(static_cast<const T*>(args.cache) + row * (args.latent + args.rope)) {}
+  __device__ float At(int i) const { return ToFloat(values[i]); }
+};
+// One in eight bits: moe/tensor/latent_row.h.
+struct Packed {};
+template <>
+struct CachedRow<Packed> {
+  LatentRowLayout layout;
+  const uint8_t* packed;
+  __device__ CachedRow(const AttendArgs& args, int64_t row)
+      : layout{args.latent, args.rope}, packed(static_cast<const uint8_t*>(args.cache) + row * layout.bytes()) {}
+  __device__ float At(int i) const {
+    if (i >= layout.latent) {
+      return ToFloat(reinterpret_cast<const __nv_bfloat16*>(packed + layout.rope_at())[i - layout.latent]);
+    }
+    const uint32_t exponent = packed[layout.scales_at() + i / LatentRowLayout::kLatentBlock];
+    const float scale = __uint_as_float(exponent == 0xff ? 0x7fc00000u : exponent << 23);
+    const __half_raw code = __nv_cvt_fp8_to_halfraw(packed[i], __NV_E4M3);
+    return __half2float(__half(code)) * scale;
+  }
+};
+
 // Lane l holds the elements l, l + 32, … of the query and of the sum.
-template <typename T, int kElements>
+template <typename T, typename Cached, int kElements>
 __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
   FollowKernelsBefore();
   const int lane = threadIdx.x & 31, head = blockIdx.y * kHeads + (threadIdx.x >> 5);
@@ -30,7 +58,6 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
   const int width = args.latent + args.rope;
   const T* query = static_cast<const T*>(args.query) + (row * args.heads + head) * width;
   const int32_t* blocks = args.blocks + args.first_block[row];
-  const auto* cache = static_cast<const T*>(args.cache);
   const int tokens = args.lengths[row];
   float q[kElements], sum[kElements];
 #pragma unroll
@@ -40,19 +67,19 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
   }
   float maximum = -INFINITY, total = 0.0f;
   const auto latent = [&](int token) {
-    return cache + (static_cast<int64_t>(blocks[token / args.block_tokens]) * args.block_tokens +
-                    token % args.block_tokens) * width;
+    return CachedRow<Cached>(args, static_cast<int64_t>(blocks[token / args.block_tokens]) * args.block_tokens +
+                                       token % args.block_tokens);
   };
   for (int begin = 0; begin < tokens; begin += kChunk) {
     const int count = min(kChunk, tokens - begin);
     float low = -INFINITY, high = -INFINITY;  // scores of tokens begin + lane and begin + lane + 32
 #pragma unroll 4
     for (int t = 0; t < count; ++t) {
-      const T* key = latent(begin + t);
+      const CachedRow<Cached> key = latent(begin + t);
       float score = 0.0f;
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
-        if (lane + 32 * e < width) score = fmaf(q[e], ToFloat(key[lane + 32 * e]), score);
+        if (lane + 32 * e < width) score = fmaf(q[e], key.At(lane + 32 * e), score);
       }
       score = WarpSum(score) * args.scale;
       if (lane == (t & 31)) (t < 32 ? low : high) = score;
@@ -73,10 +100,10 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
 #pragma unroll 4
     for (int t = 0; t < count; ++t) {
       const float weight = __shfl_sync(0xffffffffu, t < 32 ? low : high, t & 31);
-      const T* value = latent(begin + t);
+      const CachedRow<Cached> value = latent(begin + t);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
-        if (lane + 32 * e < args.latent) sum[e] = fmaf(weight, ToFloat(value[lane + 32 * e]), sum[e]);
+        if (lane + 32 * e < args.latent) sum[e] = fmaf(weight, value.At(lane + 32 * e), sum[e]);
       }
     }
   }
@@ -87,15 +114,15 @@ __global__ void __launch_bounds__(kHeads * 32) AttendKernel(AttendArgs args) {
   }
 }
 
-template <typename T>
+template <typename T, typename Cached>
 void Launch(const AttendArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>((args.heads + kHeads - 1) / kHeads));
   const int width = args.latent + args.rope;
-  if (width <= 2 * 32) return LaunchOverlapped(AttendKernel<T, 2>, grid, kHeads * 32, 0, stream, args);
-  if (width <= 6 * 32) return LaunchOverlapped(AttendKernel<T, 6>, grid, kHeads * 32, 0, stream, args);
-  if (width <= 10 * 32) return LaunchOverlapped(AttendKernel<T, 10>, grid, kHeads * 32, 0, stream, args);
-  if (width <= 18 * 32) return LaunchOverlapped(AttendKernel<T, 18>, grid, kHeads * 32, 0, stream, args);
-  LaunchOverlapped(AttendKernel<T, 36>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 2 * 32) return LaunchOverlapped(AttendKernel<T, Cached, 2>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 6 * 32) return LaunchOverlapped(AttendKernel<T, Cached, 6>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 10 * 32) return LaunchOverlapped(AttendKernel<T, Cached, 10>, grid, kHeads * 32, 0, stream, args);
+  if (width <= 18 * 32) return LaunchOverlapped(AttendKernel<T, Cached, 18>, grid, kHeads * 32, 0, stream, args);
+  LaunchOverlapped(AttendKernel<T, Cached, 36>, grid, kHeads * 32, 0, stream, args);
 }
 
 // A page table for every row, somewhere in `blocks`.
@@ -124,11 +151,17 @@ MlaDecode OnTensorCores(const AttendArgs& args) {
 }  // namespace
 
 absl::Status Attend(const AttendArgs& args, cudaStream_t stream) {
-  if (args.dtype == DType::kBF16) {
+  if (args.cache_dtype == DType::kF8E4M3) {
+    if (args.dtype == DType::kBF16) {
+      Launch<__nv_bfloat16, Packed>(args, stream);
+    } else {
+      Launch<float, Packed>(args, stream);
+    }
+  } else if (args.dtype == DType::kBF16) {
     if (MlaTakesTensorCores(OnTensorCores(args))) return LaunchMlaDecode(OnTensorCores(args), stream);
-    Launch<__nv_bfloat16>(args, stream);
+    Launch<__nv_bfloat16, __nv_bfloat16>(args, stream);
   } else {
-    Launch<float>(args, stream);
+    Launch<float, float>(args, stream);
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,7 @@
 // Everything that works row by row: embedding, norms, rotations, activations, sums.
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/overlap.cuh"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave::cuda {
 namespace {
@@ -75,6 +76,50 @@ __device__ void RotatePair(const RopeTable& rope, int64_t position, int i, Load 
   const float c = rope.cosines[position * rope.pairs + i], s = rope.sines[position * rope.pairs + i];
   store(first, __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s)));
   store(second, __fadd_rn(__fmul_rn(b, c), __fmul_rn(a, s)));
+}
+
+// A latent in eight bits, as PackLatentRow has it: a warp for each block of 128 values.
+__device__ void PackLatent(const FillCacheArgs& args, const LatentRowLayout& layout, const float* x, float factor,
+                           uint8_t* packed) {
+  constexpr int kBlock = LatentRowLayout::kLatentBlock;
+  const int lane = threadIdx.x & 31;
+  for (int block = threadIdx.x >> 5; block < layout.scales(); block += blockDim.x >> 5) {
+    float values[kBlock / 32];
+    uint32_t largest = 0;  // as bits, which sort as the magnitudes do
+#pragma unroll
+    for (int j = 0; j < kBlock / 32; ++j) {
+      const int i = block * kBlock + j * 32 + lane;
+      values[j] = i < args.latent ? x[i] * factor * args.weight[i] : 0.0f;
+      largest = max(largest, __float_as_uint(values[j]) & 0x7fffffffu);
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) {
+      largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+    }
+    const int above = (largest & 0x7fffffu) > 0x600000u;  // 1.75 * 2^exponent: 448 is the largest code
+    const int exponent = max(static_cast<int>(largest >> 23) - 127 - (above ? 7 : 8), -100);
+    const float inverse = __uint_as_float(static_cast<uint32_t>(127 - exponent) << 23);
+#pragma unroll
+    for (int j = 0; j < kBlock / 32; ++j) {
+      const int i = block * kBlock + j * 32 + lane;
+      if (i < args.latent) packed[i] = __nv_cvt_float_to_fp8(values[j] * inverse, __NV_SATFINITE, __NV_E4M3);
+    }
+    // What is not finite is not mended: its sequence ends with an error.
+    if (lane == 0) packed[layout.scales_at() + block] = largest >= 0x7f800000u ? 0xff : exponent + 127;
+  }
+}
+
+__global__ void FillPackedCacheKernel(FillCacheArgs args) {
+  FollowKernelsBefore();
+  const int64_t row = blockIdx.x;
+  const LatentRowLayout layout = {args.latent, 2 * args.rope.pairs};
+  const float* x = args.x + row * args.x_stride;
+  uint8_t* const packed = static_cast<uint8_t*>(args.cache) + args.cache_rows[row] * layout.bytes();
+  PackLatent(args, layout, x, NormFactor(x, args.latent, args.eps), packed);
+  for (int i = threadIdx.x; i < args.rope.pairs; i += blockDim.x) {
+    RotatePair(args.rope, args.positions[row], i, [&](int half) { return x[args.latent + half]; },
+               [&](int half, float value) { StoreAs(packed + layout.rope_at(), DType::kBF16, half, value); });
+  }
 }
 
 __global__ void FillCacheKernel(FillCacheArgs args) {
@@ -196,7 +241,8 @@ void RmsNorm(const NormArgs& args, cudaStream_t stream) {
 }
 
 void FillCache(const FillCacheArgs& args, cudaStream_t stream) {
-  LaunchOverlapped(FillCacheKernel, dim3(static_cast<unsigned>(args.rows)), kThreads, 0, stream, args);
+  const auto kernel = args.cache_dtype == DType::kF8E4M3 ? FillPackedCacheKernel : FillCacheKernel;
+  LaunchOverlapped(kernel, dim3(static_cast<unsigned>(args.rows)), kThreads, 0, stream, args);
 }
 
 void RotateQueries(const RotateArgs& args, cudaStream_t stream) {

@@ -7,6 +7,7 @@
 #include "moe/base/check.h"
 #include "moe/kernels/kernels.h"
 #include "moe/kernels/row_major.h"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave {
 namespace {
@@ -129,9 +130,13 @@ void Axpy(float weight, const void* row, DType row_dtype, int64_t n, float* acc)
 template <Compute kCompute>
 void MlaAttention(const MlaAttentionArgs& args) {
   const int width = args.latent + args.rope;
-  const auto cached = [&](int64_t token) {
-    return static_cast<const std::byte*>(args.pages[token / args.page_tokens]) +
-           token % args.page_tokens * width * SizeOf(args.cache_dtype);
+  const LatentRowLayout packed = {args.latent, args.rope};
+  const bool is_packed = args.cache_dtype == DType::kF8E4M3;
+  const int64_t row_bytes = is_packed ? packed.bytes() : int64_t{width} * SizeOf(args.cache_dtype);
+  const auto cached = [&](int64_t token, int i) {
+    const auto* page = static_cast<const std::byte*>(args.pages[token / args.page_tokens]);
+    const std::byte* const row = page + token % args.page_tokens * row_bytes;
+    return is_packed ? PackedLatentAt(packed, row, i) : LoadAsFloat(row, args.cache_dtype, i);
   };
   std::vector<double> weights(args.tokens);
   for (int head = 0; head < args.heads; ++head) {
@@ -140,7 +145,7 @@ void MlaAttention(const MlaAttentionArgs& args) {
     for (int64_t t = 0; t < args.tokens; ++t) {
       double score = 0;
       for (int i = 0; i < width; ++i) {
-        score += static_cast<double>(Rounded<kCompute>(query[i])) * LoadAsFloat(cached(t), args.cache_dtype, i);
+        score += static_cast<double>(Rounded<kCompute>(query[i])) * cached(t, i);
       }
       weights[t] = score * args.scale;
       maximum = std::fmax(maximum, weights[t]);
@@ -149,7 +154,7 @@ void MlaAttention(const MlaAttentionArgs& args) {
     for (double& weight : weights) sum += weight = std::exp(weight - maximum);
     for (int i = 0; i < args.latent; ++i) {
       double value = 0;
-      for (int64_t t = 0; t < args.tokens; ++t) value += weights[t] * LoadAsFloat(cached(t), args.cache_dtype, i);
+      for (int64_t t = 0; t < args.tokens; ++t) value += weights[t] * cached(t, i);
       args.out[head * args.out_stride + i] = static_cast<float>(value / sum);
     }
   }

@@ -42,17 +42,17 @@ DeviceAttention::DeviceAttention(const ModelSpec& spec, const RopeTable& rope, c
 absl::Status DeviceAttention::Allocate(DeviceMemory& memory) {
   const int64_t heads = spec_.heads, rows = limits_.rows_max;
   constexpr int64_t kF32 = sizeof(float);
-  const int64_t cache_size = SizeOf(limits_.cache_dtype);
+  const int64_t head_size = SizeOf(limits_.head_dtype);
   tile_rows_ = std::min(rows, kTileRows);
   workspace_bytes_ = std::max(WorkspaceBytes(std::min(tile_rows_, kLongestRows), limits_.context_max),
                               WorkspaceBytes(std::min(tile_rows_, kSplitRows),
                                              std::min(limits_.context_max, kSplitTokens)));
   const std::vector<std::pair<DeviceBuffer*, int64_t>> buffers = {
       {&latent_, rows * latent_stride() * kF32},
-      {&query_, rows * heads * spec_.qk_head_dim() * cache_size},
-      {&absorbed_, tile_rows_ * heads * spec_.cache_width() * cache_size},
-      {&mixed_, tile_rows_ * heads * spec_.kv_lora_rank * cache_size},
-      {&value_, rows * heads * spec_.v_head_dim * cache_size},
+      {&query_, rows * heads * spec_.qk_head_dim() * head_size},
+      {&absorbed_, tile_rows_ * heads * spec_.cache_width() * head_size},
+      {&mixed_, tile_rows_ * heads * spec_.kv_lora_rank * head_size},
+      {&value_, rows * heads * spec_.v_head_dim * head_size},
       {&workspace_, workspace_bytes_},
   };
   int64_t total = 0;
@@ -65,7 +65,7 @@ absl::Status DeviceAttention::Allocate(DeviceMemory& memory) {
 }
 
 int64_t DeviceAttention::WorkspaceBytes(int64_t rows, int64_t tokens_max) const {
-  return device_.AttendWorkspaceBytes(rows, spec_.heads, spec_.kv_lora_rank, limits_.cache_dtype, tokens_max);
+  return device_.AttendWorkspaceBytes(rows, spec_.heads, spec_.kv_lora_rank, limits_.head_dtype, tokens_max);
 }
 
 // How many rows behind up to tokens_max tokens the scratch has room for.
@@ -77,9 +77,9 @@ int64_t DeviceAttention::TileRows(int32_t tokens_max) const {
 
 void DeviceAttention::Run(const DeviceLayer& weights, const void* x, DType x_dtype, const StepPlan& plan,
                           int32_t tokens_max, LayerId layer, KvStorage& kv, float* out) {
-  CONCLAVE_CHECK(kv.dtype() == limits_.cache_dtype) << Name(kv.dtype());
+  CONCLAVE_CHECK(kv.dtype() == limits_.head_dtype || kv.dtype() == DType::kF8E4M3) << Name(kv.dtype());
   rows_ = plan.rows();
-  void* const cache = kv.Block(layer, 0).data;
+  const MatView cache = kv.Block(layer, 0);  // and of the blocks behind it
   ProjectDown(weights, x, x_dtype);
   ProjectQueries(weights, x, x_dtype);
   FillCache(weights, plan, cache);
@@ -88,14 +88,14 @@ void DeviceAttention::Run(const DeviceLayer& weights, const void* x, DType x_dty
     const int64_t count = std::min(tile, rows_ - begin);
     const void* const query = HeadsRow(query_, begin, int64_t{spec_.heads} * spec_.qk_head_dim());
     AbsorbQueries(weights, query, count);
-    device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<void>(), limits_.cache_dtype, count,
+    device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<void>(), limits_.head_dtype, count,
                            spec_.heads, spec_.qk_nope_head_dim, spec_.kv_lora_rank});
     Attend(plan, cache, kv.blocks(), tokens_max, begin, count);
     ExpandValues(weights, begin, count);
   }
   LinearArgs output = Product(weights.o, weights.o_bias);
   output.x = value_.as<void>();
-  output.x_dtype = limits_.cache_dtype;
+  output.x_dtype = limits_.head_dtype;
   output.x_stride = int64_t{spec_.heads} * spec_.v_head_dim;
   output.out = out;
   output.out_stride = hidden_;
@@ -150,12 +150,12 @@ void DeviceAttention::ProjectQueries(const DeviceLayer& weights, const void* x, 
     linear.x_stride = latent_stride();
   }
   linear.out = query_.as<void>();
-  linear.out_dtype = limits_.cache_dtype;
+  linear.out_dtype = limits_.head_dtype;
   linear.out_stride = int64_t{spec_.heads} * spec_.qk_head_dim();
   device_.Linear(linear);
 }
 
-void DeviceAttention::FillCache(const DeviceLayer& weights, const StepPlan& plan, void* cache) {
+void DeviceAttention::FillCache(const DeviceLayer& weights, const StepPlan& plan, MatView cache) {
   FillCacheArgs fill;
   fill.x = latent_.as<float>() + spec_.q_lora_rank;
   fill.x_stride = latent_stride();
@@ -163,8 +163,8 @@ void DeviceAttention::FillCache(const DeviceLayer& weights, const StepPlan& plan
   fill.positions = plan.positions();
   fill.cache_rows = plan.cache_rows();
   fill.rope = rope_;
-  fill.cache = cache;
-  fill.cache_dtype = limits_.cache_dtype;
+  fill.cache = cache.data;
+  fill.cache_dtype = cache.dtype;
   fill.rows = rows_;
   fill.latent = spec_.kv_lora_rank;
   fill.eps = kLatentNormEps;
@@ -186,9 +186,9 @@ void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const void* quer
     absorb.row_step = spec_.qk_nope_head_dim + spec_.v_head_dim;
   }
   absorb.x = query;
-  absorb.x_dtype = limits_.cache_dtype;
+  absorb.x_dtype = limits_.head_dtype;
   absorb.out = absorbed_.as<void>();
-  absorb.out_dtype = limits_.cache_dtype;
+  absorb.out_dtype = limits_.head_dtype;
   absorb.rows = count;
   absorb.batch = heads;
   absorb.x_stride = heads * spec_.qk_head_dim();
@@ -199,12 +199,13 @@ void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const void* quer
 }
 
 // mixed_ of rows [begin, begin + count).
-void DeviceAttention::Attend(const StepPlan& plan, const void* cache, int32_t cache_blocks, int32_t tokens_max,
+void DeviceAttention::Attend(const StepPlan& plan, MatView cache, int32_t cache_blocks, int32_t tokens_max,
                              int64_t begin, int64_t count) {
   AttendArgs attend;
   attend.query = absorbed_.as<void>();
-  attend.cache = cache;
-  attend.dtype = limits_.cache_dtype;
+  attend.cache = cache.data;
+  attend.cache_dtype = cache.dtype;
+  attend.dtype = limits_.head_dtype;
   attend.lengths = plan.lengths() + begin;
   attend.first_block = plan.first_block() + begin;
   attend.blocks = plan.blocks();
@@ -227,10 +228,10 @@ void DeviceAttention::ExpandValues(const DeviceLayer& weights, int64_t begin, in
   LinearArgs expand;
   expand.precision = limits_.precision;
   expand.x = mixed_.as<void>();
-  expand.x_dtype = limits_.cache_dtype;
+  expand.x_dtype = limits_.head_dtype;
   expand.w = weights.kv_b;
   expand.out = HeadsRow(value_, begin, heads * spec_.v_head_dim);
-  expand.out_dtype = limits_.cache_dtype;
+  expand.out_dtype = limits_.head_dtype;
   expand.rows = count;
   expand.batch = heads;
   expand.features = spec_.v_head_dim;

@@ -54,7 +54,7 @@ class DeviceTransformer final : public Transformer {
         local_(local),
         options_(options),
         row_dtype_(RowDType(kernels.compute)),
-        cache_dtype_(CacheDType(kernels.compute)),
+        head_dtype_(CacheDType(kernels.compute)),
         rounds_inputs_(kernels.compute == Compute::kF8),
         precision_(PrecisionOf(kernels.compute)),
         // A router logit decides between experts: it is never rounded to bfloat16.
@@ -100,7 +100,7 @@ class DeviceTransformer final : public Transformer {
   Accelerator& device_;
   DeviceExpertPool* const local_;
   const TransformerOptions options_;
-  const DType row_dtype_, cache_dtype_;
+  const DType row_dtype_, head_dtype_;
   const bool rounds_inputs_;  // of attention and feed-forwards, to bfloat16
   const LinearPrecision precision_, gate_precision_;
   std::unique_ptr<DeviceWeights> weights_;
@@ -124,7 +124,7 @@ absl::Status DeviceTransformer::Start() {
   ASSIGN_OR_RETURN(attention_,
                    DeviceAttention::Create(spec_, weights_->rope,
                                            {.precision = precision_,
-                                            .cache_dtype = cache_dtype_,
+                                            .head_dtype = head_dtype_,
                                             .rows_max = options_.rows_max,
                                             .context_max = options_.context_max,
                                             .workspace = buffers_.workspace.as<void>()},

@@ -122,6 +122,27 @@ TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDe
   }
 }
 
+TEST_F(DeviceTransformerTest, PacksCachedLatentsAsTheCpuDoes) {
+  const HostTarget host = MakeHostTarget("f32");
+  const auto device = RunnerOn(*host.target, model_);
+  const auto cpu = TestRunner::Make(model_, Fastest(Compute::kF32), 1);
+  ASSERT_TRUE(device != nullptr && cpu != nullptr);
+  const std::vector<int32_t> ids = Prompt(37, 3, 300);
+  const auto exact = device->Prefill(0, ids, 16);
+  ASSERT_TRUE(device->NewCache(DType::kF8E4M3).ok());
+  ASSERT_TRUE(cpu->NewCache(DType::kF8E4M3).ok());
+  const auto got = device->Prefill(0, ids, 16), want = cpu->Prefill(0, ids, 16);
+  ASSERT_TRUE(exact.ok() && got.ok() && want.ok());
+  // Sums in another order may round a value to its other neighbour.
+  const double between = LargestDifference(*got, *want), loss = LargestDifference(*got, *exact);
+  EXPECT_GT(loss, 1e-3) << "nothing was rounded";
+  EXPECT_LT(between, loss / 4);
+  ASSERT_TRUE(device->NewCache(DType::kF8E4M3).ok());
+  const auto token_by_token = device->Prefill(3, ids, 1);
+  ASSERT_TRUE(token_by_token.ok());
+  ExpectSameBits(*token_by_token, *got, "one token a step");
+}
+
 TEST_F(DeviceTransformerTest, TellsTheLargestLogitsAndLeavesOutRowsThatNobodyLooksAt) {
   const HostTarget host = MakeHostTarget("f32");
   const auto runner = RunnerOn(*host.target, model_);
