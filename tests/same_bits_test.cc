@@ -19,6 +19,7 @@
 #include "moe/model/kv_storage.h"
 #include "moe/model/local_experts.h"
 #include "moe/model/numeric_profile.h"
+#include "moe/tensor/row_format.h"
 #include "router_service/engine.h"
 #include "tests/demo_cluster.h"
 
