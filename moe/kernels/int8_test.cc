@@ -1,6 +1,7 @@
 // Compute::kInt8: products of integers have the reference's bits in every instruction set, for any number of rows.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -13,6 +14,7 @@ namespace {
 
 using testing::BitsOf;
 using testing::Describe;
+using testing::InIntegers;
 using testing::TablesOfThisCpu;
 using testing::TestIntegers;
 using testing::TestPackedRows;
@@ -31,7 +33,7 @@ constexpr Format kFormats[] = {
 std::vector<const Kernels*> IntegerTables() {
   std::vector<const Kernels*> tables;
   for (const Kernels* kernels : TablesOfThisCpu()) {
-    if (kernels->compute == Compute::kInt8) tables.push_back(kernels);
+    if (InIntegers(*kernels)) tables.push_back(kernels);
   }
   return tables;
 }
@@ -82,22 +84,22 @@ TEST(Int8Test, RowsGoThroughTwoProductsAlikeInEveryInstructionSet) {
   for (const Kernels* kernels : IntegerTables()) {
     Values values(3);
     const MatBuffer x = values.Matrix(21, 160);
-    const TestIntegers gate(values, WeightCode::kInt8, 96, 160, 0, DType::kBF16);
-    const TestIntegers up(values, WeightCode::kInt8, 96, 160, 0, DType::kBF16);
-    const TestIntegers down(values, WeightCode::kInt4, 33, 96, 32, DType::kBF16);
+    const TestIntegers gate(values, WeightCode::kInt8, 288, 160, 0, DType::kBF16);
+    const TestIntegers up(values, WeightCode::kInt8, 288, 160, 0, DType::kBF16);
+    const TestIntegers down(values, WeightCode::kInt4, 33, 288, 32, DType::kBF16);
     const auto run = [&](int64_t rows, int64_t columns) {
-      const TestPackedRows packed(*kernels, rows, 160), out(*kernels, rows, 96);
-      MatBuffer gate_scratch(DType::kF32, rows, 96), up_scratch(DType::kF32, rows, 96), y(DType::kF32, rows, 33);
+      const TestPackedRows packed(*kernels, rows, 160), out(*kernels, rows, 288);
+      MatBuffer gate_scratch(DType::kF32, rows, 288), up_scratch(DType::kF32, rows, 288), y(DType::kF32, rows, 33);
       kernels->pack(x.view(), nullptr, 0, rows, packed.rows());
-      for (int64_t n = 0; n < 96; n += columns) {
-        kernels->swiglu_packed(packed.rows(), gate.view(), up.view(), n, n + columns,
+      for (int64_t n = 0; n < 288; n += columns) {
+        kernels->swiglu_packed(packed.rows(), gate.view(), up.view(), n, std::min<int64_t>(n + columns, 288),
                                {gate_scratch.view(), up_scratch.view()}, out.rows());
       }
       kernels->linear_packed(out.rows(), down.view(), 0, 33, y.view());
       return y;
     };
-    const MatBuffer all = run(21, 96);
-    ExpectSameBits(run(5, 32).view(), all.view().Rows(0, 5), Describe(*kernels));
+    const MatBuffer all = run(21, 384);
+    ExpectSameBits(run(5, 128).view(), all.view().Rows(0, 5), Describe(*kernels));
   }
 }
 

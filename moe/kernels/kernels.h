@@ -22,9 +22,10 @@ namespace conclave {
 // routed experts' inputs are quantised to e4m3 with a scale per row and 128 values (DeepSeek-V3, section 3.3.2).
 // kBF16x3: inputs of matrix products (and float32 weights) as the sum of three bfloat16, which are float32's 24 bits,
 // all else as kF32: for dot units that take bfloat16 alone, where float32 is asked for. kInt8: as kBF16, but that inputs
-// of products with INT8 and INT4 weights are quantised to 8-bit integers with a scale per row and 32 values, as long as
-// the weights' scales are for whole groups of 32; such a product has the same bits in every instruction set.
-enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3, kBF16x3 = 4, kInt8 = 5 };
+// of products with INT8 and INT4 weights are quantised to 8-bit integers with a scale per row and 128 values, as long as
+// the weights' scales are for whole groups of 32; such a product has the same bits in every instruction set, so that
+// whatever is fastest for a number of rows may compute it. kInt8F32: as kF32 (with AMX kBF16x3), but for such products.
+enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3, kBF16x3 = 4, kInt8 = 5, kInt8F32 = 6 };
 absl::string_view Name(Compute compute);
 
 // One row of scores over a paged latent KV cache. All pointers are to float32 but `pages`.
@@ -48,16 +49,28 @@ inline constexpr int kAttentionChunkTokens = 64;
 // Floats that one thread needs in MlaAttentionArgs::scratch.
 int64_t MlaScratchFloats(int heads, int latent, int rope);
 
+// The forms that a row packed for kInt8 and kInt8F32 has: of its values, and of 8-bit integers. Other tables have one
+// form and ask for none.
+using RowForms = uint8_t;
+inline constexpr RowForms kValueForm = 1, kIntegerForm = 2;
+// What the integers' tables read for products with `w`.
+inline RowForms FormOf(const WeightView& w) {
+  constexpr int64_t kGroup = 32;
+  const bool whole_groups = w.block_cols >= w.cols() || w.block_cols % kGroup == 0;
+  return w.code != WeightCode::kPlain && whole_groups ? kIntegerForm : kValueForm;
+}
+
 // Rows of x in the form in which a table's products read them: packed once, read by every thread that computes some
 // columns. How is the table's own matter. Non-owning; `data` has Kernels::packed_bytes(rows, cols), of any alignment.
 struct PackedRows {
   void* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
+  RowForms forms = kValueForm | kIntegerForm;  // that are filled in and may be read
 };
 // Where a call that fills some of the rows or columns of PackedRows begins, it begins at a multiple of these.
 inline constexpr int64_t kPackedRowsMultiple = 80;
-inline constexpr int64_t kPackedColumnsMultiple = 32;
+inline constexpr int64_t kPackedColumnsMultiple = 32;  // at least; Kernels::columns_multiple has a table's own
 
 // Where tables that have no better place keep gate and up: [rows, N] F32 each.
 struct SwigluScratch {
@@ -99,6 +112,8 @@ struct Kernels {
   void (*axpy)(float weight, const void* row, DType row_dtype, int64_t n, float* acc);
   // One query row (all heads) of MLA in absorbed form.
   void (*mla_attention)(const MlaAttentionArgs& args);
+  // Of the columns of PackedRows that swiglu_packed fills: a multiple of kPackedColumnsMultiple.
+  int64_t columns_multiple = kPackedColumnsMultiple;
 };
 
 // The plain loops: the oracle of every other table.

@@ -21,13 +21,17 @@ namespace conclave::testing {
 // Every table that this CPU runs, fastest first; without the reference.
 inline std::vector<const Kernels*> TablesOfThisCpu() {
   std::vector<const Kernels*> tables;
-  for (const Compute compute : {Compute::kF32, Compute::kBF16, Compute::kBF16x3, Compute::kInt8}) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16, Compute::kBF16x3, Compute::kInt8, Compute::kInt8F32}) {
     for (const char* isa : {"amx", "avx512-bf16", "avx512", "avx2", "scalar"}) {
       const auto table = CpuKernels(compute, isa);
       if (table.ok()) tables.push_back(*table);
     }
   }
   return tables;
+}
+
+inline bool InIntegers(const Kernels& kernels) {
+  return kernels.compute == Compute::kInt8 || kernels.compute == Compute::kInt8F32;
 }
 
 // Whether inputs of products with plain weights are rounded to bfloat16.

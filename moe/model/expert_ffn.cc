@@ -93,8 +93,13 @@ void GroupedExperts::Run(ConstMatView rows, absl::Span<const uint32_t> row_offse
   }
 }
 
-PackedRows GroupedExperts::Packed(MatBuffer& bytes, const Group& group, int64_t cols) {
-  return PackedRows{bytes.view().RowBytes(group.row), group.count, cols};
+PackedRows GroupedExperts::Gathered(const Group& group) {
+  const RowForms forms = FormOf(group.weights->gate) | FormOf(group.weights->up);
+  return PackedRows{gathered_.view().RowBytes(group.row), group.count, hidden_, forms};
+}
+
+PackedRows GroupedExperts::Activation(const Group& group) {
+  return PackedRows{activation_.view().RowBytes(group.row), group.count, intermediate_, FormOf(group.weights->down)};
 }
 
 int64_t GroupedExperts::AverageRows() const {
@@ -109,7 +114,7 @@ void GroupedExperts::Pack(ConstMatView rows) {
   threads_.ParallelFor(groups, grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Group& group = groups_[i];
-      kernels_.pack(rows, sources_.data() + group.begin, 0, group.count, Packed(gathered_, group, hidden_));
+      kernels_.pack(rows, sources_.data() + group.begin, 0, group.count, Gathered(group));
     }
   });
 }
@@ -117,7 +122,9 @@ void GroupedExperts::Pack(ConstMatView rows) {
 // A parallel loop over (expert, columns): gate, up and their product.
 void GroupedExperts::RunInner() {
   const int64_t groups = static_cast<int64_t>(groups_.size());
-  const int64_t columns = LinearGrain(AverageRows(), groups_[0].weights->gate, threads_.threads());
+  const int64_t multiple = kernels_.columns_multiple;
+  const int64_t grain = LinearGrain(AverageRows(), groups_[0].weights->gate, threads_.threads());
+  const int64_t columns = (grain + multiple - 1) / multiple * multiple;
   const int64_t tasks = (intermediate_ + columns - 1) / columns;
   const int64_t work = 2 * AverageRows() * columns * hidden_;
   threads_.ParallelFor(
@@ -127,9 +134,9 @@ void GroupedExperts::RunInner() {
           const int64_t begin = task % tasks * columns;
           const SwigluScratch scratch = {gate_.view().Rows(group.row, group.count),
                                          up_.view().Rows(group.row, group.count)};
-          kernels_.swiglu_packed(Packed(gathered_, group, hidden_), group.weights->gate, group.weights->up, begin,
+          kernels_.swiglu_packed(Gathered(group), group.weights->gate, group.weights->up, begin,
                                  std::min<int64_t>(begin + columns, intermediate_), scratch,
-                                 Packed(activation_, group, intermediate_));
+                                 Activation(group));
         }
       });
 }
@@ -147,7 +154,7 @@ void GroupedExperts::RunDown(MatView out) {
                            const int64_t begin = task % tasks * columns;
                            const int64_t count = std::min<int64_t>(columns, hidden_ - begin);
                            const MatView down = down_.view().Rows(group.row, group.count);
-                           kernels_.linear_packed(Packed(activation_, group, intermediate_), group.weights->down, begin,
+                           kernels_.linear_packed(Activation(group), group.weights->down, begin,
                                                   begin + count, down);
                            for (int64_t i = 0; i < group.count; ++i) {
                              kernels_.convert(down.Rows(i, 1).Cols(begin, count),

@@ -60,7 +60,9 @@ class GroupedExperts {
   void RunInner();
   void RunDown(MatView out);
   int64_t AverageRows() const;  // of the wave's groups
-  PackedRows Packed(MatBuffer& bytes, const Group& group, int64_t cols);
+  // A group's rows, as products with some of its matrices read them.
+  PackedRows Gathered(const Group& group);    // gate and up
+  PackedRows Activation(const Group& group);  // down
 
   const Kernels& kernels_;
   ThreadPool& threads_;

@@ -108,7 +108,7 @@ Gate::Gate(const GateSpec& spec, const Kernels& kernels, ThreadPool& threads, in
 
 void Gate::Route(const GateWeights& weights, ConstMatView x) {
   rows_ = x.rows;
-  RunLinears(kernels_, threads_, packer_.Pack(x), {{&weights.matrix, logits_.first(rows_)}});
+  RunLinears(kernels_, threads_, packer_.Pack(x, {&weights.matrix}), {{&weights.matrix, logits_.first(rows_)}});
   const int64_t grain = TaskGrain(rows_, int64_t{8} * spec_.experts, threads_.threads());
   threads_.ParallelFor(rows_, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

@@ -25,13 +25,14 @@ int64_t TaskGrain(int64_t count, int64_t multiply_adds, int threads) {
 RowPacker::RowPacker(const Kernels& kernels, ThreadPool& threads, int64_t rows_max, int64_t cols_max)
     : kernels_(kernels), threads_(threads), bytes_(DType::kU8, rows_max, kernels.packed_bytes(1, cols_max)) {}
 
-PackedRows RowPacker::Rows(int64_t rows, int64_t cols) {
-  CONCLAVE_CHECK(kernels_.packed_bytes(rows, cols) <= bytes_.bytes()) << rows << " rows of " << cols;
-  return PackedRows{bytes_.view().data, rows, cols};
+PackedRows RowPacker::Rows(int64_t rows, const WeightView& w) {
+  CONCLAVE_CHECK(kernels_.packed_bytes(rows, w.cols()) <= bytes_.bytes()) << rows << " rows of " << w.cols();
+  return PackedRows{bytes_.view().data, rows, w.cols(), FormOf(w)};
 }
 
-PackedRows RowPacker::Pack(ConstMatView x) {
-  const PackedRows packed = Rows(x.rows, x.cols);
+PackedRows RowPacker::Pack(ConstMatView x, std::initializer_list<const WeightView*> weights) {
+  PackedRows packed = Rows(x.rows, **weights.begin());
+  for (const WeightView* w : weights) packed.forms |= FormOf(*w);
   const int64_t tasks = CeilDiv(x.rows, kPackedRowsMultiple);
   const int64_t grain = TaskGrain(tasks, 4 * kPackedRowsMultiple * x.cols, threads_.threads());
   threads_.ParallelFor(tasks, grain, [&](int64_t begin, int64_t end) {

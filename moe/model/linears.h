@@ -23,10 +23,10 @@ class RowPacker {
  public:
   RowPacker(const Kernels& kernels, ThreadPool& threads, int64_t rows_max, int64_t cols_max);
 
-  // Packs x [rows, cols] F32 or BF16; good until the next call.
-  PackedRows Pack(ConstMatView x);
-  // Memory for such rows, for others to fill.
-  PackedRows Rows(int64_t rows, int64_t cols);
+  // Packs x [rows, cols] F32 or BF16, as products with these weights read it; good until the next call.
+  PackedRows Pack(ConstMatView x, std::initializer_list<const WeightView*> weights);
+  // Memory for rows that products with `w` read, for others to fill.
+  PackedRows Rows(int64_t rows, const WeightView& w);
 
  private:
   const Kernels& kernels_;

@@ -33,7 +33,7 @@ TEST(LinearsTest, SeveralJobsOfUnequalWidthAreAllDoneWhateverTheThreads) {
     ThreadPool pool(threads);
     MatBuffer got_narrow(DType::kF32, 5, 7), got_wide(DType::kF32, 5, 3001);
     RowPacker packer(kernels, pool, 5, 300);
-    RunLinears(kernels, pool, packer.Pack(x.view()),
+    RunLinears(kernels, pool, packer.Pack(x.view(), {&narrow_weight, &wide_weight}),
                {{&narrow_weight, got_narrow.view()}, {&wide_weight, got_wide.view()}});
     EXPECT_EQ(std::memcmp(got_narrow.view().data, want_narrow.view().data, want_narrow.bytes()), 0) << threads;
     EXPECT_EQ(std::memcmp(got_wide.view().data, want_wide.view().data, want_wide.bytes()), 0) << threads;

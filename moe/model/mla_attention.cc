@@ -66,7 +66,7 @@ void MlaAttention::Run(const MlaWeights& weights, LayerId layer, ConstMatView x,
   for (int64_t begin = 0; begin < x.rows; begin += kTileRows) {
     AttendTile(weights, rope, rows, kv.dtype(), begin, std::min<int64_t>(kTileRows, x.rows - begin));
   }
-  RunLinears(kernels_, threads_, packer_.Pack(value_.first(x.rows)), {{&weights.o, out}});
+  RunLinears(kernels_, threads_, packer_.Pack(value_.first(x.rows), {&weights.o}), {{&weights.o, out}});
   if (weights.o_bias.empty()) return;
   for (int64_t row = 0; row < x.rows; ++row) AddBias(weights.o_bias, out.Row<float>(row));
 }
@@ -75,8 +75,9 @@ void MlaAttention::Run(const MlaWeights& weights, LayerId layer, ConstMatView x,
 void MlaAttention::ProjectQueries(const MlaWeights& weights, ConstMatView x) {
   const MatView query = query_.first(x.rows);
   const MatView latent = latent_.first(x.rows);
-  const PackedRows packed = packer_.Pack(x);
-  if (spec_.q_lora_rank == 0) {
+  const bool one_step = spec_.q_lora_rank == 0;
+  const PackedRows packed = packer_.Pack(x, {one_step ? &weights.q : &weights.q_a, &weights.kv_a});
+  if (one_step) {
     RunLinears(kernels_, threads_, packed, {{&weights.q, query}, {&weights.kv_a, latent}});
     return;
   }
@@ -88,7 +89,7 @@ void MlaAttention::ProjectQueries(const MlaWeights& weights, ConstMatView x) {
     for (int64_t row = 0; row < piece.rows; ++row) AddBias(weights.q_a_bias, piece.Row<float>(row));
     kernels_.rms_norm(piece, weights.q_a_norm, kLatentNormEps, piece);
   });
-  RunLinears(kernels_, threads_, packer_.Pack(q_latent), {{&weights.q, query}});
+  RunLinears(kernels_, threads_, packer_.Pack(q_latent, {&weights.q}), {{&weights.q, query}});
 }
 
 // One cached row: [rms_norm(latent) | rotated key].

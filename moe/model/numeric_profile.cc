@@ -11,6 +11,7 @@ namespace {
 // What all but gates and routed experts compute in: on a CPU as DenseKernels has it, on accelerators as they do.
 Compute DenseCompute(const Kernels& kernels) {
   if (kernels.compute == Compute::kF8) return Compute::kF8;
+  if (kernels.compute == Compute::kInt8) return Compute::kInt8F32;
   return kernels.isa == "amx" ? Compute::kBF16x3 : Compute::kF32;
 }
 
@@ -24,6 +25,10 @@ std::string NumericProfile(const Kernels& kernels, RowFormat rows, RowFormat cac
 }
 
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels) {
+  if (kernels.compute == Compute::kInt8) {
+    if (kernels.isa == "reference") return &ReferenceKernels(Compute::kInt8F32);
+    return CpuKernels(Compute::kInt8F32, kernels.isa);
+  }
   if (kernels.isa == "amx") return CpuKernels(Compute::kBF16x3, "amx");
   return GateKernels(kernels);
 }

@@ -32,6 +32,8 @@ std::string NumericProfile(const Kernels& kernels, RowFormat rows = RowFormat::k
 
 // The table for all but gates and routed experts: float32, of the same instruction set as `kernels`. AMX has no
 // float32: its table splits inputs into three bfloat16. (Two of them, 16 bits, changed one more choice of an expert.)
+// With Compute::kInt8 products with INT8 and INT4 weights are products of integers here too, which is a choice of its
+// user: it changes choices of experts, for twice the speed (docs/quantization.md has what it costs).
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels);
 // The table for gates: float32, whatever the rest computes in.
 absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels);

@@ -310,7 +310,8 @@ void DecoderTransformer::Head(MatView logits) {
     kernels_.rms_norm(residual_.view().Rows(logit_rows_[i], 1), weights_.norm, spec_.rms_norm_eps,
                       normed_.view().Rows(i, 1));
   }
-  RunLinears(kernels_, threads_, head_packer_.Pack(normed_.first(count)), {{&weights_.head, logits}});
+  RunLinears(kernels_, threads_, head_packer_.Pack(normed_.first(count), {&weights_.head}),
+             {{&weights_.head, logits}});
 }
 
 }  // namespace

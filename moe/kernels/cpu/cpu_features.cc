@@ -49,11 +49,12 @@ CpuFeatures DetectCpuFeatures() {
   const uint64_t saved = SavedStates();
   constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;
   const Registers extended = CpuId(7, 0);
-  constexpr int kAvx2 = 5, kF = 16, kDq = 17, kBw = 30, kVl = 31, kVbmi = 1, kBf16 = 5;
+  constexpr int kAvx2 = 5, kF = 16, kDq = 17, kBw = 30, kVl = 31, kVbmi = 1, kVnni = 11, kBf16 = 5;
   features.avx2 = (saved & kYmm) == kYmm && Has(extended.b, kAvx2) && Has(basic.c, kFma) && Has(basic.c, kF16c);
   features.avx512 = features.avx2 && (saved & kZmm) == kZmm && Has(extended.b, kF) && Has(extended.b, kDq) &&
                     Has(extended.b, kBw) && Has(extended.b, kVl);
-  features.avx512_bf16 = features.avx512 && Has(extended.c, kVbmi) && Has(CpuId(7, 1).a, kBf16);
+  features.avx512_bf16 = features.avx512 && Has(extended.c, kVbmi) && Has(extended.c, kVnni) &&
+                         Has(CpuId(7, 1).a, kBf16);
   constexpr uint64_t kTiles = 0x60000;
   constexpr int kAmxBf16 = 22, kAmxTile = 24, kAmxInt8 = 25;
   features.amx = features.avx512_bf16 && (saved & kTiles) == kTiles && Has(extended.d, kAmxBf16) &&

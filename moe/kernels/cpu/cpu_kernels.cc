@@ -241,19 +241,21 @@ struct TileAdapter {
   };
 };
 
-// Integer products for the weights that can be taken, all else by the bfloat16 table `kBase`. Packed rows are the
-// quantised ones and, behind them, the same in bfloat16.
-template <const cpu::RawInt8& kInt8, const Kernels& kBase>
+// Integer products for the weights that can be taken, all else by the table `kBase`, which rounds rows to kValues. Packed
+// rows are the quantised ones and, behind them, the values.
+template <const cpu::RawInt8& kInt8, const Kernels& kBase, Compute kCompute>
 struct Int8Adapter {
+  static constexpr DType kValues = kCompute == Compute::kInt8 ? DType::kBF16 : DType::kF32;
+
   static int64_t PackedBytes(int64_t rows, int64_t cols) {
-    return rows * (cpu::Int8RowBytes(cols) + cols * SizeOf(DType::kBF16));
+    return rows * (cpu::Int8RowBytes(cols) + cols * SizeOf(kValues));
   }
   static cpu::RawInt8Rows Integers(const PackedRows& rows) {
     return {static_cast<uint8_t*>(rows.data), rows.rows, rows.cols};
   }
-  static MatView Halves(const PackedRows& rows) {
+  static MatView Values(const PackedRows& rows) {
     return MatView{static_cast<uint8_t*>(rows.data) + rows.rows * cpu::Int8RowBytes(rows.cols),
-                   DType::kBF16,
+                   kValues,
                    Device::kCpu,
                    rows.rows,
                    rows.cols,
@@ -263,53 +265,60 @@ struct Int8Adapter {
   static void Pack(ConstMatView x, const int32_t* indexes, int64_t begin, int64_t end, const PackedRows& out) {
     CONCLAVE_CHECK(x.dtype == DType::kF32 || x.dtype == DType::kBF16) << "x is " << Name(x.dtype);
     CONCLAVE_CHECK(x.cols == out.cols && end <= out.rows) << begin << ".." << end;
-    kInt8.pack({x.data, x.dtype == DType::kBF16, x.stride, indexes, begin, end, 0, out.cols, Integers(out)});
+    if ((out.forms & kIntegerForm) != 0) {
+      kInt8.pack({x.data, x.dtype == DType::kBF16, x.stride, indexes, begin, end, 0, out.cols, Integers(out)});
+    }
+    if ((out.forms & kValueForm) == 0) return;
     for (int64_t row = begin; row < end; ++row) {
-      kBase.convert(x.Rows(indexes == nullptr ? row : indexes[row], 1), Halves(out).Rows(row, 1));
+      kBase.convert(x.Rows(indexes == nullptr ? row : indexes[row], 1), Values(out).Rows(row, 1));
     }
   }
 
   static void LinearPacked(const PackedRows& x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
+    CONCLAVE_CHECK((x.forms & FormOf(w)) != 0) << "rows were not packed for weights of " << Name(w.matrix.dtype);
+    if (FormOf(w) == kValueForm) return kBase.linear(Values(x), w, n_begin, n_end, y);
     CheckIsF32(y, "y");
-    const cpu::RawWeight raw = Unpack(w);
-    if (!cpu::Int8Takes(raw, w.cols())) return kBase.linear(Halves(x), w, n_begin, n_end, y);
     CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows)
         << x.rows << "x" << x.cols << " by " << w.rows() << "x" << w.cols() << " into " << y.rows << "x" << y.cols;
     CONCLAVE_CHECK(n_begin >= 0 && n_begin <= n_end && n_end <= w.rows()) << n_begin << ".." << n_end;
-    kInt8.linear({Integers(x), raw, n_begin, n_end, static_cast<float*>(y.data), y.stride});
+    kInt8.linear({Integers(x), Unpack(w), n_begin, n_end, static_cast<float*>(y.data), y.stride});
   }
 
   static void SwigluPacked(const PackedRows& x, const WeightView& gate, const WeightView& up, int64_t n_begin,
                            int64_t n_end, const SwigluScratch& scratch, const PackedRows& out) {
-    CONCLAVE_CHECK(n_begin % kPackedColumnsMultiple == 0 && out.rows == x.rows) << n_begin << ".." << n_end;
+    CONCLAVE_CHECK(n_begin % cpu::kInt8Block == 0 && out.rows == x.rows) << n_begin << ".." << n_end;
+    CONCLAVE_CHECK(n_end % cpu::kInt8Block == 0 || n_end == out.cols) << n_begin << ".." << n_end;
     LinearPacked(x, gate, n_begin, n_end, scratch.gate);
     LinearPacked(x, up, n_begin, n_end, scratch.up);
     const int64_t count = n_end - n_begin;
     const MatView product = scratch.gate.Cols(n_begin, count);
     kBase.silu_mul(product, scratch.up.Cols(n_begin, count), product);
-    kBase.convert(product, Halves(out).Cols(n_begin, count));
+    if ((out.forms & kValueForm) != 0) kBase.convert(product, Values(out).Cols(n_begin, count));
+    if ((out.forms & kIntegerForm) == 0) return;
     kInt8.pack({product.data, false, product.stride, nullptr, 0, out.rows, n_begin, n_end, Integers(out)});
   }
 
   // Packs into memory of the calling thread, which grows to the largest call.
   static void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end, MatView y) {
-    if (!cpu::Int8Takes(Unpack(w), w.cols())) return kBase.linear(x, w, n_begin, n_end, y);
+    if (FormOf(w) == kValueForm) return kBase.linear(x, w, n_begin, n_end, y);
     thread_local std::vector<uint64_t> scratch;
     const size_t words = (PackedBytes(x.rows, x.cols) + sizeof(uint64_t) - 1) / sizeof(uint64_t);
     if (scratch.size() < words) scratch.resize(words);
-    const PackedRows packed = {scratch.data(), x.rows, x.cols};
+    const PackedRows packed = {scratch.data(), x.rows, x.cols, kIntegerForm};
     Pack(x, nullptr, 0, x.rows, packed);
     LinearPacked(packed, w, n_begin, n_end, y);
   }
 
-  static constexpr Kernels Table() {
+  static constexpr Kernels Table(absl::string_view isa) {
     Kernels table = kBase;
-    table.compute = Compute::kInt8;
+    table.isa = isa;
+    table.compute = kCompute;
     table.linear = &Linear;
     table.packed_bytes = &PackedBytes;
     table.pack = &Pack;
     table.linear_packed = &LinearPacked;
     table.swiglu_packed = &SwigluPacked;
+    table.columns_multiple = cpu::kInt8Block;
     return table;
   }
 };
@@ -325,23 +334,33 @@ constexpr Kernels kAvx512DotTable = AdapterBf16<cpu::kAvx512DotBf16>::Table("avx
 constexpr Kernels kAvx512Table = AdapterBf16<cpu::kAvx512Bf16>::Table("avx512", Compute::kBF16);
 constexpr Kernels kAvx2Table = AdapterBf16<cpu::kAvx2Bf16>::Table("avx2", Compute::kBF16);
 constexpr Kernels kScalarTable = AdapterBf16<cpu::kScalarBf16>::Table("scalar", Compute::kBF16);
+constexpr Kernels kAmxSplitTable =
+    TileAdapter<cpu::kAmxBf16x3, AdapterF32<cpu::kAvx512F32>>::Table("amx", Compute::kBF16x3);
+constexpr Kernels kAvx512FloatTable = AdapterF32<cpu::kAvx512F32>::Table("avx512", Compute::kF32);
+constexpr Kernels kAvx2FloatTable = AdapterF32<cpu::kAvx2F32>::Table("avx2", Compute::kF32);
+constexpr Kernels kScalarFloatTable = AdapterF32<cpu::kScalarF32>::Table("scalar", Compute::kF32);
 
 constexpr Kernels kTables[] = {
     // Fastest first.
     kAmxTable,
-    TileAdapter<cpu::kAmxBf16x3, AdapterF32<cpu::kAvx512F32>>::Table("amx", Compute::kBF16x3),
+    kAmxSplitTable,
     kAvx512DotTable,
-    AdapterF32<cpu::kAvx512F32>::Table("avx512", Compute::kF32),
+    kAvx512FloatTable,
     kAvx512Table,
-    AdapterF32<cpu::kAvx2F32>::Table("avx2", Compute::kF32),
+    kAvx2FloatTable,
     kAvx2Table,
-    AdapterF32<cpu::kScalarF32>::Table("scalar", Compute::kF32),
+    kScalarFloatTable,
     kScalarTable,
-    Int8Adapter<cpu::kAmxInt8, kAmxTable>::Table(),
-    Int8Adapter<cpu::kAvx512Int8, kAvx512DotTable>::Table(),
-    Int8Adapter<cpu::kAvx512Int8, kAvx512Table>::Table(),
-    Int8Adapter<cpu::kAvx2Int8, kAvx2Table>::Table(),
-    Int8Adapter<cpu::kScalarInt8, kScalarTable>::Table(),
+    Int8Adapter<cpu::kAmxInt8, kAmxTable, Compute::kInt8>::Table("amx"),
+    Int8Adapter<cpu::kAmxInt8, kAmxSplitTable, Compute::kInt8F32>::Table("amx"),
+    Int8Adapter<cpu::kAvx512VnniInt8, kAvx512DotTable, Compute::kInt8>::Table("avx512-bf16"),
+    Int8Adapter<cpu::kAvx512VnniInt8, kAvx512FloatTable, Compute::kInt8F32>::Table("avx512-bf16"),
+    Int8Adapter<cpu::kAvx512Int8, kAvx512Table, Compute::kInt8>::Table("avx512"),
+    Int8Adapter<cpu::kAvx512Int8, kAvx512FloatTable, Compute::kInt8F32>::Table("avx512"),
+    Int8Adapter<cpu::kAvx2Int8, kAvx2Table, Compute::kInt8>::Table("avx2"),
+    Int8Adapter<cpu::kAvx2Int8, kAvx2FloatTable, Compute::kInt8F32>::Table("avx2"),
+    Int8Adapter<cpu::kScalarInt8, kScalarTable, Compute::kInt8>::Table("scalar"),
+    Int8Adapter<cpu::kScalarInt8, kScalarFloatTable, Compute::kInt8F32>::Table("scalar"),
 };
 
 bool Runs(absl::string_view isa) {
@@ -367,6 +386,8 @@ absl::string_view Name(Compute compute) {
       return "bf16x3";
     case Compute::kInt8:
       return "int8";
+    case Compute::kInt8F32:
+      return "int8-f32";
   }
   return "unknown";
 }

@@ -1,4 +1,4 @@
-// Quantises rows of x: raw_int8.h has the formula and the layout. Loops that compilers make vectors of.
+// Quantises rows of x: raw_int8.h has the formula and the layouts. Loops that compilers make vectors of.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
 #define CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
 
@@ -16,66 +16,126 @@ inline To BitCast(From value) {
   return to;
 }
 
-// Where the parts of a block of `columns` rows of x begin.
-struct Int8Block {
+// Where the parts of a row begin, of rows that lie one after the other.
+struct Int8Row {
   int8_t* codes;
+  int8_t* halves;  // even columns of a block, then odd ones
   float* scales;
-  int32_t* sums;
-  int64_t columns;
+  int32_t* group_sums;  // times -8
+  int32_t* block_sums;  // times -128
 
-  Int8Block(const cpu::RawInt8Rows& x, int64_t block, int64_t index) {
-    const int64_t groups = cpu::Int8Groups(x.depth);
-    columns = x.rows - index * block < block ? x.rows - index * block : block;
-    uint8_t* data = x.data + index * block * cpu::Int8RowBytes(x.depth);
-    codes = reinterpret_cast<int8_t*>(data);
-    scales = reinterpret_cast<float*>(data + groups * cpu::kInt8Group * columns);
-    sums = reinterpret_cast<int32_t*>(scales + groups * columns);
+  Int8Row() = default;
+  Int8Row(const cpu::RawInt8Rows& x, int64_t row) {
+    const int64_t blocks = cpu::Int8Blocks(x.depth);
+    codes = reinterpret_cast<int8_t*>(x.data + row * cpu::Int8RowBytes(x.depth));
+    halves = codes + blocks * cpu::kInt8Block;
+    scales = reinterpret_cast<float*>(halves + blocks * cpu::kInt8Block);
+    group_sums = reinterpret_cast<int32_t*>(scales + blocks);
+    block_sums = group_sums + blocks * cpu::kGroupsOfBlock;
   }
 };
 
-// One group of a row: 32 codes, their scale and their sum. A group with a value that is not finite gets the scale NaN;
-// one whose largest magnitude is below 1e-30 becomes zero.
-inline void QuantiseGroup(const float* x, int8_t* codes, float& scale, int32_t& sum) {
+// The same of a tile.
+struct Int8Tile {
+  int8_t* codes;
+  float* scales;
+  int32_t* block_sums;  // times -128
+  int64_t columns;
+
+  Int8Tile(const cpu::RawInt8Rows& x, int64_t index) {
+    const int64_t blocks = cpu::Int8Blocks(x.depth), first = index * cpu::kInt8TileRows;
+    columns = x.rows - first < cpu::kInt8TileRows ? x.rows - first : cpu::kInt8TileRows;
+    codes = reinterpret_cast<int8_t*>(x.data + first * cpu::Int8RowBytes(x.depth));
+    scales = reinterpret_cast<float*>(codes + blocks * cpu::kInt8Block * columns);
+    block_sums = reinterpret_cast<int32_t*>(scales + blocks * columns);
+  }
+};
+
+struct QuantisedBlock {
+  alignas(64) int8_t codes[cpu::kInt8Block];
+  float scale;
+  int32_t group_sums[cpu::kGroupsOfBlock];
+};
+
+// A block with a value that is not finite gets the scale NaN; one whose largest magnitude is below 1e-30 becomes zero.
+inline void QuantiseBlock(const float* x, QuantisedBlock& out) {
   uint32_t largest_bits = 0;
-  for (int i = 0; i < cpu::kInt8Group; ++i) {
+  for (int i = 0; i < cpu::kInt8Block; ++i) {
     const uint32_t magnitude = BitCast<uint32_t>(x[i]) & 0x7fffffffu;
     largest_bits = magnitude > largest_bits ? magnitude : largest_bits;
   }
   const float largest = BitCast<float>(largest_bits);
   const bool finite = largest_bits < 0x7f800000u, small = largest < 1e-30f;
-  scale = !finite ? BitCast<float>(0x7fc00000u) : small ? 0.0f : largest / 127.0f;
+  out.scale = !finite ? BitCast<float>(0x7fc00000u) : small ? 0.0f : largest / 127.0f;
   const float factor = !finite || small ? 0.0f : 127.0f / largest;
   constexpr float kMagic = 0x1.8p23f;  // added, it leaves the nearest integer in the lower bits
-  int32_t total = 0;
-  for (int i = 0; i < cpu::kInt8Group; ++i) {
-    const float value = finite ? x[i] * factor : 0.0f;
-    const int32_t code = BitCast<int32_t>(value + kMagic) - BitCast<int32_t>(kMagic);
-    codes[i] = static_cast<int8_t>(code);
-    total += code;
+  for (int group = 0; group < cpu::kGroupsOfBlock; ++group) {
+    const float* from = x + group * cpu::kInt8Group;
+    int8_t* codes = out.codes + group * cpu::kInt8Group;
+    int32_t sum = 0;
+    for (int i = 0; i < cpu::kInt8Group; ++i) {
+      const float value = finite ? from[i] * factor : 0.0f;
+      const int32_t code = BitCast<int32_t>(value + kMagic) - BitCast<int32_t>(kMagic);
+      codes[i] = static_cast<int8_t>(code);
+      sum += code;
+    }
+    out.group_sums[group] = sum;
   }
-  sum = total;
 }
 
-template <int64_t kBlock>
+inline void StoreBlock(const QuantisedBlock& block, int64_t index, const Int8Row& out) {
+  int8_t* codes = out.codes + index * cpu::kInt8Block;
+  int8_t* halves = out.halves + index * cpu::kInt8Block;
+  __builtin_memcpy(codes, block.codes, cpu::kInt8Block);
+  for (int i = 0; i < cpu::kInt8Block / 2; ++i) {
+    halves[i] = block.codes[2 * i];
+    halves[cpu::kInt8Block / 2 + i] = block.codes[2 * i + 1];
+  }
+  out.scales[index] = block.scale;
+  int32_t sum = 0;
+  for (int i = 0; i < cpu::kGroupsOfBlock; ++i) {
+    out.group_sums[index * cpu::kGroupsOfBlock + i] = -8 * block.group_sums[i];
+    sum += block.group_sums[i];
+  }
+  out.block_sums[index] = -128 * sum;
+}
+
+inline void StoreBlock(const QuantisedBlock& block, int64_t index, const Int8Tile& out, int64_t column) {
+  constexpr int64_t kWords = cpu::kInt8Block / 4;
+  int8_t* codes = out.codes + (index * kWords * out.columns + column) * 4;
+  for (int64_t i = 0; i < kWords; ++i) __builtin_memcpy(codes + i * out.columns * 4, block.codes + i * 4, 4);
+  out.scales[index * out.columns + column] = block.scale;
+  int32_t sum = 0;
+  for (int i = 0; i < cpu::kGroupsOfBlock; ++i) sum += block.group_sums[i];
+  out.block_sums[index * out.columns + column] = -128 * sum;
+}
+
+// Columns [k, k + 128) of a row of x, those past `k_end` zeros.
+inline void ReadBlock(const cpu::RawInt8Pack& args, int64_t row, int64_t k, float* x) {
+  const int64_t source = (args.indexes == nullptr ? row : args.indexes[row]) * args.x_stride + k - args.k_begin;
+  const int64_t count = args.k_end - k < cpu::kInt8Block ? args.k_end - k : cpu::kInt8Block;
+  for (int64_t i = count; i < cpu::kInt8Block; ++i) x[i] = 0;
+  if (!args.x_is_bf16) {
+    __builtin_memcpy(x, static_cast<const float*>(args.x) + source, count * sizeof(float));
+    return;
+  }
+  const uint16_t* halves = static_cast<const uint16_t*>(args.x) + source;
+  for (int64_t i = 0; i < count; ++i) x[i] = BitCast<float>(static_cast<uint32_t>(halves[i]) << 16);
+}
+
+template <int64_t kPlainRowsMax>
 void PackInt8(const cpu::RawInt8Pack& args) {
   for (int64_t row = args.begin; row < args.end; ++row) {
-    const Int8Block out(args.out, kBlock, row / kBlock);
-    const int64_t column = row % kBlock;
-    const int64_t source = (args.indexes == nullptr ? row : args.indexes[row]) * args.x_stride;
-    for (int64_t k = args.k_begin; k < args.k_end; k += cpu::kInt8Group) {
-      const int64_t group = k / cpu::kInt8Group;
-      const int64_t count = args.k_end - k < cpu::kInt8Group ? args.k_end - k : cpu::kInt8Group;
-      float x[cpu::kInt8Group] = {};
-      if (args.x_is_bf16) {
-        const uint16_t* halves = static_cast<const uint16_t*>(args.x) + source + k - args.k_begin;
-        for (int64_t i = 0; i < count; ++i) x[i] = BitCast<float>(static_cast<uint32_t>(halves[i]) << 16);
+    for (int64_t k = args.k_begin; k < args.k_end; k += cpu::kInt8Block) {
+      alignas(64) float x[cpu::kInt8Block];
+      ReadBlock(args, row, k, x);
+      QuantisedBlock block;
+      QuantiseBlock(x, block);
+      if (args.out.rows <= kPlainRowsMax) {
+        StoreBlock(block, k / cpu::kInt8Block, Int8Row(args.out, row));
       } else {
-        __builtin_memcpy(x, static_cast<const float*>(args.x) + source + k - args.k_begin, count * sizeof(float));
-      }
-      int8_t codes[cpu::kInt8Group];
-      QuantiseGroup(x, codes, out.scales[group * out.columns + column], out.sums[group * out.columns + column]);
-      for (int64_t i = 0; i < cpu::kInt8Group / 4; ++i) {
-        __builtin_memcpy(out.codes + ((group * 8 + i) * out.columns + column) * 4, codes + i * 4, 4);
+        StoreBlock(block, k / cpu::kInt8Block, Int8Tile(args.out, row / cpu::kInt8TileRows),
+                   row % cpu::kInt8TileRows);
       }
     }
   }

@@ -26,30 +26,32 @@ double WeightAt(const WeightView& w, int64_t n, int64_t k) {
   return value * ScaleOf(w, n, k);
 }
 
-constexpr int64_t kInt8Group = 32;
+constexpr bool InIntegers(Compute compute) { return compute == Compute::kInt8 || compute == Compute::kInt8F32; }
 
-// Whether Compute::kInt8 takes the product in integers.
-bool TakesIntegers(const WeightView& w) {
-  return w.code != WeightCode::kPlain && (w.block_cols >= w.cols() || w.block_cols % kInt8Group == 0);
-}
-
-// Compute::kInt8, in float32 as the formula says: groups of 32 ascend, integers inside them are exact.
+// The formula of cpu/raw_int8.h, in float32: blocks of 128 columns ascend, and so do the groups of weights inside them;
+// integers inside a group are exact.
 float IntegerProduct(ConstMatView x, int64_t m, const WeightView& w, int64_t n) {
+  constexpr int64_t kBlock = 128;
+  const bool row_scale = w.block_cols >= w.cols();
+  const int64_t group = row_scale || w.block_cols % kBlock == 0 ? kBlock : 32;
   float total = 0;
-  for (int64_t begin = 0; begin < w.cols(); begin += kInt8Group) {
-    const int64_t end = std::min(begin + kInt8Group, w.cols());
+  for (int64_t begin = 0; begin < w.cols(); begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, w.cols());
     float largest = 0;
     for (int64_t k = begin; k < end; ++k)
       largest = std::max(largest, std::fabs(LoadAsFloat(x.RowBytes(m), x.dtype, k)));
     const float factor = largest < 1e-30f ? 0.0f : 127.0f / largest;
-    double dot = 0;
-    for (int64_t k = begin; k < end; ++k) {
-      dot += std::nearbyint(LoadAsFloat(x.RowBytes(m), x.dtype, k) * factor) * StoredValue(w, n, k);
+    float sum = 0;
+    for (int64_t first = begin; first < end; first += group) {
+      double dot = 0;
+      for (int64_t k = first; k < std::min(first + group, end); ++k) {
+        dot += std::nearbyint(LoadAsFloat(x.RowBytes(m), x.dtype, k) * factor) * StoredValue(w, n, k);
+      }
+      sum = std::fma(static_cast<float>(dot), row_scale ? 1.0f : ScaleOf(w, n, first), sum);
     }
-    const float scale = largest < 1e-30f ? 0.0f : largest / 127.0f;
-    total = std::fma(static_cast<float>(dot), scale * ScaleOf(w, n, begin), total);
+    total = std::fma(sum, largest < 1e-30f ? 0.0f : largest / 127.0f, total);
   }
-  return total;
+  return row_scale ? total * ScaleOf(w, n, 0) : total;
 }
 
 template <Compute kCompute>
@@ -57,7 +59,7 @@ void Linear(ConstMatView x, const WeightView& w, int64_t n_begin, int64_t n_end,
   CONCLAVE_CHECK(x.cols == w.cols() && y.cols == w.rows() && x.rows == y.rows) << x.cols << " by " << w.cols();
   std::vector<double> weights(w.cols());
   for (int64_t n = n_begin; n < n_end; ++n) {
-    if (kCompute == Compute::kInt8 && TakesIntegers(w)) {
+    if (InIntegers(kCompute) && FormOf(w) == kIntegerForm) {
       for (int64_t m = 0; m < x.rows; ++m) y.Row<float>(m)[n] = IntegerProduct(x, m, w, n);
       continue;
     }
@@ -192,12 +194,14 @@ constexpr Kernels kReferenceF32 = Table<Compute::kF32>();
 constexpr Kernels kReferenceBf16 = Table<Compute::kBF16>();
 constexpr Kernels kReferenceBf16x3 = Table<Compute::kBF16x3>();
 constexpr Kernels kReferenceInt8 = Table<Compute::kInt8>();
+constexpr Kernels kReferenceInt8F32 = Table<Compute::kInt8F32>();
 
 }  // namespace
 
 const Kernels& ReferenceKernels(Compute compute) {
   if (compute == Compute::kBF16x3) return kReferenceBf16x3;
   if (compute == Compute::kInt8) return kReferenceInt8;
+  if (compute == Compute::kInt8F32) return kReferenceInt8F32;
   return compute == Compute::kF32 ? kReferenceF32 : kReferenceBf16;
 }
 
