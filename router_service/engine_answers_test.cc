@@ -43,6 +43,33 @@ TEST(EngineTest, PenaltiesBiasStopIdsAndMinTokensWorkAsTheyAreDefined) {
   EXPECT_GT(stopped, 0) << "no answer met a stop id";
 }
 
+TEST(EngineTest, TokensThatTheTransformerDrawsAreThoseThatTheSamplerWouldChoose) {
+  auto engine = MakeDrawingEngine();
+  std::vector<EngineRequest> requests;
+  std::vector<Answer> answers(12);
+  for (uint64_t seed = 0; seed < answers.size(); ++seed) {
+    EngineRequest& request = requests.emplace_back(Demanding(seed));
+    if (seed % 3 == 0) request.sampling = {.temperature = 0.8f, .top_p = 0.9f, .seed = seed};
+    if (seed % 4 == 1) request.sampling.temperature = 0;
+    request.hash_logits = seed % 5 == 0;  // the host's own: their logits must come
+    ASSERT_TRUE(engine->Submit(request, answers[seed].Callback()).ok());
+  }
+  for (size_t i = 0; i < answers.size(); ++i) {
+    SCOPED_TRACE(i);
+    const ExpectedAnswer expected = ExpectedOf(requests[i]);
+    const TokenEvent& last = answers[i].Wait();
+    ASSERT_TRUE(last.status.ok()) << last.status;
+    EXPECT_EQ(answers[i].ids(), expected.ids);
+    EXPECT_EQ(last.logits_hash, requests[i].hash_logits ? expected.logits_hash : 0);
+  }
+  Answer bad;
+  EngineRequest request = TestRequest(3, 5, 1);
+  request.hash_logits = false;
+  request.prompt_ids.push_back(kPoisonToken);
+  ASSERT_TRUE(engine->Submit(request, bad.Callback()).ok());
+  EXPECT_EQ(bad.Wait().status.code(), absl::StatusCode::kInternal);
+}
+
 TEST(EngineTest, AResumedAnswerEndsWithTheSameIdsAndTheSameHashAsAnUndisturbedOne) {
   for (int64_t kv_bytes : {kLeastKvBytes, 64 * kBlockBytes}) {
     EngineOptions options = TestEngineOptions();

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "moe/base/clock.h"
+#include "moe/base/thread_pool.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/transformer.h"
@@ -27,10 +28,11 @@ struct EnginePlan {
 absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, const EngineOptions& options);
 
 // `transformer` must accept plan.transformer()'s limits, where plan = PlanEngine(spec, cache_dtype, options).
-// `experts` and `clock` must outlive the engine. Errors as PlanEngine; RESOURCE_EXHAUSTED: no memory for the cache.
+// `threads`, `experts` and `clock` must outlive the engine; it alone calls ParallelFor. Errors as PlanEngine; RESOURCE_EXHAUSTED: no memory for the cache.
 absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Transformer> transformer,
                                                               const ModelSpec& spec, DType cache_dtype,
-                                                              ExpertPool& experts, const EngineOptions& options,
+                                                              ThreadPool& threads, ExpertPool& experts,
+                                                              const EngineOptions& options,
                                                               Clock* clock = Clock::Real());
 
 }  // namespace conclave

@@ -23,6 +23,16 @@
 namespace conclave {
 namespace {
 
+// Changes to logits that one step's draws may bring to a device; rows beyond are sampled on the host.
+constexpr int64_t kDrawChangesMax = int64_t{1} << 16;
+
+// The logits of one slice of a batch, from row first_row of the step's on.
+struct HostRows {
+  size_t slice = 0;
+  int first_row = 0;
+  LiveSequence* sequence = nullptr;
+};
+
 struct PendingEvent {
   TokenEvent event;
   LiveSequence* sequence = nullptr;
@@ -46,8 +56,9 @@ SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, 
 class EngineLoop final : public Engine {
  public:
   EngineLoop(std::unique_ptr<Transformer> transformer, std::unique_ptr<KvStorage> kv, const ModelSpec& spec,
-             ExpertPool& experts, const EnginePlan& plan, const EngineOptions& options, Clock* clock)
+             ThreadPool& threads, ExpertPool& experts, const EnginePlan& plan, const EngineOptions& options, Clock* clock)
       : spec_(spec),
+        threads_(threads),
         context_max_(plan.context_max),
         transformer_(std::move(transformer)),
         experts_(experts),
@@ -56,11 +67,11 @@ class EngineLoop final : public Engine {
         kv_(std::move(kv)),
         own_logits_(DType::kF32, transformer_->host_logits().rows > 0 ? 0 : plan.logit_rows_max, spec.vocab),
         logits_(own_logits_.view().rows > 0 ? own_logits_.view() : transformer_->host_logits()),
-        sampler_(spec.vocab),
         routing_(spec),
         pacer_(options.prefill_stretch_max, options.batch_tokens_max),
         metrics_(options.metrics),
         inbox_(scheduler_.live_max()) {
+    for (int i = 0; i < threads.threads(); ++i) samplers_.emplace_back(spec.vocab);
     inbox_.BeginDelivery(Stats(), {});
     inbox_.EndDelivery();
     experts_.AskWhileStalled([this] { return Abandon(); });
@@ -88,14 +99,17 @@ class EngineLoop final : public Engine {
   bool Abandon();
   absl::Status Forward(const Batch& batch);
   void TakeLogits(const Batch& batch);
-  absl::Status TakeBest(const BatchSlice& slice, int32_t best, int32_t& sampled);
-  absl::Status TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled);
+  void TakeHostRows(const Batch& batch);
+  absl::Status TakeDrawn(const BatchSlice& slice, int32_t drawn, int32_t& sampled);
+  absl::Status TakeRows(const BatchSlice& slice, LiveSequence& sequence, ConstMatView rows, Sampler& sampler,
+                        int32_t& sampled) const;
   void Fail(SequenceId sequence, const absl::Status& status);
   void Emit(SequenceId sequence, int32_t token, FinishReason finish, const absl::Status& status);
   void Deliver();
   EngineStats Stats() const;
 
   const ModelSpec spec_;
+  ThreadPool& threads_;
   const int context_max_;
   std::unique_ptr<Transformer> transformer_;
   ExpertPool& experts_;
@@ -104,7 +118,7 @@ class EngineLoop final : public Engine {
   std::unique_ptr<KvStorage> kv_;
   MatBuffer own_logits_;  // where the transformer has none
   const MatView logits_;  // [logit_rows_max, vocab] F32
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one for each thread
   StepRouting routing_;
   PrefillPacer pacer_;
   EngineMetrics metrics_;
@@ -113,6 +127,8 @@ class EngineLoop final : public Engine {
   std::vector<SequenceSlice> slices_;
   std::vector<RoutedRows> routed_rows_;
   std::vector<int32_t> sampled_;      // [slices]
+  std::vector<absl::Status> taken_status_;  // [slices]: of their logits
+  std::vector<HostRows> host_rows_;   // of the step, those that the host samples from
   std::vector<PendingEvent> events_;  // at most one of each sequence
   std::vector<SequenceId> ended_;
   bool abandoned_ = false;                           // the step at hand
@@ -213,10 +229,17 @@ bool EngineLoop::Abandon() {
 absl::Status EngineLoop::Forward(const Batch& batch) {
   slices_.clear();
   routed_rows_.clear();
+  int64_t changes_left = kDrawChangesMax;
   for (const BatchSlice& slice : batch.slices) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
-    const bool best_only = slice.samples && slice.logit_rows == 1 && sequence.TakesBest(slice.end());
-    slices_.push_back({slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows, best_only});
+    SequenceSlice& rows = slices_.emplace_back();
+    rows = {slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows};
+    const int64_t changes = static_cast<int64_t>(sequence.changes().size());
+    if (slice.samples && slice.logit_rows == 1 && changes <= changes_left) rows.draw = sequence.Draw(slice.end());
+    if (rows.draw.has_value()) {
+      rows.changes = sequence.changes();
+      changes_left -= changes;
+    }
     routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.prompt_rows,
                             sequence.expert_use(), sequence.observer(),
                             slice.samples ? sequence.token_experts() : nullptr, sequence.booked_until()});
@@ -226,38 +249,67 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
   return transformer_->Forward(slices_, *kv_, experts_, logits_.Rows(0, batch.logit_rows), &routing_);
 }
 
-// Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler.
+// Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler. Rows that the device did
+// not draw from are shared among the threads; a result depends on its own sequence alone.
 void EngineLoop::TakeLogits(const Batch& batch) {
-  sampled_.assign(batch.slices.size(), -1);
-  const absl::Span<const int32_t> best = transformer_->best_ids();
+  const size_t count = batch.slices.size();
+  sampled_.assign(count, -1);
+  taken_status_.assign(count, absl::OkStatus());
+  host_rows_.clear();
+  const absl::Span<const int32_t> drawn = transformer_->drawn_ids();
   int row = 0;
-  for (size_t i = 0; i < batch.slices.size(); ++i) {
+  for (size_t i = 0; i < count; ++i) {
     const BatchSlice& slice = batch.slices[i];
-    absl::Status status = transformer_->SliceStatus(i);
-    if (status.ok()) {
-      status = slices_[i].best_only && !best.empty()
-                   ? TakeBest(slice, best[row], sampled_[i])
-                   : TakeRows(slice, logits_.Rows(row, slice.logit_rows), sampled_[i]);
-    }
-    if (absl::IsInternal(status)) metrics_.NotFinite();  // a hidden state, or the logits
-    if (!status.ok()) Fail(slice.sequence, status);
+    const int first_row = row;
     row += slice.logit_rows;
+    taken_status_[i] = transformer_->SliceStatus(i);
+    if (!taken_status_[i].ok() || slice.logit_rows == 0) continue;
+    if (slices_[i].draw.has_value() && !drawn.empty()) {
+      taken_status_[i] = TakeDrawn(slice, drawn[first_row], sampled_[i]);
+    } else {
+      host_rows_.push_back({i, first_row, sequences_.at(slice.sequence).get()});
+    }
+  }
+  TakeHostRows(batch);
+  for (size_t i = 0; i < count; ++i) {
+    if (absl::IsInternal(taken_status_[i])) metrics_.NotFinite();  // a hidden state, or the logits
+    if (!taken_status_[i].ok()) Fail(batch.slices[i].sequence, taken_status_[i]);
   }
 }
 
-// best: the largest logit's id, as Transformer::best_ids tells it.
-absl::Status EngineLoop::TakeBest(const BatchSlice& slice, int32_t best, int32_t& sampled) {
-  if (best < 0) {
+void EngineLoop::TakeHostRows(const Batch& batch) {
+  const auto take = [&](const HostRows& rows, Sampler& sampler) {
+    const BatchSlice& slice = batch.slices[rows.slice];
+    taken_status_[rows.slice] = TakeRows(slice, *rows.sequence, logits_.Rows(rows.first_row, slice.logit_rows), sampler,
+                                         sampled_[rows.slice]);
+  };
+  // Observers are called on this thread.
+  const auto shared_end = std::partition(host_rows_.begin(), host_rows_.end(), [](const HostRows& rows) {
+    return rows.sequence->observer() == nullptr;
+  });
+  const int64_t shared = shared_end - host_rows_.begin();
+  const int64_t each = (shared + threads_.threads() - 1) / threads_.threads();
+  const auto take_some = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) take(host_rows_[i], samplers_[begin / each]);
+  };
+  if (shared > 0) threads_.ParallelFor(shared, each, take_some);
+  for (auto rows = shared_end; rows != host_rows_.end(); ++rows) take(*rows, samplers_[0]);
+}
+
+// drawn: as Transformer::drawn_ids tells it.
+absl::Status EngineLoop::TakeDrawn(const BatchSlice& slice, int32_t drawn, int32_t& sampled) {
+  if (drawn < 0) {
     return absl::InternalError(absl::StrCat("a logit at position ", slice.end(),
                                             " is not a finite number; the model's weights or a kernel are damaged"));
   }
-  sampled = best;
+  sequences_.at(slice.sequence)->TakeDrawn(drawn);
+  sampled = drawn;
   return absl::OkStatus();
 }
 
 // rows: [slice.logit_rows, vocab], of the last rows of the slice.
-absl::Status EngineLoop::TakeRows(const BatchSlice& slice, ConstMatView rows, int32_t& sampled) {
-  LiveSequence& sequence = *sequences_.at(slice.sequence);
+absl::Status EngineLoop::TakeRows(const BatchSlice& slice, LiveSequence& sequence, ConstMatView rows, Sampler& sampler,
+                                  int32_t& sampled) const {
   const int32_t first = slice.end() - slice.logit_rows;
   const int32_t prompt_end = slice.first_position + slice.prompt_rows;
   // Replayed rows were shown before, and their logits are not asked for again.
@@ -269,7 +321,7 @@ absl::Status EngineLoop::TakeRows(const BatchSlice& slice, ConstMatView rows, in
     if (position + 1 < static_cast<int32_t>(slice.tokens.size())) {
       RETURN_IF_ERROR(sequence.TakeKnown(logits, position, slice.tokens[position + 1]));
     } else {
-      ASSIGN_OR_RETURN(sampled, sequence.Sample(sampler_, logits, position + 1));
+      ASSIGN_OR_RETURN(sampled, sequence.Sample(sampler, logits, position + 1));
     }
   }
   return absl::OkStatus();
@@ -330,13 +382,13 @@ EngineStats EngineLoop::Stats() const {
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Transformer> transformer,
                                                               const ModelSpec& spec, DType cache_dtype,
-                                                              ExpertPool& experts, const EngineOptions& options,
-                                                              Clock* clock) {
+                                                              ThreadPool& threads, ExpertPool& experts,
+                                                              const EngineOptions& options, Clock* clock) {
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(spec, cache_dtype, options));
   try {
     ASSIGN_OR_RETURN(auto kv, transformer->NewCache(spec, cache_dtype, plan.kv_blocks));
-    return std::unique_ptr<Engine>(std::make_unique<EngineLoop>(std::move(transformer), std::move(kv), spec, experts,
-                                                                plan, options, clock));
+    return std::unique_ptr<Engine>(std::make_unique<EngineLoop>(std::move(transformer), std::move(kv), spec, threads,
+                                                                experts, plan, options, clock));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "no memory for a KV cache of ", plan.kv_blocks * KvBlockBytes(spec, cache_dtype), " bytes: lower kv_bytes"));

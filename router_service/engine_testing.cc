@@ -29,17 +29,33 @@ NoExperts& Experts() {
   return experts;
 }
 
+std::unique_ptr<FakeTransformer> NewTransformer(const EngineOptions& options, FakeTransformer::AtExperts at_experts) {
+  const auto plan = PlanEngine(FakeSpec(), DType::kF32, options);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return std::make_unique<FakeTransformer>(plan->transformer(), std::move(at_experts));
+}
+
+std::unique_ptr<Engine> EngineOver(std::unique_ptr<FakeTransformer> transformer, const EngineOptions& options,
+                                   Clock* clock, ExpertPool& experts) {
+  ThreadPool& threads = transformer->threads();
+  auto engine =
+      CreateWithTransformer(std::move(transformer), FakeSpec(), DType::kF32, threads, experts, options, clock);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return *std::move(engine);
+}
+
 }  // namespace
 
 std::unique_ptr<Engine> MakeEngine(const EngineOptions& options, FakeTransformer::AtExperts at_experts, Clock* clock,
                                    ExpertPool* experts) {
-  const auto plan = PlanEngine(FakeSpec(), DType::kF32, options);
-  EXPECT_TRUE(plan.ok()) << plan.status();
-  auto transformer = std::make_unique<FakeTransformer>(plan->transformer(), std::move(at_experts));
-  if (experts == nullptr) experts = &Experts();
-  auto engine = CreateWithTransformer(std::move(transformer), FakeSpec(), DType::kF32, *experts, options, clock);
-  EXPECT_TRUE(engine.ok()) << engine.status();
-  return *std::move(engine);
+  return EngineOver(NewTransformer(options, std::move(at_experts)), options, clock,
+                    experts != nullptr ? *experts : Experts());
+}
+
+std::unique_ptr<Engine> MakeDrawingEngine() {
+  auto transformer = NewTransformer(TestEngineOptions(), nullptr);
+  transformer->DrawTokens();
+  return EngineOver(std::move(transformer), TestEngineOptions(), Clock::Real(), Experts());
 }
 
 std::vector<int32_t> TestPrompt(int tokens, uint64_t seed) {

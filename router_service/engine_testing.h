@@ -28,6 +28,8 @@ EngineOptions TestEngineOptions();
 std::unique_ptr<Engine> MakeEngine(const EngineOptions& options = TestEngineOptions(),
                                    FakeTransformer::AtExperts at_experts = nullptr, Clock* clock = Clock::Real(),
                                    ExpertPool* experts = nullptr);
+// Over a transformer that draws tokens where it may.
+std::unique_ptr<Engine> MakeDrawingEngine();
 
 // `tokens` ids that look random, none of them poison or EOS.
 std::vector<int32_t> TestPrompt(int tokens, uint64_t seed);

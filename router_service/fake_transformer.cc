@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "moe/base/check.h"
+#include "moe/kernels/accelerator/host_ops.h"
 
 namespace conclave {
 namespace {
@@ -63,6 +64,21 @@ std::array<int32_t, 2> FakeExperts(int32_t token, int32_t position) {
   return {first, first + 1 + token % (4 - first)};
 }
 
+int32_t FakeTransformer::Draw(const SequenceSlice& slice) {
+  TokenDraw draw = *slice.draw;
+  draw.changes = static_cast<int32_t>(slice.changes.size());
+  int32_t id = -1;
+  DrawArgs args;
+  args.x = own_row_.data();
+  args.draws = &draw;
+  args.tables = reinterpret_cast<const int32_t*>(slice.changes.data());
+  args.ids = &id;
+  args.rows = 1;
+  args.cols = static_cast<int64_t>(own_row_.size());
+  host_ops::DrawTokens(args);
+  return id;
+}
+
 absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool&,
                                       MatView logits, ForwardObserver* observer) {
   int rows = 0;
@@ -86,6 +102,7 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
     if (const absl::Status status = at_experts_(slices); !status.ok()) return status;
   }
   int logit_row = 0;
+  drawn_.clear();
   for (const SequenceSlice& slice : slices) {
     const int32_t count = static_cast<int32_t>(slice.token_ids.size());
     CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows << " of " << count;
@@ -97,11 +114,13 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
       };
       state = Extend(state, cached(0), cached(1));
       if (position < slice.first_position + count - slice.logit_rows) continue;
-      float* row = logits.Row<float>(logit_row++);
+      float* row = draws_ && slice.draw.has_value() ? own_row_.data() : logits.Row<float>(logit_row);
+      ++logit_row;
       LogitsOf(state, absl::MakeSpan(row, logits.cols));
       if (slice.token_ids[position - slice.first_position] == kPoisonToken) {
         row[7] = std::numeric_limits<float>::quiet_NaN();
       }
+      if (draws_) drawn_.push_back(slice.draw.has_value() ? Draw(slice) : -1);
     }
   }
   CONCLAVE_CHECK(logit_row == logits.rows) << logit_row << " of " << logits.rows;

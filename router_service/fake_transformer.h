@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
+#include "moe/base/thread_pool.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
@@ -37,12 +38,24 @@ class FakeTransformer final : public Transformer {
   explicit FakeTransformer(TransformerOptions limits, AtExperts at_experts = nullptr)
       : limits_(limits), at_experts_(std::move(at_experts)) {}
 
+  // From now on it draws, as a device does: it leaves rows of slices with a draw alone. Before the first Forward.
+  void DrawTokens() { draws_ = true; }
+  absl::Span<const int32_t> drawn_ids() const override { return drawn_; }
+  // For the engine over it.
+  ThreadPool& threads() { return threads_; }
+
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
 
  private:
+  int32_t Draw(const SequenceSlice& slice);  // from own_row_
+
   TransformerOptions limits_;
   AtExperts at_experts_;
+  bool draws_ = false;
+  std::vector<float> own_row_ = std::vector<float>(FakeSpec().vocab);
+  std::vector<int32_t> drawn_;
+  ThreadPool threads_{2};
 };
 
 // Refuses every call: the fake transformer has no need of experts.

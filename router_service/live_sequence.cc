@@ -115,7 +115,11 @@ LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::T
       observer_(request.observer),
       on_event_(std::move(on_event)),
       ending_ids_(EndingIds(request, spec)) {
-  if (sampling_.has_penalties()) history_.emplace(request.prompt_ids, request.generated_ids);
+  if (sampling_.has_penalties()) {
+    history_.emplace(request.prompt_ids, request.generated_ids, sampling_.logit_bias);
+  } else if (!sampling_.logit_bias.empty()) {
+    history_.emplace(absl::Span<const int32_t>(), absl::Span<const int32_t>(), sampling_.logit_bias);
+  }
   if (request.hash_logits) logits_hash_.emplace();
   if (request.report_expert_use) expert_use_ = ZeroExpertCounts<uint32_t>(spec);
   if (request.report_token_experts) token_experts_.resize(spec.layers);
@@ -151,10 +155,23 @@ absl::Status LiveSequence::TakeKnown(absl::Span<const float> logits, int32_t pos
   return absl::OkStatus();
 }
 
-bool LiveSequence::TakesBest(int32_t tokens) const {
-  return (sampling_.temperature == 0.0f || sampling_.top_k == 1) && !history_.has_value() &&
-         sampling_.logit_bias.empty() && tokens - prompt_ >= min_tokens_ && !logits_hash_.has_value() &&
-         !top_logprobs_.has_value() && observer_ == nullptr && !wants_prompt_logprobs_;
+std::optional<TokenDraw> LiveSequence::Draw(int32_t tokens) const {
+  const bool may_end = tokens - prompt_ >= min_tokens_ || ending_ids_.empty();
+  if (!may_end || logits_hash_.has_value() || top_logprobs_.has_value() || observer_ != nullptr) return std::nullopt;
+  TokenDraw draw;
+  draw.temperature = sampling_.temperature;
+  draw.top_p = sampling_.top_p;
+  draw.min_p = sampling_.min_p;
+  draw.top_k = sampling_.top_k;
+  draw.repetition_penalty = sampling_.repetition_penalty;
+  draw.presence_penalty = sampling_.presence_penalty;
+  draw.frequency_penalty = sampling_.frequency_penalty;
+  if (!draw.takes_largest()) draw.uniform = UniformAt(sampling_.seed, tokens, sampling_.choice);
+  return draw;
+}
+
+void LiveSequence::TakeDrawn(int32_t token) {
+  if (sampling_.has_penalties()) history_->AddGenerated(token);
 }
 
 absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens) {
@@ -162,7 +179,7 @@ absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const 
   ASSIGN_OR_RETURN(const int32_t token,
                    sampler.Sample(logits, sampling_, tokens, history_.has_value() ? &*history_ : nullptr,
                                   may_end ? absl::Span<const int32_t>() : ending_ids_));
-  if (history_.has_value()) history_->AddGenerated(token);
+  TakeDrawn(token);
   if (logits_hash_.has_value()) logits_hash_->Update(logits);
   if (top_logprobs_.has_value()) logprobs_ = LogprobsOf(logits, token, *top_logprobs_);
   return token;

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "moe/kernels/token_draw.h"
 #include "moe/checkpoint/model_spec.h"
 #include "router_service/engine.h"
 #include "router_service/logits_hash.h"
@@ -45,9 +46,15 @@ class LiveSequence {
   // The logits of the row at `position`, [vocab], whose next token is known already: `next`, of the prompt or of what
   // is replayed. INTERNAL: a logit that is not a number.
   absl::Status TakeKnown(absl::Span<const float> logits, int32_t position, int32_t next);
+  // What Sample does with the logits behind `tokens` tokens, where nobody else looks at them and all ids are allowed.
+  std::optional<TokenDraw> Draw(int32_t tokens) const;
+  // What goes with it; until the next token.
+  absl::Span<const LogitChange> changes() const {
+    return history_.has_value() ? history_->changes() : absl::Span<const LogitChange>();
+  }
+  // Instead of Sample: the token was drawn elsewhere.
+  void TakeDrawn(int32_t token);
   // Chooses the token behind `tokens` tokens. Errors as Sampler::Sample.
-  // Whether Sample of the row after `tokens` tokens is its largest logit, and nobody looks at the others.
-  bool TakesBest(int32_t tokens) const;
   absl::StatusOr<int32_t> Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens);
   // Fills what the event reports, once it has token, finish and status.
   void Report(TokenEvent& event);
@@ -73,7 +80,7 @@ class LiveSequence {
   SequenceObserver* const observer_;
   const TokenCallback on_event_;
   std::vector<int32_t> ending_ids_;
-  std::optional<TokenHistory> history_;            // nothing: no penalties
+  std::optional<TokenHistory> history_;            // nothing: neither penalties nor a bias
   std::optional<LogitsHash> logits_hash_;          // nothing: not asked for
   std::vector<std::vector<uint32_t>> expert_use_;  // empty: not asked for
   std::vector<std::vector<int32_t>> token_experts_;  // of the token sampled last; empty: not asked for

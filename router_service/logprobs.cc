@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "moe/base/check.h"
-#include "router_service/sampler.h"
+#include "moe/kernels/token_draw.h"
 
 namespace conclave {
 namespace {
@@ -31,7 +31,7 @@ TokenLogprobs LogprobsOf(absl::Span<const float> logits, int32_t id, int top) {
   CONCLAVE_CHECK(id >= 0 && id < static_cast<int64_t>(logits.size()) && top >= 0) << id << ", top " << top;
   const double largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
-  for (float logit : logits) sum += ExpOfNonPositive(double{logit} - largest);
+  for (float logit : logits) sum += token_draw::ExpOfNonPositive(double{logit} - largest);
   const double log_sum = std::log(sum);
   const auto logprob = [&](float logit) { return static_cast<float>(double{logit} - largest - log_sum); };
   TokenLogprobs result{id, logprob(logits[id]), Largest(logits, static_cast<size_t>(top))};

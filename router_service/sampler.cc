@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
@@ -33,11 +34,6 @@ constexpr int32_t kExponentBits = 0x7f800000;  // all set: infinity or not a num
 
 constexpr float kPenaltyMax = 2.0f, kLogitBiasMax = 100.0f;
 constexpr size_t kLogitBiasEntriesMax = 4096;
-
-// A penalty near zero may carry a logit beyond the finite numbers.
-float Finite(float value) {
-  return std::clamp(value, std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max());
-}
 
 // The most likely id, the lowest among equals. REQUIRES: no NaN
 int32_t Best(absl::Span<const float> logits) {
@@ -95,38 +91,22 @@ float UniformAt(uint64_t seed, int64_t position, int choice) {
   return static_cast<float>(words[0] >> 8) * 0x1p-24f;
 }
 
-double ExpOfNonPositive(double x) {
-  if (!(x > -700.0)) return 0.0;
-  // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, so that n ln 2 loses nothing.
-  constexpr double kLog2E = 1.4426950408889634, kLn2High = 0x1.62e42fefap-1, kLn2Low = 0x1.cf79abc9e3b39p-40;
-  // Adding 1.5 * 2^52 rounds to the nearest integer, which then stands in the low bits.
-  constexpr double kRound = 0x1.8p52;
-  const double shifted = x * kLog2E + kRound;
-  const double n = shifted - kRound;
-  const double r = (x - n * kLn2High) - n * kLn2Low;
-  // Taylor's series to r^13 / 13!: the next term is below 1e-17.
-  double series = 1.0 / 6227020800.0;
-  series = series * r + 1.0 / 479001600.0;
-  series = series * r + 1.0 / 39916800.0;
-  series = series * r + 1.0 / 3628800.0;
-  series = series * r + 1.0 / 362880.0;
-  series = series * r + 1.0 / 40320.0;
-  series = series * r + 1.0 / 5040.0;
-  series = series * r + 1.0 / 720.0;
-  series = series * r + 1.0 / 120.0;
-  series = series * r + 1.0 / 24.0;
-  series = series * r + 1.0 / 6.0;
-  series = series * r + 0.5;
-  series = series * r + 1.0;
-  series = series * r + 1.0;
-  // 2^n by its exponent bits: n is in [-1010, 0] here, so the result is a normal number.
-  const uint64_t exponent = (std::bit_cast<uint64_t>(shifted) + 1023) << 52;
-  return series * std::bit_cast<double>(exponent);
+TokenHistory::TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids,
+                           absl::Span<const std::pair<int32_t, float>> logit_bias) {
+  for (const auto& [id, bias] : logit_bias) Of(id).bias = bias;
+  for (int32_t id : prompt_ids) Of(id).generated = 0;
+  for (int32_t id : generated_ids) AddGenerated(id);
 }
 
-TokenHistory::TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids) {
-  for (int32_t id : prompt_ids) seen_[id].in_prompt = true;
-  for (int32_t id : generated_ids) AddGenerated(id);
+void TokenHistory::AddGenerated(int32_t id) {
+  LogitChange& change = Of(id);
+  change.generated = std::max(change.generated, 0) + 1;
+}
+
+LogitChange& TokenHistory::Of(int32_t id) {
+  const auto [entry, added] = place_.try_emplace(id, changes_.size());
+  if (added) changes_.push_back({.id = id});
+  return changes_[entry->second];
 }
 
 Sampler::Sampler(int vocab) : vocab_(vocab), tier_(vocab) {
@@ -155,57 +135,43 @@ absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits, const Sa
   }
   if (params.temperature == 0.0f || params.top_k == 1) return best;
   largest_ = logits[best];
-  temperature_ = params.temperature;
+  inverse_temperature_ = 1.0 / double{params.temperature};
   return Draw(logits, params, UniformAt(params.seed, position, params.choice));
 }
 
 void Sampler::Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory* history,
                      absl::Span<const int32_t> forbidden) {
   adjusted_.assign(logits.begin(), logits.end());
-  for (const auto& [id, bias] : params.logit_bias) adjusted_[id] = Finite(adjusted_[id] + bias);
+  for (const auto& [id, bias] : params.logit_bias) adjusted_[id] = token_draw::Biased(adjusted_[id], bias);
   if (params.has_penalties()) {
     CONCLAVE_CHECK(history != nullptr) << "penalties without a history";
-    const float repetition = params.repetition_penalty;
-    for (const auto& [id, seen] : history->seen()) {
-      float logit = adjusted_[id];
-      logit = Finite(logit > 0 ? logit / repetition : logit * repetition);
-      if (seen.generated > 0) {
-        logit -= params.frequency_penalty * static_cast<float>(seen.generated);
-        logit -= params.presence_penalty;
-      }
-      adjusted_[id] = Finite(logit);
+    for (const LogitChange& change : history->changes()) {
+      if (change.generated < 0) continue;
+      adjusted_[change.id] = token_draw::Penalised(adjusted_[change.id], change.generated, params.repetition_penalty,
+                                                   params.frequency_penalty, params.presence_penalty);
     }
   }
   for (int32_t id : forbidden) adjusted_[id] = -std::numeric_limits<float>::infinity();
 }
 
-int64_t Sampler::CountAtLeast(absl::Span<const float> logits, double weight_min) const {
+int64_t Sampler::CountAtLeast(absl::Span<const float> logits, uint64_t weight_min) const {
   int64_t count = 0;
-  for (float logit : logits) count += ExpOfNonPositive((double{logit} - largest_) / temperature_) >= weight_min;
+  for (float logit : logits) count += Weight(logit) >= weight_min;
   return count;
 }
 
-int32_t Sampler::Draw(absl::Span<const float> logits, const SamplingParams& params, double uniform) {
+int32_t Sampler::Draw(absl::Span<const float> logits, const SamplingParams& params, float uniform) {
   FillTiers(logits);
+  uint64_t total = std::accumulate(tier_weight_.begin(), tier_weight_.end(), uint64_t{0});
   int64_t kept = params.top_k > 0 ? std::min(params.top_k, vocab_) : vocab_;
-  if (params.min_p > 0.0f) kept = std::min(kept, CountAtLeast(logits, params.min_p));
-  double total = 0;
-  if (kept < vocab_) {
-    const Place place = Walk(logits, kept, [](double) { return false; });
-    kept = place.rank;
-    total = place.sum;
-  } else {
-    for (int tier = 0; tier <= tier_last_; ++tier) total += tier_weight_[tier];
-  }
-  if (params.top_p < 1.0f) {
-    const double wanted = double{params.top_p} * total;
-    const Place place = Walk(logits, kept, [wanted](double sum) { return sum >= wanted; });
-    kept = place.rank;
-    total = place.sum;
-  }
-  // The first id whose cumulative weight passes the drawn share.
-  const double drawn = uniform * total;
-  return Walk(logits, kept, [drawn](double sum) { return sum > drawn; }).id;
+  if (params.min_p > 0.0f) kept = std::min(kept, CountAtLeast(logits, token_draw::WeightOf(params.min_p)));
+  if (kept < vocab_) total = Walk(logits, kept, [](uint64_t) { return false; }).sum;
+  // Sums are exact, so that each of the next walks ends within what the one before has kept.
+  const auto walk_beyond = [&](uint64_t bound) {
+    return Walk(logits, vocab_, [bound](uint64_t sum) { return sum > bound; });
+  };
+  if (params.top_p < 1.0f) total = walk_beyond(token_draw::BelowTopP(params.top_p, total)).sum;
+  return walk_beyond(token_draw::DrawnWeight(uniform, total)).id;
 }
 
 void Sampler::FillTiers(absl::Span<const float> logits) {
@@ -213,11 +179,10 @@ void Sampler::FillTiers(absl::Span<const float> logits) {
   tier_weight_.fill(0);
   tier_sorted_ = -1;
   for (int32_t id = 0; id < vocab_; ++id) {
-    const double x = (double{logits[id]} - largest_) / temperature_;
-    const int tier = TierOf(x, kTiers);
+    const int tier = TierOf((double{logits[id]} - largest_) * inverse_temperature_, kTiers);
     tier_[id] = static_cast<uint16_t>(tier);
     ++tier_count_[tier];
-    tier_weight_[tier] += ExpOfNonPositive(x);
+    tier_weight_[tier] += Weight(logits[id]);
   }
   for (int tier = 0; tier < kTiers; ++tier) {
     if (tier_weight_[tier] > 0) tier_last_ = tier;
@@ -240,12 +205,12 @@ Sampler::Place Sampler::Walk(absl::Span<const float> logits, int64_t rank_max, R
     }
     SortTier(logits, tier);
     for (int32_t id : order_) {
-      const double weight = ExpOfNonPositive((double{logits[id]} - largest_) / temperature_);
+      const uint64_t weight = Weight(logits[id]);
       if (weight == 0) break;
       place = {id, place.rank + 1, place.sum + weight};
-      if (place.rank == rank_max || reached(place.sum)) return place;
+      if (place.rank == rank_max || reached(place.sum)) break;
     }
-    // Sums in another order may round to less: then the end is in the next tier.
+    return place;
   }
   return place;
 }

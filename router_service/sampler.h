@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "moe/kernels/token_draw.h"
 
 namespace conclave {
 
@@ -34,40 +35,35 @@ struct SamplingParams {
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field
 };
 
-// The tokens of one sequence, as penalties see them. Used by one thread.
+// What bias and the tokens of one sequence do to logits. Used by one thread.
 class TokenHistory {
  public:
-  // What an id has been so far.
-  struct Seen {
-    bool in_prompt = false;
-    int32_t generated = 0;  // times
-  };
-
-  TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids);
-  void AddGenerated(int32_t id) { ++seen_[id].generated; }
-  const absl::flat_hash_map<int32_t, Seen>& seen() const { return seen_; }
+  TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids,
+               absl::Span<const std::pair<int32_t, float>> logit_bias = {});
+  void AddGenerated(int32_t id);
+  // Every id that has a bias or was seen, none twice.
+  absl::Span<const LogitChange> changes() const { return changes_; }
 
  private:
-  absl::flat_hash_map<int32_t, Seen> seen_;
+  LogitChange& Of(int32_t id);
+  std::vector<LogitChange> changes_;
+  absl::flat_hash_map<int32_t, size_t> place_;  // in changes_
 };
 
 // Uniform in [0, 1), 24 bits, from Philox4x32-10 (Salmon et al. 2011) with key = seed, counter = (position, choice).
 float UniformAt(uint64_t seed, int64_t position, int choice);
 
-// exp(x) for x <= 0, within 4e-16 of it relatively; 0 below -700. Only additions and multiplications of doubles in one
-// order, because a C library may answer differently on another CPU and the sampled id must not.
-double ExpOfNonPositive(double x);
-
 // The logits are adjusted: bias first, then the repetition penalty (Keskar et al. 2019, section 4.1), then frequency
 // and presence; forbidden ids fall out. Of softmax(adjusted / temperature) stay the top_k most likely that have at
 // least min_p of the most likely one's probability (Nguyen et al. 2024), then the smallest set of the most likely that
-// reaches top_p of what is left (Holtzman et al. 2020). Drawn from in order of (logit descending, id ascending).
+// reaches top_p of what is left (Holtzman et al. 2020). Drawn from in order of (logit descending, id ascending), with
+// weights of token_draw.h: a device that draws (Transformer::drawn_ids) takes the same id.
 // Owns scratch for one engine; used by one thread.
 class Sampler {
  public:
   explicit Sampler(int vocab);
   // The token that follows `position` tokens. logits: [vocab], every value finite, else INTERNAL. `history` may be null
-  // where there are no penalties. INVALID_ARGUMENT: `forbidden` holds every id.
+  // where there are no penalties; the bias is that of params. INVALID_ARGUMENT: `forbidden` holds every id.
   // REQUIRES: params.Validate().ok(); all ids in [0, vocab)
   absl::StatusOr<int32_t> Sample(absl::Span<const float> logits, const SamplingParams& params, int64_t position,
                                  const TokenHistory* history = nullptr, absl::Span<const int32_t> forbidden = {});
@@ -78,13 +74,14 @@ class Sampler {
   struct Place {
     int32_t id = 0;
     int64_t rank = 0;  // ids up to and with this one
-    double sum = 0;    // their weights
+    uint64_t sum = 0;  // their weights
   };
 
   void Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory* history,
               absl::Span<const int32_t> forbidden);
-  int64_t CountAtLeast(absl::Span<const float> logits, double weight_min) const;
-  int32_t Draw(absl::Span<const float> logits, const SamplingParams& params, double uniform);
+  uint64_t Weight(float logit) const { return token_draw::LogitWeight(logit, largest_, inverse_temperature_); }
+  int64_t CountAtLeast(absl::Span<const float> logits, uint64_t weight_min) const;
+  int32_t Draw(absl::Span<const float> logits, const SamplingParams& params, float uniform);
   void FillTiers(absl::Span<const float> logits);
   void SortTier(absl::Span<const float> logits, int tier);
   template <typename Reached>
@@ -92,15 +89,16 @@ class Sampler {
 
   const int vocab_;
   std::vector<float> adjusted_;  // [vocab]
-  // Of the row at hand. Weights are exp((logit - largest) / temperature). Ids are put into tiers by their weight, so
-  // that a walk adds up whole tiers and only the one in which it ends is sorted.
-  double largest_ = 0, temperature_ = 1;
+  // Of the row at hand. Ids are put into tiers by their weight, so that a walk adds up whole tiers and only the one in
+  // which it ends is sorted.
+  float largest_ = 0;
+  double inverse_temperature_ = 1;
   std::vector<uint16_t> tier_;  // [vocab]
   std::array<int32_t, kTiers> tier_count_;
-  std::array<double, kTiers> tier_weight_;  // sums in ascending order of ids
-  int tier_last_ = 0;                       // the last one with any weight
-  int tier_sorted_ = -1;                    // which tier stands in order_
-  std::vector<int32_t> order_;              // up to [vocab]
+  std::array<uint64_t, kTiers> tier_weight_;
+  int tier_last_ = 0;           // the last one with any weight
+  int tier_sorted_ = -1;        // which tier stands in order_
+  std::vector<int32_t> order_;  // up to [vocab]
 };
 
 }  // namespace conclave

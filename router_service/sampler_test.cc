@@ -10,6 +10,7 @@
 #include <set>
 #include <vector>
 
+#include "moe/kernels/accelerator/host_ops.h"
 #include "router_service/philox.h"
 
 namespace conclave {
@@ -47,14 +48,14 @@ TEST(UniformTest, ChangesWithEachOfSeedPositionAndChoiceAndStaysBelowOne) {
 }
 
 TEST(ExpTest, IsWithinAFewUnitsInTheLastPlaceOfTheLibrarys) {
-  EXPECT_EQ(ExpOfNonPositive(0.0), 1.0);
-  EXPECT_EQ(ExpOfNonPositive(-1e300), 0.0);
-  EXPECT_EQ(ExpOfNonPositive(-701.0), 0.0);
+  EXPECT_EQ(token_draw::ExpOfNonPositive(0.0), 1.0);
+  EXPECT_EQ(token_draw::ExpOfNonPositive(-1e300), 0.0);
+  EXPECT_EQ(token_draw::ExpOfNonPositive(-701.0), 0.0);
   std::mt19937_64 random(1);
   std::uniform_real_distribution<double> exponent(-8, 2.8);
   for (int i = 0; i < 200000; ++i) {
     const double x = -std::pow(10.0, exponent(random));
-    EXPECT_NEAR(ExpOfNonPositive(x) / std::exp(x), 1.0, 4e-16 * 2) << x;
+    EXPECT_NEAR(token_draw::ExpOfNonPositive(x) / std::exp(x), 1.0, 4e-16 * 2) << x;
   }
 }
 
@@ -92,31 +93,29 @@ std::vector<float> RandomLogits(int vocab, uint64_t seed, float spread) {
   return logits;
 }
 
-// The definition, without shortcuts: sort everything, then cut and draw.
-int32_t SampleByDefinition(const std::vector<float>& logits, const SamplingParams& params, int64_t position) {
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
-  std::vector<double> weights;
-  for (int32_t id : order) {
-    weights.push_back(ExpOfNonPositive((double{logits[id]} - logits[order[0]]) / double{params.temperature}));
-  }
-  if (params.top_k > 0 && params.top_k < static_cast<int>(weights.size())) weights.resize(params.top_k);
-  double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-  if (params.top_p < 1) {
-    double sum = 0;
-    size_t kept = 0;
-    while (kept < weights.size() && sum < params.top_p * total) sum += weights[kept++];
-    weights.resize(kept);
-    total = sum;
-  }
-  const double drawn = UniformAt(params.seed, position, params.choice) * total;
-  double sum = 0;
-  for (size_t rank = 0; rank < weights.size(); ++rank) {
-    sum += weights[rank];
-    if (sum > drawn) return order[rank];
-  }
-  return order[weights.size() - 1];
+// The definition, without shortcuts, as the oracle of what devices compute has it.
+int32_t SampleByDefinition(std::vector<float> logits, const SamplingParams& params, int64_t position,
+                           const TokenHistory& history) {
+  TokenDraw draw;
+  draw.temperature = params.temperature;
+  draw.top_p = params.top_p;
+  draw.min_p = params.min_p;
+  draw.uniform = UniformAt(params.seed, position, params.choice);
+  draw.top_k = params.top_k;
+  draw.repetition_penalty = params.repetition_penalty;
+  draw.presence_penalty = params.presence_penalty;
+  draw.frequency_penalty = params.frequency_penalty;
+  draw.changes = static_cast<int32_t>(history.changes().size());
+  int32_t id = -1;
+  DrawArgs args;
+  args.x = logits.data();
+  args.draws = &draw;
+  args.tables = reinterpret_cast<const int32_t*>(history.changes().data());
+  args.ids = &id;
+  args.rows = 1;
+  args.cols = static_cast<int64_t>(logits.size());
+  host_ops::DrawTokens(args);
+  return id;
 }
 
 TEST(SamplerTest, AgreesWithTheDefinitionForEveryCombinationOfCuts) {
@@ -129,13 +128,36 @@ TEST(SamplerTest, AgreesWithTheDefinitionForEveryCombinationOfCuts) {
           for (float top_p : {1.0f, 0.9f, 0.3f, 1e-6f}) {
             for (int64_t position = 0; position < 3; ++position) {
               const SamplingParams params{.temperature = temperature, .top_p = top_p, .top_k = top_k, .seed = 11};
-              EXPECT_EQ(*sampler.Sample(logits, params, position), SampleByDefinition(logits, params, position))
+              EXPECT_EQ(*sampler.Sample(logits, params, position),
+                        SampleByDefinition(logits, params, position, TokenHistory({}, {})))
                   << vocab << " " << spread << " " << temperature << " " << top_k << " " << top_p;
             }
           }
         }
       }
     }
+  }
+}
+
+TEST(SamplerTest, AgreesWithTheDefinitionWhateverIsAsked) {
+  constexpr int kVocab = 500;
+  std::mt19937_64 random(3);
+  const auto one_of = [&](std::vector<float> values) { return values[random() % values.size()]; };
+  Sampler sampler(kVocab);
+  for (int run = 0; run < 500; ++run) {
+    SamplingParams params{.temperature = one_of({0.0f, 0.7f, 1.0f, 4.0f}), .top_p = one_of({1.0f, 0.95f, 0.5f}),
+                          .top_k = static_cast<int>(random() % 3) * 20, .seed = random()};
+    params.min_p = one_of({0.0f, 0.02f, 0.4f, 1.0f});
+    params.repetition_penalty = one_of({1.0f, 1.3f, 0.8f});
+    params.presence_penalty = one_of({0.0f, 0.5f});
+    params.frequency_penalty = one_of({0.0f, -0.25f, 1.0f});
+    std::vector<int32_t> prompt, generated;
+    for (int i = 0; i < 30; ++i) prompt.push_back(static_cast<int32_t>(random() % kVocab));
+    for (int i = 0; i < 30; ++i) generated.push_back(static_cast<int32_t>(random() % 60));
+    for (int32_t id = 0; id < kVocab; id += 1 + random() % 100) params.logit_bias.emplace_back(id, one_of({5.0f, -2.0f}));
+    const TokenHistory history(prompt, generated, params.logit_bias);
+    const auto logits = RandomLogits(kVocab, run, one_of({0.5f, 2.0f, 10.0f}));
+    EXPECT_EQ(*sampler.Sample(logits, params, run, &history), SampleByDefinition(logits, params, run, history)) << run;
   }
 }
 

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/kernels.h"
+#include "moe/kernels/token_draw.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
 
@@ -21,7 +23,10 @@ struct SequenceSlice {
   int32_t first_position = 0;           // positions before it are in the cache already
   absl::Span<const int32_t> blocks;     // block ids of the whole sequence so far, these rows included
   int32_t logit_rows = 0;               // logits are wanted for this many of the last rows …
-  bool best_only = false;               // … but nobody looks at them where best_ids tells which are the largest
+  // … but of the last row nobody looks at them where drawn_ids tells what this draw takes; logit_rows is 1 then. The
+  // change fields are the transformer's.
+  std::optional<TokenDraw> draw;
+  absl::Span<const LogitChange> changes;  // for the draw; no id twice
 };
 
 // Sees what passes by. Called on the engine's thread.
@@ -68,9 +73,10 @@ class Transformer {
   // Memory of the transformer to which Forward brings logits fastest, [logit_rows_max, vocab] F32; one without rows:
   // any is as good.
   virtual MatView host_logits() { return MatView{}; }
-  // Of the last Forward, for every row of `logits`: the id of its largest, the lowest among equals, or -1 where one is
-  // not a finite number. Rows of slices with best_only were then not written. Empty: it is not told, and all rows were.
-  virtual absl::Span<const int32_t> best_ids() const { return {}; }
+  // Of the last Forward, for every row of `logits`: the id that its slice's draw takes, as Sampler would, or -1 where a
+  // logit is not a finite number. Rows of slices with a draw were then not written; those of others have no id. Empty:
+  // it is not told, and all rows were written.
+  virtual absl::Span<const int32_t> drawn_ids() const { return {}; }
   // Of the last Forward, whose other slices are not affected: INTERNAL names the layer at which a hidden state of the
   // slice stopped being a finite number.
   virtual absl::Status SliceStatus(size_t slice) const { return absl::OkStatus(); }

@@ -82,7 +82,7 @@ class Accelerator {
   virtual void AddToResidual(const AddArgs& args) = 0;
   virtual void AddAndNormalise(const AddNormArgs& args) = 0;
   virtual void SelectExperts(const SelectArgs& args) = 0;
-  virtual void SelectBest(const BestArgs& args) = 0;
+  virtual void DrawTokens(const DrawArgs& args) = 0;
   virtual void Combine(const CombineArgs& args) = 0;
   virtual void RunExperts(const ExpertFfnArgs& args) = 0;
   // What RunExperts needs for up to `pairs` pairs over experts in this shape.

@@ -74,7 +74,7 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void AddToResidual(const AddArgs& args) override { Run([&] { host_ops::AddToResidual(args); }); }
   void AddAndNormalise(const AddNormArgs& args) override { Run([&] { host_ops::AddAndNormalise(args); }); }
   void SelectExperts(const SelectArgs& args) override { Run([&] { host_ops::SelectExperts(args); }); }
-  void SelectBest(const BestArgs& args) override { Run([&] { host_ops::SelectBest(args); }); }
+  void DrawTokens(const DrawArgs& args) override { Run([&] { host_ops::DrawTokens(args); }); }
   void Combine(const CombineArgs& args) override { Run([&] { host_ops::Combine(args); }); }
   void RunExperts(const ExpertFfnArgs& args) override { Run([&] { host_ops::RunExperts(args); }); }
   int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots&) const override { return 1; }

@@ -1,8 +1,10 @@
 #include "moe/kernels/accelerator/host_ops.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "moe/tensor/latent_row.h"
@@ -60,6 +62,25 @@ void DropGroups(const SelectArgs& args, std::vector<float>& choice) {
     if (std::find(kept.begin(), kept.end(), group) != kept.end()) continue;
     std::fill_n(choice.begin() + group * size, size, -HUGE_VALF);
   }
+}
+
+// The definition, without shortcuts: sort everything, then cut and draw.
+int32_t DrawFrom(const float* x, int64_t cols, const TokenDraw& draw) {
+  std::vector<int32_t> order(cols);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[a] > x[b]; });
+  if (draw.takes_largest()) return order[0];
+  std::vector<uint64_t> sums;  // of the weights up to and with each
+  uint64_t sum = 0;
+  for (const int32_t id : order) {
+    const uint64_t weight = token_draw::LogitWeight(x[id], x[order[0]], 1.0 / double{draw.temperature});
+    if (draw.min_p > 0 && weight < token_draw::WeightOf(draw.min_p)) break;
+    sums.push_back(sum += weight);
+  }
+  if (draw.top_k > 0 && draw.top_k < static_cast<int64_t>(sums.size())) sums.resize(draw.top_k);
+  const auto first_above = [&](uint64_t bound) { return std::upper_bound(sums.begin(), sums.end(), bound); };
+  if (draw.top_p < 1) sums.erase(first_above(token_draw::BelowTopP(draw.top_p, sums.back())) + 1, sums.end());
+  return order[first_above(token_draw::DrawnWeight(draw.uniform, sums.back())) - sums.begin()];
 }
 
 }  // namespace
@@ -205,11 +226,17 @@ void Ffn(const FfnArgs& args) {
   Linear(linear);
 }
 
-void SelectBest(const BestArgs& args) {
+void DrawTokens(const DrawArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
-    const float* const x = args.x + row * args.cols;
+    float* const x = args.x + row * args.cols;
+    const TokenDraw& draw = args.draws[row];
+    for (int32_t i = 0; i < draw.changes; ++i) {
+      const int32_t* const entry = args.tables + draw.first_change + 3 * i;
+      const LogitChange change{entry[0], std::bit_cast<float>(entry[1]), entry[2]};
+      x[change.id] = token_draw::Changed(x[change.id], change, draw);
+    }
     const bool finite = std::all_of(x, x + args.cols, [](float value) { return std::isfinite(value); });
-    args.best[row] = finite ? static_cast<int32_t>(std::max_element(x, x + args.cols) - x) : -1;
+    args.ids[row] = finite ? DrawFrom(x, args.cols, draw) : -1;
   }
 }
 

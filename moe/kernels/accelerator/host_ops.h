@@ -22,7 +22,7 @@ void Ffn(const FfnArgs& args);
 void AddToResidual(const AddArgs& args);
 void AddAndNormalise(const AddNormArgs& args);
 void SelectExperts(const SelectArgs& args);
-void SelectBest(const BestArgs& args);
+void DrawTokens(const DrawArgs& args);
 void Combine(const CombineArgs& args);
 void RunExperts(const ExpertFfnArgs& args);
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "moe/kernels/kernels.h"
+#include "moe/kernels/token_draw.h"
 #include "moe/tensor/dtype.h"
 
 namespace conclave {
@@ -110,10 +111,13 @@ struct AddNormArgs {
 // What fault_layer holds for a row without a fault.
 inline constexpr int32_t kNoFault = 0x7fffffff;
 
-// best[r] = the column of row r's largest value, the lowest among equals; -1 where any value is not a finite number.
-struct BestArgs {
-  const float* x = nullptr;  // [rows, cols]
-  int32_t* best = nullptr;   // [rows]
+// ids[r] = the column that draws[r] takes of row r once its changes are applied (in place, before all else), in the
+// arithmetic of token_draw.h; -1 where any value is not a finite number.
+struct DrawArgs {
+  float* x = nullptr;                 // [rows, cols]
+  const TokenDraw* draws = nullptr;   // [rows]
+  const int32_t* tables = nullptr;    // where TokenDraw::first_change counts from
+  int32_t* ids = nullptr;             // [rows]
   int64_t rows = 0, cols = 0;
 };
 

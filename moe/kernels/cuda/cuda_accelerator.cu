@@ -147,7 +147,7 @@ class CudaAccelerator final : public Accelerator {
     Queue("residual and norm", [&] { cuda::AddAndNormalise(args, stream_); });
   }
   void SelectExperts(const SelectArgs& args) override { Queue("gate", [&] { cuda::SelectExperts(args, stream_); }); }
-  void SelectBest(const BestArgs& args) override { Queue("best", [&] { cuda::SelectBest(args, stream_); }); }
+  void DrawTokens(const DrawArgs& args) override { Queue("draw", [&] { cuda::DrawTokens(args, stream_); }); }
   void Combine(const CombineArgs& args) override { Queue("combine", [&] { cuda::Combine(args, stream_); }); }
   void RunExperts(const ExpertFfnArgs& args) override {
     Queue("experts", [&] {

@@ -27,7 +27,7 @@ void RotateQueries(const RotateArgs& args, cudaStream_t stream);
 absl::Status Attend(const AttendArgs& args, cudaStream_t stream);
 int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max);
 void AddToResidual(const AddArgs& args, cudaStream_t stream);
-void SelectBest(const BestArgs& args, cudaStream_t stream);
+void DrawTokens(const DrawArgs& args, cudaStream_t stream);
 void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream);
 void SelectExperts(const SelectArgs& args, cudaStream_t stream);
 void Combine(const CombineArgs& args, cudaStream_t stream);

@@ -201,33 +201,6 @@ __global__ void CombineKernel(CombineArgs args) {
   args.acc[index] = sum;
 }
 
-// Orders like the value, the lower column first among equals; 0 is below every finite value.
-__device__ inline unsigned long long BestKey(float value, int64_t column) {
-  const uint32_t bits = __float_as_uint(value + 0.0f);  // -0 becomes +0, for they are equal
-  const uint32_t order = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<unsigned long long>(order) << 32 | (0xffffffffu - static_cast<uint32_t>(column));
-}
-
-__global__ void __launch_bounds__(kNormThreads) BestKernel(BestArgs args) {
-  FollowKernelsBefore();
-  __shared__ unsigned long long largest;
-  if (threadIdx.x == 0) largest = 0;
-  __syncthreads();
-  const float* const x = args.x + static_cast<int64_t>(blockIdx.x) * args.cols;
-  unsigned long long best = 0;
-  bool finite = true;
-  for (int64_t i = threadIdx.x; i < args.cols; i += blockDim.x) {
-    finite = finite && isfinite(x[i]);
-    best = max(best, BestKey(x[i], i));
-  }
-  for (int step = 16; step > 0; step /= 2) best = max(best, __shfl_xor_sync(0xffffffffu, best, step));
-  if ((threadIdx.x & 31) == 0) atomicMax(&largest, best);
-  const bool all_finite = __syncthreads_and(finite);
-  if (threadIdx.x == 0) {
-    args.best[blockIdx.x] = all_finite ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(largest)) : -1;
-  }
-}
-
 }  // namespace
 
 void Embed(const EmbedArgs& args, cudaStream_t stream) {
@@ -266,10 +239,6 @@ void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream) {
   const int bytes = static_cast<int>(args.add.cols) * static_cast<int>(sizeof(float));
   if (bytes > 48 * 1024) cudaFuncSetAttribute(AddNormKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   LaunchOverlapped(AddNormKernel, dim3(static_cast<unsigned>(args.add.rows)), kNormThreads, bytes, stream, args);
-}
-
-void SelectBest(const BestArgs& args, cudaStream_t stream) {
-  LaunchOverlapped(BestKernel, dim3(static_cast<unsigned>(args.rows)), kNormThreads, 0, stream, args);
 }
 
 void Combine(const CombineArgs& args, cudaStream_t stream) {

@@ -65,8 +65,8 @@ class DeviceTransformer final : public Transformer {
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
   absl::Status SliceStatus(size_t slice) const override;
-  absl::Span<const int32_t> best_ids() const override {
-    return absl::MakeConstSpan(buffers_.host_best.as<int32_t>(), plan_->logit_count());
+  absl::Span<const int32_t> drawn_ids() const override {
+    return absl::MakeConstSpan(buffers_.host_drawn.as<int32_t>(), plan_->logit_count());
   }
   MatView host_logits() override {
     return ViewF32(buffers_.host_logits.as<float>(), options_.logit_rows_max, spec_.vocab);
@@ -167,7 +167,7 @@ absl::Status DeviceTransformer::AllocateBuffers() {
       {&buffers_.expert_weights, routed * kF32},
       {&buffers_.fault_layer, rows * kI32},
       {&buffers_.logits, int64_t{options_.logit_rows_max} * spec_.vocab * kF32},
-      {&buffers_.best, options_.logit_rows_max * kI32},
+      {&buffers_.drawn, options_.logit_rows_max * kI32},
   };
   int64_t total = 0;
   for (const auto& [buffer, bytes] : on_device) total += DeviceMemory::Rounded(bytes);
@@ -178,7 +178,7 @@ absl::Status DeviceTransformer::AllocateBuffers() {
   std::vector<std::pair<DeviceBuffer*, int64_t>> on_host = {{&buffers_.host_experts, routed * kI32},
                                                             {&buffers_.host_expert_weights, routed * kF32},
                                                             {&buffers_.host_fault_layer, rows * kI32},
-                                                            {&buffers_.host_best, options_.logit_rows_max * kI32},
+                                                            {&buffers_.host_drawn, options_.logit_rows_max * kI32},
                                                             {&buffers_.host_logits,
                                                              int64_t{options_.logit_rows_max} * spec_.vocab * kF32}};
   if (local_ == nullptr) {
@@ -420,12 +420,14 @@ void DeviceTransformer::Head() {
   linear.out_stride = spec_.vocab;
   linear.workspace = buffers_.workspace.as<void>();
   device_.Linear(linear);
-  BestArgs best;
-  best.x = buffers_.logits.as<float>();
-  best.best = buffers_.best.as<int32_t>();
-  best.rows = plan_->logit_count();
-  best.cols = spec_.vocab;
-  device_.SelectBest(best);
+  DrawArgs draw;
+  draw.x = buffers_.logits.as<float>();
+  draw.draws = plan_->draws();
+  draw.tables = plan_->tables();
+  draw.ids = buffers_.drawn.as<int32_t>();
+  draw.rows = plan_->logit_count();
+  draw.cols = spec_.vocab;
+  device_.DrawTokens(draw);
 }
 
 void DeviceTransformer::FetchResults(absl::Span<const SequenceSlice> slices, MatView logits, bool routing) {
@@ -437,17 +439,17 @@ void DeviceTransformer::FetchResults(absl::Span<const SequenceSlice> slices, Mat
     device_.CopyOut(buffers_.host_expert_weights.as<void>(), buffers_.expert_weights.as<void>(),
                     routed * int64_t{sizeof(float)});
   }
-  if (logits.rows == 0 || logits.data == nullptr) return;
+  if (logits.rows == 0) return;
   CONCLAVE_CHECK(logits.stride == spec_.vocab) << logits.stride;
-  device_.CopyOut(buffers_.host_best.as<void>(), buffers_.best.as<void>(), logits.rows * int64_t{sizeof(int32_t)});
+  device_.CopyOut(buffers_.host_drawn.as<void>(), buffers_.drawn.as<void>(), logits.rows * int64_t{sizeof(int32_t)});
   // Runs of rows that somebody looks at.
   for (size_t i = 0, row = 0; i < slices.size();) {
     size_t rows = 0;
-    for (; i < slices.size() && !slices[i].best_only; ++i) rows += slices[i].logit_rows;
+    for (; i < slices.size() && !slices[i].draw.has_value(); ++i) rows += slices[i].logit_rows;
     device_.CopyOut(logits.RowBytes(row), buffers_.logits.as<float>() + row * spec_.vocab,
                     static_cast<int64_t>(rows) * spec_.vocab * int64_t{sizeof(float)});
     row += rows;
-    for (; i < slices.size() && slices[i].best_only; ++i) row += slices[i].logit_rows;
+    for (; i < slices.size() && slices[i].draw.has_value(); ++i) row += slices[i].logit_rows;
   }
 }
 

@@ -15,7 +15,7 @@ namespace conclave {
 
 // `kernels` are the target's (compute_target.h). `local` is null where experts run elsewhere; where it is not, a
 // Forward over that pool keeps everything on the device and replays small steps from recorded graphs. Any other pool
-// gets its rows through pinned host memory. Logits without data stay on the device, for who measures steps alone. `memory` and `local` must outlive the transformer.
+// gets its rows through pinned host memory. `memory` and `local` must outlive the transformer.
 // Errors as Transformer::Create; RESOURCE_EXHAUSTED with the plan where it does not fit.
 absl::StatusOr<std::unique_ptr<Transformer>> CreateDeviceTransformer(const Checkpoint& checkpoint,
                                                                      const Kernels& kernels, DeviceMemory& memory,

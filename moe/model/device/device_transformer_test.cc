@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -143,7 +144,7 @@ TEST_F(DeviceTransformerTest, PacksCachedLatentsAsTheCpuDoes) {
   ExpectSameBits(*token_by_token, *got, "one token a step");
 }
 
-TEST_F(DeviceTransformerTest, TellsTheLargestLogitsAndLeavesOutRowsThatNobodyLooksAt) {
+TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   const HostTarget host = MakeHostTarget("f32");
   const auto runner = RunnerOn(*host.target, model_);
   ASSERT_NE(runner, nullptr);
@@ -157,36 +158,55 @@ TEST_F(DeviceTransformerTest, TellsTheLargestLogitsAndLeavesOutRowsThatNobodyLoo
     ids.push_back(Prompt(3 + i, 3 + 2 * i, 300));
     blocks.push_back({i});
   }
-  const auto forward = [&](std::vector<bool> best_only, MatBuffer& logits) {
+  const std::vector<LogitChange> changes = {{11, 1.5f, -1}};
+  const auto forward = [&](std::vector<std::optional<TokenDraw>> draws, MatBuffer& logits) {
     std::vector<SequenceSlice> slices;
-    for (size_t i = 0; i < ids.size(); ++i) slices.push_back({ids[i], 0, blocks[i], i == 2 ? 2 : 1, best_only[i]});
+    for (size_t i = 0; i < ids.size(); ++i) slices.push_back({ids[i], 0, blocks[i], i == 2 ? 2 : 1, draws[i]});
+    slices[3].changes = changes;
     std::memset(logits.view().data, 0x5a, logits.bytes());
     const absl::Status status = (*model)->Forward(slices, **kv, runner->experts(), logits.view(), nullptr);
     ASSERT_TRUE(status.ok()) << status;
   };
   MatBuffer all(DType::kF32, 5, 300), some(DType::kF32, 5, 300), untouched(DType::kF32, 1, 300);
   std::memset(untouched.view().data, 0x5a, untouched.bytes());
-  forward({false, false, false, false}, all);
-  forward({true, false, false, true}, some);  // rows 0 and 4
-  const absl::Span<const int32_t> best = (*model)->best_ids();
-  ASSERT_EQ(best.size(), 5u);
+  forward({{}, {}, {}, {}}, all);
+  TokenDraw sampled;
+  sampled.temperature = 2.0f;
+  sampled.uniform = 0.7f;
+  const std::vector<TokenDraw> draws = {TokenDraw{}, sampled};
+  forward({draws[0], {}, {}, draws[1]}, some);  // rows 0 and 4
+  const absl::Span<const int32_t> drawn = (*model)->drawn_ids();
+  ASSERT_EQ(drawn.size(), 5u);
+  const float* const first = all.view().Row<float>(0);
+  EXPECT_EQ(drawn[0], std::max_element(first, first + 300) - first);
+  std::vector<float> last(all.view().Row<float>(4), all.view().Row<float>(4) + 300);
+  last[11] += 1.5f;
+  int32_t want_last = -1;
+  DrawArgs args;
+  args.x = last.data();
+  args.draws = &draws[1];
+  args.ids = &want_last;
+  args.rows = 1;
+  args.cols = 300;
+  host_ops::DrawTokens(args);
+  EXPECT_EQ(drawn[4], want_last);
   for (int row = 0; row < 5; ++row) {
-    const float* const logits = all.view().Row<float>(row);
-    EXPECT_EQ(best[row], std::max_element(logits, logits + 300) - logits) << row;
     const void* const want = row == 0 || row == 4 ? untouched.view().data : all.view().RowBytes(row);
     EXPECT_EQ(std::memcmp(some.view().RowBytes(row), want, 300 * sizeof(float)), 0) << row;
   }
 }
 
 TEST(HostOps, TheLowestOfEqualsIsBestAndNoneWhereAValueIsNotFinite) {
-  const float x[] = {1, 3, -0.0f, 3, 0.0f, -0.0f, -5, -2, 1, NAN, 2, 0, 1, 2, INFINITY, 0};
+  float x[] = {1, 3, -0.0f, 3, 0.0f, -0.0f, -5, -2, 1, NAN, 2, 0, 1, 2, INFINITY, 0};
   int32_t best[4] = {};
-  BestArgs args;
+  const std::vector<TokenDraw> draws(4);
+  DrawArgs args;
   args.x = x;
-  args.best = best;
+  args.draws = draws.data();
+  args.ids = best;
   args.rows = 4;
   args.cols = 4;
-  host_ops::SelectBest(args);
+  host_ops::DrawTokens(args);
   EXPECT_THAT(best, testing::ElementsAre(1, 0, -1, -1));
 }
 

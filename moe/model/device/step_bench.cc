@@ -1,8 +1,10 @@
 // Times steps of a model on an accelerator, without an engine: step_bench MODEL_DIR COMPUTE [DEVICE [once]]. Decoding
-// steps of several batch sizes behind prompts of 128 tokens, with and without the logits' way to the host, and prefill
-// of 128 x 128 tokens in one step. "once" runs each step a single time, for a profiler to look at.
+// steps of several batch sizes behind prompts of 128 tokens, whose tokens are the most likely ones, drawn from all, or
+// drawn within top_p 0.95 on the device, and with the logits' way to the host; and prefill of 128 x 128 tokens in one
+// step. "once" runs each step a single time, for a profiler to look at.
 #include <cstdio>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
+#include "moe/kernels/token_draw.h"
 #include "moe/model/device/compute_target.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
@@ -39,47 +42,52 @@ class StepBench {
     return absl::OkStatus();
   }
 
-  // One step of `count` sequences with `rows` tokens each from `position` on; seconds.
-  absl::StatusOr<double> Step(int count, int rows, int position, bool fetch) {
+  // One step of `count` sequences with `rows` tokens each from `position` on; seconds. Without a draw the logits come to
+  // the host.
+  absl::StatusOr<double> Step(int count, int rows, int position, const std::optional<TokenDraw>& draw) {
     std::vector<std::vector<int32_t>> ids(count), blocks(count);
     std::vector<SequenceSlice> slices;
     for (int i = 0; i < count; ++i) {
       for (int row = 0; row < rows; ++row) ids[i].push_back((i * 7919 + (position + row) * 104729) % checkpoint_->spec().vocab);
       blocks[i].resize(kBlocksEach);
       std::iota(blocks[i].begin(), blocks[i].end(), i * kBlocksEach);
-      slices.push_back({ids[i], position, blocks[i], 1});
+      slices.push_back({ids[i], position, blocks[i], 1, draw});
+      if (draw.has_value()) slices.back().draw->uniform = static_cast<float>(i) / static_cast<float>(count);
     }
-    MatView logits = transformer_->host_logits().Rows(0, count);
-    if (!fetch) logits.data = nullptr;
+    const MatView logits = transformer_->host_logits().Rows(0, count);
     const absl::Time begin = absl::Now();
     RETURN_IF_ERROR(transformer_->Forward(slices, *kv_, *experts_, logits, nullptr));
     return absl::ToDoubleSeconds(absl::Now() - begin);
   }
 
   absl::Status RunOnce() {
-    RETURN_IF_ERROR(Step(kSequences, kPrompt, 0, false).status());
-    for (const int count : {1, 64, 128}) RETURN_IF_ERROR(Step(count, 1, kPrompt, false).status());
+    RETURN_IF_ERROR(Step(kSequences, kPrompt, 0, TokenDraw{}).status());
+    for (const int count : {1, 64, 128}) RETURN_IF_ERROR(Step(count, 1, kPrompt, TokenDraw{}).status());
     return absl::OkStatus();
   }
 
   absl::Status Run() {
     std::vector<double> prefill;
     for (int i = 0; i < 4; ++i) {
-      ASSIGN_OR_RETURN(prefill.emplace_back(), Step(kSequences, kPrompt, 0, false));
+      ASSIGN_OR_RETURN(prefill.emplace_back(), Step(kSequences, kPrompt, 0, TokenDraw{}));
     }
     std::printf("prefill %d x %d: %.1f ms, %.0f tokens/s\n", kSequences, kPrompt, MedianOf(prefill) * 1e3,
                 kSequences * kPrompt / MedianOf(prefill));
     for (const int count : {1, 2, 4, 8, 16, 32, 64, 128}) {
-      std::vector<double> alone, fetched;
+      TokenDraw of_all, within_top_p;
+      of_all.temperature = within_top_p.temperature = 0.8f;
+      within_top_p.top_p = 0.95f;
+      const std::optional<TokenDraw> kinds[] = {TokenDraw{}, of_all, within_top_p, std::nullopt};
+      std::vector<double> seconds[4];
       for (int i = 0; i < 24; ++i) {
-        ASSIGN_OR_RETURN(const double with, Step(count, 1, kPrompt + 2 * i, true));
-        ASSIGN_OR_RETURN(const double without, Step(count, 1, kPrompt + 2 * i + 1, false));
-        if (i < 3) continue;
-        fetched.push_back(with);
-        alone.push_back(without);
+        for (int kind = 0; kind < 4; ++kind) {
+          ASSIGN_OR_RETURN(const double took, Step(count, 1, kPrompt + 4 * i + kind, kinds[kind]));
+          if (i >= 3) seconds[kind].push_back(took);
+        }
       }
-      std::printf("decode step, batch %3d: %.3f ms, with the logits on the host %.3f ms\n", count, MedianOf(alone) * 1e3,
-                  MedianOf(fetched) * 1e3);
+      std::printf("decode step, batch %3d: most likely %.3f ms, drawn %.3f ms, within top_p %.3f ms, logits on the host "
+                  "%.3f ms\n", count, MedianOf(seconds[0]) * 1e3, MedianOf(seconds[1]) * 1e3, MedianOf(seconds[2]) * 1e3,
+                  MedianOf(seconds[3]) * 1e3);
     }
     return absl::OkStatus();
   }

@@ -19,8 +19,8 @@ struct StepBuffers {
   DeviceBuffer expert_weights;  // [moe_layers, rows, top_k] F32
   DeviceBuffer fault_layer;     // [rows_max] int32
   DeviceBuffer logits;          // [logit_rows_max, vocab] F32
-  DeviceBuffer best;            // [logit_rows_max] int32
-  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_best;
+  DeviceBuffer drawn;           // [logit_rows_max] int32
+  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_drawn;
   DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
   DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
 };

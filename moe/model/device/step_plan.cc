@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
@@ -10,7 +11,7 @@ namespace conclave {
 
 absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, DeviceMemory& memory) {
   StepPlan plan(options, memory);
-  const int64_t rows = 5 * int64_t{options.rows_max} + options.logit_rows_max;
+  const int64_t rows = 5 * int64_t{options.rows_max} + (1 + kDrawIntegers) * options.logit_rows_max;
   const int64_t sequence_blocks = options.context_max / kKvBlockTokens + 1;
   RETURN_IF_ERROR(plan.Grow(rows + std::max<int64_t>(2 * sequence_blocks, 16384)));
   return plan;
@@ -31,24 +32,26 @@ absl::Status StepPlan::Grow(int64_t integers) {
 }
 
 absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec) {
-  int64_t rows = 0, logits = 0, blocks = 0;
+  int64_t rows = 0, logits = 0, blocks = 0, changes = 0;
   for (const SequenceSlice& slice : slices) {
     const int64_t count = static_cast<int64_t>(slice.token_ids.size());
     CheckSlice(slice, options_.context_max);
     rows += count;
     logits += slice.logit_rows;
     blocks += static_cast<int64_t>(slice.blocks.size());
+    changes += static_cast<int64_t>(slice.changes.size());
   }
   CONCLAVE_CHECK(rows >= 1 && rows <= options_.rows_max) << rows << " rows";
   CONCLAVE_CHECK(logits <= options_.logit_rows_max) << logits;
-  const int64_t needed = 5 * rows + logits + blocks;
+  const int64_t first_block = 5 * rows + (1 + kDrawIntegers) * logits, first_change = first_block + blocks;
+  const int64_t needed = first_change + kChangeIntegers * changes;
   if (needed > capacity_) RETURN_IF_ERROR(Grow(std::max(needed, 2 * capacity_)));
   rows_ = rows;
   logit_count_ = logits;
   tokens_max_ = 0;
   int32_t* const base = host_.as<int32_t>();
   int32_t* logit = base + 5 * rows;
-  int32_t* const block_begin = logit + logits;
+  int32_t* const block_begin = base + first_block;
   int32_t* block = block_begin;
   int64_t row = 0;
   for (const SequenceSlice& slice : slices) {
@@ -67,8 +70,25 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
     tokens_max_ = std::max(tokens_max_, slice.first_position + static_cast<int32_t>(count));
     block = std::copy(slice.blocks.begin(), slice.blocks.end(), block);
   }
+  ListDraws(slices, first_change);
   memory_->accelerator().CopyIn(device_.as<void>(), base, needed * int64_t{sizeof(int32_t)});
   return absl::OkStatus();
+}
+
+void StepPlan::ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_change) {
+  int32_t* const base = host_.as<int32_t>();
+  TokenDraw* row = reinterpret_cast<TokenDraw*>(base + 5 * rows_ + logit_count_);
+  for (const SequenceSlice& slice : slices) {
+    CONCLAVE_CHECK(!slice.draw.has_value() || slice.logit_rows == 1) << slice.logit_rows;
+    std::fill_n(row, slice.logit_rows, slice.draw.value_or(TokenDraw{}));
+    if (slice.draw.has_value() && !slice.changes.empty()) {
+      row->first_change = static_cast<int32_t>(first_change);
+      row->changes = static_cast<int32_t>(slice.changes.size());
+      std::memcpy(base + first_change, slice.changes.data(), slice.changes.size() * sizeof(LogitChange));
+    }
+    first_change += kChangeIntegers * static_cast<int64_t>(slice.changes.size());
+    row += slice.logit_rows;
+  }
 }
 
 }  // namespace conclave

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "moe/checkpoint/model_spec.h"
+#include "moe/kernels/token_draw.h"
 #include "moe/model/device/device_memory.h"
 #include "moe/model/transformer.h"
 
@@ -34,13 +35,20 @@ class StepPlan {
   const int32_t* first_block() const { return device(3 * rows_); }  // into blocks()
   const int32_t* lengths() const { return device(4 * rows_); }      // positions() + 1
   const int32_t* logit_rows() const { return device(5 * rows_); }   // [logit_count()] rows whose logits are wanted
-  const int32_t* blocks() const { return device(5 * rows_ + logit_count_); }
+  // [logit_count()] how each of their tokens is drawn; the largest logit where the slice does not say
+  const TokenDraw* draws() const { return reinterpret_cast<const TokenDraw*>(device(5 * rows_ + logit_count_)); }
+  const int32_t* blocks() const { return device(5 * rows_ + (1 + kDrawIntegers) * logit_count_); }
+  const int32_t* tables() const { return device(0); }  // where draws' changes are counted from
   // The largest of lengths().
   int32_t tokens_max() const { return tokens_max_; }
 
  private:
+  static constexpr int64_t kDrawIntegers = sizeof(TokenDraw) / sizeof(int32_t);
+  static constexpr int64_t kChangeIntegers = sizeof(LogitChange) / sizeof(int32_t);
+
   StepPlan(const TransformerOptions& options, DeviceMemory& memory) : options_(options), memory_(&memory) {}
   absl::Status Grow(int64_t integers);
+  void ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_change);
   const int32_t* device(int64_t offset) const { return device_.as<int32_t>() + offset; }
 
   TransformerOptions options_;

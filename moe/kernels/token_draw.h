@@ -1,0 +1,158 @@
+// How a token is drawn from logits: what a host and a device must compute alike to the last bit. Sampler
+// (router_service/sampler.h) says what the parameters mean.
+//
+// Weights are integers, multiples of 2^-41 of the largest one, so that sums of them are exact and their order does not
+// matter. A logit's weight is exp((logit - largest) / temperature), from additions and multiplications of doubles alone,
+// each rounded: a C library, or a device's, may answer differently on another machine, and the drawn id must not.
+#ifndef CONCLAVE_MOE_KERNELS_TOKEN_DRAW_H_
+#define CONCLAVE_MOE_KERNELS_TOKEN_DRAW_H_
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#ifdef __CUDACC__
+#define CONCLAVE_ON_BOTH __host__ __device__ inline
+#else
+#define CONCLAVE_ON_BOTH inline
+#endif
+
+namespace conclave {
+
+// One row's parameters, as a device reads them. Where they say temperature 0 or top_k 1, the draw is the largest logit.
+struct TokenDraw {
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float uniform = 0.0f;  // the random number, in [0, 1)
+  int32_t top_k = 0;     // 0: all
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  int32_t first_change = 0;  // of the row's LogitChange, counted in int32 from where the step's tables begin
+  int32_t changes = 0;
+  constexpr bool takes_largest() const { return temperature == 0.0f || top_k == 1; }
+};
+
+// What happens to one id's logit before the draw.
+struct LogitChange {
+  int32_t id = 0;
+  float bias = 0.0f;
+  int32_t generated = -1;  // times in the answer so far; -1: neither there nor in the prompt, so no penalty
+};
+
+// Everything that is read as integers of a step's tables.
+static_assert(sizeof(TokenDraw) == 10 * sizeof(int32_t) && sizeof(LogitChange) == 3 * sizeof(int32_t));
+
+namespace token_draw {
+
+inline constexpr double kWeightOne = 0x1p41;  // of the largest logit; kVocabMax of it are below 2^64
+
+// Each rounds once: no compiler makes one fused operation of two.
+#ifdef __CUDA_ARCH__
+CONCLAVE_ON_BOTH double Times(double a, double b) { return __dmul_rn(a, b); }
+CONCLAVE_ON_BOTH double Plus(double a, double b) { return __dadd_rn(a, b); }
+CONCLAVE_ON_BOTH float Times(float a, float b) { return __fmul_rn(a, b); }
+CONCLAVE_ON_BOTH float Plus(float a, float b) { return __fadd_rn(a, b); }
+#else
+// Built with -ffp-contract=off.
+CONCLAVE_ON_BOTH double Times(double a, double b) { return a * b; }
+CONCLAVE_ON_BOTH double Plus(double a, double b) { return a + b; }
+CONCLAVE_ON_BOTH float Times(float a, float b) { return a * b; }
+CONCLAVE_ON_BOTH float Plus(float a, float b) { return a + b; }
+#endif
+
+// exp(x) for x <= 0, within 4e-16 of it relatively; 0 below -700.
+CONCLAVE_ON_BOTH double ExpOfNonPositive(double x) {
+  if (!(x > -700.0)) return 0.0;
+  // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, so that n ln 2 loses nothing.
+  constexpr double kLog2E = 1.4426950408889634, kLn2High = 0x1.62e42fefap-1, kLn2Low = 0x1.cf79abc9e3b39p-40;
+  // Adding 1.5 * 2^52 rounds to the nearest integer, which then stands in the low bits.
+  constexpr double kRound = 0x1.8p52;
+  const double shifted = Plus(Times(x, kLog2E), kRound);
+  const double n = Plus(shifted, -kRound);
+  const double r = Plus(Plus(x, -Times(n, kLn2High)), -Times(n, kLn2Low));
+  // Taylor's series to r^13 / 13!: the next term is below 1e-17.
+  double series = 1.0 / 6227020800.0;
+  series = Plus(Times(series, r), 1.0 / 479001600.0);
+  series = Plus(Times(series, r), 1.0 / 39916800.0);
+  series = Plus(Times(series, r), 1.0 / 3628800.0);
+  series = Plus(Times(series, r), 1.0 / 362880.0);
+  series = Plus(Times(series, r), 1.0 / 40320.0);
+  series = Plus(Times(series, r), 1.0 / 5040.0);
+  series = Plus(Times(series, r), 1.0 / 720.0);
+  series = Plus(Times(series, r), 1.0 / 120.0);
+  series = Plus(Times(series, r), 1.0 / 24.0);
+  series = Plus(Times(series, r), 1.0 / 6.0);
+  series = Plus(Times(series, r), 0.5);
+  series = Plus(Times(series, r), 1.0);
+  series = Plus(Times(series, r), 1.0);
+  // 2^n by its exponent bits: n is in [-1010, 0] here, so the result is a normal number.
+  uint64_t bits = 0;
+  double power = 0;
+  memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits + 1023) << 52;
+  memcpy(&power, &bits, sizeof(power));
+  return Times(series, power);
+}
+
+// A share of the largest weight, in [0, 1], as a weight.
+CONCLAVE_ON_BOTH uint64_t WeightOf(double share) {
+  return static_cast<uint64_t>(static_cast<int64_t>(Times(share, kWeightOne)));
+}
+
+// inverse_temperature: 1 / double{temperature}.
+CONCLAVE_ON_BOTH double Exponent(float logit, float largest, double inverse_temperature) {
+  return Times(Plus(static_cast<double>(logit), -static_cast<double>(largest)), inverse_temperature);
+}
+CONCLAVE_ON_BOTH uint64_t LogitWeight(float logit, float largest, double inverse_temperature) {
+  return WeightOf(ExpOfNonPositive(Exponent(logit, largest, inverse_temperature)));
+}
+
+// The largest weight sum that is not yet top_p of `total`; top_p < 1.
+CONCLAVE_ON_BOTH uint64_t BelowTopP(float top_p, uint64_t total) {
+  const double wanted = Times(static_cast<double>(top_p), static_cast<double>(total));
+  const uint64_t whole = static_cast<uint64_t>(wanted);
+  return static_cast<double>(whole) == wanted && whole > 0 ? whole - 1 : whole;
+}
+
+// The drawn id is the first one whose cumulative weight is above this.
+CONCLAVE_ON_BOTH uint64_t DrawnWeight(float uniform, uint64_t total) {
+  return static_cast<uint64_t>(Times(static_cast<double>(uniform), static_cast<double>(total)));
+}
+
+// A penalty near zero may carry a logit beyond the finite numbers.
+CONCLAVE_ON_BOTH float Finite(float value) {
+  constexpr float kMost = 3.402823466e38f;
+  static_assert(kMost == std::numeric_limits<float>::max());
+  return value > kMost ? kMost : value < -kMost ? -kMost : value;
+}
+
+// The bias first, then the penalties of an id that was seen: repetition, frequency, presence.
+CONCLAVE_ON_BOTH float Biased(float logit, float bias) { return Finite(Plus(logit, bias)); }
+CONCLAVE_ON_BOTH float Penalised(float logit, int32_t generated, float repetition, float frequency, float presence) {
+#ifdef __CUDA_ARCH__
+  const float divided = __fdiv_rn(logit, repetition);
+#else
+  const float divided = logit / repetition;
+#endif
+  logit = Finite(logit > 0 ? divided : Times(logit, repetition));
+  if (generated > 0) {
+    logit = Plus(logit, -Times(frequency, static_cast<float>(generated)));
+    logit = Plus(logit, -presence);
+  }
+  return Finite(logit);
+}
+
+// What `change` makes of a logit of the row. One that is not finite stays so.
+CONCLAVE_ON_BOTH float Changed(float logit, const LogitChange& change, const TokenDraw& draw) {
+  if (!(logit - logit == 0)) return logit;
+  logit = Biased(logit, change.bias);
+  if (change.generated < 0) return logit;
+  return Penalised(logit, change.generated, draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty);
+}
+
+}  // namespace token_draw
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_TOKEN_DRAW_H_
