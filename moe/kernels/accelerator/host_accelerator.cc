@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -58,25 +59,36 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void CopyOut(void* host, const void* device, int64_t bytes) override { Copy(host, device, bytes); }
   absl::Status Synchronize() override { return lost_ ? Lost() : absl::OkStatus(); }
 
-  bool Replay(uint64_t) override { return false; }
-  void BeginGraph(uint64_t key) override { graph_keys_.push_back(key); }
-  void EndGraph() override {}
+  bool Replay(uint64_t key) override {
+    const auto graph = graphs_.find(key);
+    if (graph == graphs_.end()) return false;
+    for (const auto& operation : graph->second) Run(operation);
+    return true;
+  }
+  void BeginGraph(uint64_t key) override {
+    graph_keys_.push_back(key);
+    recording_ = &graphs_[key];
+  }
+  void EndGraph() override {
+    recording_ = nullptr;
+    Replay(graph_keys_.back());
+  }
 
-  void Embed(const EmbedArgs& args) override { Run([&] { host_ops::Embed(args); }); }
-  void RmsNorm(const NormArgs& args) override { Run([&] { host_ops::RmsNorm(args); }); }
-  void Linear(const LinearArgs& args) override { Run([&] { host_ops::Linear(args); }); }
-  void FillCache(const FillCacheArgs& args) override { Run([&] { host_ops::FillCache(args); }); }
-  void RotateQueries(const RotateArgs& args) override { Run([&] { host_ops::RotateQueries(args); }); }
-  void Attend(const AttendArgs& args) override { Run([&] { host_ops::Attend(args); }); }
+  void Embed(const EmbedArgs& args) override { Run([args] { host_ops::Embed(args); }); }
+  void RmsNorm(const NormArgs& args) override { Run([args] { host_ops::RmsNorm(args); }); }
+  void Linear(const LinearArgs& args) override { Run([args] { host_ops::Linear(args); }); }
+  void FillCache(const FillCacheArgs& args) override { Run([args] { host_ops::FillCache(args); }); }
+  void RotateQueries(const RotateArgs& args) override { Run([args] { host_ops::RotateQueries(args); }); }
+  void Attend(const AttendArgs& args) override { Run([args] { host_ops::Attend(args); }); }
   int64_t AttendWorkspaceBytes(int64_t, int, int, DType, int64_t) const override { return 1; }
-  void Ffn(const FfnArgs& args) override { Run([&] { host_ops::Ffn(args); }); }
+  void Ffn(const FfnArgs& args) override { Run([args] { host_ops::Ffn(args); }); }
   int64_t DenseWorkspaceBytes(const DenseLimits&) const override { return 1; }
-  void AddToResidual(const AddArgs& args) override { Run([&] { host_ops::AddToResidual(args); }); }
-  void AddAndNormalise(const AddNormArgs& args) override { Run([&] { host_ops::AddAndNormalise(args); }); }
-  void SelectExperts(const SelectArgs& args) override { Run([&] { host_ops::SelectExperts(args); }); }
-  void DrawTokens(const DrawArgs& args) override { Run([&] { host_ops::DrawTokens(args); }); }
-  void Combine(const CombineArgs& args) override { Run([&] { host_ops::Combine(args); }); }
-  void RunExperts(const ExpertFfnArgs& args) override { Run([&] { host_ops::RunExperts(args); }); }
+  void AddToResidual(const AddArgs& args) override { Run([args] { host_ops::AddToResidual(args); }); }
+  void AddAndNormalise(const AddNormArgs& args) override { Run([args] { host_ops::AddAndNormalise(args); }); }
+  void SelectExperts(const SelectArgs& args) override { Run([args] { host_ops::SelectExperts(args); }); }
+  void DrawTokens(const DrawArgs& args) override { Run([args] { host_ops::DrawTokens(args); }); }
+  void Combine(const CombineArgs& args) override { Run([args] { host_ops::Combine(args); }); }
+  void RunExperts(const ExpertFfnArgs& args) override { Run([args] { host_ops::RunExperts(args); }); }
   int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots&) const override { return 1; }
 
   void Lose() override { lost_ = true; }
@@ -84,12 +96,15 @@ class HostAcceleratorImpl final : public HostAccelerator {
   const std::vector<uint64_t>& graph_keys() const override { return graph_keys_; }
 
  private:
-  template <typename Function>
-  void Run(Function function) {
-    if (!lost_) function();
+  void Run(const std::function<void()>& operation) {
+    if (recording_ != nullptr) {
+      recording_->push_back(operation);
+    } else if (!lost_) {
+      operation();
+    }
   }
   void Copy(void* to, const void* from, int64_t bytes) {
-    if (!lost_ && bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));  // nothing may come from nowhere
+    if (bytes > 0) Run([=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });  // nothing may come from nowhere
   }
   static absl::Status Lost() { return absl::UnavailableError("the device is lost: (host accelerator)"); }
 
@@ -97,6 +112,8 @@ class HostAcceleratorImpl final : public HostAccelerator {
   std::map<void*, int64_t> device_;
   int64_t allocated_ = 0;
   std::vector<uint64_t> graph_keys_;
+  std::map<uint64_t, std::vector<std::function<void()>>> graphs_;
+  std::vector<std::function<void()>>* recording_ = nullptr;  // in graphs_
   bool lost_ = false;
 };
 

@@ -19,7 +19,7 @@ class HostAccelerator : public Accelerator {
   // From now on everything fails as on a device that fell off its bus.
   virtual void Lose() = 0;
   virtual int64_t allocated_bytes() const = 0;
-  // Under which keys graphs were recorded, in order; nothing is ever replayed.
+  // Under which keys graphs were recorded, in order.
   virtual const std::vector<uint64_t>& graph_keys() const = 0;
 };
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
+#include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/model/device/device_attention.h"
 #include "moe/model/device/device_weights.h"
@@ -20,6 +21,13 @@ namespace {
 // Steps of up to this many rows, all of them sampled from, are recorded and replayed: launching their kernels one by
 // one would take longer than they run.
 constexpr int64_t kGraphRowsMax = 256;
+
+// Names a piece of such a step, of up to two a layer, among all of the process: 20 bits, 24, 8 and 12.
+uint64_t GraphKey(const StepPlan& plan, int32_t tokens_max, int piece) {
+  return plan.generation() << 44 | static_cast<uint64_t>(tokens_max - 1) << 20 |
+         static_cast<uint64_t>(plan.rows() - 1) << 12 | static_cast<uint64_t>(piece);
+}
+static_assert(kGraphRowsMax <= 1 << 8 && limits::kContextMax <= 1 << 24 && 2 * limits::kLayersMax < 1 << 12);
 
 // Products outside the routed experts. In bf16 they stay nearly float32, as on the CPU (numeric_profile.h says why);
 // fp8 rounds as DeepSeek-V3 was trained.
@@ -74,12 +82,17 @@ class DeviceTransformer final : public Transformer {
 
  private:
   absl::Status AllocateWorkspace();
-  absl::Status AllocateBuffers();
   absl::Status RunStep(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
-  absl::Status RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts, ForwardObserver* observer);
+  template <typename Queue>
+  void RunPiece(Queue queue);
+  void QueueLayers(int begun, int gate, KvStorage& kv);
+  void QueueEmbedding();
+  void FinishLayer(LayerId layer);
   void RunFfn(const DeviceLayer& weights);
   void Route(LayerId layer);
-  absl::Status RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
+  CombineArgs Combination(LayerId layer) const;
+  void RunExperts(LayerId layer);
+  absl::Status RunElsewhere(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
   absl::StatusOr<ExpertTicket> SendRows(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
   absl::Status TakeRows(ExpertTicket ticket, ExpertPool& experts);
   void Normalise(const float* weight);
@@ -91,6 +104,7 @@ class DeviceTransformer final : public Transformer {
   void FetchResults(absl::Span<const SequenceSlice> slices, MatView logits, bool routing);
   void ShowRouting(ForwardObserver& observer);
   void NoteFaults(absl::Span<const SequenceSlice> slices);
+  bool HasSharedExpert(LayerId layer) const { return weights_->layers[Value(layer)].down.data != nullptr; }
   bool OnDevice(const ExpertPool& experts) const { return local_ == &experts; }
   int64_t PairOffset(LayerId layer) const { return moe_index_[Value(layer)] * plan_->rows() * spec_.gate.top_k; }
 
@@ -108,6 +122,8 @@ class DeviceTransformer final : public Transformer {
   std::optional<StepPlan> plan_;
   StepBuffers buffers_;
   int32_t tokens_max_ = 0;          // of the step, see TokensBound
+  bool recorded_ = false;           // the step at hand …
+  int pieces_ = 0;                  // … of which so many have begun
   std::vector<int64_t> moe_index_;  // by layer: how many MoE layers stand before it
   std::vector<DeviceBuffer> caches_;
   std::vector<int32_t> slice_faults_;  // of the last Forward
@@ -131,7 +147,7 @@ absl::Status DeviceTransformer::Start() {
                                            memory_));
   ASSIGN_OR_RETURN(StepPlan plan, StepPlan::Create(options_, memory_));
   plan_.emplace(std::move(plan));
-  return AllocateBuffers();
+  return buffers_.Allocate(spec_, options_, row_dtype_, /*experts_elsewhere=*/local_ == nullptr, memory_);
 }
 
 absl::Status DeviceTransformer::AllocateWorkspace() {
@@ -147,47 +163,6 @@ absl::Status DeviceTransformer::AllocateWorkspace() {
   const int64_t bytes = DeviceMemory::Rounded(device_.DenseWorkspaceBytes(limits));
   RETURN_IF_ERROR(memory_.Reserve("workspace of products", bytes));
   ASSIGN_OR_RETURN(buffers_.workspace, memory_.Allocate(bytes));
-  return absl::OkStatus();
-}
-
-absl::Status DeviceTransformer::AllocateBuffers() {
-  const int64_t rows = options_.rows_max;
-  const int64_t pairs = rows * std::max(spec_.gate.top_k, 1);
-  const int64_t routed = pairs * std::max(spec_.moe_layers(), 1);
-  const int64_t hidden = spec_.hidden, row_size = SizeOf(row_dtype_);
-  constexpr int64_t kF32 = sizeof(float), kI32 = sizeof(int32_t);
-  const std::vector<std::pair<DeviceBuffer*, int64_t>> on_device = {
-      {&buffers_.residual, rows * hidden * kF32},
-      {&buffers_.normed, rows * hidden * kF32},
-      {&buffers_.branch, rows * hidden * kF32},
-      {&buffers_.gate_logits, rows * std::max(spec_.gate.experts, 1) * kF32},
-      {&buffers_.rounded, row_dtype_ == DType::kBF16 ? rows * hidden * row_size : 0},
-      {&buffers_.expert_rows, pairs * hidden * row_size},
-      {&buffers_.experts, routed * kI32},
-      {&buffers_.expert_weights, routed * kF32},
-      {&buffers_.fault_layer, rows * kI32},
-      {&buffers_.logits, int64_t{options_.logit_rows_max} * spec_.vocab * kF32},
-      {&buffers_.drawn, options_.logit_rows_max * kI32},
-  };
-  int64_t total = 0;
-  for (const auto& [buffer, bytes] : on_device) total += DeviceMemory::Rounded(bytes);
-  RETURN_IF_ERROR(memory_.Reserve("activations", total));
-  for (const auto& [buffer, bytes] : on_device) {
-    ASSIGN_OR_RETURN(*buffer, memory_.Allocate(bytes));
-  }
-  std::vector<std::pair<DeviceBuffer*, int64_t>> on_host = {{&buffers_.host_experts, routed * kI32},
-                                                            {&buffers_.host_expert_weights, routed * kF32},
-                                                            {&buffers_.host_fault_layer, rows * kI32},
-                                                            {&buffers_.host_drawn, options_.logit_rows_max * kI32},
-                                                            {&buffers_.host_logits,
-                                                             int64_t{options_.logit_rows_max} * spec_.vocab * kF32}};
-  if (local_ == nullptr) {
-    on_host.push_back({&buffers_.host_normed, rows * hidden * kF32});
-    on_host.push_back({&buffers_.host_expert_rows, pairs * hidden * row_size});
-  }
-  for (const auto& [buffer, bytes] : on_host) {
-    ASSIGN_OR_RETURN(*buffer, memory_.AllocateHost(bytes));
-  }
   return absl::OkStatus();
 }
 
@@ -209,17 +184,10 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
   RETURN_IF_ERROR(plan_->Set(slices, spec_));
   const int64_t rows = plan_->rows();
   CONCLAVE_CHECK(logits.rows == plan_->logit_count() && (logits.rows == 0 || logits.cols == spec_.vocab));
-  const bool recorded = OnDevice(experts) && rows <= kGraphRowsMax && plan_->logit_count() == rows;
-  tokens_max_ = recorded ? TokensBound(plan_->tokens_max(), options_.context_max) : plan_->tokens_max();
-  const uint64_t key = plan_->generation() << 40 | static_cast<uint64_t>(tokens_max_) << 16 | static_cast<uint64_t>(rows);
-  if (!recorded) {
-    RETURN_IF_ERROR(RunStep(kv, experts, observer));
-  } else if (!device_.Replay(key)) {
-    device_.BeginGraph(key);
-    const absl::Status status = RunStep(kv, experts, observer);
-    device_.EndGraph();
-    RETURN_IF_ERROR(status);
-  }
+  recorded_ = rows <= kGraphRowsMax && plan_->logit_count() == rows;
+  tokens_max_ = recorded_ ? TokensBound(plan_->tokens_max(), options_.context_max) : plan_->tokens_max();
+  pieces_ = 0;
+  RETURN_IF_ERROR(RunStep(kv, experts, observer));
   FetchResults(slices, logits, OnDevice(experts) && observer != nullptr);
   RETURN_IF_ERROR(device_.Synchronize());
   NoteFaults(slices);
@@ -227,7 +195,54 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
   return absl::OkStatus();
 }
 
+// Queues what `queue` queues, as a graph where the step is recorded.
+template <typename Queue>
+void DeviceTransformer::RunPiece(Queue queue) {
+  if (!recorded_) return queue();
+  const uint64_t key = GraphKey(*plan_, tokens_max_, pieces_++);
+  if (device_.Replay(key)) return;
+  device_.BeginGraph(key);
+  queue();
+  device_.EndGraph();
+}
+
+// Where experts are on the device, the step is one piece; else pieces end at each gate.
 absl::Status DeviceTransformer::RunStep(KvStorage& kv, ExpertPool& experts, ForwardObserver* observer) {
+  int layer = -1;  // whose experts' rows have come
+  while (true) {
+    int gate = layer + 1;
+    while (gate < spec_.layers && (OnDevice(experts) || !spec_.IsMoe(LayerId{gate}))) ++gate;
+    RunPiece([&] { QueueLayers(layer, gate, kv); });
+    if (gate == spec_.layers) return absl::OkStatus();
+    RETURN_IF_ERROR(RunElsewhere(LayerId{gate}, experts, observer));
+    layer = gate;
+  }
+}
+
+// From the combination of layer `begun`, or the step's beginning (-1), to the gate of layer `gate`, or the step's end.
+void DeviceTransformer::QueueLayers(int begun, int gate, KvStorage& kv) {
+  if (begun < 0) {
+    QueueEmbedding();
+  } else {
+    device_.Combine(Combination(LayerId{begun}));
+    FinishLayer(LayerId{begun});
+  }
+  for (int number = begun + 1; number < spec_.layers; ++number) {
+    const LayerId layer{number};
+    const DeviceLayer& weights = weights_->layers[number];
+    attention_->Run(weights, input(), input_dtype(), *plan_, tokens_max_, layer, kv, buffers_.branch.as<float>());
+    const bool moe = spec_.IsMoe(layer);  // its gate takes floats, its experts rows of their dtype
+    AddAndNormalise(layer, weights.ffn_norm, moe || !rounds_inputs_, moe || rounds_inputs_);
+    if (moe) Route(layer);
+    if (number == gate) return;
+    if (!moe || HasSharedExpert(layer)) RunFfn(weights);
+    if (moe) RunExperts(layer);
+    FinishLayer(layer);
+  }
+  Head();
+}
+
+void DeviceTransformer::QueueEmbedding() {
   EmbedArgs embed;
   embed.tokens = plan_->tokens();
   embed.rows = plan_->rows();
@@ -236,31 +251,15 @@ absl::Status DeviceTransformer::RunStep(KvStorage& kv, ExpertPool& experts, Forw
   embed.fault_layer = buffers_.fault_layer.as<int32_t>();
   device_.Embed(embed);
   Normalise(weights_->layers[0].attention_norm);
-  for (int layer = 0; layer < spec_.layers; ++layer) {
-    RETURN_IF_ERROR(RunLayer(LayerId{layer}, kv, experts, observer));
-  }
-  Head();
-  return absl::OkStatus();
 }
 
-// From the normalised input of a layer to that of the next; the last one leaves the residual alone.
-absl::Status DeviceTransformer::RunLayer(LayerId layer, KvStorage& kv, ExpertPool& experts,
-                                         ForwardObserver* observer) {
-  const DeviceLayer& weights = weights_->layers[Value(layer)];
-  attention_->Run(weights, input(), input_dtype(), *plan_, tokens_max_, layer, kv, buffers_.branch.as<float>());
-  const bool moe = spec_.IsMoe(layer);  // its gate takes floats, its experts rows of their dtype
-  AddAndNormalise(layer, weights.ffn_norm, moe || !rounds_inputs_, moe || rounds_inputs_);
-  if (moe) {
-    RETURN_IF_ERROR(RunMoe(layer, experts, observer));
-  } else {
-    RunFfn(weights);
-  }
+// The sum of a layer, and the normalised input of the next; the last one leaves the residual alone.
+void DeviceTransformer::FinishLayer(LayerId layer) {
   if (Value(layer) + 1 == spec_.layers) {
     device_.AddToResidual(Sum(layer));
   } else {
     AddAndNormalise(layer, weights_->layers[Value(layer) + 1].attention_norm, !rounds_inputs_, rounds_inputs_);
   }
-  return absl::OkStatus();
 }
 
 // branch = the layer's dense feed-forward, or its shared expert, of its normalised input.
@@ -309,32 +308,30 @@ void DeviceTransformer::Route(LayerId layer) {
 }
 
 // branch = shared expert + Σ weight · expert row.
-absl::Status DeviceTransformer::RunMoe(LayerId layer, ExpertPool& experts, ForwardObserver* observer) {
-  const DeviceLayer& weights = weights_->layers[Value(layer)];
-  const bool shared = weights.down.data != nullptr;
-  const int64_t rows = plan_->rows();
-  Route(layer);
+CombineArgs DeviceTransformer::Combination(LayerId layer) const {
   CombineArgs combine;
   combine.expert_rows = buffers_.expert_rows.as<void>();
   combine.row_dtype = row_dtype_;
   combine.weights = buffers_.expert_weights.as<float>() + PairOffset(layer);
   combine.acc = buffers_.branch.as<float>();
-  combine.from_zero = !shared;
-  combine.rows = rows;
+  combine.from_zero = !HasSharedExpert(layer);
+  combine.rows = plan_->rows();
   combine.cols = spec_.hidden;
   combine.top_k = spec_.gate.top_k;
-  if (OnDevice(experts)) {
-    if (shared) RunFfn(weights);
-    const DeviceBuffer& input = row_dtype_ == DType::kBF16 ? buffers_.rounded : buffers_.normed;
-    local_->experts().Queue(layer, input.as<void>(), buffers_.experts.as<int32_t>() + PairOffset(layer), combine,
-                            buffers_.expert_rows.as<void>());
-    return absl::OkStatus();
-  }
+  return combine;
+}
+
+void DeviceTransformer::RunExperts(LayerId layer) {
+  const DeviceBuffer& input = row_dtype_ == DType::kBF16 ? buffers_.rounded : buffers_.normed;
+  local_->experts().Queue(layer, input.as<void>(), buffers_.experts.as<int32_t>() + PairOffset(layer),
+                          Combination(layer), buffers_.expert_rows.as<void>());
+}
+
+// The shared expert computes while the pool's rows travel.
+absl::Status DeviceTransformer::RunElsewhere(LayerId layer, ExpertPool& experts, ForwardObserver* observer) {
   ASSIGN_OR_RETURN(const ExpertTicket ticket, SendRows(layer, experts, observer));
-  if (shared) RunFfn(weights);  // while the pool's rows travel
-  RETURN_IF_ERROR(TakeRows(ticket, experts));
-  device_.Combine(combine);
-  return absl::OkStatus();
+  if (HasSharedExpert(layer)) RunPiece([&] { RunFfn(weights_->layers[Value(layer)]); });
+  return TakeRows(ticket, experts);
 }
 
 // Brings the layer's rows and routing to the host and hands them to the pool.

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -220,6 +221,36 @@ TEST_F(DeviceTransformerTest, ModelsOnOneAcceleratorNeverReplayEachOthersGraphs)
   const std::vector<uint64_t>& keys = host.accelerator->graph_keys();
   ASSERT_EQ(keys.size(), 2u);
   EXPECT_NE(keys[0], keys[1]);
+}
+
+TEST_F(DeviceTransformerTest, DecodingStepsAreReplayedInPiecesBetweenCallsOfAPoolElsewhere) {
+  const HostTarget host = MakeHostTarget("bf16");
+  const auto runner = RunnerOn(*host.target, model_);
+  ASSERT_NE(runner, nullptr);
+  ThreadPool threads(1);
+  auto remote = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
+  ASSERT_TRUE(remote.ok()) << remote.status();
+  auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4);
+  ASSERT_TRUE(kv.ok()) << kv.status();
+  const std::vector<int32_t> ids = Prompt(12, 5, 300), blocks = {2};
+  const auto want = runner->Prefill(0, ids, 12);
+  ASSERT_TRUE(want.ok()) << want.status();
+  Logits got;
+  std::vector<RoutingLog> logs(12);
+  const size_t before = host.accelerator->graph_keys().size();
+  for (int32_t i = 0; i < 12; ++i) {
+    MatBuffer logits(DType::kF32, 1, 300);
+    const absl::Status status = (*remote)->Forward({SequenceSlice{absl::MakeConstSpan(ids).subspan(i, 1), i, blocks, 1}},
+                                                   **kv, runner->experts(), logits.view(), &logs[i]);
+    ASSERT_TRUE(status.ok()) << status;
+    got.emplace_back(logits.view().Row<float>(0), logits.view().Row<float>(0) + 300);
+    EXPECT_EQ(logs[i].experts.size(), logs[0].experts.size());
+  }
+  ExpectSameBits(got, *want, "token by token");
+  // The first step records; two for each MoE layer, its shared expert and what comes after it, and the one before them.
+  const std::vector<uint64_t>& keys = host.accelerator->graph_keys();
+  EXPECT_EQ(keys.size() - before, static_cast<size_t>(2 * runner->spec().moe_layers() + 1));
+  EXPECT_EQ(std::set<uint64_t>(keys.begin(), keys.end()).size(), keys.size());
 }
 
 TEST_F(DeviceTransformerTest, BitsDoNotDependOnBatchMatesOrChunks) {

@@ -1,7 +1,8 @@
-// Times steps of a model on an accelerator, without an engine: step_bench MODEL_DIR COMPUTE [DEVICE [once]]. Decoding
-// steps of several batch sizes behind prompts of 128 tokens, whose tokens are the most likely ones, drawn from all, or
-// drawn within top_p 0.95 on the device, and with the logits' way to the host; and prefill of 128 x 128 tokens in one
-// step. "once" runs each step a single time, for a profiler to look at.
+// Times steps of a model on an accelerator, without an engine: step_bench MODEL_DIR COMPUTE [DEVICE [once|elsewhere]].
+// Decoding steps of several batch sizes behind prompts of 128 tokens, whose tokens are the most likely ones, drawn from
+// all, or drawn within top_p 0.95 on the device, and with the logits' way to the host; and prefill of 128 x 128 tokens in
+// one step. "once" runs each step a single time, for a profiler to look at. With "elsewhere" rows pass through the host
+// to the experts, though they are on the device: what steps with shards take beside the shards and the way to them.
 #include <cstdio>
 #include <numeric>
 #include <optional>
@@ -27,14 +28,14 @@ constexpr int kPrompt = 128, kSequences = 128, kBlocksEach = 16;
 
 class StepBench {
  public:
-  absl::Status Open(const std::string& directory, const TargetOptions& options) {
+  absl::Status Open(const std::string& directory, const TargetOptions& options, bool elsewhere) {
     ASSIGN_OR_RETURN(target_, ComputeTarget::Create(options));
     ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(directory));
     const TransformerOptions limits{.rows_max = kPrompt * kSequences, .logit_rows_max = kSequences,
                                     .context_max = kBlocksEach * kKvBlockTokens};
     const absl::Time begin = absl::Now();
     ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, threads_, limits.rows_max));
-    ASSIGN_OR_RETURN(transformer_, target_->MakeTransformer(*checkpoint_, threads_, experts_.get(), limits));
+    ASSIGN_OR_RETURN(transformer_, target_->MakeTransformer(*checkpoint_, threads_, elsewhere ? nullptr : experts_.get(), limits));
     ASSIGN_OR_RETURN(kv_, transformer_->NewCache(checkpoint_->spec(), CacheDType(target_->kernels().compute),
                                                  kBlocksEach * kSequences));
     std::printf("%s\nloaded in %.1f s: %s\n", NumericProfile(target_->kernels()).c_str(),
@@ -106,12 +107,14 @@ class StepBench {
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: step_bench MODEL_DIR COMPUTE [DEVICE [once]]\n");
+    std::fprintf(stderr, "usage: step_bench MODEL_DIR COMPUTE [DEVICE [once|elsewhere]]\n");
     return 2;
   }
   conclave::StepBench bench;
-  absl::Status status = bench.Open(argv[1], {.device = argc > 3 ? argv[3] : "cuda", .compute = argv[2]});
-  if (status.ok()) status = argc > 4 ? bench.RunOnce() : bench.Run();
+  const std::string how = argc > 4 ? argv[4] : "";
+  absl::Status status =
+      bench.Open(argv[1], {.device = argc > 3 ? argv[3] : "cuda", .compute = argv[2]}, how == "elsewhere");
+  if (status.ok()) status = how == "once" ? bench.RunOnce() : bench.Run();
   if (!status.ok()) std::fprintf(stderr, "step_bench: %s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

@@ -2,12 +2,20 @@
 #ifndef CONCLAVE_MOE_MODEL_DEVICE_STEP_BUFFERS_H_
 #define CONCLAVE_MOE_MODEL_DEVICE_STEP_BUFFERS_H_
 
+#include "absl/status/status.h"
+#include "moe/checkpoint/model_spec.h"
 #include "moe/model/device/device_memory.h"
+#include "moe/model/transformer.h"
+#include "moe/tensor/dtype.h"
 
 namespace conclave {
 
 // Device scratch of one step and its pinned twins; sized once.
 struct StepBuffers {
+  // All but the workspace, for the largest step. RESOURCE_EXHAUSTED with the plan where it does not fit.
+  absl::Status Allocate(const ModelSpec& spec, const TransformerOptions& options, DType row_dtype,
+                        bool experts_elsewhere, DeviceMemory& memory);
+
   DeviceBuffer residual;        // [rows_max, hidden] F32
   DeviceBuffer normed;          // [rows_max, hidden] F32
   DeviceBuffer branch;          // [rows_max, hidden] F32: what attention or the FFN adds to the residual
