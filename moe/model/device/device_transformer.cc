@@ -182,6 +182,7 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
                                                       ", the model was created for ", Name(row_dtype_)));
   }
   RETURN_IF_ERROR(plan_->Set(slices, spec_));
+  plan_->SetCache(kv.Block(LayerId{0}, 0).data);
   const int64_t rows = plan_->rows();
   CONCLAVE_CHECK(logits.rows == plan_->logit_count() && (logits.rows == 0 || logits.cols == spec_.vocab));
   recorded_ = rows <= kGraphRowsMax && plan_->logit_count() == rows;

@@ -3,11 +3,20 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {
+namespace {
+
+uint64_t NextGeneration() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+}  // namespace
 
 absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, DeviceMemory& memory) {
   StepPlan plan(options, memory);
@@ -26,9 +35,12 @@ absl::Status StepPlan::Grow(int64_t integers) {
   ASSIGN_OR_RETURN(host_, memory_->AllocateHost(bytes));
   ASSIGN_OR_RETURN(device_, memory_->Allocate(bytes));
   capacity_ = integers;
-  static std::atomic<uint64_t> last_generation{0};
-  generation_ = ++last_generation;
+  generation_ = NextGeneration();
   return absl::OkStatus();
+}
+
+void StepPlan::SetCache(const void* cache) {
+  if (std::exchange(cache_, cache) != cache) generation_ = NextGeneration();
 }
 
 absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec) {

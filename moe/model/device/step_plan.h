@@ -26,9 +26,10 @@ class StepPlan {
 
   int64_t rows() const { return rows_; }
   int64_t logit_count() const { return logit_count_; }
-  // Another whenever the arrays moved, which makes what was recorded with them worthless; no two plans of a process ever
-  // have the same, for several models may use one accelerator.
+  // Another whenever the arrays moved, or the cache that the steps use, which makes what was recorded with them
+  // worthless; no two plans of a process ever have the same, for several models may use one accelerator.
   uint64_t generation() const { return generation_; }
+  void SetCache(const void* cache);
   const int32_t* tokens() const { return device(0); }
   const int32_t* positions() const { return device(rows_); }
   const int32_t* cache_rows() const { return device(2 * rows_); }   // block * kKvBlockTokens + its row
@@ -55,6 +56,7 @@ class StepPlan {
   DeviceMemory* memory_;
   int64_t capacity_ = 0;
   uint64_t generation_ = 0;
+  const void* cache_ = nullptr;
   DeviceBuffer host_, device_;
   int64_t rows_ = 0;
   int64_t logit_count_ = 0;
