@@ -155,6 +155,9 @@ absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Tim
     grouped_.Run(
         call.rows, call.row_offsets, call.experts,
         [&](ExpertId expert) -> const FfnWeights& { return *store_->Find(call.layer, expert); }, out);
+    // On a machine that it shares with the attention service, that one has work for the cores until the next call.
+    if (begin - last_end_ > absl::FromChrono(ThreadPool::kSpinMax)) threads_.Rest();
+    last_end_ = absl::Now();
   }
   // A page that has gone from its file reads as zeros: nothing computed with it may leave the process.
   RETURN_IF_ERROR(checkpoint_.CheckStillWhole());

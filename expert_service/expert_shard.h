@@ -88,6 +88,7 @@ class ExpertShard final : public ExpertHandler {
   std::mutex mutex_;
   ThreadPool threads_;      // guarded by mutex_
   GroupedExperts grouped_;  // guarded by mutex_; idle where there is a device
+  absl::Time last_end_ = absl::InfinitePast();  // of a call on the CPU; guarded by mutex_
   const std::unique_ptr<DeviceExperts> device_;                      // guarded by mutex_
   std::function<void(const absl::Status&)> on_device_lost_;          // guarded by mutex_; empty once called
 };

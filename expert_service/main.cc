@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "expert_service/expert_service.h"
+#include "moe/base/cpus.h"
 #include "moe/daemon/flags.h"
 
 namespace {
@@ -24,5 +25,8 @@ int main(int argc, char** argv) {
   if (const absl::Status valid = options.Validate(); !valid.ok()) {
     return conclave::ExitWith("expert_service", valid, 2);
   }
+  // On a machine that it shares with its attention service, that one has the say: a shard that took the core away from
+  // it while it still sends rows to the other shards would keep them waiting.
+  conclave::LetOthersGoFirst();
   return conclave::ExitWith("expert_service", conclave::RunExpertService(options), 1);
 }

@@ -137,4 +137,9 @@ absl::Status KeepThisThreadOn(absl::Span<const int> cpus) {
       absl::StrCat("cannot keep a thread on CPUs ", FormatCpuList(cpus), ": ", strerror(errno)));
 }
 
+void LetOthersGoFirst() {
+  const sched_param none = {};
+  sched_setscheduler(0, SCHED_BATCH, &none);
+}
+
 }  // namespace conclave

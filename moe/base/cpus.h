@@ -1,5 +1,5 @@
 // The CPUs of this machine: which of them this process may use, lists of them as users write them, and threads that
-// keep to some of them.
+// keep to some of them or leave them to others.
 #ifndef CONCLAVE_MOE_BASE_CPUS_H_
 #define CONCLAVE_MOE_BASE_CPUS_H_
 
@@ -37,6 +37,11 @@ std::vector<int> SortByLocality(std::vector<int> cpus, const std::string& sysfs 
 // From now on the calling thread, and threads that it starts later, run on these CPUs only. INTERNAL: the system
 // refuses. REQUIRES: cpus is not empty
 absl::Status KeepThisThreadOn(absl::Span<const int> cpus);
+
+// From now on the calling thread, and threads that it starts later, take no core away from another thread at the moment
+// they wake up: they have as much of the cores as before, but wait until whoever runs there has done or had its turn.
+// For threads that compute on behalf of others. Where the system refuses, nothing changes.
+void LetOthersGoFirst();
 
 }  // namespace conclave
 

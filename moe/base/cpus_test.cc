@@ -1,6 +1,7 @@
 #include "moe/base/cpus.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <filesystem>
 #include <fstream>
@@ -59,6 +60,16 @@ TEST(CpusTest, KeepsAThreadOnACpu) {
     std::thread([&] { seen = UsableCpus(); }).join();  // what it starts keeps to it too
   }).join();
   EXPECT_EQ(seen, (std::vector<int>{last}));
+}
+
+TEST(CpusTest, LetsOthersGoFirstFromOneThreadOn) {
+  int inherited = -1;
+  std::thread([&] {
+    LetOthersGoFirst();
+    std::thread([&] { inherited = sched_getscheduler(0); }).join();
+  }).join();
+  EXPECT_EQ(inherited, SCHED_BATCH);
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
 }
 
 TEST(CpusTest, CountsNoMoreCoresThanTheQuotaAllows) {

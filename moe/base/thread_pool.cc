@@ -14,7 +14,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::nanoseconds kSpinMin = std::chrono::microseconds(4);
-constexpr std::chrono::nanoseconds kSpinMax = std::chrono::microseconds(64);
 
 // Tells the core that this is a waiting loop.
 inline void Pause() {
@@ -36,17 +35,18 @@ struct ThreadPool::Loop {
 
 class ThreadPool::Patience {
  public:
-  // Looks until `ready` or until patience ends; whether it was ready.
-  template <class Ready>
-  bool Look(const Ready& ready) {
+  // Looks until `ready`, or until patience ends, or no longer than it may; whether it was ready.
+  template <class Ready, class May>
+  bool Look(const Ready& ready, const May& may) {
     constexpr int kLooksPerClock = 16;  // reading the clock costs as much as some pauses
     const Clock::time_point end = Clock::now() + limit_;
     do {
       for (int i = 0; i < kLooksPerClock; ++i) {
         if (ready()) {
-          limit_ = std::min(2 * limit_, kSpinMax);
+          limit_ = std::min<std::chrono::nanoseconds>(2 * limit_, kSpinMax);
           return true;
         }
+        if (!may()) return false;
         Pause();
       }
     } while (Clock::now() < end);
@@ -109,7 +109,7 @@ void ThreadPool::Work(int index) {
 
 void ThreadPool::WaitForLoop(uint64_t seen, Patience& patience) {
   const auto ready = [&] { return stop_ || generation_ != seen; };
-  if (patience.Look(ready)) return;
+  if (patience.Look(ready, [this] { return !resting_; })) return;
   std::unique_lock<std::mutex> lock(mutex_);
   ++sleeping_workers_;
   start_.wait(lock, ready);
@@ -119,7 +119,7 @@ void ThreadPool::WaitForLoop(uint64_t seen, Patience& patience) {
 void ThreadPool::WaitForWorkers() {
   const auto ready = [&] { return working_ == 0; };
   Patience patience;  // a fresh one: the last pieces of a loop end soon
-  if (patience.Look(ready)) return;
+  if (patience.Look(ready, [] { return true; })) return;
   std::unique_lock<std::mutex> lock(mutex_);
   caller_sleeps_ = true;
   done_.wait(lock, ready);
@@ -136,6 +136,7 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<voi
     return;
   }
   CONCLAVE_CHECK(loop_ == nullptr) << "ParallelFor is not reentrant and has one caller at a time";
+  resting_ = false;
   loop_ = &loop;
   ++generation_;
   if (sleeping_workers_ > 0) {

@@ -4,6 +4,7 @@
 #define CONCLAVE_MOE_BASE_THREAD_POOL_H_
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -17,10 +18,12 @@ namespace conclave {
 // ParallelFor may be called by one thread at a time (the engine's, or a shard's); it takes part in the work.
 //
 // A model's step is a hundred short loops in a row, and waking a sleeping thread costs as much as one of them. So
-// whoever waits looks for a while before it sleeps: for as long as looking has paid lately, between kSpinMin and
-// kSpinMax. An idle pool sleeps, and so does one whose neighbours need the cores.
+// whoever waits looks for a while before it sleeps: for as long as looking has paid lately, kSpinMax at most. An idle
+// pool sleeps, and so does one whose neighbours need the cores.
 class ThreadPool {
  public:
+  static constexpr std::chrono::microseconds kSpinMax{64};
+
   // `threads` counts the caller too; 1 means no helper threads. With `cpus` thread i runs on cpus[i % size] alone, and
   // whoever calls ParallelFor, which is thread 0, stays on cpus[0] from then on. REQUIRES: threads >= 1
   explicit ThreadPool(int threads, std::vector<int> cpus = {});
@@ -33,6 +36,10 @@ class ThreadPool {
   // Calls body(begin, end) over pieces that cover [0, count), each at most `grain` long, and returns when all
   // are done. `body` must not throw and must not call ParallelFor. Allocates nothing.
   void ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body);
+
+  // The next loop is far, or others have work for the cores until then: workers sleep at once. Called between loops, by
+  // whoever calls ParallelFor.
+  void Rest() { resting_ = true; }
 
  private:
   struct Loop;
@@ -52,6 +59,7 @@ class ThreadPool {
   std::atomic<int> working_{0};          // workers that may be inside the current loop
   std::atomic<uint64_t> generation_{0};  // counts loops, so that a worker joins each at most once
   std::atomic<bool> stop_{false};
+  std::atomic<bool> resting_{false};     // until the next loop
   // Who sleeps says so first and then looks once more; who changes something looks for sleepers afterwards.
   std::atomic<int> sleeping_workers_{0};
   std::atomic<bool> caller_sleeps_{false};

@@ -53,6 +53,26 @@ TEST(ThreadPoolTest, WakesAfterRestsOfAnyLength) {
   EXPECT_EQ(sum, 60 * 3);
 }
 
+// The caller's rests begin and end at every moment of the workers' looking and sleeping.
+TEST(ThreadPoolTest, WakesWorkersThatWereToldToRest) {
+  ThreadPool pool(3);
+  std::atomic<int64_t> sum{0};
+  std::set<std::thread::id> workers;
+  std::mutex mutex;
+  for (int loop = 0; loop < 2000; ++loop) {
+    pool.Rest();
+    if (loop % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(loop % 20));
+    pool.ParallelFor(3, 1, [&](int64_t begin, int64_t end) {
+      if (loop % 50 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));  // leaves pieces to the others
+      sum += end - begin;
+      std::lock_guard<std::mutex> lock(mutex);
+      workers.insert(std::this_thread::get_id());
+    });
+  }
+  EXPECT_EQ(sum, 2000 * 3);
+  EXPECT_EQ(workers.size(), 3u);
+}
+
 // Which CPUs the threads of a pool may run on, seen from inside its loops.
 std::set<std::vector<int>> CpusOfThreads(ThreadPool& pool) {
   std::mutex mutex;

@@ -79,6 +79,7 @@ class DecoderTransformer final : public Transformer {
   std::array<Part, 2> parts_;
   size_t part_count_ = 1;
   MicroBatching micro_batching_;
+  absl::Duration expert_wait_;  // for the last part's experts, where they work aside
   MlaAttention attention_;
   DenseFfn ffn_;
   RowPacker head_packer_;
@@ -239,7 +240,12 @@ absl::Status DecoderTransformer::EndExperts(ExpertPool& experts, Part& part) {
   if (!part.ticket.has_value()) return absl::OkStatus();
   const int64_t top_k = spec_.gate.top_k;
   const ExpertTicket ticket = *std::exchange(part.ticket, std::nullopt);
+  const bool aside = experts.works_aside();
+  // Shards on the same machine have work for the cores.
+  if (aside && expert_wait_ > absl::FromChrono(ThreadPool::kSpinMax)) threads_.Rest();
+  const absl::Time begin = aside ? absl::Now() : absl::InfinitePast();
   RETURN_IF_ERROR(experts.Finish(ticket, expert_rows_.view().Rows(part.begin * top_k, part.rows * top_k)));
+  if (aside) expert_wait_ = absl::Now() - begin;
   Combine(part);
   AddBranch(part);
   return absl::OkStatus();

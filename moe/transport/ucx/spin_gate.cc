@@ -29,9 +29,8 @@ void SpinGate::Spun(bool something_came, bool preempted, bool briefly) {
 }
 
 void SpinGate::Blocked(absl::Duration waited) {
-  const absl::Duration longest = kStretchMax * spin_max_;
-  if (contended_ || waited > longest) return;
-  if (brief_ == 0) budget_ = std::min(std::max(spin_max_, waited * 2), longest);
+  if (contended_ || waited > longest()) return;
+  if (brief_ == 0) budget_ = std::min(std::max(spin_max_, waited * 2), longest());
   misses_ = 0;
   to_skip_ = 0;
 }

@@ -15,6 +15,8 @@ class SpinGate {
  public:
   explicit SpinGate(absl::Duration spin_max) : spin_max_(spin_max) {}
 
+  // What takes longer than this is no matter for spins.
+  absl::Duration longest() const { return kStretchMax * spin_max_; }
   // How long to spin in the wait that begins; zero: block at once.
   absl::Duration Budget();
   // How the spin went: whether something came, whether the kernel ran somebody else on this core meanwhile, and whether

@@ -15,6 +15,7 @@
 #include "moe/transport/copy_rows.h"
 #include "moe/transport/data_plane/body_buffer.h"
 #include "moe/transport/data_plane/wire.h"
+#include "moe/transport/ucx/reply_forecast.h"
 #include "moe/transport/ucx/ucx_connection.h"
 #include "moe/transport/ucx/ucx_link.h"
 
@@ -41,6 +42,8 @@ struct Flight {
   bool over = false;     // with `status`; only its message is not idle yet
   absl::Status status;
   absl::Time let_go_by = absl::InfiniteFuture();  // where it is over
+  absl::Time sent;
+  bool is_long = false;   // it takes longer than anybody spins
   uint64_t received = 0;  // bytes of the reply
   uint64_t reply_checksum = 0;
   WireChecksum checksum;  // of the reply so far; replies of several calls may interleave
@@ -70,6 +73,7 @@ class Impl final : public UcxTransport {
       connections_.push_back(std::make_unique<UcxConnection>(ShardId{i}, options_, *control_, *worker_));
     }
     wires_.resize(connections_.size());
+    forecasts_.resize(connections_.size());
     ucp_am_handler_param_t handler = {};
     handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
                          UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
@@ -133,7 +137,7 @@ class Impl final : public UcxTransport {
       const absl::Time due = ServeTimers(now);
       if (const int ran = table_.RunDone(); ran > 0) return ran;
       if (now >= until) return 0;
-      worked = worker_->Wait(std::min({until, due, table_.EarliestDeadline()}), BytesMoving(), &now);
+      worked = Wait(std::min({until, due, table_.EarliestDeadline()}), &now);
     }
   }
 
@@ -156,17 +160,27 @@ class Impl final : public UcxTransport {
     return nullptr;
   }
 
-  // What calls in flight have to move until they end: their requests, of which it is not known how far they are, and
-  // their replies.
-  int64_t BytesMoving() const {
-    int64_t bytes = 0;
+  // What a call in flight has to move until it ends: its request, of which it is not known how far it is, and its reply.
+  int64_t BytesMoving(const Flight& flight) const {
+    const int64_t reply = flight.out.rows * flight.out.cols * SizeOf(flight.out.dtype);
+    if (flight.received > 0) return reply - static_cast<int64_t>(flight.received);
+    return reply + static_cast<int64_t>(flight.message.header.body_bytes);
+  }
+
+  // Waits for something to come. While shards compute for long, and no reply has begun, it does so asleep: they may
+  // want the core. True: UCX has worked meanwhile.
+  bool Wait(absl::Time until, absl::Time* now) {
+    int64_t bytes_moving = 0;
+    int computing = 0, others = 0;
     for (const auto& flight : flights_) {
       if (flight->over || flight->waiting) continue;
-      const WireHeader& header = flight->message.header;
-      bytes += flight->out.rows * flight->out.cols * SizeOf(flight->out.dtype) - static_cast<int64_t>(flight->received);
-      if (flight->received == 0) bytes += static_cast<int64_t>(header.body_bytes);
+      const bool computes = flight->is_long && flight->message.idle() && flight->received == 0;
+      ++(computes ? computing : others);
+      if (!computes) bytes_moving += BytesMoving(*flight);
     }
-    return bytes;
+    if (computing == 0 || others > 0) return worker_->Wait(until, bytes_moving, now);
+    worker_->Block(until, now);
+    return false;
   }
 
   // Everything of the message but what the connection decides.
@@ -213,6 +227,9 @@ class Impl final : public UcxTransport {
       request_checksum_.Add(message.rows, static_cast<int64_t>(message.header.body_bytes) - message.meta_bytes);
       message.header.checksum = request_checksum_.Digest();
     }
+    flight.sent = absl::Now();
+    flight.is_long = forecasts_[Value(flight.shard)].AtLeast(message.header.pairs) >
+                     worker_->spin_longest() + UcxWorker::MoveTime(BytesMoving(flight));
     connection.link().Push(&message);
   }
 
@@ -338,7 +355,11 @@ class Impl final : public UcxTransport {
     if (!whole.ok()) {
       EndFlight(*flight, std::move(whole).status());
     } else if (*whole) {
-      EndFlight(*flight, StatusOf(fragment, text));
+      absl::Status status = StatusOf(fragment, text);
+      if (status.ok() && fragment.pairs > 0) {
+        forecasts_[Value(flight->shard)].Took(fragment.pairs, absl::Now() - flight->sent);
+      }
+      EndFlight(*flight, std::move(status));
     }
   }
 
@@ -376,6 +397,7 @@ class Impl final : public UcxTransport {
   WireChecksum request_checksum_;
   std::vector<std::unique_ptr<Flight>> flights_, free_;
   std::vector<std::string> wires_;
+  std::vector<ReplyForecast> forecasts_;  // [shards]
   std::vector<std::unique_ptr<UcxConnection>> connections_;
 };
 

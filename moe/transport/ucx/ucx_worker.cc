@@ -173,6 +173,8 @@ bool UcxWorker::Spin(absl::Duration budget, bool sparing, absl::Time until, absl
   return came;
 }
 
+absl::Duration UcxWorker::MoveTime(int64_t bytes) { return absl::Nanoseconds(bytes / kBytesPerNanosecond); }
+
 bool UcxWorker::Wait(absl::Time until, int64_t bytes_moving, absl::Time* now) {
   const absl::Time begin = *now;
   if (begin >= until) {
@@ -181,13 +183,18 @@ bool UcxWorker::Wait(absl::Time until, int64_t bytes_moving, absl::Time* now) {
   }
   const absl::Duration allowed = gate_.Budget();
   const bool sparing = allowed == absl::ZeroDuration();
-  const absl::Duration moving = absl::Nanoseconds(bytes_moving / kBytesPerNanosecond);
+  const absl::Duration moving = MoveTime(bytes_moving);
   const absl::Duration budget =
       sparing ? std::min(moving, kSparingMoveMax) + kSparingSpin : std::min(moving, kMoveMax) + allowed;
   if (Spin(budget, sparing, until, now)) {
     if (sparing) gate_.Blocked(*now - begin);
     return true;
   }
+  if (Block(until, now)) gate_.Blocked(*now - begin);
+  return false;
+}
+
+bool UcxWorker::Block(absl::Time until, absl::Time* now) {
   const bool armed = ucp_worker_arm(worker_) == UCS_OK;
   *now = absl::Now();
   if (!armed) return false;  // something has come already
@@ -197,8 +204,7 @@ bool UcxWorker::Wait(absl::Time until, int64_t bytes_moving, absl::Time* now) {
   pollfd descriptor = {event_fd_, POLLIN, 0};
   const int ready = ppoll(&descriptor, 1, &timeout, nullptr);
   *now = absl::Now();
-  if (ready > 0) gate_.Blocked(*now - begin);
-  return false;
+  return ready > 0;
 }
 
 void UcxWorker::Wake() { ucp_worker_signal(worker_); }

@@ -52,6 +52,11 @@ class UcxWorker {
   // work already, which saves the caller a Progress (a system call or two). `now` is the caller's time, and brought up
   // to date, which may be left out after a short spin.
   bool Wait(absl::Time until, int64_t bytes_moving, absl::Time* now);
+  // The same without a spin, for what hardly comes within spin_longest. True: something came while it slept.
+  bool Block(absl::Time until, absl::Time* now);
+  // How long bytes are on their way between two processes of a machine, at most.
+  static absl::Duration MoveTime(int64_t bytes);
+  absl::Duration spin_longest() const { return gate_.longest(); }
   // Ends a Wait, the current or the next one. Thread-safe.
   void Wake();
 
