@@ -92,6 +92,10 @@ class RunningClusterTest(unittest.TestCase):
         self.assertIn("expert-2", result.stdout)
         self.assertIn("busiest", result.stdout)
 
+    def test_shards_alone_take_no_core_away_when_they_wake_up(self):
+        policies = {p["role"]: os.sched_getscheduler(p["pid"]) for p in self.cluster.processes()}
+        self.assertEqual(policies, {"expert": os.SCHED_BATCH, "router": os.SCHED_OTHER, "gateway": os.SCHED_OTHER})
+
     def test_cluster_file_describes_every_process(self):
         processes = self.cluster.processes()
         self.assertEqual(sorted(p["role"] for p in processes), ["expert"] * 3 + ["gateway", "router"])
@@ -173,10 +177,6 @@ class StopTest(unittest.TestCase):
             self.assertEqual(result.returncode, 1)
             self.assertIn("a cluster runs in --run-dir", result.stderr)
             generate("--run-dir", cluster.run_dir, "--prompt", "x", "--max-tokens", 2)
-
-    def test_shards_alone_take_no_core_away_when_they_wake_up(self):
-        policies = {p["role"]: os.sched_getscheduler(p["pid"]) for p in self.cluster.processes()}
-        self.assertEqual(policies, {"expert": os.SCHED_BATCH, "router": os.SCHED_OTHER, "gateway": os.SCHED_OTHER})
 
     def test_pinned_processes_keep_to_cpus_of_their_own(self):
         usable = sorted(os.sched_getaffinity(0))
