@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "moe/kernels/accelerator/accelerator.h"
+#include "moe/kernels/accelerator/device_facts.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/kernels/cuda/ceilings.h"
 #include "moe/kernels/cuda/cuda_stream.h"
@@ -19,9 +20,6 @@
 
 namespace conclave::cuda {
 namespace {
-
-// The driver that CUDA 13 needs, as cudaDriverGetVersion counts.
-constexpr int kDriverVersionMin = 13000;
 
 class CudaAccelerator final : public Accelerator {
  public:
@@ -198,32 +196,25 @@ class CudaAccelerator final : public Accelerator {
   std::unordered_map<uint64_t, cudaGraphExec_t> graphs_;
 };
 
-absl::Status Missing(const std::string& what) { return absl::FailedPreconditionError("--device cuda: " + what); }
-
 absl::StatusOr<AcceleratorInfo> Examine(int ordinal) {
-  int driver = 0, count = 0;
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
-    return Missing("no NVIDIA driver is installed; use --device cpu");
-  }
-  if (driver < kDriverVersionMin) {
-    return Missing(absl::StrCat("the NVIDIA driver supports CUDA ", driver / 1000, ".", driver % 1000 / 10,
-                                ", this program needs 13.0: update the driver (580 or later)"));
-  }
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    return Missing(absl::StrCat("no GPU is found (", cudaGetErrorString(error), "); use --device cpu"));
-  }
-  if (ordinal >= count) return Missing(absl::StrCat("there is no GPU ", ordinal, ": this machine has ", count));
-  cudaDeviceProp properties;
+  DeviceFacts facts;
+  cudaDeviceProp properties{};
   size_t free_bytes = 0, total_bytes = 0;
-  if (cudaSetDevice(ordinal) != cudaSuccess || cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess ||
-      cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) {
-    return Missing(absl::StrCat("GPU ", ordinal, " does not answer: ", cudaGetErrorString(cudaGetLastError())));
+  if (cudaDriverGetVersion(&facts.driver) != cudaSuccess) facts.driver = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&facts.devices); error != cudaSuccess) {
+    facts.devices = 0;
+    facts.devices_error = cudaGetErrorString(error);
   }
-  if (properties.major != 9) {
-    return Missing(absl::StrCat("GPU ", ordinal, ", ", properties.name, ", has compute capability ", properties.major,
-                                ".", properties.minor, "; this build has kernels for 9.0 (Hopper)"));
+  if (facts.driver >= kCudaDriverMin && ordinal < facts.devices) {
+    cudaError_t error = cudaSetDevice(ordinal);
+    if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, ordinal);
+    if (error == cudaSuccess) error = cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (error != cudaSuccess) facts.answer_error = cudaGetErrorString(error);
+    facts.name = properties.name;
+    facts.major = properties.major;
+    facts.minor = properties.minor;
   }
+  if (absl::Status usable = CheckDevice(facts, ordinal); !usable.ok()) return usable;
   AcceleratorInfo info;
   info.isa = absl::StrCat("sm", properties.major, properties.minor);
   info.name = properties.name;
@@ -237,14 +228,14 @@ absl::StatusOr<AcceleratorInfo> Examine(int ordinal) {
 
 absl::StatusOr<std::unique_ptr<Accelerator>> Open(int revision, int ordinal) {
   if (revision != kAcceleratorRevision) {
-    return Missing(absl::StrCat(kCudaLibrary, " is of another build (interface ", kAcceleratorRevision,
+    return CannotUseDevice(absl::StrCat(kCudaLibrary, " is of another build (interface ", kAcceleratorRevision,
                                 ", the program has ", revision, "): install both from one build"));
   }
   absl::StatusOr<AcceleratorInfo> info = Examine(ordinal);
   if (!info.ok()) return info.status();
   cudaStream_t stream = nullptr;
   const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  if (error != cudaSuccess) return Missing(absl::StrCat("no stream: ", cudaGetErrorString(error)));
+  if (error != cudaSuccess) return CannotUseDevice(absl::StrCat("no stream: ", cudaGetErrorString(error)));
   return std::make_unique<CudaAccelerator>(ordinal, *std::move(info), stream);
 }
 

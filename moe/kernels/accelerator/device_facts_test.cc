@@ -1,0 +1,75 @@
+#include "moe/kernels/accelerator/device_facts.h"
+
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace conclave {
+namespace {
+
+DeviceFacts Hopper() {
+  DeviceFacts facts;
+  facts.driver = 13000;
+  facts.devices = 2;
+  facts.name = "NVIDIA H200";
+  facts.major = 9;
+  return facts;
+}
+
+// The sentence that follows the flag's name.
+std::string Refusal(const DeviceFacts& facts, int ordinal = 0) {
+  const absl::Status status = CheckDevice(facts, ordinal);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  const std::string message(status.message()), flag = "--device cuda: ";
+  EXPECT_EQ(message.substr(0, flag.size()), flag);
+  return message.size() < flag.size() ? "" : message.substr(flag.size());
+}
+
+TEST(CheckDeviceTest, AHopperGpuUnderANewEnoughDriverIsTaken) {
+  EXPECT_EQ(CheckDevice(Hopper(), 0), absl::OkStatus());
+  EXPECT_EQ(CheckDevice(Hopper(), 1), absl::OkStatus());
+  DeviceFacts later = Hopper();
+  later.driver = 13020;
+  EXPECT_EQ(CheckDevice(later, 0), absl::OkStatus());
+}
+
+TEST(CheckDeviceTest, SaysThatThereIsNoDriver) {
+  EXPECT_EQ(Refusal({}), "no NVIDIA driver is installed; use --device cpu");
+}
+
+TEST(CheckDeviceTest, SaysThatTheDriverIsTooOldBeforeItBelievesIt) {
+  DeviceFacts facts = Hopper();
+  facts.driver = 12080;
+  facts.devices = 0;
+  facts.devices_error = "CUDA driver version is insufficient for CUDA runtime version";
+  EXPECT_EQ(Refusal(facts),
+            "the NVIDIA driver supports CUDA 12.8, this program needs 13.0: update the driver (580 or later)");
+}
+
+TEST(CheckDeviceTest, SaysThatThereIsNoGpuOrNotThatOne) {
+  DeviceFacts facts = Hopper();
+  EXPECT_EQ(Refusal(facts, 2), "there is no GPU 2: this machine has 2");
+  facts.devices = 0;
+  facts.devices_error = "no CUDA-capable device is detected";
+  EXPECT_EQ(Refusal(facts), "no GPU is found (no CUDA-capable device is detected); use --device cpu");
+}
+
+TEST(CheckDeviceTest, SaysThatAGpuDoesNotAnswer) {
+  DeviceFacts facts = Hopper();
+  facts.answer_error = "device busy or unavailable";
+  EXPECT_EQ(Refusal(facts, 1), "GPU 1 does not answer: device busy or unavailable");
+}
+
+TEST(CheckDeviceTest, NamesAGpuThatIsNotHopper) {
+  DeviceFacts facts = Hopper();
+  facts.name = "NVIDIA A100-SXM4-80GB";
+  facts.major = 8;
+  EXPECT_EQ(Refusal(facts),
+            "GPU 0, NVIDIA A100-SXM4-80GB, has compute capability 8.0; this build has kernels for 9.0 (Hopper)");
+  facts.name = "NVIDIA B200";
+  facts.major = 10;
+  EXPECT_EQ(Refusal(facts), "GPU 0, NVIDIA B200, has compute capability 10.0; this build has kernels for 9.0 (Hopper)");
+}
+
+}  // namespace
+}  // namespace conclave
