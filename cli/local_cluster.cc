@@ -170,6 +170,7 @@ class LocalClusterImpl final : public LocalCluster {
     RemoteExpertsOptions pool_options;
     pool_options.rows_max = rows_max;
     pool_options.row_format = row_format_;
+    pool_options.memory = target_->pinned_memory();
     pool_options.model_fingerprint = checkpoint_->fingerprint();
     ASSIGN_OR_RETURN(experts_,
                      RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions, pool_options));

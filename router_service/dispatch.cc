@@ -7,10 +7,10 @@
 namespace conclave {
 
 Dispatch::Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype,
-                   RowFormat format)
+                   RowFormat format, const HostMemory& memory)
     : format_(format),
-      rows_(row_dtype, rows_max, hidden),
-      replies_(row_dtype, pairs_max, hidden),
+      rows_(row_dtype, rows_max, hidden, memory),
+      replies_(row_dtype, pairs_max, hidden, memory),
       pairs_(pairs_max),
       experts_(pairs_max),
       begin_(shards + 1) {

@@ -35,7 +35,9 @@ struct ShardMessage {
 class Dispatch {
  public:
   // For up to `pairs_max` pairs that make up to `rows_max` rows, a row counted once for each shard it goes to.
-  Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype, RowFormat format);
+  // Rows and replies lie in `memory`, where that gives some.
+  Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype, RowFormat format,
+           const HostMemory& memory = nullptr);
 
   // Groups `pairs`, which come in ascending order of (row, expert), by shard, and rounds the rows they name out of
   // x [rows, hidden] F32. Messages are in ascending order of shard, and rows and experts ascend within them.

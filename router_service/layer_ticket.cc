@@ -9,7 +9,8 @@
 
 namespace conclave {
 
-LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format)
+LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format,
+                         const HostMemory& memory)
     : assigned(shards),
       shards_(shards),
       hidden_(hidden),
@@ -17,7 +18,7 @@ LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType 
       format_(format),
       nan_row_(row_dtype, 1, hidden),
       first_(std::make_unique<Dispatch>(int64_t{rows_max} * std::min(top_k, shards), int64_t{rows_max} * top_k, shards,
-                                        hidden, row_dtype, format)),
+                                        hidden, row_dtype, format, memory)),
       grudges_(shards) {
   rows_.reserve(int64_t{rows_max} * top_k);
   covering_.reserve(int64_t{rows_max} * top_k);

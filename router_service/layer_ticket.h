@@ -30,8 +30,9 @@ class LayerTicket {
     absl::Time pause_until = absl::InfinitePast();  // before the next one
   };
 
-  // For up to `rows_max` rows of `top_k` experts each.
-  LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format);
+  // For up to `rows_max` rows of `top_k` experts each. What goes out first lies in `memory`, where that gives some.
+  LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format,
+              const HostMemory& memory = nullptr);
 
   // Every pair of the routing becomes open, but those of rows that are not finite: shards refuse such a call whole, its
   // other rows too, so that they are not sent. Their experts' outputs are NaN, and whoever samples from them will see.

@@ -123,7 +123,7 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
   const int shards = static_cast<int>(names.size());
   for (int i = 0; i < kTicketsMax; ++i) {
     tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, shards, hidden_, row_dtype_,
-                                                     options.row_format));
+                                                     options.row_format, options.memory));
   }
   for (int shard = 0; shard < shards; ++shard) {
     health_.SetReachable(ShardId{shard}, membership_->Usable(ShardId{shard}));

@@ -23,6 +23,7 @@
 #include "moe/metrics/metrics.h"
 #include "moe/model/expert_pool.h"
 #include "moe/placement/placement.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/row_format.h"
 #include "moe/transport/expert_handler.h"
 #include "moe/transport/shard_control.h"
@@ -42,6 +43,7 @@ struct RemoteExpertsOptions {
   int rows_max = 512;                 // rows of one Start; memory is sized for it
   std::string model_fingerprint;      // what the shards must serve: Checkpoint::fingerprint
   RowFormat row_format = RowFormat::kCompute;  // to which rows are rounded before they are sent
+  HostMemory memory;                  // where rows and replies lie; null: anywhere
   bool allow_mixed_numerics = false;  // shards of other numeric profiles; the same bits are then not promised
   absl::Duration timeout = absl::Seconds(60);  // of one ticket, all attempts together
   // A call that could go to another holder is given `late_factor` times what hardly any call takes, within these bounds.

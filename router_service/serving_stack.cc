@@ -174,6 +174,7 @@ class StackImpl final : public ServingStack {
     remote.row_format = options_.row_format;
     remote.allow_mixed_numerics = options_.allow_mixed_numerics;
     remote.timeout = options_.expert_timeout;
+    if (options_.transport == TransportKind::kNccl) remote.memory = target_->pinned_memory();
     remote.control = set->control.get();
     remote.metrics = &metrics;
     ASSIGN_OR_RETURN(set->experts,

@@ -1,6 +1,8 @@
 #include "moe/tensor/buffer.h"
 
 #include <cstdlib>
+#include <cstring>
+#include <utility>
 
 namespace conclave {
 namespace {
@@ -25,6 +27,17 @@ MatBuffer::MatBuffer(DType dtype, int64_t rows, int64_t cols) {
   bytes_.reset(reinterpret_cast<std::byte*>((address / kAlignment + 1) * kAlignment));
   AllocationOf(bytes_.get()) = allocation;
   view_ = MatView{bytes_.get(), dtype, Device::kCpu, rows, cols, cols};
+}
+
+MatBuffer::MatBuffer(DType dtype, int64_t rows, int64_t cols, const HostMemory& memory) {
+  const int64_t bytes = rows * cols * SizeOf(dtype);
+  if (memory != nullptr && bytes > 0) given_ = memory(bytes);
+  if (given_ == nullptr) {
+    *this = MatBuffer(dtype, rows, cols);
+    return;
+  }
+  std::memset(given_.get(), 0, static_cast<size_t>(bytes));
+  view_ = MatView{given_.get(), dtype, Device::kCpu, rows, cols, cols};
 }
 
 }  // namespace conclave

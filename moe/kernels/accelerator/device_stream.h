@@ -26,8 +26,11 @@ class DeviceStream {
   virtual void Free(void* memory) = 0;
   virtual absl::StatusOr<void*> AllocateHost(int64_t bytes) = 0;
   virtual void FreeHost(void* memory) = 0;
+  // Whether the device copies from and to `host` at full speed: it lies in memory of AllocateHost, of whatever stream or
+  // accelerator of this process.
+  virtual bool Pinned(const void* host) const = 0;
 
-  // In the order of the queue, between device memory and host memory of AllocateHost. What goes wrong comes out of
+  // In the order of the queue, between device memory and pinned host memory. What goes wrong comes out of
   // Idle.
   virtual void CopyIn(void* device, const void* host, int64_t bytes) = 0;
   virtual void CopyOut(void* host, const void* device, int64_t bytes) = 0;

@@ -44,6 +44,13 @@ class CudaStream final : public DeviceStream {
     Note(cudaFreeHost(memory));
   }
 
+  bool Pinned(const void* host) const override {
+    cudaPointerAttributes attributes{};
+    if (cudaPointerGetAttributes(&attributes, host) == cudaSuccess) return attributes.type == cudaMemoryTypeHost;
+    cudaGetLastError();
+    return false;
+  }
+
   void CopyIn(void* device, const void* host, int64_t bytes) override {
     MakeCurrent();
     if (bytes > 0) Note(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/model/device/device_expert_pool.h"
 #include "moe/model/device/device_transformer.h"
 #include "moe/model/local_experts.h"
@@ -58,6 +59,11 @@ absl::StatusOr<std::unique_ptr<ComputeTarget>> ComputeTarget::Create(const Targe
   target->accelerator_ = std::move(accelerator);
   target->memory_ = std::make_unique<DeviceMemory>(*target->accelerator_, options.gpu_memory_bytes);
   return target;
+}
+
+HostMemory ComputeTarget::pinned_memory() const {
+  if (accelerator_ == nullptr) return nullptr;
+  return PinnedMemory(*accelerator_);
 }
 
 absl::StatusOr<std::unique_ptr<ExpertPool>> ComputeTarget::MakeLocalExperts(const Checkpoint& checkpoint,

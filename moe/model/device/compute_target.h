@@ -15,6 +15,7 @@
 #include "moe/model/device/device_memory.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/transformer.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/row_format.h"
 
 namespace conclave {
@@ -44,6 +45,8 @@ class ComputeTarget {
   const Kernels& kernels() const { return kernels_; }
   // Null on a CPU.
   DeviceMemory* memory() const { return memory_.get(); }
+  // Pinned memory, which may outlive nothing of the target; null on a CPU. Any thread may ask for it.
+  HostMemory pinned_memory() const;
 
   // All experts of the model, in this process, whose rows are rounded to `format`. Errors as LocalExperts::Create and
   // DeviceExpertPool::Create. UNIMPLEMENTED: kFp8 on an accelerator, which rounds rows itself.

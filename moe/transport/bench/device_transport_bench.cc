@@ -1,7 +1,8 @@
 // device_transport_bench [--router cuda:N] [--shard cuda:N]: round trips of rows between two processes on GPUs, p50 and
 // p99: NCCL's own send and receive, the NCCL transport, and UCX and gRPC with rows staged through the shard's host
-// memory. As many bytes there as back; the shard computes nothing. The router's rows lie in host memory, where the
-// model's other half has them, so that the NCCL transport's figures hold two copies more than NCCL's own.
+// memory. As many bytes there as back; the shard computes nothing. The router's rows lie in pinned host memory, where the
+// model's other half has them, so that the NCCL transport's figures hold a copy to the device and one back more than
+// NCCL's own; "unpinned": in other memory, which the NCCL transport copies once more.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "moe/base/check.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/tensor/buffer.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
@@ -130,8 +132,8 @@ std::vector<double> MoveThereAndBack(NcclPair& pair, int64_t bytes, bool router)
 }
 
 // Round trips over `transport` in microseconds.
-std::vector<double> CallAndWait(Transport& transport, int rows) {
-  MatBuffer in(DType::kBF16, rows, kHidden), out(DType::kBF16, rows, kHidden);
+std::vector<double> CallAndWait(Transport& transport, int rows, const HostMemory& memory) {
+  MatBuffer in(DType::kBF16, rows, kHidden, memory), out(DType::kBF16, rows, kHidden, memory);
   std::vector<uint32_t> offsets(rows + 1);
   const std::vector<int32_t> experts(rows, 0);
   for (int i = 0; i <= rows; ++i) offsets[i] = static_cast<uint32_t>(i);
@@ -189,9 +191,11 @@ void Run(const std::string& device, int pipe) {
   for (size_t i = 0; i < own.size(); ++i) {
     std::printf("%8lld bytes, µs", static_cast<long long>(kRows[i]) * kHidden * 2);
     Print("NCCL's own", own[i]);
-    Print("nccl", CallAndWait(*transports[0], kRows[i]));
-    Print("ucx, staged", CallAndWait(*transports[1], kRows[i]));
-    Print("grpc, staged", CallAndWait(*transports[2], kRows[i]));
+    const HostMemory pinned = PinnedMemory(*accelerator);
+    Print("nccl", CallAndWait(*transports[0], kRows[i], pinned));
+    Print("nccl, unpinned", CallAndWait(*transports[0], kRows[i], nullptr));
+    Print("ucx, staged", CallAndWait(*transports[1], kRows[i], pinned));
+    Print("grpc, staged", CallAndWait(*transports[2], kRows[i], pinned));
     std::printf("\n");
   }
 }

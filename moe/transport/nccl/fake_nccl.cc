@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,7 +17,14 @@ namespace {
 constexpr int kUnhandled = 1;  // ncclUnhandledCudaError
 
 std::atomic<bool> nobody_joins{false}, joining_fails{false}, moves_stall{false}, moves_fail{false}, moves_damage{false};
-std::atomic<int> live{0};
+std::atomic<int> live{0}, copy_polls{0};
+
+// Memory of AllocateHost, by where it begins.
+std::mutex pinned_mutex;
+std::map<const std::byte*, int64_t>& PinnedMemory() {
+  static auto* const memory = new std::map<const std::byte*, int64_t>;  // guarded by pinned_mutex
+  return *memory;
+}
 
 // What a rank has put out for the other to take.
 struct Way {
@@ -45,8 +53,24 @@ class Stream final : public DeviceStream {
   void MakeCurrent() override {}
   absl::StatusOr<void*> Allocate(int64_t bytes) override { return std::malloc(static_cast<size_t>(bytes)); }
   void Free(void* memory) override { std::free(memory); }
-  absl::StatusOr<void*> AllocateHost(int64_t bytes) override { return Allocate(bytes); }
-  void FreeHost(void* memory) override { std::free(memory); }
+  absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
+    auto* const memory = static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
+    std::lock_guard<std::mutex> lock(pinned_mutex);
+    PinnedMemory()[memory] = bytes;
+    return memory;
+  }
+  void FreeHost(void* memory) override {
+    std::lock_guard<std::mutex> lock(pinned_mutex);
+    PinnedMemory().erase(static_cast<std::byte*>(memory));
+    std::free(memory);
+  }
+  bool Pinned(const void* host) const override {
+    std::lock_guard<std::mutex> lock(pinned_mutex);
+    const auto after = PinnedMemory().upper_bound(static_cast<const std::byte*>(host));
+    if (after == PinnedMemory().begin()) return false;
+    const auto& [begin, bytes] = *std::prev(after);
+    return host < begin + bytes;
+  }
   void CopyIn(void* device, const void* host, int64_t bytes) override { Copy(device, host, bytes); }
   void CopyOut(void* host, const void* device, int64_t bytes) override { Copy(host, device, bytes); }
   absl::StatusOr<bool> Idle() override {
@@ -57,7 +81,8 @@ class Stream final : public DeviceStream {
 
  private:
   void Copy(void* to, const void* from, int64_t bytes) {
-    Put([=] {
+    Put([=, left = copy_polls.load()]() mutable {
+      if (left-- > 0) return false;
       std::memcpy(to, from, static_cast<size_t>(bytes));
       return true;
     });
@@ -191,7 +216,11 @@ void JoiningFails() { joining_fails = true; }
 void MovesStall() { moves_stall = true; }
 void MovesFail() { moves_fail = true; }
 void MovesDamage() { moves_damage = true; }
-void Reset() { nobody_joins = joining_fails = moves_stall = moves_fail = moves_damage = false; }
+void CopiesTake(int polls) { copy_polls = polls; }
+void Reset() {
+  copy_polls = 0;
+  nobody_joins = joining_fails = moves_stall = moves_fail = moves_damage = false;
+}
 int communicators() { return live; }
 
 }  // namespace conclave::fake_nccl

@@ -19,6 +19,7 @@ void JoiningFails();  // at the next look at their state
 void MovesStall();    // they never end
 void MovesFail();     // NCCL tells of it asynchronously
 void MovesDamage();   // one byte of what arrives is another
+void CopiesTake(int polls);  // of their stream, before they are done
 void Reset();
 // How many communicators have been made and not been aborted.
 int communicators();

@@ -21,9 +21,14 @@ absl::Status OutOfTurn(const WireHeader& header) {
       absl::StrCat("a message out of turn (kind ", static_cast<int>(header.kind), ", sequence ", header.sequence, ")"));
 }
 
+DType DTypeOf(const WireHeader& call) { return call.dtype == 1 ? DType::kBF16 : DType::kF32; }
+
 }  // namespace
 
-NcclLink::~NcclLink() { reaper_.Take(std::move(pair_)); }
+NcclLink::~NcclLink() {
+  if (lands_) AwaitLanding().IgnoreError();
+  reaper_.Take(std::move(pair_));
+}
 
 void NcclLink::Ask(absl::Time now) {
   DataPlaneRequest request;
@@ -96,20 +101,20 @@ absl::Status NcclLink::OnIdle() {
     default:
       return absl::OkStatus();
   }
-  const bool trying = state_ == State::kTryingBack;
-  const DType dtype = call_.dtype == 1 ? DType::kBF16 : DType::kF32;
   if (!copying_) {
-    copying_ = true;
-    const int64_t bytes = trying ? kNcclTryBytes : int64_t{call_.pairs} * call_.cols * SizeOf(dtype);
-    pair_->stream().CopyOut(pair_->host_results().data(), pair_->device_results().data(), bytes);
-    pair_->AwaitCopies();
+    Fetch();
     return absl::OkStatus();
   }
+  const bool trying = state_ == State::kTryingBack;
   Enter(State::kOpen, absl::InfiniteFuture());
+  if (lands_) {
+    EndLanding(absl::OkStatus());
+    return absl::OkStatus();
+  }
   if (!trying) {
     const int64_t cols = call_.cols;
     answered_(call_.call_id, absl::OkStatus(),
-              MatView{pair_->host_results().data(), dtype, Device::kCpu, call_.pairs, cols, cols});
+              MatView{pair_->host_results().data(), DTypeOf(call_), Device::kCpu, call_.pairs, cols, cols});
     return absl::OkStatus();
   }
   if (std::memcmp(pair_->host_results().data(), pair_->host_rows().data(), kNcclTryBytes) != 0) {
@@ -117,6 +122,34 @@ absl::Status NcclLink::OnIdle() {
   }
   backoff_ = options_.backoff_min;
   return absl::OkStatus();
+}
+
+// Brings what has arrived on the device to the host: into the caller's memory, where that is pinned.
+void NcclLink::Fetch() {
+  copying_ = true;
+  void* to = pair_->host_results().data();
+  int64_t bytes = kNcclTryBytes;
+  if (state_ == State::kReceiving) {
+    bytes = int64_t{call_.pairs} * call_.cols * SizeOf(DTypeOf(call_));
+    const MatView wanted = landing_(call_.call_id, pair_->stream());
+    lands_ = wanted.data != nullptr;
+    if (lands_) to = wanted.data;
+  }
+  pair_->stream().CopyOut(to, pair_->device_results().data(), bytes);
+  pair_->AwaitCopies();
+}
+
+// Until the copy into the caller's memory, which waits for no peer, has ended.
+absl::Status NcclLink::AwaitLanding() {
+  absl::StatusOr<bool> idle = false;
+  while (idle.ok() && !*idle) idle = pair_->stream().Idle();
+  return idle.status();
+}
+
+void NcclLink::EndLanding(const absl::Status& status) {
+  if (!std::exchange(lands_, false)) return;
+  const absl::Status landed = AwaitLanding();
+  answered_(call_.call_id, landed.ok() ? status : landed, MatView{});
 }
 
 absl::Status NcclLink::OnMessage(absl::Time now) {
@@ -212,13 +245,19 @@ void NcclLink::Send(const ExpertCall& call, absl::Time now) {
   if (!send_failure_.ok()) return;
   lane_->Push(call_, meta_.data());
   if (bytes == 0) return Enter(State::kAwaiting, absl::InfiniteFuture());
-  CopyRows(call.rows, MatView{pair_->host_rows().data(), call.rows.dtype, Device::kCpu, call.rows.rows, cols, cols});
-  pair_->stream().CopyIn(pair_->device_rows().data(), pair_->host_rows().data(), bytes);
+  const void* from = pair_->host_rows().data();
+  if (call.rows.stride == cols && pair_->stream().Pinned(call.rows.data)) {
+    from = call.rows.data;
+  } else {
+    CopyRows(call.rows, MatView{pair_->host_rows().data(), call.rows.dtype, Device::kCpu, call.rows.rows, cols, cols});
+  }
+  pair_->stream().CopyIn(pair_->device_rows().data(), from, bytes);
   send_failure_ = pair_->Send(pair_->device_rows().data(), bytes);
 }
 
 void NcclLink::Fail(const absl::Status& why, absl::Time now) {
   why_ = absl::UnavailableError(absl::StrCat("shard ", Value(shard_), " over nccl: ", std::string(why.message())));
+  EndLanding(why_);
   reaper_.Take(std::move(pair_));
   lane_.reset();
   reply_here_ = false;

@@ -27,17 +27,20 @@ namespace conclave {
 // Used by the transport's thread alone.
 class NcclLink {
  public:
-  // A call has come back: its id, how, and its rows where that is OK, [pairs, cols] without gaps.
+  // A call has come back: its id, how, and its rows where that is OK, [pairs, cols] without gaps; none where they landed.
   using Answered = std::function<void(uint64_t call_id, const absl::Status&, ConstMatView rows)>;
+  // Memory of a call's own for its results, which `stream` copies into until the call is answered; null data: none.
+  using Landing = std::function<MatView(uint64_t call_id, const DeviceStream& stream)>;
 
   // All must outlive the link.
   NcclLink(ShardId shard, const NcclTransportOptions& options, DataPlaneClient& control, NcclReaper& reaper,
-           Answered answered)
+           Answered answered, Landing landing)
       : shard_(shard),
         options_(options),
         control_(control),
         reaper_(reaper),
         answered_(std::move(answered)),
+        landing_(std::move(landing)),
         backoff_(options.backoff_min) {}
   ~NcclLink();
 
@@ -52,8 +55,11 @@ class NcclLink {
   // Something moves whose end no socket tells.
   bool moving() const { return state_ >= State::kJoining && state_ != State::kOpen && state_ != State::kAwaiting; }
   const absl::Status& why() const { return why_; }
-  // REQUIRES: ready(); the call's memory is not used after the return
+  // REQUIRES: ready(). Pinned rows are read after the return, for as long as a copy takes: what a call that was taken
+  // back by then sends may be a mixture, and nobody hears of what becomes of it. Memory that is not pinned is not used.
   void Send(const ExpertCall& call, absl::Time now);
+  // The call's results are on their way into its own memory.
+  bool landing(uint64_t call_id) const { return lands_ && call_.call_id == call_id; }
   // The lane, to wait for; null: there is none.
   const Lane* lane() const { return lane_.get(); }
 
@@ -79,6 +85,9 @@ class NcclLink {
   absl::Status OnIdle();
   absl::Status Reserve(int64_t rows_bytes, int64_t results_bytes);
   absl::Status TryOut();
+  void Fetch();
+  absl::Status AwaitLanding();
+  void EndLanding(const absl::Status& status);
   void Fail(const absl::Status& why, absl::Time now);
   void Enter(State state, absl::Time give_up_at) { state_ = state, give_up_at_ = give_up_at; }
 
@@ -87,6 +96,7 @@ class NcclLink {
   DataPlaneClient& control_;
   NcclReaper& reaper_;
   const Answered answered_;
+  const Landing landing_;
 
   State state_ = State::kDown;
   absl::Time retry_at_ = absl::InfinitePast();
@@ -100,6 +110,7 @@ class NcclLink {
   WireHeader call_;                                     // under way
   int64_t rows_bytes_max_ = 0, results_bytes_max_ = 0;  // of all calls so far
   bool reply_here_ = false;                             // in message_
+  bool lands_ = false;    // see landing()
   bool copying_ = false;  // of kReceiving and kTryingBack: the rows are on their way from the device
   std::vector<std::byte> meta_;
   Lane::Message message_;

@@ -27,11 +27,14 @@ class Impl final : public NcclTransport {
     for (int i = 0; i < shards; ++i) {
       links_.push_back(std::make_unique<NcclLink>(ShardId{i}, options_, *control_, reaper_,
                                                   [this](uint64_t call_id, const absl::Status& status,
-                                                         ConstMatView rows) { OnAnswer(call_id, status, rows); }));
+                                                         ConstMatView rows) { OnAnswer(call_id, status, rows); },
+                                                  [this](uint64_t call_id, const DeviceStream& stream) {
+                                                    return Land(call_id, stream);
+                                                  }));
     }
   }
 
-  absl::Status Register(MatView) override { return absl::OkStatus(); }  // rows pass through memory of the links
+  absl::Status Register(MatView) override { return absl::OkStatus(); }  // memory is pinned, or copied
   int shards() const override { return static_cast<int>(links_.size()); }
   const char* Way(ShardId) const override { return "nccl"; }
   bool Connected(ShardId shard) const override { return links_[Value(shard)]->open(); }
@@ -47,8 +50,12 @@ class Impl final : public NcclTransport {
     SendNext(shard, now);
   }
 
-  // The reply, if one is on its way, finds no call and is dropped; the rows that go out are the link's.
-  void Cancel(uint64_t call_id) override { table_.End(call_id, absl::CancelledError("the caller took it back")); }
+  // The reply, if one is on its way, finds no call and is dropped. One that lands has the caller's memory for the moment.
+  void Cancel(uint64_t call_id) override {
+    const bool lands = std::any_of(links_.begin(), links_.end(),
+                                   [call_id](const auto& link) { return link->landing(call_id); });
+    if (!lands) table_.End(call_id, absl::CancelledError("the caller took it back"));
+  }
 
   int Progress(absl::Duration wait) override {
     absl::Time now = absl::Now();
@@ -108,6 +115,16 @@ class Impl final : public NcclTransport {
     }
   }
 
+  // From here to its answer neither deadline nor shard end the call.
+  MatView Land(uint64_t call_id, const DeviceStream& stream) {
+    const CallTable::Pending* const pending = table_.Find(call_id);
+    if (pending == nullptr || pending->out.stride != pending->out.cols || !stream.Pinned(pending->out.data)) return {};
+    const MatView out = pending->out;
+    table_.Detach(call_id);
+    return out;
+  }
+
+  // Rows that landed are where they are wanted.
   void OnAnswer(uint64_t call_id, const absl::Status& status, ConstMatView rows) {
     const CallTable::Pending* const pending = table_.Find(call_id);
     if (pending == nullptr) return;

@@ -1,7 +1,9 @@
 #include "moe/transport/nccl/nccl_transport.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,7 +14,9 @@
 #include "gtest/gtest.h"
 #include "moe/base/clock.h"
 #include "moe/base/ids.h"
+#include "moe/kernels/accelerator/device_stream.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/tensor/buffer.h"
 #include "moe/transport/data_plane/direct_control.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/nccl/fake_nccl.h"
@@ -195,6 +199,86 @@ TEST_F(NcclFaultTest, AHandlerOnTheDeviceGetsRowsThere) {
   EXPECT_TRUE(Ask().ok());
   EXPECT_EQ(handler_.runs(), 2);
   EXPECT_EQ(fake_nccl::communicators(), 2);
+  Stop();
+}
+
+// One row to one expert, in pinned memory where `pinned`.
+struct StraightCall {
+  StraightCall(uint64_t id, bool pinned)
+      : stream(*fake_nccl::Streams()()),
+        memory([this](int64_t bytes) {
+          return std::shared_ptr<void>(*stream->AllocateHost(bytes), [this](void* piece) { stream->FreeHost(piece); });
+        }),
+        rows(DType::kF32, 1, kCols, pinned ? memory : nullptr),
+        out(DType::kF32, 1, kCols, pinned ? memory : nullptr) {
+    call.call_id = id;
+    call.rows = rows.view();
+    call.row_offsets = offsets;
+    call.experts = experts;
+    Fill(rows, 1);
+    Fill(out, -1);
+  }
+  static void Fill(MatBuffer& buffer, float value) { std::fill_n(buffer.view().Row<float>(0), kCols, value); }
+  bool OutIs(float value) {
+    const float* const row = out.view().Row<float>(0);
+    return std::all_of(row, row + kCols, [value](float got) { return got == value; });
+  }
+  void Send(Transport& transport) {
+    transport.Call(ShardId{0}, call, out.view(), [this](const absl::Status& ended) { status = ended; });
+  }
+  void Await(Transport& transport) {
+    const absl::Time until = absl::Now() + absl::Seconds(20);
+    while (!status.has_value() && absl::Now() < until) transport.Progress(absl::Milliseconds(10));
+    ASSERT_TRUE(status.has_value());
+  }
+
+  static constexpr int kCols = 32;
+  std::unique_ptr<DeviceStream> stream;
+  HostMemory memory;
+  MatBuffer rows, out;
+  std::vector<uint32_t> offsets = {0, 1};
+  std::vector<int32_t> experts = {3};
+  ExpertCall call;
+  std::optional<absl::Status> status;
+};
+
+TEST_F(NcclFaultTest, PinnedRowsAreTakenFromWhereTheyLie) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  for (const bool pinned : {false, true}) {
+    StraightCall call(++last_call_, pinned);
+    call.Send(*transport_);
+    StraightCall::Fill(call.rows, 2);  // the stream has not come to its copy yet
+    call.Await(*transport_);
+    EXPECT_TRUE(call.status->ok()) << *call.status;
+    EXPECT_TRUE(call.OutIs(FakeExpertValue(pinned ? 2 : 1, LayerId{0}, 3))) << pinned;
+  }
+  Stop();
+}
+
+TEST_F(NcclFaultTest, ResultsNeverLandInMemoryOfACallThatHasEnded) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  fake_nccl::CopiesTake(5);
+  int cancelled = 0, answered = 0;
+  for (int patience = 0; patience < 400 && answered < 30; ++patience) {
+    StraightCall call(++last_call_, true);
+    call.Send(*transport_);
+    for (int i = 0; i < patience && !call.status.has_value(); ++i) transport_->Progress(absl::ZeroDuration());
+    transport_->Cancel(call.call.call_id);
+    call.Await(*transport_);
+    if (!call.status->ok()) {
+      EXPECT_EQ(call.status->code(), absl::StatusCode::kCancelled) << *call.status;
+      StraightCall::Fill(call.out, -2);  // it is the caller's again
+      ++cancelled;
+    } else {
+      ++answered;
+    }
+    ASSERT_TRUE(Ask().ok());  // behind which nothing of the other call is left
+    ASSERT_TRUE(call.OutIs(call.status->ok() ? FakeExpertValue(1, LayerId{0}, 3) : -2)) << "patience " << patience;
+  }
+  EXPECT_GT(cancelled, 0);
+  EXPECT_GT(answered, 0);
   Stop();
 }
 

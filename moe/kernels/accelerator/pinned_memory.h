@@ -1,0 +1,28 @@
+// Memory of an accelerator's AllocateHost that owns itself, for what must not know of accelerators.
+#ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_PINNED_MEMORY_H_
+#define CONCLAVE_MOE_KERNELS_ACCELERATOR_PINNED_MEMORY_H_
+
+#include <memory>
+#include <utility>
+
+#include "moe/kernels/accelerator/accelerator.h"
+#include "moe/tensor/buffer.h"
+
+namespace conclave {
+
+// Each piece has a stream of its own, so that any thread may ask and free. Freeing waits for the device's work. The
+// accelerator must be there when memory is asked for.
+inline HostMemory PinnedMemory(Accelerator& accelerator) {
+  return [&accelerator](int64_t bytes) -> std::shared_ptr<void> {
+    auto made = accelerator.NewStream();
+    if (!made.ok()) return nullptr;
+    std::shared_ptr<DeviceStream> stream = *std::move(made);
+    const auto memory = stream->AllocateHost(bytes);
+    if (!memory.ok()) return nullptr;
+    return std::shared_ptr<void>(*memory, [stream](void* piece) { stream->FreeHost(piece); });
+  };
+}
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MOE_KERNELS_ACCELERATOR_PINNED_MEMORY_H_
