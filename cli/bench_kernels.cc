@@ -55,12 +55,12 @@ struct Format {
   DType dtype;
   WeightCode code;
   int columns_a_byte;              // 2 for INT4
-  int32_t block_rows, block_cols;  // of one scale; 0: no scales
+  int32_t block_rows, block_cols;  // of one scale (of INT8: a row's); 0: no scales
 };
 constexpr Format kFormats[] = {
     {"f32", DType::kF32, WeightCode::kPlain, 1, 0, 0},  {"bf16", DType::kBF16, WeightCode::kPlain, 1, 0, 0},
     {"f16", DType::kF16, WeightCode::kPlain, 1, 0, 0},  {"f8", DType::kF8E4M3, WeightCode::kPlain, 1, 128, 128},
-    {"int8", DType::kU8, WeightCode::kInt8, 1, 1, 128}, {"int4", DType::kU8, WeightCode::kInt4, 2, 1, 32}};
+    {"int8", DType::kU8, WeightCode::kInt8, 1, 1, 1 << 20}, {"int4", DType::kU8, WeightCode::kInt4, 2, 1, 32}};
 
 // rows of x; features and depth of the weights, as models have them: small experts, DeepSeek-V2's, V3's.
 struct Shape {
@@ -138,20 +138,33 @@ class Bench {
       floats.view().Row<float>(0)[i] = static_cast<float>((i * 37 + 11) % 101 - 50) * 0.01f;
     }
     kernels.convert(floats.view(), halves.view());
-    const ConstMatView x = kernels.compute == Compute::kBF16 ? halves.view() : floats.view();
+    const bool takes_halves = kernels.compute == Compute::kBF16 || kernels.compute == Compute::kInt8;
+    const ConstMatView x = takes_halves ? halves.view() : floats.view();
     MatBuffer y(DType::kF32, shape.rows, shape.columns);
+    MatBuffer packed(DType::kU8, 1, kernels.packed_bytes(shape.rows, shape.depth));
     const int64_t bytes = shape.columns * shape.depth * SizeOf(format.dtype) / format.columns_a_byte;
     int64_t offset = 0;  // each call reads other weights, as decoding does
     const double seconds =
         Quantile(TimesOf(budget_,
                          [&] {
-                           ParallelLinear(kernels, threads_, x, Weight(format, shape, offset), y.view());
+                           RunPacked(kernels, x, Weight(format, shape, offset), packed.view().data, y.view());
                            offset += bytes;
                            if (offset + bytes > kPoolBytes) offset = 0;
                          }),
                  0.5);
     const double operations = 2.0 * static_cast<double>(shape.rows * shape.columns * shape.depth);
     return Describe(kernels, format.name, shape, seconds, bytes, operations, reads, dots);
+  }
+
+  // As models do it: rows are packed once for all threads.
+  void RunPacked(const Kernels& kernels, ConstMatView x, const WeightView& w, void* memory, MatView y) {
+    const PackedRows packed = {memory, x.rows, x.cols, FormOf(w)};
+    threads_.ParallelFor((x.rows + kPackedRowsMultiple - 1) / kPackedRowsMultiple, 1, [&](int64_t begin, int64_t end) {
+      kernels.pack(x, nullptr, begin * kPackedRowsMultiple, std::min(end * kPackedRowsMultiple, x.rows), packed);
+    });
+    threads_.ParallelFor(w.rows(), LinearGrain(x.rows, w, threads_.threads()), [&](int64_t begin, int64_t end) {
+      kernels.linear_packed(packed, w, begin, end, y);
+    });
   }
 
   // Groups of heads side by side, as many as there are threads. Its products are float32's in every profile, so that
@@ -277,14 +290,16 @@ class BenchKernelsCommand final : public Command {
       const double dots = bench.DotGigaflops(*kernels);
       ceilings.push_back({std::string(kernels->isa), std::string(Name(kernels->compute)), dots});
       if (text) PrintHeading(ceilings.back());
+      const bool integers = kernels->compute == Compute::kInt8;
       for (const Format& format : kFormats) {
+        if (integers && format.code == WeightCode::kPlain) continue;  // computed as in bf16
         for (const Shape& shape : kShapes) {
           if (shape.rows > rows_max_) continue;
           products.push_back(bench.Linear(*kernels, format, shape, reads, dots));
           if (text) PrintLine(products.back());
         }
       }
-      if (kernels->compute == Compute::kBF16x3) continue;  // its attention is kF32's
+      if (integers || kernels->compute == Compute::kBF16x3) continue;  // its attention is kBF16's or kF32's
       ASSIGN_OR_RETURN(const Kernels* floats, CpuKernels(Compute::kF32, FloatIsa(kernels->isa)));
       const double float_dots = bench.DotGigaflops(*floats);
       if (text) std::cout << absl::StrFormat("attention of one row; float32 in registers: %.0f GFLOP/s\n", float_dots);
@@ -301,7 +316,7 @@ class BenchKernelsCommand final : public Command {
   absl::StatusOr<std::vector<const Kernels*>> Tables() const {
     std::vector<const Kernels*> tables;
     absl::Status last;
-    for (const Compute compute : {Compute::kBF16, Compute::kBF16x3, Compute::kF32}) {
+    for (const Compute compute : {Compute::kInt8, Compute::kBF16, Compute::kBF16x3, Compute::kF32}) {
       std::vector<std::string> names = {isa_};
       if (isa_ == "all") names = {"amx", "avx512-bf16", "avx512", "avx2", "scalar"};
       for (const std::string& name : names) {

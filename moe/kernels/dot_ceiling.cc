@@ -66,12 +66,63 @@ __attribute__((target("avx512f,avx512bf16"))) double RunAvx512Bf16(int64_t round
   return static_cast<double>(rounds) * kChains * 32 * 2;
 }
 
+__attribute__((target("avx512f,avx512bw"))) double RunAvx512Bytes(int64_t rounds) {
+  const __m512i x = _mm512_set1_epi8(3), ones = _mm512_set1_epi16(1);
+  __m512i sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_epi32(i);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) {
+      sums[i] = _mm512_add_epi32(sums[i], _mm512_madd_epi16(_mm512_maddubs_epi16(x, sums[i]), ones));
+    }
+  }
+  for (const __m512i& sum : sums) sink = static_cast<float>(_mm512_cvtsi512_si32(sum));
+  return static_cast<double>(rounds) * kChains * 64 * 2;
+}
+
+__attribute__((target("avx512f,avx512vnni"))) double RunAvx512Vnni(int64_t rounds) {
+  const __m512i x = _mm512_set1_epi8(3);
+  __m512i sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_epi32(i);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], x, x);
+  }
+  for (const __m512i& sum : sums) sink = static_cast<float>(_mm512_cvtsi512_si32(sum));
+  return static_cast<double>(rounds) * kChains * 64 * 2;
+}
+
+struct alignas(64) FullTiles {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+__attribute__((target("amx-tile,amx-int8"))) double RunAmxBytes(int64_t rounds) {
+  const FullTiles config;
+  __asm__ volatile("" : : "r"(&config) : "memory");  // see TileShape::Set
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(1, 4, 7);
+    _tile_dpbusd(2, 5, 6);
+    _tile_dpbusd(3, 5, 7);
+  }
+  _tile_release();
+  return static_cast<double>(rounds) * 4 * 16 * 16 * 64 * 2;
+}
+
 __attribute__((target("amx-tile,amx-bf16"))) double RunAmx(int64_t rounds) {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
+  const FullTiles config;
+  __asm__ volatile("" : : "r"(&config) : "memory");  // see TileShape::Set
   _tile_loadconfig(&config);
   _tile_zero(0);
   _tile_zero(1);
@@ -97,6 +148,11 @@ __attribute__((target("amx-tile,amx-bf16"))) double RunAmx(int64_t rounds) {
 
 double RunDotProducts(const Kernels& kernels, int64_t rounds) {
 #if defined(__x86_64__)
+  if (kernels.compute == Compute::kInt8 || kernels.compute == Compute::kInt8F32) {
+    if (kernels.isa == "amx") return RunAmxBytes(rounds);
+    if (kernels.isa == "avx512-bf16") return RunAvx512Vnni(rounds);
+    if (kernels.isa == "avx512") return RunAvx512Bytes(rounds);
+  }
   if (kernels.isa == "amx") return RunAmx(rounds) / (kernels.compute == Compute::kBF16x3 ? 3 : 1);
   if (kernels.isa == "avx512-bf16") return RunAvx512Bf16(rounds);
   if (kernels.isa == "avx512") return RunAvx512(rounds);

@@ -114,6 +114,7 @@ TEST(ForwardAllocationTest, NorDoesOneOfPackedWeights) {
   QuantizeOptions options;
   options.model = Model();
   options.to = "int4";
+  options.head = true;
   options.out = options.model + "-int4";
   const absl::Status status = QuantizeModel(
       options, threads, [](int64_t, int64_t) {}, [] { return false; });

@@ -22,7 +22,7 @@ class CopiedTiles {
         while (next_row_ < kTileRows16) SpreadRow();
         __asm__ volatile("" : : : "memory");  // tiles are loaded from what has been stored
         const int64_t groups = (MinOf(kPanelDepth, depth_ - k) + kScaleColumns - 1) / kScaleColumns;
-        if (kScaling != cpu::Int8Scaling::kRow) ReadTileScales(w_.scales, n, rows, k, kScaleColumns, groups, scales_);
+        if (kScaling != cpu::Int8Scaling::kRow) ReadGroupScales(w_.scales, n, rows, k, kScaleColumns, groups, scales_);
         const int8_t* a = bytes_[slot_];
         BeginAfter(n, k);
         for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
@@ -176,7 +176,7 @@ class CopiedTiles {
   int slot_ = 0;
   alignas(64) float totals_[kTilesMax][kTileSums];
   alignas(64) int32_t sums_[2][kSumsOfBlock][kTileSums] = {};
-  alignas(64) float scales_[kPanelDepth / kScaleColumns + 16][16] = {};
+  alignas(64) float scales_[32][16] = {};
   alignas(64) int8_t bytes_[2][kTileRows16 * kPanelDepth] = {};
 };
 

@@ -29,9 +29,8 @@ class DirectTiles {
         }
         ahead_ = nullptr;
         for (int64_t i = 0; i < 2 && rows_[i] > 0; ++i) {
-          const V scales = LastScales<kScaling>(w_.scales, n + i * kTileRows16, rows_[i]);
           for (int64_t j = 0; j < (two ? 2 : 1); ++j) {
-            StoreInt8Tile(args_, n + i * kTileRows16, rows_[i], tile + j, totals_[i * 2 + j], scales);
+            StoreInt8Tile(args_, n + i * kTileRows16, rows_[i], tile + j, totals_[i * 2 + j], last_scales_[i]);
           }
         }
       }
@@ -43,6 +42,7 @@ class DirectTiles {
     const int64_t count = MinOf(2 * kTileRows16, args_.n_end - n);
     rows_[0] = MinOf(kTileRows16, count);
     rows_[1] = count - rows_[0];
+    for (int64_t i = 0; i < 2; ++i) last_scales_[i] = LastScales<kScaling>(w_.scales, n + i * kTileRows16, rows_[i]);
     ahead_ = n + 2 * kTileRows16 < args_.n_end ? w_.data + (n + 2 * kTileRows16) * w_.row_bytes : nullptr;
     const int64_t whole = depth_ / cpu::kInt8Block * cpu::kInt8Block;
     for (int64_t row = 0; row < count && whole < depth_; ++row) {
@@ -111,7 +111,7 @@ class DirectTiles {
     const int32_t* sums = sums_[block % 2][tile];
     float* totals = totals_[tile];
     if constexpr (kScaling == cpu::Int8Scaling::kBlock) {
-      ReadTileScales(w_.scales, n, rows, block * cpu::kInt8Block, cpu::kInt8Block, 1, scales_);
+      ReadGroupScales(w_.scales, n, rows, block * cpu::kInt8Block, cpu::kInt8Block, 1, scales_);
     }
 #pragma GCC unroll 16
     for (int row = 0; row < 16; ++row) {
@@ -125,10 +125,11 @@ class DirectTiles {
   const cpu::RawWeight& w_;
   const int64_t depth_, blocks_;
   int64_t rows_[2] = {0, 0};        // of the two tiles of A
+  V last_scales_[2];                // of their rows
   const uint8_t* ahead_ = nullptr;  // what memory is asked for meanwhile
   alignas(64) float totals_[4][kTileSums];
   alignas(64) int32_t sums_[2][4][kTileSums] = {};
-  alignas(64) float scales_[16][16];
+  alignas(64) float scales_[32][16];
   alignas(64) uint8_t last_[2 * kTileRows16][cpu::kInt8Block] = {};  // a block that ends at the depth
 };
 

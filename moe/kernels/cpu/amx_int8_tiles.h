@@ -9,7 +9,7 @@
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot.h"
 #include "moe/kernels/cpu/int8_pack.h"
-#include "moe/kernels/cpu/tile.inl"
+#include "moe/kernels/cpu/int8_scales.h"
 #include "moe/kernels/cpu/transpose16.h"
 
 namespace conclave::CONCLAVE_ISA {
@@ -43,38 +43,10 @@ inline void StoreInt8Tile(const cpu::RawInt8Linear& args, int64_t n, int64_t cou
   for (int64_t row = 0; row < rows; ++row) _mm512_mask_storeu_ps(y + row * args.y_stride, mask, Load(out[row]));
 }
 
-// The scales of rows [n, n + count) where there is one a row, else ones.
+// What totals are multiplied by at last.
 template <cpu::Int8Scaling kScaling>
 inline V LastScales(const cpu::RawScales& stored, int64_t n, int64_t count) {
-  if (kScaling != cpu::Int8Scaling::kRow) return Set(1.0f);
-  alignas(64) float scales[16] = {};
-  for (int64_t i = 0; i < count; ++i) scales[i] = ReadScale(stored, (n + i) * stored.stride);
-  return Load(scales);
-}
-
-// out[group][row]: scales of `groups` groups of `columns` columns from column `first` on, of rows [n, n + count).
-inline void ReadTileScales(const cpu::RawScales& stored, int64_t n, int64_t count, int64_t first, int64_t columns,
-                           int64_t groups, float (*out)[16]) {
-  for (int64_t begin = 0; begin < groups; begin += 16) {
-    alignas(64) float some[16][16] = {};
-    const int64_t some_groups = MinOf(16, groups - begin);
-    for (int64_t row = 0; row < count; ++row) {
-      const int64_t at = (n + row) * stored.stride;
-      if (stored.block_cols == columns) {
-        ReadScales(stored, at + first / columns + begin, some_groups, some[row]);
-        continue;
-      }
-      for (int64_t i = 0; i < some_groups; ++i) {
-        some[row][i] = ReadScale(stored, at + (first + (begin + i) * columns) / stored.block_cols);
-      }
-    }
-    __m512i v[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(some[i]);
-    Transpose16(v);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_store_si512(out[begin + i], v[i]);
-  }
+  return kScaling == cpu::Int8Scaling::kRow ? RowScales(stored, n, count) : Set(1.0f);
 }
 
 }  // namespace conclave::CONCLAVE_ISA

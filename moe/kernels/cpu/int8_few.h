@@ -10,8 +10,7 @@
 
 #include "moe/kernels/cpu/int8_loops.h"
 #include "moe/kernels/cpu/int8_pack.h"
-#include "moe/kernels/cpu/tile.inl"
-#include "moe/kernels/cpu/transpose16.h"
+#include "moe/kernels/cpu/int8_scales.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -68,6 +67,10 @@ class FewInt8 {
       : args_(args), w_(args.w), depth_(args.x.depth), blocks_(cpu::Int8Blocks(depth_)) {}
 
   void Run(int64_t row_begin, int64_t row_end) {
+    const int64_t first_bytes = MinOf(kFewColumns, args_.n_end - args_.n_begin) * w_.row_bytes;
+    for (int64_t i = 0; i < MinOf(first_bytes, 16 << 10); i += 64) {
+      __builtin_prefetch(w_.data + args_.n_begin * w_.row_bytes + i, 0, 2);
+    }
     for (int64_t n = args_.n_begin; n < args_.n_end; n += kFewColumns) {
       Begin(n);
       for (int64_t row = row_begin; row < row_end;) {
@@ -99,6 +102,12 @@ class FewInt8 {
     panel_ = -1;
   }
 
+  template <int64_t kCount>
+  CONCLAVE_ALWAYS_INLINE static void Prefetch(const uint8_t* p) {
+#pragma GCC unroll 16
+    for (int64_t line = 0; line < kCount; line += 64) __builtin_prefetch(p + line, 0, 2);
+  }
+
   template <int kRows>
   CONCLAVE_NEVER_INLINE void RunRows(int64_t n, int64_t row) {
     Int8Row rows[kRows];
@@ -111,33 +120,22 @@ class FewInt8 {
     for (int64_t block = 0; block < whole; ++block) RunBlock<kRows, false>(n, block, rows, totals);
     if (whole < blocks_) RunBlock<kRows, true>(n, whole, rows, totals);
     ahead_ = nullptr;
-    const V scales = kScaling == cpu::Int8Scaling::kRow ? RowScales(n) : Set(1.0f);
+    const V scales = kScaling == cpu::Int8Scaling::kRow ? RowScales(w_.scales, n, count_) : Set(1.0f);
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
       _mm512_mask_storeu_ps(args_.y + (row + i) * args_.y_stride + n, mask_, Mul(totals[i], scales));
     }
   }
 
-  V RowScales(int64_t n) const {
-    alignas(64) float scales[kFewColumns] = {};
-    for (int64_t i = 0; i < count_; ++i) scales[i] = ReadScale(w_.scales, (n + i) * w_.scales.stride);
-    return Load(scales);
-  }
-
   template <int kRows, bool kPart>
   CONCLAVE_ALWAYS_INLINE void RunBlock(int64_t n, int64_t block, const Int8Row (&rows)[kRows], V (&totals)[kRows]) {
     if (kScaling != cpu::Int8Scaling::kRow && block / kPanelBlocks != panel_) ReadPanelScales(n, block / kPanelBlocks);
     const int64_t at = block * kBytes;
-    if (ahead_ != nullptr) {
-#pragma GCC unroll 32
-      for (int64_t line = 0; line < kFewColumns * kBytes; line += 64) {
-        __builtin_prefetch(ahead_ + block * kFewColumns * kBytes + line, 0, 2);
-      }
-    }
     __m512i quads[kRows][4];  // [four columns]: words are columns, lanes are what is left to add (INT4: groups)
 #pragma GCC unroll 4
     for (int quad = 0; quad < 4; ++quad) {
       __m512i w[4][2];
+      if (ahead_ != nullptr) Prefetch<4 * kBytes>(ahead_ + (block * 4 + quad) * 4 * kBytes);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) ReadWeights<kPart>(w_rows_[quad * 4 + i] + at, block, w[i]);
 #pragma GCC unroll 4
@@ -202,33 +200,21 @@ class FewInt8 {
     return kScaling == cpu::Int8Scaling::kRow ? dot : Fma(dot, Load(scales[0]), Zero());
   }
 
-  // scales_[i] become the 16 columns' scales of group (kBlock: block) i of the panel.
+  // scales_[i] become the 16 columns' scales of group (kBlock: block) i of the panel. Memory is asked for those of the
+  // next 16 columns.
   CONCLAVE_NEVER_INLINE void ReadPanelScales(int64_t n, int64_t panel) {
     panel_ = panel;
     const cpu::RawScales& stored = w_.scales;
     constexpr int64_t kColumns = kGroups ? cpu::kInt8Group : cpu::kInt8Block;
     const int64_t first = panel * kPanelBlocks * cpu::kInt8Block;
-    const int64_t left = (MinOf(depth_ - first, kPanelBlocks * cpu::kInt8Block) + kColumns - 1) / kColumns;
-    for (int64_t begin = 0; begin < left; begin += 16) {
-      alignas(64) float some[kFewColumns][16] = {};
-      const int64_t count = MinOf(16, left - begin);
-      for (int64_t i = 0; i < count_; ++i) {
-        const int64_t row = (n + i) * stored.stride;
-        if (stored.block_cols == kColumns) {
-          ReadScales(stored, row + first / kColumns + begin, count, some[i]);
-          continue;
-        }
-        for (int64_t j = 0; j < count; ++j) {
-          some[i][j] = ReadScale(stored, row + (first + (begin + j) * kColumns) / stored.block_cols);
-        }
-      }
-      __m512i v[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(some[i]);
-      Transpose16(v);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) _mm512_store_si512(scales_[begin + i], v[i]);
+    const int64_t groups = (MinOf(depth_ - first, kPanelBlocks * cpu::kInt8Block) + kColumns - 1) / kColumns;
+    if (ahead_ != nullptr) {
+      const int64_t bytes = stored.element == cpu::ScaleElement::kF32 ? 4 : 2;
+      const auto* next = static_cast<const uint8_t*>(stored.data) +
+                         ((n + kFewColumns) * stored.stride + first / stored.block_cols) * bytes;
+      for (int64_t i = 0; i < kFewColumns; ++i) __builtin_prefetch(next + i * stored.stride * bytes, 0, 2);
     }
+    ReadGroupScales(stored, n, count_, first, kColumns, groups, scales_);
   }
 
   const cpu::RawInt8Linear& args_;

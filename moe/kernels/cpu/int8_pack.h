@@ -1,10 +1,14 @@
-// Quantises rows of x: raw_int8.h has the formula and the layouts. Loops that compilers make vectors of.
+// Quantises rows of x: raw_int8.h has the formula and the layouts.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
 #define CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
 
 #include <cstdint>
 
 #include "moe/kernels/cpu/raw_int8.h"
+#include "moe/kernels/cpu/vec.h"
+#if defined(CONCLAVE_ISA_AVX512)
+#include "moe/kernels/cpu/transpose16.h"
+#endif
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -57,17 +61,45 @@ struct QuantisedBlock {
   int32_t group_sums[cpu::kGroupsOfBlock];
 };
 
-// A block with a value that is not finite gets the scale NaN; one whose largest magnitude is below 1e-30 becomes zero.
-inline void QuantiseBlock(const float* x, QuantisedBlock& out) {
-  uint32_t largest_bits = 0;
+// The bits of the largest magnitude of a block; those of NaN are above all others.
+inline uint32_t LargestMagnitude(const float* x) {
+#if defined(CONCLAVE_ISA_AVX512)
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest = _mm512_setzero_si512();
+  for (int i = 0; i < cpu::kInt8Block; i += 16) {
+    largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
+  }
+  return _mm512_reduce_max_epu32(largest);
+#else
+  uint32_t largest = 0;
   for (int i = 0; i < cpu::kInt8Block; ++i) {
     const uint32_t magnitude = BitCast<uint32_t>(x[i]) & 0x7fffffffu;
-    largest_bits = magnitude > largest_bits ? magnitude : largest_bits;
+    largest = magnitude > largest ? magnitude : largest;
   }
+  return largest;
+#endif
+}
+
+// A block with a value that is not finite gets the scale NaN; one whose largest magnitude is below 1e-30 becomes zero.
+inline void QuantiseBlock(const float* x, QuantisedBlock& out) {
+  const uint32_t largest_bits = LargestMagnitude(x);
   const float largest = BitCast<float>(largest_bits);
   const bool finite = largest_bits < 0x7f800000u, small = largest < 1e-30f;
   out.scale = !finite ? BitCast<float>(0x7fc00000u) : small ? 0.0f : largest / 127.0f;
   const float factor = !finite || small ? 0.0f : 127.0f / largest;
+#if defined(CONCLAVE_ISA_AVX512)
+  for (int group = 0; group < cpu::kGroupsOfBlock; ++group) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < cpu::kInt8Group; i += 16) {
+      const int at = group * cpu::kInt8Group + i;
+      __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + at), _mm512_set1_ps(factor)));
+      if (!finite) codes = _mm512_setzero_si512();
+      _mm_store_si128(reinterpret_cast<__m128i*>(out.codes + at), _mm512_cvtepi32_epi8(codes));
+      sum = _mm512_add_epi32(sum, codes);
+    }
+    out.group_sums[group] = _mm512_reduce_add_epi32(sum);
+  }
+#else
   constexpr float kMagic = 0x1.8p23f;  // added, it leaves the nearest integer in the lower bits
   for (int group = 0; group < cpu::kGroupsOfBlock; ++group) {
     const float* from = x + group * cpu::kInt8Group;
@@ -81,6 +113,7 @@ inline void QuantiseBlock(const float* x, QuantisedBlock& out) {
     }
     out.group_sums[group] = sum;
   }
+#endif
 }
 
 inline void StoreBlock(const QuantisedBlock& block, int64_t index, const Int8Row& out) {
@@ -123,9 +156,44 @@ inline void ReadBlock(const cpu::RawInt8Pack& args, int64_t row, int64_t k, floa
   for (int64_t i = 0; i < count; ++i) x[i] = BitCast<float>(static_cast<uint32_t>(halves[i]) << 16);
 }
 
+#if defined(CONCLAVE_ISA_AVX512)
+// A whole tile: sixteen words of sixteen rows at a time.
+inline void PackTile(const cpu::RawInt8Pack& args, int64_t index) {
+  const Int8Tile out(args.out, index);
+  for (int64_t k = args.k_begin; k < args.k_end; k += cpu::kInt8Block) {
+    const int64_t block = k / cpu::kInt8Block;
+    QuantisedBlock rows[cpu::kInt8TileRows];
+    for (int64_t row = 0; row < cpu::kInt8TileRows; ++row) {
+      alignas(64) float x[cpu::kInt8Block];
+      ReadBlock(args, index * cpu::kInt8TileRows + row, k, x);
+      QuantiseBlock(x, rows[row]);
+      out.scales[block * cpu::kInt8TileRows + row] = rows[row].scale;
+      const int32_t* sums = rows[row].group_sums;
+      out.block_sums[block * cpu::kInt8TileRows + row] = -128 * (sums[0] + sums[1] + sums[2] + sums[3]);
+    }
+    int8_t* codes = out.codes + block * cpu::kInt8Block * cpu::kInt8TileRows;
+    for (int64_t half = 0; half < 2; ++half) {
+      __m512i v[16];
+#pragma GCC unroll 16
+      for (int row = 0; row < 16; ++row) v[row] = _mm512_load_si512(rows[row].codes + half * 64);
+      Transpose16(v);
+#pragma GCC unroll 16
+      for (int word = 0; word < 16; ++word) _mm512_storeu_si512(codes + (half * 16 + word) * 64, v[word]);
+    }
+  }
+}
+#endif
+
 template <int64_t kPlainRowsMax>
 void PackInt8(const cpu::RawInt8Pack& args) {
   for (int64_t row = args.begin; row < args.end; ++row) {
+#if defined(CONCLAVE_ISA_AVX512)
+    if (args.out.rows > kPlainRowsMax && row % cpu::kInt8TileRows == 0 && row + cpu::kInt8TileRows <= args.end) {
+      PackTile(args, row / cpu::kInt8TileRows);
+      row += cpu::kInt8TileRows - 1;
+      continue;
+    }
+#endif
     for (int64_t k = args.k_begin; k < args.k_end; k += cpu::kInt8Block) {
       alignas(64) float x[cpu::kInt8Block];
       ReadBlock(args, row, k, x);

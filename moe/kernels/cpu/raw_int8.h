@@ -26,7 +26,8 @@ inline constexpr int64_t kInt8TileRows = 16;  // rows of x that share a tile
 constexpr int64_t Int8Blocks(int64_t depth) { return (depth + kInt8Block - 1) / kInt8Block; }
 // Of a block of a quantised row: its integers twice, its scale, and its sums.
 inline constexpr int64_t kInt8BlockBytes = 2 * kInt8Block + 4 + 4 * kGroupsOfBlock + 4;
-constexpr int64_t Int8RowBytes(int64_t depth) { return Int8Blocks(depth) * kInt8BlockBytes; }
+// Of a quantised row: whole lines.
+constexpr int64_t Int8RowBytes(int64_t depth) { return (Int8Blocks(depth) * kInt8BlockBytes + 63) / 64 * 64; }
 
 // How quantised rows lie. Integers past the depth are zeros.
 // - Up to RawInt8::plain_rows_max of them lie one after the other, each
