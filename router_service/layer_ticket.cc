@@ -9,9 +9,9 @@
 
 namespace conclave {
 
-LayerTicket::LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format,
-                         const HostMemory& memory)
-    : assigned(shards),
+LayerTicket::LayerTicket(int rows_max, int top_k, int experts, int shards, int hidden, DType row_dtype,
+                         RowFormat format, const HostMemory& memory)
+    : loads(shards, experts),
       shards_(shards),
       hidden_(hidden),
       row_dtype_(row_dtype),
@@ -53,7 +53,7 @@ void LayerTicket::Begin(uint64_t new_id, LayerId of_layer, ConstMatView x, const
     }
   }
   open_sorted_ = true;
-  std::fill(assigned.begin(), assigned.end(), 0);
+  loads.Clear();
   std::fill(grudges_.begin(), grudges_.end(), Grudge{});
 }
 

@@ -18,6 +18,7 @@
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/row_format.h"
 #include "router_service/dispatch.h"
+#include "router_service/holder_loads.h"
 
 namespace conclave {
 
@@ -30,8 +31,9 @@ class LayerTicket {
     absl::Time pause_until = absl::InfinitePast();  // before the next one
   };
 
-  // For up to `rows_max` rows of `top_k` experts each. What goes out first lies in `memory`, where that gives some.
-  LayerTicket(int rows_max, int top_k, int shards, int hidden, DType row_dtype, RowFormat format,
+  // For up to `rows_max` rows of `top_k` of `experts` experts each. What goes out first lies in `memory`, where that
+  // gives some.
+  LayerTicket(int rows_max, int top_k, int experts, int shards, int hidden, DType row_dtype, RowFormat format,
               const HostMemory& memory = nullptr);
 
   // Every pair of the routing becomes open, but those of rows that are not finite: shards refuse such a call whole, its
@@ -64,7 +66,7 @@ class LayerTicket {
   int in_flight = 0;          // calls
   absl::Status failure;       // no more can be done
   absl::Status last_error;    // what a shard said last
-  std::vector<int32_t> assigned;  // pairs by shard, to spread them over holders
+  HolderLoads loads;          // of all calls so far, to spread pairs over holders
 
  private:
   Dispatch& Fill(absl::Span<const RoutedPair> batch, const Kernels& kernels);

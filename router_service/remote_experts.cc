@@ -122,7 +122,7 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
       shard_tokens_(MoeLayers(spec), names, options.metrics) {
   const int shards = static_cast<int>(names.size());
   for (int i = 0; i < kTicketsMax; ++i) {
-    tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, shards, hidden_, row_dtype_,
+    tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, experts_, shards, hidden_, row_dtype_,
                                                      options.row_format, options.memory));
   }
   for (int shard = 0; shard < shards; ++shard) {
@@ -132,20 +132,25 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
   batch_.reserve(int64_t{options.rows_max} * top_k_);
 }
 
-// The usable holder that the ticket has least against, not ejected, then with the fewest pairs. Whom it picks changes
-// no bit of the result.
+// The usable holder that the ticket has least against, not ejected, then with the least to do. Whom it picks changes no
+// bit of the result.
 bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard) {
-  bool found = false;
-  const auto cost = [&](ShardId holder) {
-    return std::make_tuple(ticket.grudge(holder).strikes, health_.Ejected(holder, now), ticket.assigned[Value(holder)]);
+  const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{expert});
+  const auto cost = [&](int place) {
+    const ShardId holder = holders[static_cast<size_t>(place)];
+    return std::make_tuple(ticket.grudge(holder).strikes, health_.Ejected(holder, now),
+                           ticket.loads.With(holder, expert, place));
   };
-  for (const ShardId holder : membership_->Holders(ticket.layer, ExpertId{expert})) {
+  int best = -1;
+  for (int place = 0; place < static_cast<int>(holders.size()); ++place) {
+    const ShardId holder = holders[static_cast<size_t>(place)];
     if (!membership_->Usable(holder) || now < ticket.grudge(holder).pause_until) continue;
-    if (!found || cost(holder) < cost(*shard)) *shard = holder;
-    found = true;
+    if (best < 0 || cost(place) < cost(best)) best = place;
   }
-  if (found) ++ticket.assigned[Value(*shard)];
-  return found;
+  if (best < 0) return false;
+  *shard = holders[static_cast<size_t>(best)];
+  ticket.loads.Give(*shard, expert, best);
+  return true;
 }
 
 // Whether every row of the message that is still missing could come from another shard, which has not failed this
