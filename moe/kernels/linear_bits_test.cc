@@ -29,7 +29,7 @@ constexpr Case kCases[] = {
     {DType::kF32, 0, 0, 7, 333},        {DType::kBF16, 0, 0, 7, 333},       {DType::kF16, 0, 0, 5, 100},
     {DType::kF8E4M3, 0, 0, 7, 333},     {DType::kF8E4M3, 128, 128, 6, 300}, {DType::kF8E4M3, 2, 40, 9, 333},
     {DType::kBF16, 0, 0, 69, 65},       {DType::kBF16, 0, 0, 3, 4333},      {DType::kF8E4M3, 128, 128, 3, 4300},
-    {DType::kF8E4M3, 1, 1500, 3, 4333}, {DType::kF32, 0, 0, 3, 2333},
+    {DType::kF8E4M3, 1, 1500, 3, 4333}, {DType::kF32, 0, 0, 3, 2333},       {DType::kF8E4M3, 128, 128, 71, 700},
 };
 
 // Row by row: the result that every other way of calling must give.

@@ -101,18 +101,18 @@ TEST(LinearTest, TakesBf16Rows) {
   }
 }
 
-// e4m3 has 256 codes: each is multiplied by one, so that the products are the decoded values themselves.
+// e4m3 has 256 codes, each a row's only one: one of a row is multiplied by one and the others by zero, so that the
+// products are the decoded values themselves.
 TEST(LinearTest, DecodesEveryF8CodeExactly) {
   for (const Kernels* kernels : TablesOfThisCpu()) {
     for (const int64_t rows : {1, 4, 40}) {  // read directly, and decoded once for many rows
+      const int64_t depth = rows == 4 ? 96 : 128;
       Values values(1);
-      TestWeight weight(values, DType::kF8E4M3, 256, 96);
-      for (int64_t n = 0; n < 256; ++n) {
-        std::memset(weight.bytes() + n * 96, 0, 96);
-        weight.bytes()[n * 96 + n % 96] = static_cast<uint8_t>(n);
-      }
-      MatBuffer x(DType::kF32, rows, 96), y(DType::kF32, rows, 256);
-      for (int64_t i = 0; i < rows * 96; ++i) x.view().Row<float>(0)[i] = 1.0f;
+      TestWeight weight(values, DType::kF8E4M3, 256, depth);
+      for (int64_t n = 0; n < 256; ++n) std::memset(weight.bytes() + n * depth, static_cast<int>(n), depth);
+      MatBuffer x(DType::kF32, rows, depth), y(DType::kF32, rows, 256);
+      std::memset(x.view().data, 0, x.bytes());
+      for (int64_t m = 0; m < rows; ++m) x.view().Row<float>(m)[m * 37 % depth] = 1.0f;
       kernels->linear(x.view(), weight.view(), 0, 256, y.view());
       for (int64_t m = 0; m < rows; ++m) {
         for (int code = 0; code < 256; ++code) {

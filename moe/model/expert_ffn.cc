@@ -119,7 +119,8 @@ void GroupedExperts::Pack(ConstMatView rows) {
   });
 }
 
-// A parallel loop over (expert, columns): gate, up and their product.
+// A parallel loop over (expert, columns): gate, up and their product. What a piece has of one expert is one call, for
+// kernels ask memory for no more than they were called for.
 void GroupedExperts::RunInner() {
   const int64_t groups = static_cast<int64_t>(groups_.size());
   const int64_t multiple = kernels_.columns_multiple;
@@ -127,18 +128,19 @@ void GroupedExperts::RunInner() {
   const int64_t columns = (grain + multiple - 1) / multiple * multiple;
   const int64_t tasks = (intermediate_ + columns - 1) / columns;
   const int64_t work = 2 * AverageRows() * columns * hidden_;
-  threads_.ParallelFor(
-      groups * tasks, TaskGrain(groups * tasks, work, threads_.threads()), [&](int64_t first, int64_t last) {
-        for (int64_t task = first; task < last; ++task) {
-          const Group& group = groups_[task / tasks];
-          const int64_t begin = task % tasks * columns;
-          const SwigluScratch scratch = {gate_.view().Rows(group.row, group.count),
-                                         up_.view().Rows(group.row, group.count)};
-          kernels_.swiglu_packed(Gathered(group), group.weights->gate, group.weights->up, begin,
-                                 std::min<int64_t>(begin + columns, intermediate_), scratch,
-                                 Activation(group));
-        }
-      });
+  threads_.ParallelFor(groups * tasks, TaskGrain(groups * tasks, work, threads_.threads()),
+                       [&](int64_t first, int64_t last) {
+                         for (int64_t task = first, next; task < last; task = next) {
+                           next = std::min(last, (task / tasks + 1) * tasks);
+                           const Group& group = groups_[task / tasks];
+                           const int64_t begin = task % tasks * columns;
+                           const int64_t end = std::min<int64_t>(begin + (next - task) * columns, intermediate_);
+                           const SwigluScratch scratch = {gate_.view().Rows(group.row, group.count),
+                                                          up_.view().Rows(group.row, group.count)};
+                           kernels_.swiglu_packed(Gathered(group), group.weights->gate, group.weights->up, begin, end,
+                                                  scratch, Activation(group));
+                         }
+                       });
 }
 
 // A parallel loop over (expert, columns): down, and the scatter to pairs.
@@ -149,13 +151,13 @@ void GroupedExperts::RunDown(MatView out) {
   const int64_t work = AverageRows() * columns * intermediate_;
   threads_.ParallelFor(groups * tasks, TaskGrain(groups * tasks, work, threads_.threads()),
                        [&](int64_t first, int64_t last) {
-                         for (int64_t task = first; task < last; ++task) {
+                         for (int64_t task = first, next; task < last; task = next) {
+                           next = std::min(last, (task / tasks + 1) * tasks);
                            const Group& group = groups_[task / tasks];
                            const int64_t begin = task % tasks * columns;
-                           const int64_t count = std::min<int64_t>(columns, hidden_ - begin);
+                           const int64_t count = std::min<int64_t>((next - task) * columns, hidden_ - begin);
                            const MatView down = down_.view().Rows(group.row, group.count);
-                           kernels_.linear_packed(Activation(group), group.weights->down, begin,
-                                                  begin + count, down);
+                           kernels_.linear_packed(Activation(group), group.weights->down, begin, begin + count, down);
                            for (int64_t i = 0; i < group.count; ++i) {
                              kernels_.convert(down.Rows(i, 1).Cols(begin, count),
                                               out.Rows(order_[group.begin + i], 1).Cols(begin, count));

@@ -7,12 +7,25 @@
 
 #include <cstdint>
 
+#include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot_bf16.h"
 #include "moe/kernels/cpu/dot_bf16_integers.h"
 
 namespace conclave::CONCLAVE_ISA {
 
-// As in amx_weights.h, and DecodeUnit: 64 bytes of codes from `p` on.
+// Lines that memory is asked for, into the second-level cache: four streams, which a processor follows by itself, but
+// each of them only some lines ahead.
+struct Streams {
+  static constexpr int kLines = 4;  // of each, one after the other
+  const uint8_t* first;
+  int64_t stride;  // bytes between two streams
+  // Inlined always: g++ 12 drops calls of a function that does nothing but this.
+  CONCLAVE_ALWAYS_INLINE void AskFor(int line) const {
+    __builtin_prefetch(first + line / kLines * stride + line % kLines * 64, 0, 2);
+  }
+};
+
+// As in amx_weights.h, and what amx_few.inl wants.
 struct TileF8 {
   static constexpr bool kDirect = false;
   static constexpr bool kScaled = true;
@@ -22,7 +35,41 @@ struct TileF8 {
     Widen(_mm256_maskz_loadu_epi8(mask, p), out);
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { Widen(LoadHalves(p), out); }
-  static void DecodeUnit(const uint8_t* p, __m512i (&out)[2]) { PairDotF8::ReadWeight(p, out); }
+  // kRows rows of codes of 64 bytes, `stride` bytes apart, become rows of two tiles; memory is asked for what is
+  // `ahead`. Codes of normal numbers become bfloat16 bit by bit: exponents grow by 120, so that the upper one of their
+  // four bits e becomes e and four times its complement. Rows that hold others are done again, by tables.
+  template <int kRows>
+  CONCLAVE_ALWAYS_INLINE static void DecodeRows(const uint8_t* rows, int64_t stride, const Streams& ahead,
+                                                uint8_t* out) {
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);  // as in PairDotF8
+    const __m512i high_bits = _mm512_set1_epi64(0x1020404040404080);
+    const __m512i low_bits = _mm512_set1_epi64(0x0000000001020408);
+    __m512i oddest = _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      ahead.AskFor(row);
+      const __m512i codes = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(rows + row * stride));
+      oddest = _mm512_max_epu8(oddest, Oddness(codes));
+      const __m512i high = _mm512_gf2p8affine_epi64_epi8(codes, high_bits, 0x3c);
+      const __m512i low = _mm512_gf2p8affine_epi64_epi8(codes, low_bits, 0);
+      _mm512_store_si512(out + row * 64, _mm512_unpacklo_epi8(low, high));
+      _mm512_store_si512(out + kTileBytes + row * 64, _mm512_unpackhi_epi8(low, high));
+    }
+    if (__builtin_expect(IsOdd(oddest) != 0, 0)) DecodeOddRows(rows, stride, kRows, out);
+  }
+  // Above 236 for zero, subnormal numbers and NaN.
+  static __m512i Oddness(__m512i codes) { return _mm512_sub_epi8(_mm512_add_epi8(codes, codes), _mm512_set1_epi8(16)); }
+  static __mmask64 IsOdd(__m512i oddness) {
+    return _mm512_cmpgt_epu8_mask(oddness, _mm512_set1_epi8(static_cast<char>(236)));
+  }
+  CONCLAVE_NEVER_INLINE static void DecodeOddRows(const uint8_t* p, int64_t stride, int rows, uint8_t* out) {
+    for (int row = 0; row < rows; ++row, p += stride) {
+      if (IsOdd(Oddness(_mm512_loadu_si512(p))) == 0) continue;
+      __m512i tiles[2];
+      PairDotF8::ReadWeight(p, tiles);
+      for (int i = 0; i < 2; ++i) _mm512_store_si512(out + i * kTileBytes + row * 64, tiles[i]);
+    }
+  }
   static void Widen(__m256i bytes, __m512i (&out)[kPlanes]) {
     const __m512i codes = _mm512_cvtepu8_epi16(bytes);
     const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
@@ -37,6 +84,20 @@ struct TileF8 {
   }
 };
 
+// As TileF8::DecodeRows, by Source::DecodeUnit: 64 bytes of codes from `p` on.
+template <class Source, int kRows>
+CONCLAVE_ALWAYS_INLINE void DecodeRowByRow(const uint8_t* p, int64_t stride, const Streams& ahead, uint8_t* out) {
+  constexpr int kTiles = 64 / Source::Bytes(32);
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    ahead.AskFor(row);
+    __m512i tiles[kTiles];
+    Source::DecodeUnit(p + row * stride, tiles);
+#pragma GCC unroll 4
+    for (int i = 0; i < kTiles; ++i) _mm512_store_si512(out + i * kTileBytes + row * 64, tiles[i]);
+  }
+}
+
 struct TileInt8 {
   static constexpr bool kDirect = false;
   static constexpr bool kScaled = true;
@@ -46,6 +107,10 @@ struct TileInt8 {
     out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt8::Decode(_mm256_maskz_loadu_epi8(mask, p)));
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt8::ReadWeight(p, out); }
+  template <int kRows>
+  CONCLAVE_ALWAYS_INLINE static void DecodeRows(const uint8_t* p, int64_t stride, const Streams& ahead, uint8_t* out) {
+    DecodeRowByRow<TileInt8, kRows>(p, stride, ahead, out);
+  }
   // A byte u under the upper bytes of 2^23 is the float32 2^23 + u, and exact once 2^23 + 128 is taken away.
   static void DecodeUnit(const uint8_t* p, __m512i (&out)[2]) {
     constexpr __mmask64 kLowestBytes = 0x1111111111111111;
@@ -78,6 +143,10 @@ struct TileInt4 {
     out[0] = _mm512_maskz_mov_epi16(mask, PairDotInt4::Decode(_mm_maskz_loadu_epi8(bytes, p)));
   }
   static void DecodeAll(const uint8_t* p, __m512i (&out)[kPlanes]) { PairDotInt4::ReadWeight(p, out); }
+  template <int kRows>
+  CONCLAVE_ALWAYS_INLINE static void DecodeRows(const uint8_t* p, int64_t stride, const Streams& ahead, uint8_t* out) {
+    DecodeRowByRow<TileInt4, kRows>(p, stride, ahead, out);
+  }
   static void DecodeUnit(const uint8_t* p, __m512i (&out)[4]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {

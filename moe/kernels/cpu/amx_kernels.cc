@@ -74,9 +74,12 @@ template <class Source, int kPlanes>
 void FewLinearOf(const cpu::RawTileLinear& args, const PackedBlocks& x) {
   FewColumns<Source> products(x, &args.w, 1, args.x.depth);
   TileShape shape;
-  for (int64_t n = args.n_begin; n < args.n_end; n += kTileRows16) {
+  for (int64_t n = args.n_begin; n < args.n_end; n += products.rows()) {
     products.Run(shape, n, args.n_end);
-    StoreFewRows<kPlanes>(products.Sums(0), MinOf(kTileRows16, args.n_end - n), args.x.rows, args.y + n, args.y_stride);
+    for (int64_t row = n; row < MinOf(n + products.rows(), args.n_end); row += kTileRows16) {
+      StoreFewRows<kPlanes>(products.Sums(row == n ? 0 : 1), MinOf(kTileRows16, args.n_end - row), args.x.rows,
+                            args.y + row, args.y_stride);
+    }
   }
 }
 
@@ -87,7 +90,7 @@ template <class Source, int kPlanes>
 CONCLAVE_NEVER_INLINE void LinearOf(const cpu::RawTileLinear& args) {
   const PackedBlocks x(args.x, kPlanes);
   if constexpr (kMayBeFew<Source>) {
-    if (FewColumns<Source>::Takes(x, args.w, args.x.depth)) return FewLinearOf<Source, kPlanes>(args, x);
+    if (FewColumns<Source>::Takes(x, &args.w, 1, args.x.depth)) return FewLinearOf<Source, kPlanes>(args, x);
   }
   TileProducts<Source> products(x, args.w, args.x.depth);
   TileShape shape;
@@ -185,11 +188,10 @@ void StoreFewSwiglu(const float* gate, const float* up, int64_t count, int64_t r
 }
 
 template <class Source, int kPlanes>
-void FewSwigluOf(const cpu::RawTileSwiglu& args, const PackedBlocks& x) {
-  const cpu::RawWeight weights[2] = {args.gate, args.up};
+void FewSwigluOf(const cpu::RawTileSwiglu& args, const cpu::RawWeight (&weights)[2], const PackedBlocks& x) {
   FewColumns<Source> products(x, weights, 2, args.x.depth);
   TileShape shape;
-  for (int64_t n = args.n_begin; n < args.n_end; n += kTileRows16) {
+  for (int64_t n = args.n_begin; n < args.n_end; n += products.rows()) {
     products.Run(shape, n, args.n_end);
     StoreFewSwiglu<kPlanes>(products.Sums(0), products.Sums(1), MinOf(kTileRows16, args.n_end - n), args.x.rows,
                             args.out.data + n / 2 * x.columns * 4);
@@ -201,9 +203,8 @@ template <class Source, int kPlanes>
 CONCLAVE_NEVER_INLINE void SwigluOfRows(const cpu::RawTileSwiglu& args) {
   const PackedBlocks x(args.x, kPlanes);
   if constexpr (kMayBeFew<Source>) {
-    if (FewColumns<Source>::Takes(x, args.gate, args.x.depth) && FewColumns<Source>::Takes(x, args.up, args.x.depth)) {
-      return FewSwigluOf<Source, kPlanes>(args, x);
-    }
+    const cpu::RawWeight weights[2] = {args.gate, args.up};
+    if (FewColumns<Source>::Takes(x, weights, 2, args.x.depth)) return FewSwigluOf<Source, kPlanes>(args, weights, x);
   }
   const PackedBlocks out(args.out, kPlanes);
   TileProducts<Source> gate(x, args.gate, args.x.depth), up(x, args.up, args.x.depth);

@@ -63,14 +63,7 @@ struct TileSteps {
   const uint8_t* b[2];
   int64_t b_stride[2];
   int64_t count;
-  int64_t a_ahead = 0;  // bytes from a row of A to what memory is asked for meanwhile; 0: nothing
 };
-
-// Asks for a tile of A that lies in memory, into the second-level cache.
-inline void PrefetchTile(const uint8_t* a, int64_t stride) {
-#pragma GCC unroll 16
-  for (int row = 0; row < kTileRows16; ++row) __builtin_prefetch(a + row * stride, 0, 2);
-}
 
 // Adds the steps to C. A step has kPlanes tiles of A, one after the other, for one B.
 template <int kA, int kB, int kPlanes>
@@ -94,9 +87,6 @@ inline void MultiplyTiles(const TileSteps& steps) {
       }
       a0 += steps.a_step;
       a1 += steps.a_step;
-    }
-    if constexpr (kA == 1 && kB == 1) {
-      if (steps.a_ahead != 0) PrefetchTile(a0 - steps.a_step + steps.a_ahead, steps.a_stride);
     }
     b0 += 16 * steps.b_stride[0];
     b1 += 16 * steps.b_stride[1];

@@ -53,12 +53,12 @@ CpuFeatures DetectCpuFeatures() {
   features.avx2 = (saved & kYmm) == kYmm && Has(extended.b, kAvx2) && Has(basic.c, kFma) && Has(basic.c, kF16c);
   features.avx512 = features.avx2 && (saved & kZmm) == kZmm && Has(extended.b, kF) && Has(extended.b, kDq) &&
                     Has(extended.b, kBw) && Has(extended.b, kVl);
-  features.avx512_bf16 = features.avx512 && Has(extended.c, kVbmi) && Has(extended.c, kVnni) &&
-                         Has(CpuId(7, 1).a, kBf16);
+  features.avx512_bf16 =
+      features.avx512 && Has(extended.c, kVbmi) && Has(extended.c, kVnni) && Has(CpuId(7, 1).a, kBf16);
   constexpr uint64_t kTiles = 0x60000;
-  constexpr int kAmxBf16 = 22, kAmxTile = 24, kAmxInt8 = 25;
+  constexpr int kAmxBf16 = 22, kAmxTile = 24, kAmxInt8 = 25, kGfni = 8;
   features.amx = features.avx512_bf16 && (saved & kTiles) == kTiles && Has(extended.d, kAmxBf16) &&
-                 Has(extended.d, kAmxTile) && Has(extended.d, kAmxInt8) && MayUseTiles();
+                 Has(extended.d, kAmxTile) && Has(extended.d, kAmxInt8) && Has(extended.c, kGfni) && MayUseTiles();
   return features;
 }
 #else
