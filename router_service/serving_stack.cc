@@ -20,6 +20,7 @@
 #include "moe/placement/placement.h"
 #include "moe/tensor/weight_view.h"
 #include "moe/transport/grpc/grpc_shard_control.h"
+#include "moe/transport/nccl/nccl_pair.h"
 #include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
 #include "router_service/elastic_experts.h"
@@ -133,7 +134,16 @@ class StackImpl final : public ServingStack {
     return absl::OkStatus();
   }
 
+  // Of a pair with each shard that the flag names.
+  absl::Status PlanNccl(int rows_max) {
+    const ModelSpec& spec = checkpoint_->spec();
+    const int64_t row_bytes = int64_t{spec.hidden} * SizeOf(RowDType(kernels_->compute));
+    const int64_t pair = NcclPairBytesMax(rows_max * row_bytes, rows_max * spec.gate.top_k * row_bytes);
+    return target_->memory()->Reserve("rows over nccl", pair * static_cast<int64_t>(options_.shards.size()));
+  }
+
   absl::Status UseShards(int rows_max, Metrics& metrics) {
+    if (options_.transport == TransportKind::kNccl && target_->memory() != nullptr) RETURN_IF_ERROR(PlanNccl(rows_max));
     peers_ = PeerList::Start(options_.shards, options_.discovery_interval);
     const absl::Time deadline = absl::Now() + options_.shard_wait;
     const auto connect = [this, rows_max, &metrics](const std::vector<std::string>& addresses,

@@ -18,6 +18,7 @@ constexpr int kUnhandled = 1;  // ncclUnhandledCudaError
 
 std::atomic<bool> nobody_joins{false}, joining_fails{false}, moves_stall{false}, moves_fail{false}, moves_damage{false};
 std::atomic<int> live{0}, copy_polls{0};
+std::atomic<int64_t> allocated{0};
 
 // Memory of AllocateHost, by where it begins.
 std::mutex pinned_mutex;
@@ -51,7 +52,10 @@ class Stream final : public DeviceStream {
  public:
   void* native() const override { return const_cast<Stream*>(this); }
   void MakeCurrent() override {}
-  absl::StatusOr<void*> Allocate(int64_t bytes) override { return std::malloc(static_cast<size_t>(bytes)); }
+  absl::StatusOr<void*> Allocate(int64_t bytes) override {
+    allocated += bytes;
+    return std::malloc(static_cast<size_t>(bytes));
+  }
   void Free(void* memory) override { std::free(memory); }
   absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
     auto* const memory = static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
@@ -222,5 +226,6 @@ void Reset() {
   nobody_joins = joining_fails = moves_stall = moves_fail = moves_damage = false;
 }
 int communicators() { return live; }
+int64_t device_bytes() { return allocated; }
 
 }  // namespace conclave::fake_nccl

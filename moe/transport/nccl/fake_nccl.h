@@ -23,6 +23,8 @@ void CopiesTake(int polls);  // of their stream, before they are done
 void Reset();
 // How many communicators have been made and not been aborted.
 int communicators();
+// Device memory that streams have given out, whether it was freed since or not.
+int64_t device_bytes();
 
 }  // namespace conclave::fake_nccl
 

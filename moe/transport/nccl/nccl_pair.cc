@@ -17,11 +17,21 @@ namespace {
 
 constexpr int64_t kBytesMin = int64_t{1} << 20;
 
+// How much a buffer takes that must hold `bytes`.
+int64_t Grown(int64_t bytes) {
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max(bytes, kBytesMin))));
+}
+
 }  // namespace
+
+int64_t NcclPairBytesMax(int64_t rows_bytes, int64_t results_bytes) {
+  // Powers of two up to the last one are less than twice that.
+  return 2 * (Grown(rows_bytes) + Grown(results_bytes));
+}
 
 absl::Status StreamBuffer::Reserve(int64_t bytes) {
   if (bytes <= capacity_) return absl::OkStatus();
-  const int64_t grown = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max(bytes, kBytesMin))));
+  const int64_t grown = Grown(bytes);
   ASSIGN_OR_RETURN(data_, on_host_ ? stream_.AllocateHost(grown) : stream_.Allocate(grown));
   all_.push_back(data_);
   capacity_ = grown;

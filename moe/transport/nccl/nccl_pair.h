@@ -20,6 +20,9 @@ namespace conclave {
 // A new pair moves so many bytes to the shard and back before it is used.
 inline constexpr int64_t kNcclTryBytes = 256;
 
+// The most device memory that a pair takes, outgrown pieces included, for calls of up to so many bytes there and back.
+int64_t NcclPairBytesMax(int64_t rows_bytes, int64_t results_bytes);
+
 // Memory of a stream that grows when more is asked for. Owned by a pair, whose moves use it. What it has outgrown it
 // keeps to its end: freeing pinned memory waits for every kernel of the process, also for one that waits for a peer.
 class StreamBuffer {

@@ -22,6 +22,7 @@
 #include "moe/transport/nccl/fake_nccl.h"
 #include "moe/transport/nccl/lane.h"
 #include "moe/transport/nccl/nccl_expert_server.h"
+#include "moe/transport/nccl/nccl_pair.h"
 #include "moe/transport/transport_test_suite.h"
 
 namespace conclave {
@@ -253,6 +254,23 @@ TEST_F(NcclFaultTest, PinnedRowsAreTakenFromWhereTheyLie) {
     EXPECT_TRUE(call.status->ok()) << *call.status;
     EXPECT_TRUE(call.OutIs(FakeExpertValue(pinned ? 2 : 1, LayerId{0}, 3))) << pinned;
   }
+  Stop();
+}
+
+TEST_F(NcclFaultTest, APairTakesNoMoreDeviceMemoryThanIsPlanned) {
+  Start();
+  const int64_t before = fake_nccl::device_bytes();
+  int64_t most = 0;
+  for (const int rows : {1, 9000, 16000, 16000}) {
+    most = int64_t{rows} * kHidden * 4;
+    TestCall call(++last_call_, DType::kF32, rows, kHidden, std::vector<std::vector<int32_t>>(rows, {3}));
+    call.Send(*transport_, ShardId{0});
+    while (!call.done()) transport_->Progress(absl::Milliseconds(10));
+    ASSERT_TRUE(call.status().ok()) << call.status();
+  }
+  const int64_t each = (fake_nccl::device_bytes() - before) / 2;  // the router's and the shard's pair
+  EXPECT_GE(each, 2 * most);
+  EXPECT_LE(each, NcclPairBytesMax(most, most));
   Stop();
 }
 
