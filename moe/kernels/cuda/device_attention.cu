@@ -129,6 +129,7 @@ void Launch(const AttendArgs& args, cudaStream_t stream) {
 MlaDecode OnTensorCores(const AttendArgs& args) {
   MlaDecode decode;
   decode.dtype = MlaDtype::kBf16;
+  decode.packed = args.cache_dtype == DType::kF8E4M3;
   decode.query = args.query;
   decode.cache = args.cache;
   decode.page_tables = args.blocks;
@@ -151,6 +152,9 @@ MlaDecode OnTensorCores(const AttendArgs& args) {
 }  // namespace
 
 absl::Status Attend(const AttendArgs& args, cudaStream_t stream) {
+  if (args.dtype == DType::kBF16 && MlaTakesTensorCores(OnTensorCores(args))) {
+    return LaunchMlaDecode(OnTensorCores(args), stream);
+  }
   if (args.cache_dtype == DType::kF8E4M3) {
     if (args.dtype == DType::kBF16) {
       Launch<__nv_bfloat16, Packed>(args, stream);
@@ -158,7 +162,6 @@ absl::Status Attend(const AttendArgs& args, cudaStream_t stream) {
       Launch<float, Packed>(args, stream);
     }
   } else if (args.dtype == DType::kBF16) {
-    if (MlaTakesTensorCores(OnTensorCores(args))) return LaunchMlaDecode(OnTensorCores(args), stream);
     Launch<__nv_bfloat16, __nv_bfloat16>(args, stream);
   } else {
     Launch<float, float>(args, stream);

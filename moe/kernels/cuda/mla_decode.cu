@@ -50,6 +50,9 @@ absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream) {
   const auto limits = Limits();
   if (!limits.ok()) return limits.status();
   if (!limits->hopper) WarnSlow("MLA decodes");
+  if (problem.packed && !(limits->hopper && Sm90Bf16MlaTakes(problem))) {
+    return absl::InvalidArgumentError("MLA decode: packed needs bfloat16, latent 512, rope 64, pages of 16, 32 or 64 tokens and a Hopper device");
+  }
   if (!limits->hopper || !Sm90Bf16MlaTakes(problem)) return LaunchPlainMla(problem, static_cast<cudaStream_t>(stream));
   if (problem.workspace == nullptr && Splits(problem.tokens_max) > 1) {
     return absl::InvalidArgumentError("MLA decode: workspace is null");
@@ -59,6 +62,7 @@ absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream) {
 
 absl::Status LaunchPlainMlaDecode(const MlaDecode& problem, void* stream) {
   if (absl::Status status = Check(problem); !status.ok()) return status;
+  if (problem.packed) return absl::InvalidArgumentError("MLA decode: packed needs tensor cores");
   return problem.rows == 0 ? absl::OkStatus() : LaunchPlainMla(problem, static_cast<cudaStream_t>(stream));
 }
 

@@ -24,6 +24,7 @@ enum class MlaDtype : uint8_t { kF32 = 1, kBf16 = 2 };
 // What one launch computes. All pointers are device pointers; matrices are contiguous.
 struct MlaDecode {
   MlaDtype dtype = MlaDtype::kBf16;
+  bool packed = false;                   // the cache has rows as in moe/tensor/latent_row.h; on tensor cores alone
   const void* query = nullptr;           // [rows, heads, latent + rope]: absorbed query, then its rotated part; 16-byte aligned
   const void* cache = nullptr;           // [pages, page_tokens, latent + rope] of one layer; 16-byte aligned
   const int32_t* page_tables = nullptr;  // [tables, table_stride]: pages of a sequence in order
@@ -49,9 +50,9 @@ size_t MlaWorkspaceBytes(int rows, int heads, int latent, int tokens_max);
 bool MlaTakesTensorCores(const MlaDecode& problem);
 
 // `stream` is a cudaStream_t. Cached tokens at or past a row's length are never read into its result, be they NaN.
-// bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens (a power of two; 64 is the fastest) runs on Hopper's tensor
+// bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens, or 16 to 64 where packed (a power of two; 64 is the fastest) runs on Hopper's tensor
 // cores; all else runs plain loops, which are slow. Which of the two, depends on the fields above other than rows, lengths and tables.
-// INVALID_ARGUMENT names the field; INTERNAL carries CUDA's error.
+// A packed cache gives the bits of the same values in bfloat16. INVALID_ARGUMENT names the field; INTERNAL carries CUDA's error.
 absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream);
 
 // The plain loops, whatever the device and shape.

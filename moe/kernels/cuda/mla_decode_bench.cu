@@ -6,6 +6,7 @@
 
 #include "moe/kernels/cuda/bench_support.cuh"
 #include "moe/kernels/cuda/mla_decode.h"
+#include "moe/tensor/latent_row.h"
 
 namespace conclave::cuda {
 namespace {
@@ -15,6 +16,7 @@ struct Case {
   int heads, latent, rope, page_tokens;
   std::vector<int> lengths;
   float sharpness = 1.5f;  // the scores' standard deviation: where it is large, the maximum keeps moving
+  bool packed = false;     // the cache in eight bits
 };
 
 // A problem on the device and its inputs on the host. Pages are shuffled; slots that no row reaches are NaN.
@@ -42,6 +44,19 @@ void* Upload(MlaDtype dtype, std::vector<float>& values) {
   return ToDevice(rounded);
 }
 
+// Rounds rows as a packed cache does, and brings that to the device.
+void* UploadPacked(const Case& c, std::vector<float>& values) {
+  const LatentRowLayout layout = {c.latent, c.rope};
+  const size_t width = c.latent + c.rope, rows = values.size() / width;
+  std::vector<std::byte> packed(rows * layout.bytes());
+  for (size_t row = 0; row < rows; ++row) {
+    std::byte* const to = packed.data() + row * layout.bytes();
+    PackLatentRow(layout, &values[row * width], to);
+    for (size_t i = 0; i < width; ++i) values[row * width + i] = PackedLatentAt(layout, to, i);
+  }
+  return ToDevice(packed);
+}
+
 Problem MakeProblem(const Case& c, uint64_t seed) {
   Problem p;
   std::mt19937_64 random(seed);
@@ -67,7 +82,8 @@ Problem MakeProblem(const Case& c, uint64_t seed) {
   MlaDecode& d = p.decode;
   d.dtype = c.dtype;
   d.query = Upload(c.dtype, p.query);
-  d.cache = Upload(c.dtype, p.cache);
+  d.cache = c.packed ? UploadPacked(c, p.cache) : Upload(c.dtype, p.cache);
+  d.packed = c.packed;
   d.page_tables = ToDevice(p.tables);
   d.lengths = ToDevice(p.lengths);
   d.rows = rows;
@@ -150,7 +166,7 @@ void Check(const Case& c, uint64_t seed) {
   const Problem p = MakeProblem(c, seed);
   const MlaDecode& d = p.decode;
   const auto got = Run(d, false);
-  const auto plain = Run(d, true);
+  const auto plain = c.packed ? got : Run(d, true);
   double error = 0, plain_error = 0, norm = 0;
   bool finite = true;
   for (int row = 0; row < d.rows; ++row) {
@@ -170,8 +186,8 @@ void Check(const Case& c, uint64_t seed) {
   const bool bits = RowsAloneAreEqual(p, got);
   const double bound = c.dtype == MlaDtype::kF32 ? 1e-5 : 4e-3;  // bfloat16 weights and results round to about 2e-3
   char text[200];
-  std::snprintf(text, sizeof text, "%s %d heads of %d+%d, pages of %d, %d rows to %d tokens: relative error %.2e, plain loops %.2e%s%s",
-                c.dtype == MlaDtype::kF32 ? "f32" : "bf16", c.heads, c.latent, c.rope, c.page_tokens, d.rows, d.tokens_max, error,
+  std::snprintf(text, sizeof text, "%s%s %d heads of %d+%d, pages of %d, %d rows to %d tokens: relative error %.2e, plain loops %.2e%s%s",
+                c.dtype == MlaDtype::kF32 ? "f32" : "bf16", c.packed ? " over fp8," : "", c.heads, c.latent, c.rope, c.page_tokens, d.rows, d.tokens_max, error,
                 plain_error, finite ? "" : ", NOT FINITE", bits ? "" : ", BITS DIFFER ALONE");
   Report(error < bound && plain_error < bound && finite && bits, text);
   Free(d);
@@ -188,31 +204,46 @@ void CheckAll(uint64_t seed, bool quick) {
   Check({bf16, 64, 512, 64, 64, {1000, 64, 513}, 20.0f}, seed + 10);
   Check({f32, 8, 128, 16, 16, {40, 1, 0, 130}}, seed + 6);
   Check({bf16, 3, 128, 16, 16, {40, 90}}, seed + 7);
+  Check({bf16, 128, 512, 64, 16, {0, 1, 15, 16, 63, 64, 65, 500}, 1.5f, true}, seed + 10);
+  Check({bf16, 16, 512, 64, 64, {2047, 70, 129}, 8.0f, true}, seed + 11);
+  Check({bf16, 70, 512, 64, 32, {200, 2500}, 1.5f, true}, seed + 12);
   if (quick) return;
   Check({bf16, 16, 512, 64, 64, {2048, 2049, 5000, 100}}, seed + 8);
   Check({bf16, 128, 512, 64, 16, {4096, 2500}}, seed + 9);
 }
 
 // Every row has `tokens` positions; pages are shuffled over the whole cache.
-void Bench(int rows, int heads, int tokens, double bandwidth, double rate) {
-  constexpr int kLatent = 512, kWidth = 576, kPageTokens = 64;
+void Bench(int rows, int heads, int tokens, bool packed, int page_tokens, double bandwidth, double rate) {
+  constexpr int kLatent = 512, kWidth = 576;
+  constexpr LatentRowLayout kLayout = {kLatent, kWidth - kLatent};
   MlaDecode d;
+  d.packed = packed;
   d.rows = rows;
   d.heads = heads;
   d.latent = kLatent;
   d.rope = kWidth - kLatent;
-  d.page_tokens = kPageTokens;
-  d.table_stride = (tokens + kPageTokens - 1) / kPageTokens;
+  d.page_tokens = page_tokens;
+  d.table_stride = (tokens + page_tokens - 1) / page_tokens;
   d.pages = rows * d.table_stride;
   d.tokens_max = tokens;
   d.scale = 0.1f;
   std::vector<int32_t> tables(d.pages);
   std::iota(tables.begin(), tables.end(), 0);
   std::shuffle(tables.begin(), tables.end(), std::mt19937_64(3));
-  const int64_t cache_count = int64_t{d.pages} * kPageTokens * kWidth, query_count = int64_t{rows} * heads * kWidth;
+  const int64_t row_bytes = packed ? kLayout.bytes() : 2 * kWidth;
+  const int64_t cache_count = int64_t{d.pages} * page_tokens * row_bytes / 2, query_count = int64_t{rows} * heads * kWidth;
   auto* cache = Allocate<__nv_bfloat16>(cache_count);
   auto* query = Allocate<__nv_bfloat16>(query_count);
-  FillBf16<<<1024, 256>>>(cache, cache_count, 1.0f, 17);
+  if (packed) {
+    const int64_t cached = int64_t{d.pages} * page_tokens;
+    auto* rows_at = reinterpret_cast<uint8_t*>(cache);
+    FillFp8<<<1024, 256>>>(rows_at, cached * row_bytes, 17);
+    // Scales of 2^-7, keys of 0.01.
+    Must(cudaMemset2D(rows_at + kLayout.scales_at(), row_bytes, 120, kLayout.scales(), cached), "scales");
+    Must(cudaMemset2D(rows_at + kLayout.rope_at(), row_bytes, 0x3c, 2 * (kWidth - kLatent), cached), "keys");
+  } else {
+    FillBf16<<<1024, 256>>>(cache, cache_count, 1.0f, 17);
+  }
   FillBf16<<<1024, 256>>>(query, query_count, 1.0f, 19);
   d.cache = cache;
   d.query = query;
@@ -226,8 +257,8 @@ void Bench(int rows, int heads, int tokens, double bandwidth, double rate) {
                            [&] { cudaMemsetAsync(flush, 0, kFlushBytes); });
   cudaFree(flush);
   const double flops = 2.0 * rows * heads * tokens * (kWidth + kLatent);
-  const double bytes = 2.0 * (double(rows) * tokens * kWidth + double(rows) * heads * (kWidth + kLatent));
-  std::printf("%5d %5d %6d | %8.1f us | %5.2f TB/s %3.0f%% | %6.0f TFLOP/s", rows, heads, tokens, us, bytes / us * 1e-6,
+  const double bytes = double(rows) * tokens * row_bytes + 2.0 * rows * heads * (kWidth + kLatent);
+  std::printf("%5d %5d %6d %s %2d | %8.1f us | %5.2f TB/s %3.0f%% | %6.0f TFLOP/s", rows, heads, tokens, packed ? "fp8 " : "bf16", page_tokens, us, bytes / us * 1e-6,
               100 * bytes / us * 1e-6 / bandwidth, flops / us * 1e-6);
   if (rate > 0) std::printf(" %3.0f%%", 100 * flops / us * 1e-6 / rate);
   std::printf("\n");
@@ -246,10 +277,13 @@ int main(int argc, char** argv) {
   CheckAll(seed, check_only);
   if (!check_only) {
     const double bandwidth = CopyBandwidth(), rate = Bf16Ceiling();
-    std::printf("copy bandwidth %.2f TB/s, bf16 8192^3 %.0f TFLOP/s\n rows heads tokens\n", bandwidth, rate);
+    std::printf("copy bandwidth %.2f TB/s, bf16 8192^3 %.0f TFLOP/s\n rows heads tokens cache page\n", bandwidth, rate);
     const int shapes[][3] = {{128, 128, 4096}, {128, 16, 4096}, {1, 128, 4096}, {16, 128, 4096}, {64, 128, 4096}, {128, 128, 1024},
                              {128, 128, 2048}, {32, 128, 16384}, {1, 128, 32768}, {64, 16, 8192}, {128, 64, 4096}};
-    for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], bandwidth, rate);
+    for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], false, 64, bandwidth, rate);
+    for (const bool packed : {false, true}) {
+      for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], packed, 16, bandwidth, rate);
+    }
   }
   std::printf("%d failures\n", g_failures);
   return g_failures != 0;

@@ -10,9 +10,25 @@ namespace conclave::cuda {
 using namespace sm90::mla;
 
 bool Sm90Bf16MlaTakes(const MlaDecode& problem) {
-  return problem.dtype == MlaDtype::kBf16 && problem.latent == kLatent && problem.rope == kRope && problem.page_tokens >= 8 &&
+  return problem.dtype == MlaDtype::kBf16 && problem.latent == kLatent && problem.rope == kRope && problem.page_tokens >= (problem.packed ? kWarpRows : 8) &&
          problem.page_tokens <= kBlockTokens && (problem.page_tokens & (problem.page_tokens - 1)) == 0;
 }
+
+namespace {
+
+template <bool kPacked>
+absl::Status Launch(const MlaDecode& problem, const Maps& maps, cudaStream_t stream) {
+  static const cudaError_t raised =
+      cudaFuncSetAttribute(DecodeKernel<kPacked>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
+  const int tiles = (problem.heads + kHeads - 1) / kHeads;
+  const int splits = (problem.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
+  LaunchOverlapped(DecodeKernel<kPacked>, dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream, maps, problem);
+  if (splits > 1) LaunchOverlapped(MergeKernel, dim3(problem.rows * problem.heads), kLatent / 4, 0, stream, problem, splits);
+  return LaunchStatus("MLA decode launch");
+}
+
+}  // namespace
 
 absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
   constexpr int kWidth = kLatent + kRope;
@@ -22,18 +38,12 @@ absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
   auto status = MakeTensorMap(&maps.query, problem.query, kType, 2, int64_t{problem.rows} * problem.heads, kWidth, kHeads, 64,
                               CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
+  if (problem.packed) return Launch<true>(problem, maps, stream);
   status = MakeTensorMap(&maps.cache, problem.cache, kType, 2, tokens, kWidth, problem.page_tokens, 64, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   const TensorShape<3> panels = {{64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, 4}};
   status = MakeTensorMap(&maps.latents, problem.cache, kType, panels, CU_TENSOR_MAP_SWIZZLE_128B);
-  if (!status.ok()) return status;
-  static const cudaError_t raised = cudaFuncSetAttribute(DecodeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
-  const int tiles = (problem.heads + kHeads - 1) / kHeads;
-  const int splits = (problem.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
-  LaunchOverlapped(DecodeKernel, dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream, maps, problem);
-  if (splits > 1) LaunchOverlapped(MergeKernel, dim3(problem.rows * problem.heads), kLatent / 4, 0, stream, problem, splits);
-  return LaunchStatus("MLA decode launch");
+  return status.ok() ? Launch<false>(problem, maps, stream) : status;
 }
 
 }  // namespace conclave::cuda

@@ -9,6 +9,7 @@
 
 #include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/sm90_bf16_mla_consumer.cuh"
+#include "moe/kernels/cuda/sm90_fp8_mla_producer.cuh"
 
 namespace conclave::sm90::mla {
 
@@ -66,6 +67,14 @@ __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p, const Work& w
   StoreResult<kWarpgroup>(s, c, p, work, Denominators<kWarpgroup>(s, c, work.blocks), gridDim.y);
 }
 
+// Together what a block of threads has.
+template <bool kPacked>
+inline constexpr int kProducerRegisters = kPacked ? 56 : 40;
+template <bool kPacked>
+inline constexpr int kConsumerRegisters = kPacked ? 224 : 232;
+
+// kPacked: from a cache in eight bits.
+template <bool kPacked>
 __global__ void __launch_bounds__(kThreads, 1)
     DecodeKernel(const __grid_constant__ Maps maps, const __grid_constant__ MlaDecode p) {
   extern __shared__ uint8_t unaligned[];
@@ -83,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     BarrierInit(&s.denominators_full, kConsumers);
     for (int stage = 0; stage < kStages; ++stage) {
       for (int part = 0; part < kParts; ++part) {
-        BarrierInit(&s.full[stage][part], 1);
+        BarrierInit(&s.full[stage][part], kPacked ? kProducerWarps : 1);
         BarrierInit(&s.empty[stage][part], part < 2 ? 4 : 8);  // warps
       }
       BarrierInit(&s.maxima[stage], 128);
@@ -94,15 +103,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kHeads) s.maximum[threadIdx.x] = -INFINITY;
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
-    RegistersDown<40>();
+    RegistersDown<kProducerRegisters<kPacked>>();
+    if constexpr (kPacked) return ProducePacked(s, maps, p, work);
     if (threadIdx.x == kConsumers) Produce<0>(s, maps, p, work);
     if (threadIdx.x == kConsumers + 32) Produce<1>(s, maps, p, work);
     if (threadIdx.x == kConsumers + 64) Produce<2>(s, maps, p, work);
   } else if (threadIdx.x < 128) {
-    RegistersUp<232>();
+    RegistersUp<kConsumerRegisters<kPacked>>();
     RunWarpgroup<0>(s, p, work);
   } else {
-    RegistersUp<232>();
+    RegistersUp<kConsumerRegisters<kPacked>>();
     RunWarpgroup<1>(s, p, work);
   }
 }
