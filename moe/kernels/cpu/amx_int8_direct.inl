@@ -54,15 +54,19 @@ class DirectTiles {
   template <int kA, int kB>
   CONCLAVE_NEVER_INLINE void Multiply(int64_t n, const Int8Tile* const (&x)[2]) {
     const uint8_t* a = w_.data + n * w_.row_bytes;
-    for (int i = 0; i < kA; ++i) {
-      for (int j = 0; j < kB; ++j) __builtin_memset(totals_[i * 2 + j], 0, sizeof(totals_[0]));
-    }
     Issue<kA, kB>(n, a, 0, x);
-    for (int64_t block = 0; block < blocks_; ++block) {
+    if (blocks_ > 1) Issue<kA, kB>(n, a, 1, x);
+    AddAll<kA, kB, true>(n, 0, x);
+    for (int64_t block = 1; block < blocks_; ++block) {
       if (block + 1 < blocks_) Issue<kA, kB>(n, a, block + 1, x);
-      for (int i = 0; i < kA; ++i) {
-        for (int j = 0; j < kB; ++j) Add(n + i * kTileRows16, rows_[i], block, *x[j], i * 2 + j);
-      }
+      AddAll<kA, kB, false>(n, block, x);
+    }
+  }
+
+  template <int kA, int kB, bool kFirst>
+  CONCLAVE_ALWAYS_INLINE void AddAll(int64_t n, int64_t block, const Int8Tile* const (&x)[2]) {
+    for (int i = 0; i < kA; ++i) {
+      for (int j = 0; j < kB; ++j) Add<kFirst>(n + i * kTileRows16, rows_[i], block, *x[j], i * 2 + j);
     }
   }
 
@@ -106,6 +110,7 @@ class DirectTiles {
     if constexpr (kA > 1 && kB > 1) _tile_stored(3, sums[3], 64);
   }
 
+  template <bool kFirst>
   CONCLAVE_ALWAYS_INLINE void Add(int64_t n, int64_t rows, int64_t block, const Int8Tile& x, int tile) {
     const V scales = ScalesOfTile(x, block);
     const int32_t* sums = sums_[block % 2][tile];
@@ -117,7 +122,7 @@ class DirectTiles {
     for (int row = 0; row < 16; ++row) {
       V part = _mm512_cvtepi32_ps(_mm512_load_si512(sums + row * 16));
       if constexpr (kScaling == cpu::Int8Scaling::kBlock) part = Fma(part, Set(scales_[0][row]), Zero());
-      Store(totals + row * 16, Fma(part, scales, Load(totals + row * 16)));
+      Store(totals + row * 16, Fma(part, scales, kFirst ? Zero() : Load(totals + row * 16)));
     }
   }
 
