@@ -207,6 +207,12 @@ void CheckAll(uint64_t seed, bool quick) {
   Check({bf16, 128, 512, 64, 16, {0, 1, 15, 16, 63, 64, 65, 500}, 1.5f, true}, seed + 10);
   Check({bf16, 16, 512, 64, 64, {2047, 70, 129}, 8.0f, true}, seed + 11);
   Check({bf16, 70, 512, 64, 32, {200, 2500}, 1.5f, true}, seed + 12);
+  // More work than multiprocessors: each takes several, of one block, of some, and of rows without tokens.
+  std::vector<int> lengths(90);
+  std::mt19937_64 random(seed + 13);
+  for (int& length : lengths) length = static_cast<int>(random() % 8 == 0 ? random() % 700 : random() % 140);
+  Check({bf16, 128, 512, 64, 64, lengths}, seed + 13);
+  Check({bf16, 128, 512, 64, 16, lengths, 1.5f, true}, seed + 14);
   if (quick) return;
   Check({bf16, 16, 512, 64, 64, {2048, 2049, 5000, 100}}, seed + 8);
   Check({bf16, 128, 512, 64, 16, {4096, 2500}}, seed + 9);
@@ -279,7 +285,8 @@ int main(int argc, char** argv) {
     const double bandwidth = CopyBandwidth(), rate = Bf16Ceiling();
     std::printf("copy bandwidth %.2f TB/s, bf16 8192^3 %.0f TFLOP/s\n rows heads tokens cache page\n", bandwidth, rate);
     const int shapes[][3] = {{128, 128, 4096}, {128, 16, 4096}, {1, 128, 4096}, {16, 128, 4096}, {64, 128, 4096}, {128, 128, 1024},
-                             {128, 128, 2048}, {32, 128, 16384}, {1, 128, 32768}, {64, 16, 8192}, {128, 64, 4096}};
+                             {128, 128, 2048}, {32, 128, 16384}, {1, 128, 32768}, {64, 16, 8192}, {128, 64, 4096},
+                             {2048, 128, 64}, {2048, 128, 128}};
     for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], false, 64, bandwidth, rate);
     for (const bool packed : {false, true}) {
       for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], packed, 16, bandwidth, rate);

@@ -17,22 +17,29 @@ struct Consumer {
   float denominator[2];
   uint32_t weights[16];  // of one block: bfloat16 pairs, [column / 8][head]
   int lane, row;
+  int first = 0;  // blocks of all work before
 };
 
-__device__ inline void AwaitPart(Shared& s, int block, int part) {
-  BarrierWait(&s.full[block % kStages][part], block / kStages & 1);
-}
+// Where block `number`, counted over all work, stands in shared memory.
+struct Place {
+  int stage;
+  uint32_t phase;
+  __device__ explicit Place(int number) : stage(number % kStages), phase(number / kStages & 1) {}
+  __device__ uint8_t* Panel(Shared& s, int panel) const { return s.stages[stage][panel]; }
+};
+
+__device__ inline void AwaitPart(Shared& s, Place at, int part) { BarrierWait(&s.full[at.stage][part], at.phase); }
 
 // The latents past the last token may be anything, NaN too: times a weight of zero they must be zero. Returns how many
 // tokens the block has.
 template <int kWarpgroup>
-__device__ inline int AwaitAndClearTail(Shared& s, int block, int tokens) {
+__device__ inline int AwaitAndClearTail(Shared& s, Place at, int block, int tokens) {
   const int valid = min(kBlockTokens, tokens - block * kBlockTokens);
-  if (valid < kBlockTokens) {
-    AwaitPart(s, block, 0);
-    AwaitPart(s, block, 1);
+  if (valid < kBlockTokens) [[unlikely]] {
+    AwaitPart(s, at, 0);
+    AwaitPart(s, at, 1);
     for (int i = threadIdx.x % 128; i < (kBlockTokens - valid) * 64; i += 128) {
-      *reinterpret_cast<uint4*>(s.Block(i / 8 % 8, block) + (valid + i / 64) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(at.Panel(s, i / 8 % 8) + (valid + i / 64) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
     }
     FenceSharedForAsync();
     NamedBarrier(1 + kWarpgroup, 128);
@@ -40,29 +47,57 @@ __device__ inline int AwaitAndClearTail(Shared& s, int block, int tokens) {
   return valid;
 }
 
-// scores = query · keysᵀ of a block, part after part as they arrive.
-__device__ inline void TakeScores(Shared& s, Consumer& c, int block) {
+// Waits for all products, and lets the producer overwrite this warpgroup's columns of a block that is summed.
+template <int kWarpgroup>
+__device__ inline void Free(Shared& s, Consumer& c, Place at) {
+  WgmmaWait<0>();
+#pragma unroll
+  for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
+  if (c.lane != 0) return;
+  BarrierArrive(&s.empty[at.stage][kWarpgroup]);
+  BarrierArrive(&s.empty[at.stage][2]);
+}
+
+// What the rows' maxima were before a block, and how the sum shrank at the block before: the other warpgroup's.
+struct Before {
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float shrink[2] = {1.0f, 1.0f};
+};
+
+__device__ inline Before AwaitBefore(Shared& s, const Consumer& c, Place at) {
+  BarrierWait(&s.maxima[at.stage], at.phase);
+  Before before;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    before.maximum[h] = LoadShared(SharedAddress(&s.maximum[c.row + 8 * h]));
+    before.shrink[h] = LoadShared(SharedAddress(&s.shrink[at.stage][c.row + 8 * h]));
+  }
+  return before;
+}
+
+// Issues scores = query · keysᵀ of a block, part after part as they arrive: this warpgroup's own columns first, for they
+// were free first.
+template <int kWarpgroup>
+__device__ inline void IssueScores(Shared& s, Consumer& c, Place at) {
   // Hidden from the compiler, which would keep 36 descriptors in registers that it does not have.
-  uint64_t query = OperandDescriptor(s.query), keys = OperandDescriptor(s.Block(0, block));
+  uint64_t query = OperandDescriptor(s.query), keys = OperandDescriptor(at.Panel(s, 0));
   asm volatile("" : "+l"(query), "+l"(keys));
 #pragma unroll
   for (int i = 0; i < 32; ++i) WgmmaTouch(c.scores[i]);
 #pragma unroll
-  for (int panel = 0; panel < kPanels; ++panel) {
-    if (panel % 4 == 0) {
-      AwaitPart(s, block, panel / 4);
+  for (int i = 0; i < kPanels; ++i) {
+    const int panel = i < 8 ? i ^ 4 * kWarpgroup : i;
+    if (i % 4 == 0) {
+      AwaitPart(s, at, panel / 4);
       WgmmaFence();
     }
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const int at = panel * (kPanelBytes >> 4) + 2 * step;
-      WgmmaBf16<64>::Run(c.scores, query + at, keys + at, panel + step > 0);
+      const int from = panel * (kPanelBytes >> 4) + 2 * step;
+      WgmmaBf16<64>::Run(c.scores, query + from, keys + from, i + step > 0);
     }
   }
   WgmmaCommit();
-  WgmmaWait<0>();
-#pragma unroll
-  for (int i = 0; i < 32; ++i) WgmmaTouch(c.scores[i]);
 }
 
 // 2^x; the tensor cores' inputs are coarser than its error.
@@ -72,27 +107,24 @@ __device__ __forceinline__ float Exp2(float x) {
   return result;
 }
 
-// The largest score of the thread's row 0 or 8, over the four lanes that share it.
-__device__ __forceinline__ float LargestOfRow(const float (&scores)[32], int h) {
+// The largest of the thread's scores of row 0 or 8.
+__device__ __forceinline__ float LargestHere(const float (&scores)[32], int h) {
   float of_four[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     of_four[i] = fmaxf(fmaxf(scores[8 * i + 2 * h], scores[8 * i + 2 * h + 1]), fmaxf(scores[8 * i + 4 + 2 * h], scores[8 * i + 5 + 2 * h]));
   }
-  float largest = fmaxf(fmaxf(of_four[0], of_four[1]), fmaxf(of_four[2], of_four[3]));
-  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-  return fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+  return fmaxf(fmaxf(of_four[0], of_four[1]), fmaxf(of_four[2], of_four[3]));
 }
 
-// Scores past the last token become -inf; returns the largest score of the thread's two rows.
-__device__ inline float2 MaskedMaximum(Consumer& c, int valid) {
-  if (valid < kBlockTokens) {
+// Scores past the last token become -inf.
+__device__ inline void Mask(Consumer& c, int valid) {
+  if (valid < kBlockTokens) [[unlikely]] {
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
       if (i / 4 * 8 + c.lane % 4 * 2 + i % 2 >= valid) c.scores[i] = -INFINITY;
     }
   }
-  return make_float2(LargestOfRow(c.scores, 0), LargestOfRow(c.scores, 1));
 }
 
 // How far scores may exceed the row's maximum, as a power of two, before the maximum moves and the sum shrinks: weights
@@ -100,30 +132,34 @@ __device__ inline float2 MaskedMaximum(Consumer& c, int valid) {
 inline constexpr float kSlack = 8.0f;
 
 // The block's maximum follows from that of the block before, and is published at once: the other warpgroup's next block
-// waits for it, not for the weights. Returns the maxima of the thread's two rows, and takes its denominator along.
-__device__ inline float2 UpdateMaximum(Shared& s, Consumer& c, int block, float2 largest, float scale_log2) {
-  if (block > 0) BarrierWait(&s.maxima[(block - 1) % kStages], (block - 1) / kStages & 1);
-  float maximum[2];
+// waits for it, not for the weights. Returns the maxima of the thread's two rows and how their sums shrink, and takes its
+// denominator along. Where no row of the warp moves its maximum, which is nearly always, its four lanes need not exchange
+// theirs.
+__device__ inline float4 UpdateMaximum(Shared& s, Consumer& c, Place at, const Before& before, float scale_log2) {
+  float largest[2] = {LargestHere(c.scores, 0) * scale_log2, LargestHere(c.scores, 1) * scale_log2};
+  float maximum[2] = {before.maximum[0], before.maximum[1]}, shrink[2] = {1.0f, 1.0f};
+  __syncwarp();  // all four lanes of a row have read its maximum
+  if (__any_sync(~0u, largest[0] - maximum[0] > kSlack || largest[1] - maximum[1] > kSlack)) [[unlikely]] {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const float before = s.maximum[c.row + 8 * h];
-    const float of_block = (h == 0 ? largest.x : largest.y) * scale_log2;
-    maximum[h] = of_block - before > kSlack ? of_block : before;
-    const float shrink = Exp2(before - maximum[h]);
-    if (block > 0) c.denominator[h] *= s.shrink[(block - 1) % kStages][c.row + 8 * h];  // the other warpgroup's
-    c.denominator[h] *= shrink;
-    __syncwarp();  // all four lanes of a row have read its maximum
-    if (c.lane % 4 == 0) {
-      s.maximum[c.row + 8 * h] = maximum[h];
-      s.shrink[block % kStages][c.row + 8 * h] = shrink;
+    for (int h = 0; h < 2; ++h) {
+      largest[h] = fmaxf(largest[h], __shfl_xor_sync(~0u, largest[h], 1));
+      largest[h] = fmaxf(largest[h], __shfl_xor_sync(~0u, largest[h], 2));
+      if (largest[h] - maximum[h] > kSlack) maximum[h] = largest[h];
+      shrink[h] = Exp2(before.maximum[h] - maximum[h]);
+      if (c.lane % 4 == 0) StoreShared(SharedAddress(&s.maximum[c.row + 8 * h]), maximum[h]);
     }
   }
-  BarrierArrive(&s.maxima[block % kStages]);
-  return make_float2(maximum[0], maximum[1]);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (c.lane % 4 == 0) StoreShared(SharedAddress(&s.shrink[at.stage][c.row + 8 * h]), shrink[h]);
+    c.denominator[h] = c.denominator[h] * before.shrink[h] * shrink[h];
+  }
+  BarrierArrive(&s.maxima[at.stage]);
+  return make_float4(maximum[0], maximum[1], shrink[0], shrink[1]);
 }
 
 // Scores → weights, in registers.
-__device__ inline void TakeWeights(Consumer& c, float2 maximum, float scale_log2) {
+__device__ inline void TakeWeights(Consumer& c, float4 maximum, float scale_log2) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float minus = h == 0 ? -maximum.x : -maximum.y;
@@ -143,33 +179,37 @@ __device__ inline void TakeWeights(Consumer& c, float2 maximum, float scale_log2
 
 // Weights → shared memory, for both warpgroups.
 template <int kWarpgroup>
-__device__ inline void PublishWeights(Shared& s, const Consumer& c, int block) {
+__device__ inline void PublishWeights(Shared& s, const Consumer& c, Place at) {
   NamedBarrier(1 + kWarpgroup, 128);  // the tensor cores of all four warps are done with the rotated part
   // Four 8x8 matrices a store: rows 0 and 8 of columns j and j + 1. A lane names the row of one of them.
   const int row = c.row - c.lane / 4 + c.lane % 16;
-  uint8_t* of_row = s.Block(kPanels - 1, block) + row * 128;
+  uint8_t* of_row = at.Panel(s, kPanels - 1) + row * 128;
 #pragma unroll
   for (int j = 0; j < 8; j += 2) StoreMatrices(of_row + ((j + c.lane / 16) ^ row % 8) * 16, &c.weights[2 * j]);
   FenceSharedForAsync();
-  BarrierArrive(&s.weights[block % kStages]);
+  BarrierArrive(&s.weights[at.stage]);
 }
 
-// Issues sum = sum · shrink + weights · latents of a block, this warpgroup's columns.
-template <int kWarpgroup>
-__device__ inline void IssueSum(Shared& s, Consumer& c, int block) {
-  const int stage = block % kStages;
-  BarrierWait(&s.weights[stage], block / kStages & 1);
-  const float shrink[2] = {s.shrink[stage][c.row], s.shrink[stage][c.row + 8]};
+__device__ inline void ShrinkSum(Consumer& c, const float (&shrink)[2]) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
-  if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+  if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) [[unlikely]] {
 #pragma unroll
     for (int i = 0; i < 128; ++i) c.sum[i] *= shrink[i / 2 % 2];
   }
 #pragma unroll
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
-  const uint64_t weights = OperandDescriptor(s.Block(kPanels - 1, block));
-  const uint64_t latents = TransposedOperandDescriptor(s.Block(4 * kWarpgroup, block), kPanelBytes);
+}
+
+// Issues sum = sum · shrink + weights · latents of a block of the other warpgroup, this one's columns.
+template <int kWarpgroup>
+__device__ inline void IssueSumOfOther(Shared& s, Consumer& c, Place at) {
+  BarrierWait(&s.weights[at.stage], at.phase);
+  const uint32_t of_row = SharedAddress(&s.shrink[at.stage][c.row]);
+  const float shrink[2] = {LoadShared(of_row), LoadShared(of_row + 8 * sizeof(float))};
+  ShrinkSum(c, shrink);
+  const uint64_t weights = OperandDescriptor(at.Panel(s, kPanels - 1));
+  const uint64_t latents = TransposedOperandDescriptor(at.Panel(s, 4 * kWarpgroup), kPanelBytes);
   WgmmaFence();
 #pragma unroll
   for (int step = 0; step < kBlockTokens / 16; ++step) {
@@ -178,64 +218,83 @@ __device__ inline void IssueSum(Shared& s, Consumer& c, int block) {
   WgmmaCommit();
 }
 
-// Waits for the sum over a block, and frees it.
+// The same of a block whose weights this warpgroup has in registers.
 template <int kWarpgroup>
-__device__ inline void Release(Shared& s, Consumer& c, int block) {
-  WgmmaWait<0>();
+__device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 maximum) {
+  const float shrink[2] = {maximum.z, maximum.w};
+  ShrinkSum(c, shrink);
+  const uint64_t latents = TransposedOperandDescriptor(at.Panel(s, 4 * kWarpgroup), kPanelBytes);
+  WgmmaFence();
 #pragma unroll
-  for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
-  if (c.lane != 0) return;
-  BarrierArrive(&s.empty[block % kStages][kWarpgroup]);
-  BarrierArrive(&s.empty[block % kStages][2]);
+  for (int step = 0; step < kBlockTokens / 16; ++step) {
+    WgmmaBf16TransposedFromRegisters(c.sum, &c.weights[4 * step], latents + 128 * step);
+  }
+  WgmmaCommit();
+}
+
+__device__ inline void FreeQuery(Shared& s) { BarrierArrive(&s.query_empty); }
+
+// Scores, weights and sum of a block, after the sum over the one before, which is the other warpgroup's: that sum runs
+// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before.
+template <int kWarpgroup, bool kFirst>
+__device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, int blocks, float scale_log2) {
+  const Place at(c.first + block), other(c.first + block - 1);
+  const int valid = AwaitAndClearTail<kWarpgroup>(s, at, block, tokens);
+  IssueScores<kWarpgroup>(s, c, at);
+  Before before;
+  if constexpr (!kFirst) {
+    IssueSumOfOther<kWarpgroup>(s, c, other);
+    before = AwaitBefore(s, c, other);  // before the scores are done: they keep shared memory busy, and it answers late
+  }
+  WgmmaWait<kFirst ? 0 : 1>();
+#pragma unroll
+  for (int i = 0; i < 32; ++i) WgmmaTouch(c.scores[i]);
+  if (block + 2 >= blocks) FreeQuery(s);
+  Mask(c, valid);
+  const float4 maximum = UpdateMaximum(s, c, at, before, scale_log2);
+  TakeWeights(c, maximum, scale_log2);
+  if constexpr (!kFirst) Free<kWarpgroup>(s, c, other);
+  IssueSumOfOwn<kWarpgroup>(s, c, at, maximum);
+  PublishWeights<kWarpgroup>(s, c, at);
+  Free<kWarpgroup>(s, c, at);
 }
 
 template <int kWarpgroup>
-__device__ inline void Sum(Shared& s, Consumer& c, int block) {
-  IssueSum<kWarpgroup>(s, c, block);
-  Release<kWarpgroup>(s, c, block);
+__device__ inline void SumOfLast(Shared& s, Consumer& c, int blocks) {
+  const Place last(c.first + blocks - 1);
+  IssueSumOfOther<kWarpgroup>(s, c, last);
+  Free<kWarpgroup>(s, c, last);
 }
 
 // The first warpgroup: scores of even blocks.
 __device__ inline void ConsumeEven(Shared& s, Consumer& c, int tokens, int blocks, float scale_log2) {
-  for (int block = 0; block < blocks; block += 2) {
-    const int valid = AwaitAndClearTail<0>(s, block, tokens);
-    TakeScores(s, c, block);
-    TakeWeights(c, UpdateMaximum(s, c, block, MaskedMaximum(c, valid), scale_log2), scale_log2);
-    PublishWeights<0>(s, c, block);
-    Sum<0>(s, c, block);
-    if (block + 1 < blocks) Sum<0>(s, c, block + 1);
-  }
+  TakeBlock<0, true>(s, c, 0, tokens, blocks, scale_log2);
+  for (int block = 2; block < blocks; block += 2) TakeBlock<0, false>(s, c, block, tokens, blocks, scale_log2);
+  if (blocks % 2 == 0) SumOfLast<0>(s, c, blocks);
 }
 
-// The second: scores of odd blocks, whose softmax runs beside the sum over the even block before.
+// The second: scores of odd blocks.
 __device__ inline void ConsumeOdd(Shared& s, Consumer& c, int tokens, int blocks, float scale_log2) {
-  int block = 1;
-  for (; block < blocks; block += 2) {
-    const int valid = AwaitAndClearTail<1>(s, block, tokens);
-    TakeScores(s, c, block);
-    TakeWeights(c, UpdateMaximum(s, c, block, MaskedMaximum(c, valid), scale_log2), scale_log2);
-    IssueSum<1>(s, c, block - 1);
-    PublishWeights<1>(s, c, block);
-    Release<1>(s, c, block - 1);
-    Sum<1>(s, c, block);
-  }
-  if (block == blocks) Sum<1>(s, c, block - 1);
+  if (blocks < 2) FreeQuery(s);
+  for (int block = 1; block < blocks; block += 2) TakeBlock<1, false>(s, c, block, tokens, blocks, scale_log2);
+  if (blocks % 2 == 1) SumOfLast<1>(s, c, blocks);
 }
 
-// The rows' denominators over all blocks. Every consumer thread calls it once.
+// The rows' denominators over all blocks. Every consumer thread calls it once for each work.
 template <int kWarpgroup>
-__device__ inline float2 Denominators(Shared& s, const Consumer& c, int blocks) {
+__device__ inline float2 Denominators(Shared& s, const Consumer& c, int blocks, int number) {
+  float (&of_work)[2][kHeads] = s.denominators[number & 1];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     float of_row = c.denominator[h];
-    if ((blocks - 1) % 2 != kWarpgroup) of_row *= s.shrink[(blocks - 1) % kStages][c.row + 8 * h];
+    if ((blocks - 1) % 2 != kWarpgroup) of_row *= s.shrink[Place(c.first + blocks - 1).stage][c.row + 8 * h];
     of_row += __shfl_xor_sync(~0u, of_row, 1);
     of_row += __shfl_xor_sync(~0u, of_row, 2);
-    if (c.lane % 4 == 0) s.denominators[kWarpgroup][c.row + 8 * h] = of_row;
+    if (c.lane % 4 == 0) of_work[kWarpgroup][c.row + 8 * h] = of_row;
   }
   BarrierArrive(&s.denominators_full);
-  BarrierWait(&s.denominators_full, 0);
-  return make_float2(s.denominators[0][c.row] + s.denominators[1][c.row], s.denominators[0][c.row + 8] + s.denominators[1][c.row + 8]);
+  BarrierWait(&s.denominators_full, number & 1);
+  return make_float2(of_work[0][c.row] + of_work[1][c.row], of_work[0][c.row + 8] + of_work[1][c.row + 8]);
 }
 
 }  // namespace conclave::sm90::mla

@@ -1,6 +1,8 @@
 // Configures and launches sm90_bf16_mla_decode.cuh.
 #include "moe/kernels/cuda/sm90_bf16_mla_decode.cuh"
 
+#include <algorithm>
+
 #include "moe/kernels/cuda/launch.h"
 #include "moe/kernels/cuda/mla_decode_kernels.h"
 #include "moe/kernels/cuda/tensor_map.h"
@@ -10,8 +12,9 @@ namespace conclave::cuda {
 using namespace sm90::mla;
 
 bool Sm90Bf16MlaTakes(const MlaDecode& problem) {
-  return problem.dtype == MlaDtype::kBf16 && problem.latent == kLatent && problem.rope == kRope && problem.page_tokens >= (problem.packed ? kWarpRows : 8) &&
-         problem.page_tokens <= kBlockTokens && (problem.page_tokens & (problem.page_tokens - 1)) == 0;
+  return problem.dtype == MlaDtype::kBf16 && problem.latent == kLatent && problem.rope == kRope &&
+         problem.page_tokens >= (problem.packed ? kWarpRows : 8) && problem.page_tokens <= kBlockTokens &&
+         (problem.page_tokens & (problem.page_tokens - 1)) == 0;
 }
 
 namespace {
@@ -21,9 +24,13 @@ absl::Status Launch(const MlaDecode& problem, const Maps& maps, cudaStream_t str
   static const cudaError_t raised =
       cudaFuncSetAttribute(DecodeKernel<kPacked>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
+  const auto limits = Limits();
+  if (!limits.ok()) return limits.status();
   const int tiles = (problem.heads + kHeads - 1) / kHeads;
   const int splits = (problem.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
-  LaunchOverlapped(DecodeKernel<kPacked>, dim3(problem.rows * tiles, splits), kThreads, kSharedBytes, stream, maps, problem);
+  const int64_t work = int64_t{problem.rows} * tiles * splits;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(work, limits->multiprocessors));
+  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kThreads, kSharedBytes, stream, maps, problem);
   if (splits > 1) LaunchOverlapped(MergeKernel, dim3(problem.rows * problem.heads), kLatent / 4, 0, stream, problem, splits);
   return LaunchStatus("MLA decode launch");
 }

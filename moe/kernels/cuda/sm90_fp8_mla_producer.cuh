@@ -118,21 +118,10 @@ __device__ __forceinline__ void TurnOver(const PackedLane& at, PackedGroup& grou
   LoadRest(group, rows, at.lane);
 }
 
-// All threads of the producer warps.
-__device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work) {
+// Brings the blocks of one work, `before` blocks after the first of all.
+__device__ inline void BringPacked(Shared& s, const MlaDecode& p, const Work& work, const PackedLane& at, int before) {
   const int thread = threadIdx.x - kConsumers, first = thread / 32 * kWarpRows;
   const int page_shift = __ffs(p.page_tokens) - 1;
-  PackedLane at;
-  at.lane = thread % 32;
-  at.panel = at.lane / 4 * kPanelBytes;
-  at.chunk = at.lane % 4 * 2 + at.lane / 4 % 2;
-  if (thread == 0) {
-    BarrierArriveExpect(&s.query_full, kPanels * kPanelBytes);
-    for (int panel = 0; panel < kPanels; ++panel) {
-      CopyTensor2d(&maps.query, &s.query_full, s.query[panel], 64 * panel, work.row * p.heads + work.head, kEvictFirst);
-    }
-  }
-  __syncwarp();
   const uint32_t stages = SharedAddress(s.stages);
   for (int block = 0; block < min(kBlocksAhead, work.blocks); ++block) CallRows(p, work, page_shift, block, thread);
   PackedGroup group;
@@ -141,7 +130,7 @@ __device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecod
   for (int i = 0; i < kGroupRows; ++i) group.codes[i] = Load16(rows + i * kPackedBytes + at.lane * 16);
   LoadRest(group, rows, at.lane);
   for (int block = 0; block < work.blocks; ++block) {
-    const int stage = block % kStages, phase = block / kStages & 1 ^ 1;
+    const int stage = (before + block) % kStages, phase = (before + block) / kStages & 1 ^ 1;
     const int tokens = work.tokens - block * kBlockTokens;  // from this block on
     const uint32_t to = stages + stage * (kPanels * kPanelBytes);
     const uint8_t* const next = WarpRows(p, work, page_shift, (block + 1) * kBlockTokens + first);
@@ -156,6 +145,22 @@ __device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecod
     FenceSharedForAsync();
     __syncwarp();
     if (at.lane < kParts) BarrierArrive(&s.full[stage][at.lane]);
+  }
+}
+
+// All threads of the producer warps.
+__device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecode& p) {
+  PackedLane at;
+  at.lane = threadIdx.x % 32;
+  at.panel = at.lane / 4 * kPanelBytes;
+  at.chunk = at.lane % 4 * 2 + at.lane / 4 % 2;
+  WorkDealer dealer(p);
+  int number = 0, before = 0;
+  for (Work work = dealer.Next();; work = dealer.Next(), ++number) {
+    if (threadIdx.x < kConsumers + 32) TellWork(s, maps, p, work, number);
+    if (work.row < 0) return;
+    if (work.blocks > 0) BringPacked(s, p, work, at, before);
+    before += work.blocks;
   }
 }
 

@@ -67,17 +67,6 @@ __device__ inline void ConsumeWideTile(Ring<kWideTokens>& ring, const float* con
   }
 }
 
-// Among four lanes: lane q gives v[0 … 3] and gets v[q] of lanes 0 … 3.
-__device__ inline uint4 TransposeFourLanes(const uint32_t (&v)[4]) {
-  const int q = threadIdx.x % 4;
-  // Two rounds of swaps, one per bit of the lane.
-  const uint32_t a0 = __shfl_xor_sync(~0u, q & 1 ? v[0] : v[1], 1), a1 = __shfl_xor_sync(~0u, q & 1 ? v[2] : v[3], 1);
-  const uint32_t even[2] = {q & 1 ? a0 : v[0], q & 1 ? v[1] : a0};  // of index (q & 1), from lanes q & ~1 and the next
-  const uint32_t odd[2] = {q & 1 ? a1 : v[2], q & 1 ? v[3] : a1};   // of index 2 + (q & 1)
-  const uint32_t b0 = __shfl_xor_sync(~0u, q & 2 ? even[0] : odd[0], 2), b1 = __shfl_xor_sync(~0u, q & 2 ? even[1] : odd[1], 2);
-  return q & 2 ? make_uint4(b0, b1, odd[0], odd[1]) : make_uint4(even[0], even[1], b0, b1);
-}
-
 // acc → bf16 → rows of [rows, stride], the first `features` of each, 16 bytes a lane.
 __device__ inline void StoreWideBf16(const float (&acc)[2][64], const Tile& tile, const int (&half_features)[2],
                                      int64_t stride, int features, __nv_bfloat16* out) {

@@ -19,6 +19,10 @@ __device__ __forceinline__ float LoadShared(uint32_t address) {
   return value;
 }
 
+__device__ __forceinline__ void StoreShared(uint32_t address, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
 __device__ __forceinline__ void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals));
 }
@@ -82,6 +86,10 @@ __device__ __forceinline__ void CopyTensor3dAt(const CUtensorMap* map, uint32_t 
 __device__ __forceinline__ void CopyTensor3d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y, int32_t z,
                                              uint64_t cache_hint) {
   CopyTensor3dAt(map, SharedAddress(barrier), SharedAddress(to), x, y, z, cache_hint);
+}
+// Asks L2 for `bytes` from `from` on. REQUIRES: both are multiples of 16.
+__device__ __forceinline__ void PrefetchBulk(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
 }
 // Cache policies of createpolicy, as the copy engine takes them.
 inline constexpr uint64_t kEvictFirst = 0x12F0000000000000ull;
@@ -152,6 +160,17 @@ __device__ __forceinline__ void StoreMatrices(void* row, const uint32_t* pairs) 
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(row)), "r"(pairs[0]),
                "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
                : "memory");
+}
+
+// Among four lanes: lane q gives v[0 … 3] and gets v[q] of lanes 0 … 3.
+__device__ inline uint4 TransposeFourLanes(const uint32_t (&v)[4]) {
+  const int q = threadIdx.x % 4;
+  // Two rounds of swaps, one per bit of the lane.
+  const uint32_t a0 = __shfl_xor_sync(~0u, q & 1 ? v[0] : v[1], 1), a1 = __shfl_xor_sync(~0u, q & 1 ? v[2] : v[3], 1);
+  const uint32_t even[2] = {q & 1 ? a0 : v[0], q & 1 ? v[1] : a0};  // of index (q & 1), from lanes q & ~1 and the next
+  const uint32_t odd[2] = {q & 1 ? a1 : v[2], q & 1 ? v[3] : a1};   // of index 2 + (q & 1)
+  const uint32_t b0 = __shfl_xor_sync(~0u, q & 2 ? even[0] : odd[0], 2), b1 = __shfl_xor_sync(~0u, q & 2 ? even[1] : odd[1], 2);
+  return q & 2 ? make_uint4(b0, b1, odd[0], odd[1]) : make_uint4(even[0], even[1], b0, b1);
 }
 
 }  // namespace conclave::sm90
