@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kQuantiseThreads) QuantiseKernel(const void* x
     range[0] = 0;
     range[1] = static_cast<int32_t>(gridDim.x);
   }
-  QuantiseRow(out, row, [&](int col) { return LoadWeight4<kType>(x, row * stride + col); });
+  StoreQuantised(QuantiseRow(out.cols, [&](int col, float(&eight)[8]) { LoadEight<kType>(x, row * stride + col, eight); }), out, row);
 }
 
 __global__ void __launch_bounds__(kThreads) RoundRowsKernel(const float* x, int64_t stride, int cols, uint2* out,
@@ -76,8 +76,9 @@ bool Dense(const LinearArgs& args) {
 }
 
 bool TakesFp8(const LinearArgs& args) {
-  return args.precision == LinearPrecision::kFp8 && Dense(args) && Fp8Weight(args.w) && args.out_stride % 8 == 0 &&
-         reinterpret_cast<uintptr_t>(args.out) % 16 == 0;
+  const int x_multiple = args.x_dtype == DType::kBF16 ? 8 : 4;  // 16 bytes
+  return args.precision == LinearPrecision::kFp8 && Dense(args) && Fp8Weight(args.w) && args.x_stride % x_multiple == 0 &&
+         args.out_stride % 8 == 0 && (reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.out)) % 16 == 0;
 }
 
 bool TakesBf16(const LinearArgs& args) {
@@ -97,10 +98,8 @@ bool TakesHeads(const LinearArgs& args) {
 
 void Quantise(const void* x, DType dtype, int64_t stride, int64_t rows, const Fp8Rows& out, void* workspace,
               cudaStream_t stream) {
-  const unsigned blocks =
-      static_cast<unsigned>((out.cols / kScaleBlock + kQuantiseBlocksOfThreads - 1) / kQuantiseBlocksOfThreads);
   LaunchOverlapped(dtype == DType::kBF16 ? QuantiseKernel<DType::kBF16> : QuantiseKernel<DType::kF32>,
-                   dim3(static_cast<unsigned>(rows), blocks), kQuantiseThreads, 0, stream, x, stride, out, RowRange(workspace));
+                   dim3(static_cast<unsigned>(rows), QuantiseBlocks(out.cols)), kQuantiseThreads, 0, stream, x, stride, out, RowRange(workspace));
 }
 
 Fp8Linear Product(const Fp8Rows& x, const DeviceWeight& w, int64_t rows) {

@@ -88,6 +88,14 @@ __device__ inline float BlockSum(float value, float* scratch) {
   return WarpSum(lane < warps ? scratch[lane] : 0.0f);
 }
 
+// 1 / sqrt(mean(x²) + eps), the same in every thread of the block.
+__device__ inline float NormFactor(const float* x, int64_t cols, float eps) {
+  __shared__ float scratch[32];
+  float squares = 0;
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) squares = fmaf(x[i], x[i], squares);
+  return 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + eps);
+}
+
 // One stored weight as float32, without its block's scale.
 template <DType kType>
 __device__ inline float LoadWeight(const void* data, int64_t index) {
@@ -114,6 +122,27 @@ __device__ inline float4 LoadWeight4(const void* data, int64_t index) {
   if constexpr (kType == DType::kF8E4M3) {
     const auto four = *reinterpret_cast<const __nv_fp8x4_e4m3*>(static_cast<const uint8_t*>(data) + index);
     return static_cast<float4>(four);
+  }
+}
+
+// Eight neighbours of float32 or bfloat16. REQUIRES: 16-byte aligned.
+template <DType kType>
+__device__ inline void LoadEight(const void* data, int64_t index, float (&out)[8]) {
+  if constexpr (kType == DType::kBF16) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(data) + index);
+    const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = __uint_as_float(pairs[i] << 16);
+      out[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+    }
+  } else {
+    static_assert(kType == DType::kF32);
+    const auto* fours = reinterpret_cast<const float4*>(static_cast<const float*>(data) + index);
+    const float4 low = fours[0], high = fours[1];
+    const float eight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = eight[i];
   }
 }
 

@@ -1,4 +1,4 @@
-// Everything that works row by row: embedding, norms, rotations, activations, sums.
+// Everything that works row by row but the norms: embedding, rotations, activations, sums.
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/overlap.cuh"
 #include "moe/tensor/latent_row.h"
@@ -7,8 +7,8 @@ namespace conclave::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Of a row's norm: one step's latency counts where rows are few.
-constexpr int kNormThreads = 1024;
+// Of a row that is one block's: one step's latency counts where rows are few.
+constexpr int kRowThreads = 1024;
 
 unsigned Blocks(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
 
@@ -26,44 +26,18 @@ __global__ void EmbedKernel(EmbedArgs args) {
   }
 }
 
-// 1 / sqrt(mean(x²) + eps), the same in every thread of the block.
-__device__ float NormFactor(const float* x, int64_t cols, float eps) {
-  __shared__ float scratch[32];
-  float squares = 0;
-  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) squares = fmaf(x[i], x[i], squares);
-  return 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + eps);
-}
-
-__global__ void __launch_bounds__(kNormThreads) NormKernel(NormArgs args) {
+// Four columns at once.
+template <DType kType>
+__global__ void __launch_bounds__(kThreads) EmbedFourKernel(EmbedArgs args) {
   FollowKernelsBefore();
   const int64_t row = blockIdx.x;
-  const float* x = args.x + (args.row_index == nullptr ? row : args.row_index[row]) * args.x_stride;
-  const float factor = NormFactor(x, args.cols, args.eps);
-  for (int64_t i = threadIdx.x; i < args.cols; i += blockDim.x) {
-    StoreAs(args.out, args.out_dtype, row * args.out_stride + i, x[i] * factor * args.weight[i]);
-  }
-}
-
-// The row's sum stays in shared memory for its norm.
-__global__ void __launch_bounds__(kNormThreads) AddNormKernel(AddNormArgs args) {
-  FollowKernelsBefore();
-  extern __shared__ float sums[];  // [cols]
-  __shared__ float scratch[32];
-  const int64_t cols = args.add.cols, base = static_cast<int64_t>(blockIdx.x) * cols;
-  float squares = 0;
-  bool finite = true;
-  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
-    const float sum = args.add.acc[base + i] + args.add.y[base + i];
-    args.add.acc[base + i] = sums[i] = sum;
-    finite = finite && isfinite(sum);
-    squares = fmaf(sum, sum, squares);
-  }
-  if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
-  const float factor = 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + args.eps);
-  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
-    const float value = sums[i] * factor * args.weight[i];
-    if (args.out != nullptr) args.out[base + i] = value;
-    if (args.rounded != nullptr) static_cast<__nv_bfloat16*>(args.rounded)[base + i] = __float2bfloat16_rn(value);
+  const int64_t token = args.tokens[row];
+  if (threadIdx.x == 0) args.fault_layer[row] = kNoFault;
+#pragma unroll 8
+  for (int64_t i = 4 * threadIdx.x; i < args.table.cols; i += 4 * kThreads) {
+    const float4 x = LoadWeight4<kType>(args.table.data, token * args.table.cols + i);
+    const float scale = ScaleAt(args.table, 0, token, i);
+    *reinterpret_cast<float4*>(args.out + row * args.table.cols + i) = make_float4(x.x * scale, x.y * scale, x.z * scale, x.w * scale);
   }
 }
 
@@ -188,6 +162,20 @@ __global__ void AddKernel(AddArgs args) {
   if (!isfinite(sum)) atomicMin(&args.fault_layer[index / args.cols], args.layer);
 }
 
+// Four columns a thread.
+__global__ void AddFourKernel(AddArgs args) {
+  FollowKernelsBefore();
+  const int64_t index = GlobalThread();
+  if (index >= args.rows * args.cols / 4) return;
+  float4 sum = reinterpret_cast<const float4*>(args.acc)[index];
+  const float4 y = reinterpret_cast<const float4*>(args.y)[index];
+  sum = make_float4(sum.x + y.x, sum.y + y.y, sum.z + y.z, sum.w + y.w);
+  reinterpret_cast<float4*>(args.acc)[index] = sum;
+  if (!(isfinite(sum.x) && isfinite(sum.y) && isfinite(sum.z) && isfinite(sum.w))) {
+    atomicMin(&args.fault_layer[4 * index / args.cols], args.layer);
+  }
+}
+
 __global__ void CombineKernel(CombineArgs args) {
   FollowKernelsBefore();
   const int64_t index = GlobalThread();
@@ -204,13 +192,14 @@ __global__ void CombineKernel(CombineArgs args) {
 }  // namespace
 
 void Embed(const EmbedArgs& args, cudaStream_t stream) {
+  const bool fours = args.table.cols % 4 == 0 && (args.table.scales == nullptr || args.table.block_cols % 4 == 0);
   ForWeightType(args.table.dtype, [&]<DType kType>() {
-    LaunchOverlapped(EmbedKernel<kType>, dim3(static_cast<unsigned>(args.rows)), kNormThreads, 0, stream, args);
+    if (fours) {
+      LaunchOverlapped(EmbedFourKernel<kType>, dim3(static_cast<unsigned>(args.rows)), kThreads, 0, stream, args);
+      return;
+    }
+    LaunchOverlapped(EmbedKernel<kType>, dim3(static_cast<unsigned>(args.rows)), kRowThreads, 0, stream, args);
   });
-}
-
-void RmsNorm(const NormArgs& args, cudaStream_t stream) {
-  LaunchOverlapped(NormKernel, dim3(static_cast<unsigned>(args.rows)), kNormThreads, 0, stream, args);
 }
 
 void FillCache(const FillCacheArgs& args, cudaStream_t stream) {
@@ -232,13 +221,11 @@ void SiluMul(const SiluMulArgs& args, cudaStream_t stream) {
 }
 
 void AddToResidual(const AddArgs& args, cudaStream_t stream) {
+  if (args.cols % 4 == 0) {
+    LaunchOverlapped(AddFourKernel, dim3(Blocks(args.rows * args.cols / 4)), kThreads, 0, stream, args);
+    return;
+  }
   LaunchOverlapped(AddKernel, dim3(Blocks(args.rows * args.cols)), kThreads, 0, stream, args);
-}
-
-void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream) {
-  const int bytes = static_cast<int>(args.add.cols) * static_cast<int>(sizeof(float));
-  if (bytes > 48 * 1024) cudaFuncSetAttribute(AddNormKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  LaunchOverlapped(AddNormKernel, dim3(static_cast<unsigned>(args.add.rows)), kNormThreads, bytes, stream, args);
 }
 
 void Combine(const CombineArgs& args, cudaStream_t stream) {

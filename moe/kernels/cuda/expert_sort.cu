@@ -36,8 +36,27 @@ __device__ void PlaceSlots(const SortedPairs& sorted, const int32_t* counts, int
   }
 }
 
-// One block. Pass 1 counts, pass 2 gives every slot its begin and its tiles, pass 3 places the pairs. Where a pair
-// lands among its expert's others depends on timing and changes no bit: rows are computed alone.
+// store(pair, number(pair, slot)) of all pairs, so many of a thread's at once that memory's latency passes beside others'.
+template <typename Number, typename Store>
+__device__ __forceinline__ void ForEachPair(const ExpertFfnArgs& args, Number number, Store store) {
+  constexpr int kAtOnce = 8;
+  int64_t pair = threadIdx.x;
+  for (; pair + (kAtOnce - 1) * kThreads < args.pairs; pair += kAtOnce * kThreads) {
+    int32_t numbers[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) numbers[i] = __ldg(args.pair_experts + pair + i * kThreads);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) numbers[i] = __ldg(args.slot_of + numbers[i]);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) numbers[i] = number(pair + i * kThreads, numbers[i]);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) store(pair + i * kThreads, numbers[i]);
+  }
+  for (; pair < args.pairs; pair += kThreads) store(pair, number(pair, args.slot_of[args.pair_experts[pair]]));
+}
+
+// One block. Pass 1 counts and numbers a slot's pairs, pass 2 gives every slot its begin and its tiles, pass 3 places the
+// pairs. Where a pair lands among its expert's others depends on timing and changes no bit: rows are computed alone.
 // Shared memory: counts, begins [slots] each.
 __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, SortedPairs sorted, int alignment) {
   FollowKernelsBefore();
@@ -48,9 +67,8 @@ __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, Sorte
   for (int64_t i = threadIdx.x; i < sorted.capacity; i += kThreads) sorted.order[i] = -1;
   for (int64_t i = threadIdx.x; i < sorted.tiles_max; i += kThreads) sorted.tile_slot[i] = -1;
   __syncthreads();
-  for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
-    atomicAdd(&counts[args.slot_of[args.pair_experts[pair]]], 1);
-  }
+  ForEachPair(args, [&](int64_t, int32_t slot) { return atomicAdd(&counts[slot], 1); },
+              [&](int64_t pair, int32_t number) { sorted.places[pair] = number; });
   __syncthreads();
   if (threadIdx.x < 32) PlaceSlots(sorted, counts, begins, slots, alignment);
   __syncthreads();
@@ -59,11 +77,11 @@ __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, Sorte
     sorted.counts[slot] = counts[slot];
   }
   __syncthreads();
-  for (int64_t pair = threadIdx.x; pair < args.pairs; pair += kThreads) {
-    const int place = atomicAdd(&begins[args.slot_of[args.pair_experts[pair]]], 1);
-    sorted.order[place] = static_cast<int32_t>(pair);
-    sorted.places[pair] = place;
-  }
+  ForEachPair(args, [&](int64_t pair, int32_t slot) { return begins[slot] + sorted.places[pair]; },
+              [&](int64_t pair, int32_t place) {
+                sorted.order[place] = static_cast<int32_t>(pair);
+                sorted.places[pair] = place;
+              });
 }
 
 int64_t TilesMax(int64_t pairs, int slots) { return pairs / kExpertTileRows + (pairs < slots ? pairs : slots) + 1; }

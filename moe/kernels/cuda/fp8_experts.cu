@@ -12,16 +12,30 @@ namespace conclave::cuda {
 namespace {
 
 constexpr int kCombineThreads = 128;
+// With fewer pairs a block of threads for each is faster than one for each row. Bits are the same.
+constexpr int64_t kSpreadPairsMin = 512;
 
 int64_t Rounded(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 
+// A block of threads has one place among the sorted pairs.
 __global__ void __launch_bounds__(kQuantiseThreads) GatherQuantiseKernel(ExpertFfnArgs args, SortedPairs sorted, Fp8Rows out) {
   FollowKernelsBefore();
   const int64_t place = blockIdx.x;
   const int pair = sorted.order[place];
   if (pair < 0) return;
   const int64_t row = args.pair_rows == nullptr ? pair / args.top_k : args.pair_rows[pair];
-  QuantiseRow(out, place, [&](int col) { return LoadWeight4<DType::kBF16>(args.rows, row * args.slots.hidden + col); });
+  StoreQuantised(QuantiseRow(out.cols, [&](int col, float(&eight)[8]) { LoadEight<DType::kBF16>(args.rows, row * out.cols + col, eight); }),
+                 out, place);
+}
+
+// A block of threads has one row, which it reads once and leaves at all its places.
+__global__ void __launch_bounds__(kQuantiseThreads) QuantiseSpreadKernel(ExpertFfnArgs args, const int32_t* places, Fp8Rows out) {
+  FollowKernelsBefore();
+  const int64_t row = blockIdx.x;
+  const QuantisedEights quantised =
+      QuantiseRow(out.cols, [&](int col, float(&eight)[8]) { LoadEight<DType::kBF16>(args.rows, row * out.cols + col, eight); });
+#pragma unroll 4
+  for (int k = 0; k < args.top_k; ++k) StoreQuantised(quantised, out, places[row * args.top_k + k]);
 }
 
 // Sorted rows of bfloat16 back to the order of the pairs, 16 bytes a thread.
@@ -134,10 +148,13 @@ absl::Status RunFp8Experts(const ExpertFfnArgs& args, void* stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const Workspace space = Layout(args.workspace, args.pairs, args.slots);
   SortPairs(args, space.sorted, kRowAlignment, cuda_stream);
-  const unsigned places = static_cast<unsigned>(space.sorted.capacity);
-  const unsigned blocks = static_cast<unsigned>((args.slots.hidden / kScaleBlock + kQuantiseBlocksOfThreads - 1) /
-                                                kQuantiseBlocksOfThreads);
-  LaunchOverlapped(GatherQuantiseKernel, dim3(places, blocks), kQuantiseThreads, 0, cuda_stream, args, space.sorted, space.x);
+  const unsigned places = static_cast<unsigned>(space.sorted.capacity), blocks = QuantiseBlocks(args.slots.hidden);
+  if (args.pair_rows == nullptr && args.pairs >= kSpreadPairsMin) {
+    LaunchOverlapped(QuantiseSpreadKernel, dim3(static_cast<unsigned>(args.pairs / args.top_k), blocks), kQuantiseThreads, 0,
+                     cuda_stream, args, space.sorted.places, space.x);
+  } else {
+    LaunchOverlapped(GatherQuantiseKernel, dim3(places, blocks), kQuantiseThreads, 0, cuda_stream, args, space.sorted, space.x);
+  }
   GroupedGemm problem;
   problem.x = space.x;
   problem.w = Matrices(args.slots.gate_up, args.slots.slots);
