@@ -23,9 +23,6 @@
 namespace conclave {
 namespace {
 
-// Changes to logits that one step's draws may bring to a device; rows beyond are sampled on the host.
-constexpr int64_t kDrawChangesMax = int64_t{1} << 16;
-
 // The logits of one slice of a batch, from row first_row of the step's on.
 struct HostRows {
   size_t slice = 0;
@@ -229,7 +226,7 @@ bool EngineLoop::Abandon() {
 absl::Status EngineLoop::Forward(const Batch& batch) {
   slices_.clear();
   routed_rows_.clear();
-  int64_t changes_left = kDrawChangesMax;
+  int64_t changes_left = kDrawChangesMax;  // rows beyond are sampled on the host
   for (const BatchSlice& slice : batch.slices) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
     SequenceSlice& rows = slices_.emplace_back();

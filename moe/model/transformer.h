@@ -17,6 +17,9 @@
 
 namespace conclave {
 
+// Changes to logits that the draws of one step may have, all slices together.
+inline constexpr int64_t kDrawChangesMax = int64_t{1} << 16;
+
 // Some rows of one sequence in a step: positions [first_position, first_position + token_ids.size()).
 struct SequenceSlice {
   absl::Span<const int32_t> token_ids;  // [n], each in [0, vocab)

@@ -197,6 +197,25 @@ TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   }
 }
 
+TEST_F(DeviceTransformerTest, TheMostChangesThatDrawsMayHaveTakeNoFurtherMemory) {
+  const HostTarget host = MakeHostTarget("f32");
+  const auto runner = RunnerOn(*host.target, model_);
+  ASSERT_NE(runner, nullptr);
+  ThreadPool threads(1);
+  auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
+  ASSERT_TRUE(model.ok()) << model.status();
+  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 1);
+  ASSERT_TRUE(kv.ok()) << kv.status();
+  const int64_t before = host.accelerator->allocated_bytes();
+  const std::vector<LogitChange> changes(kDrawChangesMax, LogitChange{7, 0.0f, -1});
+  const std::vector<int32_t> ids = Prompt(3, 5, 300), blocks = {0};
+  MatBuffer logits(DType::kF32, 1, 300);
+  const SequenceSlice slice{ids, 0, blocks, 1, TokenDraw{}, changes};
+  const absl::Status status = (*model)->Forward({slice}, **kv, runner->experts(), logits.view(), nullptr);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(host.accelerator->allocated_bytes(), before);
+}
+
 TEST(HostOps, TheLowestOfEqualsIsBestAndNoneWhereAValueIsNotFinite) {
   float x[] = {1, 3, -0.0f, 3, 0.0f, -0.0f, -5, -2, 1, NAN, 2, 0, 1, 2, INFINITY, 0};
   int32_t best[4] = {};

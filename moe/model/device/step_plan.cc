@@ -22,7 +22,7 @@ absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, Dev
   StepPlan plan(options, memory);
   const int64_t rows = 5 * int64_t{options.rows_max} + (1 + kDrawIntegers) * options.logit_rows_max;
   const int64_t sequence_blocks = options.context_max / kKvBlockTokens + 1;
-  RETURN_IF_ERROR(plan.Grow(rows + std::max<int64_t>(2 * sequence_blocks, 16384)));
+  RETURN_IF_ERROR(plan.Grow(rows + std::max<int64_t>(2 * sequence_blocks, 16384) + kChangeIntegers * kDrawChangesMax));
   return plan;
 }
 
@@ -54,7 +54,7 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
     changes += static_cast<int64_t>(slice.changes.size());
   }
   CONCLAVE_CHECK(rows >= 1 && rows <= options_.rows_max) << rows << " rows";
-  CONCLAVE_CHECK(logits <= options_.logit_rows_max) << logits;
+  CONCLAVE_CHECK(logits <= options_.logit_rows_max && changes <= kDrawChangesMax) << logits << ", " << changes;
   const int64_t first_block = 5 * rows + (1 + kDrawIntegers) * logits, first_change = first_block + blocks;
   const int64_t needed = first_change + kChangeIntegers * changes;
   if (needed > capacity_) RETURN_IF_ERROR(Grow(std::max(needed, 2 * capacity_)));
