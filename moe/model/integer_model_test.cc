@@ -1,5 +1,5 @@
-// Models of INT8 and INT4 weights, the head among them, in kInt8: different units compute one row and many, and the bits
-// are the same.
+// Models of INT8 and INT4 weights, the head among them, in kInt8: different units compute one row and many, and the
+// bits are the same.
 #include <algorithm>
 #include <string>
 #include <vector>

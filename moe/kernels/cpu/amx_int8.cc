@@ -1,5 +1,5 @@
-// Products of 8-bit integers with AMX: many rows by tiles, few by AVX-512's dot products. Empty where the compiler has no
-// AMX.
+// Products of 8-bit integers with AMX: many rows by tiles, few by AVX-512's dot products. Empty where the compiler
+// has no AMX.
 #include "moe/kernels/cpu/raw_int8.h"
 
 #if (defined(__AMX_INT8__) || defined(__AMXINT8__)) && defined(__AVX512VNNI__)

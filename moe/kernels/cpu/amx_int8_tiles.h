@@ -1,4 +1,5 @@
-// What the two ways of multiplying 8-bit integers by tiles share. Rows of A are rows of weights, columns of B rows of x.
+// What the two ways of multiplying 8-bit integers by tiles share. Rows of A are rows of weights, columns of B are rows
+// of x.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_AMX_INT8_TILES_H_
 #define CONCLAVE_MOE_KERNELS_CPU_AMX_INT8_TILES_H_
 

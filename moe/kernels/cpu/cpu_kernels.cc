@@ -240,8 +240,8 @@ struct TileAdapter {
   }
 };
 
-// Integer products for the weights that can be taken, all else by the table `kBase`, which rounds rows to kValues. Packed
-// rows are the quantised ones and, behind them, the values.
+// Integer products for the weights that can be taken, all else by the table `kBase`, which rounds rows to kValues.
+// Packed rows are the quantised ones and, behind them, the values.
 template <const cpu::RawInt8& kInt8, const Kernels& kBase, Compute kCompute>
 struct Int8Adapter {
   static constexpr DType kValues = kCompute == Compute::kInt8 ? DType::kBF16 : DType::kF32;

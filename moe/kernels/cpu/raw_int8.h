@@ -7,8 +7,8 @@
 //   part[m, n, b] = sum over the groups g of b, ascending, of float(dot[m, n, g]) * weight scale[n, g]
 //   dot[m, n, g] = sum over k in g of q[m, k] * w[n, k]
 // where a group is 128 columns if G is a multiple of 128, else 32. Dots are exact; both sums are chains of float32
-// multiply-adds from zero. With one scale for a row of weights, part is float(dot) over the block and y is multiplied by
-// the scale at last. So every instruction set, and every way to walk rows, has the same bits.
+// multiply-adds from zero. With one scale for a row of weights, part is float(dot) over the block and y is multiplied
+// by the scale at last. So every instruction set, and every way to walk rows, has the same bits.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_RAW_INT8_H_
 #define CONCLAVE_MOE_KERNELS_CPU_RAW_INT8_H_
 
