@@ -72,12 +72,11 @@ class RemoteExperts final : public ExpertPool {
  public:
   static constexpr int kTicketsMax = 2;
 
-  // shards[i] is what ShardId{i} of the transport said of itself; with a control, hidden 0 means that it has not said
-  // anything yet. Kernels, transport, control, clock and metrics must outlive the pool; the transport must be destroyed,
-  // or have no call in flight, before the pool goes.
-  // FAILED_PRECONDITION says in a sentence which shard does not fit and what to do: another model, numeric profile,
-  // hidden size or row dtype. UNAVAILABLE names an expert that no shard holds, where no control could find it one.
-  // INVALID_ARGUMENT: options out of range.
+  // shards[i] is what ShardId{i} of the transport said of itself; with a control, hidden 0 means that it has not
+  // said anything yet. Kernels, transport, control, clock and metrics must outlive the pool; the transport must be
+  // destroyed, or have no call in flight, before the pool goes. FAILED_PRECONDITION says in a sentence which shard
+  // does not fit and what to do: another model, numeric profile, hidden size or row dtype. UNAVAILABLE names an
+  // expert that no shard holds, where no control could find it one. INVALID_ARGUMENT: options out of range.
   static absl::StatusOr<std::unique_ptr<RemoteExperts>> Create(const ModelSpec& spec, const Kernels& kernels,
                                                                Transport& transport,
                                                                const std::vector<ShardDescription>& shards,
@@ -106,8 +105,7 @@ class RemoteExperts final : public ExpertPool {
   struct Flight {
     LayerTicket* ticket = nullptr;
     ShardMessage* message = nullptr;  // null: free
-    absl::Time sent;
-    absl::Time hedge_at, suspect_at;  // InfiniteFuture: never, or done
+    absl::Time sent, hedge_at, suspect_at;  // the last two: InfiniteFuture: never, or done
     bool is_hedge = false, outpaced = false;
     const char* way = "";  // Transport::Way
   };
