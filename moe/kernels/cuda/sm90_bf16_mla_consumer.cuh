@@ -235,25 +235,28 @@ __device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 ma
 __device__ inline void FreeQuery(Shared& s) { BarrierArrive(&s.query_empty); }
 
 // Scores, weights and sum of a block, after the sum over the one before, which is the other warpgroup's: that sum runs
-// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before.
-template <int kWarpgroup, bool kFirst>
+// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kFreeEarly: where
+// blocks take longer to come than to multiply, the one before is summed and freed before this one's scores.
+template <int kWarpgroup, bool kFreeEarly, bool kFirst>
 __device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, int blocks, float scale_log2) {
   const Place at(c.first + block), other(c.first + block - 1);
   const int valid = AwaitAndClearTail<kWarpgroup>(s, at, block, tokens);
-  IssueScores<kWarpgroup>(s, c, at);
-  Before before;
-  if constexpr (!kFirst) {
+  if constexpr (kFreeEarly && !kFirst) {
     IssueSumOfOther<kWarpgroup>(s, c, other);
-    before = AwaitBefore(s, c, other);  // before the scores are done: they keep shared memory busy, and it answers late
+    Free<kWarpgroup>(s, c, other);
   }
-  WgmmaWait<kFirst ? 0 : 1>();
+  IssueScores<kWarpgroup>(s, c, at);
+  if constexpr (!kFreeEarly && !kFirst) IssueSumOfOther<kWarpgroup>(s, c, other);
+  Before before;
+  if constexpr (!kFirst) before = AwaitBefore(s, c, other);  // while scores are multiplied: shared memory answers late then
+  WgmmaWait<kFreeEarly || kFirst ? 0 : 1>();
 #pragma unroll
   for (int i = 0; i < 32; ++i) WgmmaTouch(c.scores[i]);
   if (block + 2 >= blocks) FreeQuery(s);
   Mask(c, valid);
   const float4 maximum = UpdateMaximum(s, c, at, before, scale_log2);
   TakeWeights(c, maximum, scale_log2);
-  if constexpr (!kFirst) Free<kWarpgroup>(s, c, other);
+  if constexpr (!kFreeEarly && !kFirst) Free<kWarpgroup>(s, c, other);
   IssueSumOfOwn<kWarpgroup>(s, c, at, maximum);
   PublishWeights<kWarpgroup>(s, c, at);
   Free<kWarpgroup>(s, c, at);
@@ -267,16 +270,18 @@ __device__ inline void SumOfLast(Shared& s, Consumer& c, int blocks) {
 }
 
 // The first warpgroup: scores of even blocks.
+template <bool kFreeEarly>
 __device__ inline void ConsumeEven(Shared& s, Consumer& c, int tokens, int blocks, float scale_log2) {
-  TakeBlock<0, true>(s, c, 0, tokens, blocks, scale_log2);
-  for (int block = 2; block < blocks; block += 2) TakeBlock<0, false>(s, c, block, tokens, blocks, scale_log2);
+  TakeBlock<0, kFreeEarly, true>(s, c, 0, tokens, blocks, scale_log2);
+  for (int block = 2; block < blocks; block += 2) TakeBlock<0, kFreeEarly, false>(s, c, block, tokens, blocks, scale_log2);
   if (blocks % 2 == 0) SumOfLast<0>(s, c, blocks);
 }
 
 // The second: scores of odd blocks.
+template <bool kFreeEarly>
 __device__ inline void ConsumeOdd(Shared& s, Consumer& c, int tokens, int blocks, float scale_log2) {
   if (blocks < 2) FreeQuery(s);
-  for (int block = 1; block < blocks; block += 2) TakeBlock<1, false>(s, c, block, tokens, blocks, scale_log2);
+  for (int block = 1; block < blocks; block += 2) TakeBlock<1, kFreeEarly, false>(s, c, block, tokens, blocks, scale_log2);
   if (blocks % 2 == 1) SumOfLast<1>(s, c, blocks);
 }
 

@@ -68,7 +68,7 @@ __device__ inline void StoreZeros(const MlaDecode& p, const Work& work) {
   for (int i = threadIdx.x; i < count; i += kConsumers) out[i] = make_uint4(0, 0, 0, 0);
 }
 
-template <int kWarpgroup>
+template <int kWarpgroup, bool kPacked>
 __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p) {
   Consumer c;
   c.lane = threadIdx.x % 32;
@@ -91,9 +91,9 @@ __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p) {
       continue;
     }
     if constexpr (kWarpgroup == 0) {
-      ConsumeEven(s, c, tokens, blocks, scale_log2);
+      ConsumeEven<kPacked>(s, c, tokens, blocks, scale_log2);
     } else {
-      ConsumeOdd(s, c, tokens, blocks, scale_log2);
+      ConsumeOdd<kPacked>(s, c, tokens, blocks, scale_log2);
     }
 #pragma unroll
     for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
@@ -107,7 +107,7 @@ __device__ inline void RunWarpgroup(Shared& s, const MlaDecode& p) {
   }
 }
 
-// `producers`: warps that bring each part of a block.
+// `producers`: threads that arrive for each part of a block.
 __device__ inline void InitBarriers(Shared& s, int producers) {
   BarrierInit(&s.query_full, 1);
   BarrierInit(&s.query_empty, kConsumers);
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     DecodeKernel(const __grid_constant__ Maps maps, const __grid_constant__ MlaDecode p) {
   extern __shared__ uint8_t unaligned[];
   Shared& s = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
-  if (threadIdx.x == 0) InitBarriers(s, kPacked ? kProducerWarps : 1);
+  if (threadIdx.x == 0) InitBarriers(s, kPacked ? 32 * kProducerWarps : 1);
   __syncthreads();
   conclave::cuda::FollowKernelsBefore();
   if (threadIdx.x >= kConsumers) {
@@ -140,10 +140,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x / 32 == kConsumers / 32 + 2) Producer<2>(s, maps, p).Run();
   } else if (threadIdx.x < 128) {
     RegistersUp<224>();
-    RunWarpgroup<0>(s, p);
+    RunWarpgroup<0, kPacked>(s, p);
   } else {
     RegistersUp<224>();
-    RunWarpgroup<1>(s, p);
+    RunWarpgroup<1, kPacked>(s, p);
   }
 }
 

@@ -143,8 +143,8 @@ __device__ inline void BringPacked(Shared& s, const MlaDecode& p, const Work& wo
       TurnOver(at, group, to, first + i, tokens, rows);
     }
     FenceSharedForAsync();
-    __syncwarp();
-    if (at.lane < kParts) BarrierArrive(&s.full[stage][at.lane]);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) BarrierArrive(&s.full[stage][part]);
   }
 }
 
