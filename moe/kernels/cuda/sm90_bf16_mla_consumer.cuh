@@ -20,14 +20,6 @@ struct Consumer {
   int first = 0;  // blocks of all work before
 };
 
-// Where block `number`, counted over all work, stands in shared memory.
-struct Place {
-  int stage;
-  uint32_t phase;
-  __device__ explicit Place(int number) : stage(number % kStages), phase(number / kStages & 1) {}
-  __device__ uint8_t* Panel(Shared& s, int panel) const { return s.stages[stage][panel]; }
-};
-
 __device__ inline void AwaitPart(Shared& s, Place at, int part) { BarrierWait(&s.full[at.stage][part], at.phase); }
 
 // The latents past the last token may be anything, NaN too: times a weight of zero they must be zero. Returns how many

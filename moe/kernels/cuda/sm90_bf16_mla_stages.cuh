@@ -50,6 +50,14 @@ struct Shared {
 };
 inline constexpr int kSharedBytes = sizeof(Shared) + 1024;  // and what alignment may lose
 
+// Where block `number`, counted over all work, stands in shared memory.
+struct Place {
+  int stage;
+  uint32_t phase;
+  __device__ explicit Place(int number) : stage(number % kStages), phase(number / kStages & 1) {}
+  __device__ uint8_t* Panel(Shared& s, int panel) const { return s.stages[stage][panel]; }
+};
+
 // Deals work to blocks of threads, as many as multiprocessors: neighbours get the tiles of heads of one row, which share
 // its tokens in L2. Called by whole warps.
 class WorkDealer {
