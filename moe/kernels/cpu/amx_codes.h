@@ -13,18 +13,6 @@
 
 namespace conclave::CONCLAVE_ISA {
 
-// Lines that memory is asked for, into the second-level cache: four streams, which a processor follows by itself, but
-// each of them only some lines ahead.
-struct Streams {
-  static constexpr int kLines = 4;  // of each, one after the other
-  const uint8_t* first;
-  int64_t stride;  // bytes between two streams
-  // Inlined always: g++ 12 drops calls of a function that does nothing but this.
-  CONCLAVE_ALWAYS_INLINE void AskFor(int line) const {
-    __builtin_prefetch(first + line / kLines * stride + line % kLines * 64, 0, 2);
-  }
-};
-
 // As in amx_weights.h, and what amx_few.inl wants.
 struct TileF8 {
   static constexpr bool kDirect = false;

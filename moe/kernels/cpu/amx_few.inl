@@ -1,7 +1,7 @@
-// Products of few rows of weights at a time with one block of packed rows of x, where all waits for memory. Stored codes
-// are decoded into tiles a little ahead of the tile that is multiplied, so that decoding hides behind reads, and the
-// tiles' latency behind decoding and behind a second sum. The sums of a segment lie close together, row after row, and
-// sixteen are scaled at a time.
+// Products of some rows of weights at a time with one block of packed rows of x, where all waits for memory. Codes are
+// decoded into tiles a little ahead of the tile that is multiplied, so that decoding hides behind reads, and the tiles'
+// latency behind decoding and behind a second sum. The sums of a segment lie close together, row after row, and sixteen
+// are scaled at a time.
 //
 // The order of one product is that of amx_products.inl, for weights whose segments all begin at multiples of 32.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_AMX_FEW_INL_

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "moe/kernels/cpu/vec.h"
+
 namespace conclave::CONCLAVE_ISA {
 
 inline constexpr int64_t kTileRows16 = 16;   // rows of A and C
@@ -53,6 +55,18 @@ class TileShape {
 
   int64_t rows_[2] = {0, 0};
   int64_t columns_[2] = {0, 0};
+};
+
+// Lines that memory is asked for, into the second-level cache: four streams, which a processor follows by itself, but
+// each of them only some lines ahead.
+struct Streams {
+  static constexpr int kLines = 4;  // of each, one after the other
+  const uint8_t* first;
+  int64_t stride;  // bytes between two streams
+  // Inlined always: g++ 12 drops calls of a function that does nothing but this.
+  CONCLAVE_ALWAYS_INLINE void AskFor(int line) const {
+    __builtin_prefetch(first + line / kLines * stride + line % kLines * 64, 0, 2);
+  }
 };
 
 // The operands of `count` steps along the depth, 32 elements each.
