@@ -22,6 +22,7 @@ struct DeviceFacts {
   int major = 0, minor = 0;   // compute capability
 };
 
+// FAILED_PRECONDITION, as every refusal of a device reads.
 inline absl::Status CannotUseDevice(absl::string_view why) {
   return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", why));
 }

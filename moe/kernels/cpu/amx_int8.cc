@@ -5,7 +5,7 @@
 #if (defined(__AMX_INT8__) || defined(__AMXINT8__)) && defined(__AVX512VNNI__)
 #include "moe/kernels/cpu/amx_int8_copied.inl"
 #include "moe/kernels/cpu/amx_int8_direct.inl"
-#include "moe/kernels/cpu/int8_few.h"
+#include "moe/kernels/cpu/int8_few.inl"
 
 namespace conclave {
 namespace CONCLAVE_ISA {

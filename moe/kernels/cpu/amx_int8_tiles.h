@@ -9,7 +9,7 @@
 
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot.h"
-#include "moe/kernels/cpu/int8_pack.h"
+#include "moe/kernels/cpu/int8_pack.inl"
 #include "moe/kernels/cpu/int8_scales.h"
 #include "moe/kernels/cpu/transpose16.h"
 

@@ -10,7 +10,7 @@
 
 #if !defined(CONCLAVE_ISA_MISSING)
 #if defined(CONCLAVE_ISA_AVX512)
-#include "moe/kernels/cpu/int8_few.h"
+#include "moe/kernels/cpu/int8_few.inl"
 #else
 #include "moe/kernels/cpu/int8_loops.h"
 #endif

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/kernels/cpu/dot.h"
-#include "moe/kernels/cpu/int8_pack.h"
+#include "moe/kernels/cpu/int8_pack.inl"
 
 namespace conclave::CONCLAVE_ISA {
 

@@ -1,6 +1,6 @@
 // Quantises rows of x: raw_int8.h has the formula and the layouts.
-#ifndef CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
-#define CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
+#ifndef CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_INL_
+#define CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_INL_
 
 #include <cstdint>
 
@@ -211,4 +211,4 @@ void PackInt8(const cpu::RawInt8Pack& args) {
 
 }  // namespace conclave::CONCLAVE_ISA
 
-#endif  // CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_H_
+#endif  // CONCLAVE_MOE_KERNELS_CPU_INT8_PACK_INL_

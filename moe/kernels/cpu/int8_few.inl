@@ -1,15 +1,15 @@
 // Products of 8-bit integers by AVX-512, with VNNI's dot products of bytes where the build has them: 16 rows of weights
 // as they are stored by up to four rows of x, from memory at its own speed. Memory is asked, in order, for the next
 // sixteen rows while these are multiplied. raw_int8.h has the formula and the layout of x.
-#ifndef CONCLAVE_MOE_KERNELS_CPU_INT8_FEW_H_
-#define CONCLAVE_MOE_KERNELS_CPU_INT8_FEW_H_
+#ifndef CONCLAVE_MOE_KERNELS_CPU_INT8_FEW_INL_
+#define CONCLAVE_MOE_KERNELS_CPU_INT8_FEW_INL_
 
 #include <immintrin.h>
 
 #include <cstdint>
 
 #include "moe/kernels/cpu/int8_loops.h"
-#include "moe/kernels/cpu/int8_pack.h"
+#include "moe/kernels/cpu/int8_pack.inl"
 #include "moe/kernels/cpu/int8_scales.h"
 
 namespace conclave::CONCLAVE_ISA {
@@ -254,4 +254,4 @@ inline void LinearInt8Few(const cpu::RawInt8Linear& args) {
 
 }  // namespace conclave::CONCLAVE_ISA
 
-#endif  // CONCLAVE_MOE_KERNELS_CPU_INT8_FEW_H_
+#endif  // CONCLAVE_MOE_KERNELS_CPU_INT8_FEW_INL_
