@@ -133,16 +133,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   conclave::cuda::FollowKernelsBefore();
   if (threadIdx.x >= kConsumers) {
-    RegistersDown<56>();
+    RegistersDown<kPacked ? 72 : 56>();  // 16 registers that widening would have to spill
     if constexpr (kPacked) return ProducePacked(s, maps, p);
     if (threadIdx.x / 32 == kConsumers / 32) Producer<0>(s, maps, p).Run();
     if (threadIdx.x / 32 == kConsumers / 32 + 1) Producer<1>(s, maps, p).Run();
     if (threadIdx.x / 32 == kConsumers / 32 + 2) Producer<2>(s, maps, p).Run();
   } else if (threadIdx.x < 128) {
-    RegistersUp<224>();
+    RegistersUp<kPacked ? 216 : 224>();
     RunWarpgroup<0, kPacked>(s, p);
   } else {
-    RegistersUp<224>();
+    RegistersUp<kPacked ? 216 : 224>();
     RunWarpgroup<1, kPacked>(s, p);
   }
 }
