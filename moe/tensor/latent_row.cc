@@ -1,6 +1,7 @@
 #include "moe/tensor/latent_row.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -18,18 +19,22 @@ constexpr auto kScaleOfNaN = std::byte{0xff};  // of ue8m0
 }  // namespace
 
 void PackLatentRow(const LatentRowLayout& layout, const float* row, std::byte* packed) {
-  const int64_t latent = layout.latent;
-  PackFp8(ViewF32(row, 1, latent), packed);
-  std::byte* const scales = packed + layout.scales_at();
-  std::memmove(scales, packed + latent, static_cast<size_t>(layout.scales()));
   for (int64_t block = 0; block < layout.scales(); ++block) {
-    const float* const begin = row + block * kFp8Block;
-    const float* const end = row + std::min((block + 1) * kFp8Block, latent);
+    const int64_t first = block * kFp8Block, count = std::min(kFp8Block, layout.latent - first);
+    std::byte& scale = packed[layout.scales_at() + block];
     // A value that is not finite must not be mended: its sequence ends with an error (Transformer::SliceStatus).
-    if (!std::all_of(begin, end, [](float value) { return std::isfinite(value); })) scales[block] = kScaleOfNaN;
+    if (!std::all_of(row + first, row + first + count, [](float value) { return std::isfinite(value); })) {
+      std::memset(packed + first, 0, static_cast<size_t>(count));
+      scale = kScaleOfNaN;
+      continue;
+    }
+    std::array<std::byte, kFp8Block + 1> codes;  // and their scale
+    PackFp8(ViewF32(row + first, 1, count), codes.data());
+    std::memcpy(packed + first, codes.data(), static_cast<size_t>(count));
+    scale = codes[static_cast<size_t>(count)];
   }
   for (int64_t i = 0; i < layout.rope; ++i) {
-    const uint16_t bits = FloatToBf16(row[latent + i]);
+    const uint16_t bits = FloatToBf16(row[layout.latent + i]);
     std::memcpy(packed + layout.rope_at() + 2 * i, &bits, sizeof(bits));
   }
 }
