@@ -325,7 +325,8 @@ class CommandTest(unittest.TestCase):
                      "json")
         self.assertEqual(result.returncode, 0, result.stderr)
         found = json.loads(result.stdout)
-        self.assertEqual({(d["isa"], d["compute"]) for d in found["dots"]}, {("scalar", "f32"), ("scalar", "bf16")})
+        self.assertEqual({(d["isa"], d["compute"]) for d in found["dots"]},
+                         {("scalar", "f32"), ("scalar", "bf16"), ("scalar", "int8")})
         self.assertGreater(found["read_gb_per_s"], 0)
         figures = found["figures"]
         self.assertEqual(sorted({f["weights"] for f in figures}), ["bf16", "f16", "f32", "f8", "int4", "int8"])
