@@ -72,7 +72,8 @@ absl::Status StatusOfCall(const grpc::Status& status, absl::string_view who, con
   const std::string& message = status.error_message();
   // What gRPC itself says where nobody listens; an error that came from the other side reads otherwise.
   if (code == absl::StatusCode::kUnavailable &&
-      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "connections to all backends"))) {
+      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "connections to all backends") ||
+       message == "Broken pipe" || message == "Connection reset by peer")) {
     return absl::UnavailableError(
         absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (", message, ")"));
   }
