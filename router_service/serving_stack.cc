@@ -86,8 +86,12 @@ class StackImpl final : public ServingStack {
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local ? experts_.get() : nullptr, engine));
     if (target_->memory() != nullptr) LogInfo(absl::StrCat("GPU memory: ", target_->memory()->Plan()));
     const ModelSpec& spec = checkpoint_->spec();
-    identity_ = {options_.model_id, checkpoint_->fingerprint(), NumericProfile(*kernels_, options_.row_format, engine.kv_format),
-                 spec.model_type, engine.context_max, spec.vocab};
+    identity_ = {options_.model_id,
+                 checkpoint_->fingerprint(),
+                 NumericProfile(*kernels_, options_.row_format, engine.kv_format),
+                 spec.model_type,
+                 engine.context_max,
+                 spec.vocab};
     return absl::OkStatus();
   }
 

@@ -98,7 +98,8 @@ struct alignas(64) FullTiles {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-__attribute__((target("amx-tile,amx-int8"))) double RunAmxBytes(int64_t rounds) {
+// Eight tiles of zeros, until _tile_release.
+__attribute__((target("amx-tile"))) void BeginFullTiles() {
   const FullTiles config;
   __asm__ volatile("" : : "r"(&config) : "memory");  // see TileShape::Set
   _tile_loadconfig(&config);
@@ -110,6 +111,10 @@ __attribute__((target("amx-tile,amx-int8"))) double RunAmxBytes(int64_t rounds) 
   _tile_zero(5);
   _tile_zero(6);
   _tile_zero(7);
+}
+
+__attribute__((target("amx-tile,amx-int8"))) double RunAmxBytes(int64_t rounds) {
+  BeginFullTiles();
   for (int64_t round = 0; round < rounds; ++round) {
     _tile_dpbusd(0, 4, 6);
     _tile_dpbusd(1, 4, 7);
@@ -121,17 +126,7 @@ __attribute__((target("amx-tile,amx-int8"))) double RunAmxBytes(int64_t rounds) 
 }
 
 __attribute__((target("amx-tile,amx-bf16"))) double RunAmx(int64_t rounds) {
-  const FullTiles config;
-  __asm__ volatile("" : : "r"(&config) : "memory");  // see TileShape::Set
-  _tile_loadconfig(&config);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  _tile_zero(6);
-  _tile_zero(7);
+  BeginFullTiles();
   for (int64_t round = 0; round < rounds; ++round) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "moe/tensor/dtype.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/row_format.h"
 
@@ -45,6 +44,16 @@ float PackedLatentAt(const LatentRowLayout& layout, const std::byte* packed, int
            F8E8M0ToFloat(static_cast<uint8_t>(packed[layout.scales_at() + index / kFp8Block]));
   }
   return LoadAsFloat(packed + layout.rope_at(), DType::kBF16, index - layout.latent);
+}
+
+int64_t CachedRowBytes(const LatentRowLayout& layout, DType cache_dtype) {
+  if (cache_dtype == DType::kF8E4M3) return layout.bytes();
+  return (int64_t{layout.latent} + layout.rope) * SizeOf(cache_dtype);
+}
+
+float CachedValueAt(const LatentRowLayout& layout, DType cache_dtype, const std::byte* row, int64_t index) {
+  if (cache_dtype == DType::kF8E4M3) return PackedLatentAt(layout, row, index);
+  return LoadAsFloat(row, cache_dtype, index);
 }
 
 }  // namespace conclave

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "moe/tensor/dtype.h"
+
 namespace conclave {
 
 // Where the parts of a packed row begin: e4m3 codes of the latent, one ue8m0 scale for each kLatentBlock of them, and
@@ -30,6 +32,10 @@ struct LatentRowLayout {
 void PackLatentRow(const LatentRowLayout& layout, const float* row, std::byte* packed);
 // Value `index` of latent | rope.
 float PackedLatentAt(const LatentRowLayout& layout, const std::byte* packed, int64_t index);
+
+// A row of a cache of any dtype: its bytes, and value `index` of latent | rope.
+int64_t CachedRowBytes(const LatentRowLayout& layout, DType cache_dtype);
+float CachedValueAt(const LatentRowLayout& layout, DType cache_dtype, const std::byte* row, int64_t index);
 
 }  // namespace conclave
 

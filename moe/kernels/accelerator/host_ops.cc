@@ -174,10 +174,8 @@ void Attend(const AttendArgs& args) {
     const auto cached = [&](int64_t token, int i) {
       const int64_t block = args.blocks[args.first_block[r] + token / args.block_tokens];
       const int64_t cache_row = block * args.block_tokens + token % args.block_tokens;
-      if (args.cache_dtype == DType::kF8E4M3) {
-        return PackedLatentAt(layout, static_cast<const std::byte*>(args.cache) + cache_row * layout.bytes(), i);
-      }
-      return LoadAsFloat(args.cache, args.cache_dtype, cache_row * width + i);
+      const auto* const cache = static_cast<const std::byte*>(args.cache);
+      return CachedValueAt(layout, args.cache_dtype, cache + cache_row * CachedRowBytes(layout, args.cache_dtype), i);
     };
     std::vector<double> query(width);
     for (int i = 0; i < width; ++i) query[i] = LoadAsFloat(args.query, args.dtype, item * width + i);

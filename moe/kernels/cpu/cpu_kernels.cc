@@ -147,13 +147,11 @@ struct Adapter {
 
   static void MlaAttention(const MlaAttentionArgs& args) {
     CONCLAVE_CHECK(args.tokens > 0 && args.page_tokens > 0 && args.heads > 0) << args.tokens << " tokens";
-    const LatentRowLayout packed = {args.latent, args.rope};
-    const bool is_packed = args.cache_dtype == DType::kF8E4M3;
-    const int64_t width = int64_t{args.latent} + args.rope;
+    const LatentRowLayout layout = {args.latent, args.rope};
     kRaw.mla_attention({args.query, args.query_stride, args.pages, ToCacheElement(args.cache_dtype),
-                        is_packed ? packed.bytes() : width * SizeOf(args.cache_dtype), packed.scales_at(),
-                        packed.rope_at(), args.page_tokens, args.tokens, args.heads, args.latent, args.rope, args.scale,
-                        args.out, args.out_stride, args.scratch});
+                        CachedRowBytes(layout, args.cache_dtype), layout.scales_at(), layout.rope_at(),
+                        args.page_tokens, args.tokens, args.heads, args.latent, args.rope, args.scale, args.out,
+                        args.out_stride, args.scratch});
   }
 
   static constexpr Kernels Table(absl::string_view isa, Compute compute) {

@@ -132,13 +132,11 @@ void Axpy(float weight, const void* row, DType row_dtype, int64_t n, float* acc)
 template <Compute kCompute>
 void MlaAttention(const MlaAttentionArgs& args) {
   const int width = args.latent + args.rope;
-  const LatentRowLayout packed = {args.latent, args.rope};
-  const bool is_packed = args.cache_dtype == DType::kF8E4M3;
-  const int64_t row_bytes = is_packed ? packed.bytes() : int64_t{width} * SizeOf(args.cache_dtype);
+  const LatentRowLayout layout = {args.latent, args.rope};
+  const int64_t row_bytes = CachedRowBytes(layout, args.cache_dtype);
   const auto cached = [&](int64_t token, int i) {
     const auto* page = static_cast<const std::byte*>(args.pages[token / args.page_tokens]);
-    const std::byte* const row = page + token % args.page_tokens * row_bytes;
-    return is_packed ? PackedLatentAt(packed, row, i) : LoadAsFloat(row, args.cache_dtype, i);
+    return CachedValueAt(layout, args.cache_dtype, page + token % args.page_tokens * row_bytes, i);
   };
   std::vector<double> weights(args.tokens);
   for (int head = 0; head < args.heads; ++head) {
