@@ -17,6 +17,9 @@ class ChannelCredentials;
 
 namespace conclave {
 
+// How long a client pauses at most between two tries to connect.
+inline constexpr absl::Duration kReconnectPauseMax = absl::Milliseconds(200);
+
 // Receives one stream. Called by gRPC's threads, one call at a time, in order.
 class DecodeListener {
  public:

@@ -16,6 +16,9 @@ namespace {
 // A sequence that takes its service down with it must not take them all.
 constexpr int kLossesMax = 3;
 constexpr double kTokenTimesMax = 100;
+// A service may have come back a moment ago: connecting to it anew may take a pause between two tries
+// (kReconnectPauseMax), the next question, and its answer.
+const absl::Duration kReturnWait = kReconnectPauseMax + absl::Milliseconds(100);
 
 // A service that works, but lacks a shard. By its contract it names the expert; whatever else is unavailable is the
 // service itself, which loads, stops or has gone.
@@ -46,17 +49,15 @@ PooledStream::PooledStream(const PoolParts& parts, int place, v1::DecodeRequest 
       deadline_(deadline),
       trace_(trace),
       listener_(std::move(listener)),
-      request_(std::move(request)),
-      last_news_(absl::Now()) {
+      request_(std::move(request)) {
   parts_.streams.Enter();
 }
 
 void PooledStream::Begin() {
   absl::MutexLock lock(&mutex_);
   if (TryNext()) return;
-  const absl::Status status = WithRetryAfter(absl::UnavailableError(parts_.set.Complaint()), QueueRetryAfter());
-  if (begun()) return Wait(status);
-  End(status);
+  // It may have come back since it was last asked; Tick has it asked.
+  Wait(absl::UnavailableError(parts_.set.Complaint()));
 }
 
 bool PooledStream::cancelled() const {
@@ -190,17 +191,31 @@ void PooledStream::Wait(const absl::Status& why) {
   refused_by_.clear();
 }
 
+bool PooledStream::Waited(absl::Time now) const {
+  if (parts_.stopping.load() || now >= wait_until_) return true;
+  // Who has not begun waits for no more than one answer of each service.
+  return !begun() && now >= came_ + kReturnWait && parts_.set.AskedSince(came_);
+}
+
 void PooledStream::Tick(absl::Time now) {
   absl::MutexLock lock(&mutex_);
   if (listener_ == nullptr) return;
   if (router_ < 0) {
     if (waiting_for_.ok()) return;
     if (cancelled()) return End(absl::CancelledError("the client has gone"));
-    if (now >= deadline_) return End(absl::DeadlineExceededError("the deadline came while the answer waited to go on"));
+    if (now >= deadline_) {
+      return End(absl::DeadlineExceededError(absl::StrCat("the deadline came while the answer waited ",
+                                                          begun() ? "to go on" : "to begin", ": ",
+                                                          waiting_for_.message())));
+    }
+    const bool tried = attempt_ > 0;
+    const bool waited = Waited(now);  // looked at first: a service may answer meanwhile
     if (TryNext()) {
-      (heard_ ? parts_.resumed : parts_.retried)->Add(1);
-    } else if (now >= wait_until_ || parts_.stopping.load()) {
-      End(waiting_for_);
+      if (tried) (heard_ ? parts_.resumed : parts_.retried)->Add(1);
+    } else if (waited) {
+      End(absl::IsUnavailable(waiting_for_) ? WithRetryAfter(waiting_for_, QueueRetryAfter()) : waiting_for_);
+    } else if (!begun()) {
+      parts_.ask_now();  // a connection that was refused is not tried at once
     }
     return;
   }

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -32,6 +33,7 @@ struct PoolParts {
   const std::vector<std::unique_ptr<RouterClient>>& clients;  // [places]; good between Enter and Leave
   OpenCalls& streams;                                         // counts PooledStream objects
   const std::atomic<bool>& stopping;                          // nobody waits any more
+  std::function<void()> ask_now;                              // all services are asked how they are, soon
   Counter* resumed;
   Counter* retried;
 };
@@ -70,6 +72,8 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   TraceContext BeginSpan(int router) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndSpan(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wait(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether whoever waits has waited for long enough.
+  bool Waited(absl::Time now) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the client has been let in: it has got a part of this answer, or another one to the same prompt came first.
   bool begun() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return heard_ || request_.choice() > 0; }
@@ -80,6 +84,7 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   const uint64_t key_;
   const absl::Time deadline_;
   const TraceContext trace_;
+  const absl::Time came_ = absl::Now();
 
   // Held while the listener is called: its calls never overlap, whoever they come from.
   mutable absl::Mutex mutex_;
@@ -93,7 +98,7 @@ class PooledStream final : public DecodeCall, public std::enable_shared_from_thi
   int router_ ABSL_GUARDED_BY(mutex_) = -1;           // of the attempt under way; -1: none
   std::set<int> refused_by_ ABSL_GUARDED_BY(mutex_);  // since something last came
   int losses_ ABSL_GUARDED_BY(mutex_) = 0;            // services lost since something last came
-  absl::Time last_news_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_news_ ABSL_GUARDED_BY(mutex_) = came_;
   absl::Duration token_time_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();  // mean between messages
   absl::Status waiting_for_ ABSL_GUARDED_BY(mutex_);                          // OK: not waiting
   absl::Time wait_until_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <set>
@@ -107,6 +108,7 @@ class RouterPoolImpl final : public RouterPool {
             clients_,
             open_,
             stopping_,
+            [this] { AskNow(); },
             metrics.AddCounter("conclave_gateway_streams_resumed_total",
                                "Answers that went on at another attention service.", {}),
             metrics.AddCounter("conclave_gateway_requests_retried_total",
@@ -195,6 +197,25 @@ class RouterPoolImpl final : public RouterPool {
     return !mutex_.AwaitWithTimeout(absl::Condition(&ending_), duration);
   }
 
+  // Waits until a service is to be asked again: for the interval, or less where somebody waits for it.
+  bool PauseBetweenQuestions(int64_t wishes) {
+    if (!Pause(std::min(kTick, options_.poll_interval))) return false;
+    absl::MutexLock lock(&mutex_);
+    const auto wanted = [this, wishes]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return ending_ || wishes_ > wishes; };
+    mutex_.AwaitWithTimeout(absl::Condition(&wanted), options_.poll_interval - kTick);
+    return !ending_;
+  }
+
+  int64_t wishes() {
+    absl::MutexLock lock(&mutex_);
+    return wishes_;
+  }
+
+  void AskNow() {
+    absl::MutexLock lock(&mutex_);
+    ++wishes_;
+  }
+
   std::vector<std::shared_ptr<PooledStream>> Streams() {
     absl::MutexLock lock(&mutex_);
     return {streams_.begin(), streams_.end()};
@@ -225,7 +246,9 @@ class RouterPoolImpl final : public RouterPool {
   }
 
   void Poll(int router, const std::string& address) {
+    int64_t wishes_before = 0;
     do {
+      wishes_before = wishes();
       const absl::Duration patience = std::max(options_.hang_timeout, kLatenciesMax * set_.latency(router));
       const absl::Time asked = absl::Now();
       const int running = set_.running(router);
@@ -241,13 +264,14 @@ class RouterPoolImpl final : public RouterPool {
           for (const auto& stream : Streams()) stream->Leave(router);
         }
       }
+      set_.Asked(router, absl::Now());
       // Who is not listed any more, but still there, is used: a name server may be wrong.
       if (!Listed(address) && set_.Retire(router)) {
         LogInfo(absl::StrCat("attention service ", address, " has gone"));
         // Who takes the place next waits for this thread first.
         return clients_[static_cast<size_t>(router)].reset();
       }
-    } while (Pause(options_.poll_interval));
+    } while (PauseBetweenQuestions(wishes_before));
   }
 
   void Tick() {
@@ -279,6 +303,7 @@ class RouterPoolImpl final : public RouterPool {
   std::unique_ptr<RefreshHook> hook_;
   absl::Mutex mutex_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t wishes_ ABSL_GUARDED_BY(mutex_) = 0;  // how often somebody wished that services be asked at once
   std::function<void(bool)> on_change_ ABSL_GUARDED_BY(mutex_);
   std::optional<bool> told_ ABSL_GUARDED_BY(mutex_);                         // what it was told last
   std::set<std::shared_ptr<PooledStream>> streams_ ABSL_GUARDED_BY(mutex_);  // those that are done go at the next tick

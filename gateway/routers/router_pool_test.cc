@@ -213,12 +213,50 @@ TEST_F(RouterPoolTest, AStreamWaitsForItsOnlyServiceToComeBack) {
   const auto refused = std::make_shared<Recorder>();
   ASSERT_TRUE(Says("router_up", address, 0));
   Decode(refused);
-  ASSERT_TRUE(refused->Ends()) << "a new request is refused at once";
+  ASSERT_TRUE(refused->Ends()) << "a new request is refused once nobody answers";
   EXPECT_EQ(refused->end.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(refused->end.message()), HasSubstr(address));
   EXPECT_TRUE(RetryAfterOf(refused->end).has_value());
   FakeRouter back(address);
   back.Answer(Decoding());
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole());
+  pool_.reset();
+}
+
+TEST_F(RouterPoolTest, ARequestWaitsForTheAnswerOfAServiceThatWasStoppedAndGoesOn) {
+  options_.hang_timeout = absl::Milliseconds(300);
+  Start(1);
+  routers_[0]->Hang(true);
+  ASSERT_TRUE(Says("router_up", routers_[0]->address, 0));
+  const auto recorder = std::make_shared<Recorder>(), late = std::make_shared<Recorder>();
+  Decode(recorder);
+  pool_->Decode(-1, Request(), absl::Now() + absl::Milliseconds(20), {}, late);
+  ASSERT_TRUE(late->Ends());
+  EXPECT_EQ(late->end.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(late->end.message()), HasSubstr(routers_[0]->address));
+  EXPECT_FALSE(recorder->ended.HasBeenNotified());
+  routers_[0]->Hang(false);
+  ASSERT_TRUE(recorder->Ends());
+  EXPECT_TRUE(recorder->end.ok()) << recorder->end;
+  EXPECT_EQ(recorder->ids(), Whole());
+}
+
+TEST_F(RouterPoolTest, ARequestHasServicesAskedThatMayHaveComeBack) {
+  Start(1);
+  const std::string address = routers_[0]->address;
+  pool_.reset();
+  options_.poll_interval = absl::Hours(1);  // nobody asks on his own
+  Open();
+  routers_.clear();
+  const auto notices = std::make_shared<Recorder>(), recorder = std::make_shared<Recorder>();
+  Decode(notices);
+  ASSERT_TRUE(notices->Ends());
+  EXPECT_EQ(notices->end.code(), absl::StatusCode::kUnavailable);
+  FakeRouter back(address);
+  back.Answer(Decoding());
+  Decode(recorder);
   ASSERT_TRUE(recorder->Ends());
   EXPECT_TRUE(recorder->end.ok()) << recorder->end;
   EXPECT_EQ(recorder->ids(), Whole());

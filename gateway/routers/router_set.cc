@@ -99,6 +99,18 @@ void RouterSet::Report(int index, const v1::GetStatusResponse& status, absl::Dur
   router.why = absl::OkStatus();
 }
 
+void RouterSet::Asked(int router, absl::Time end) {
+  absl::MutexLock lock(&mutex_);
+  routers_[static_cast<size_t>(router)].asked = end;
+}
+
+bool RouterSet::AskedSince(absl::Time since) const {
+  absl::MutexLock lock(&mutex_);
+  return std::all_of(routers_.begin(), routers_.end(), [since](const Router& router) {
+    return router.address.empty() || router.up || router.asked >= since;
+  });
+}
+
 void RouterSet::SetDown(int router, const absl::Status& why) {
   absl::MutexLock lock(&mutex_);
   SetDownLocked(router, why);

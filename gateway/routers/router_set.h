@@ -38,6 +38,10 @@ class RouterSet {
 
   // The service said how it is, `latency` after it was asked, when `running` sequences of ours were there.
   void Report(int router, const v1::GetStatusResponse& status, absl::Duration latency, int running);
+  // A question about its status has come to an end: with a Report, or without an answer.
+  void Asked(int router, absl::Time end);
+  // Whether such a question has ended at or after `since` at every service that cannot be used.
+  bool AskedSince(absl::Time since) const;
   // It cannot be used until it reports again. `why` stands in logs and refusals.
   void SetDown(int router, const absl::Status& why);
   // A sequence is to go there. False: the service has been retired meanwhile, and another one is to be tried.
@@ -74,6 +78,7 @@ class RouterSet {
     int load_of_others = 0;  // sequences there when it last reported, less ours at that time
     int load_max = 0;        // sequences that it takes; 0: it does not say
     absl::Duration latency = absl::ZeroDuration();
+    absl::Time asked = absl::InfinitePast();  // when the last question about its status ended
   };
   bool AnyUsable() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   void SetDownLocked(int router, const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
