@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -161,14 +162,14 @@ TEST(ChatSessionTest, ControlCharactersOfTheModelDoNotReachTheTerminal) {
 }
 
 TEST(ChatSessionTest, WhatWasSavedIsLoaded) {
-  const std::string path = absl::StrCat(::testing::TempDir(), "/conversation.json");
+  const std::string path = absl::StrCat(TestFolder(), "/conversation.json");
   RunSession({Text("/system s"), Text("a \"q\"\\"), Text(absl::StrCat("/save ", path))});
   const Outcome outcome = RunSession({Text(absl::StrCat("/load ", path)), Text("b")});
   EXPECT_THAT(outcome.requests, ElementsAre("|s|a \"q\"\\|to a \"q\"\\|b"));
 }
 
 TEST(ChatSessionTest, AFileThatIsNoConversationIsNamedAndChangesNothing) {
-  const std::string path = absl::StrCat(::testing::TempDir(), "/other.json");
+  const std::string path = absl::StrCat(TestFolder(), "/other.json");
   for (const char* text :
        {"", "[]", "{\"messages\": [1]}", "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}",
         "{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}"}) {

@@ -7,18 +7,19 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
 
 std::string WriteText(const std::string& text) {
-  const std::string path = testing::TempDir() + "/cluster_file_test.json";
+  const std::string path = TestFolder() + "/cluster_file_test.json";
   std::ofstream(path) << text;
   return path;
 }
 
 TEST(ClusterFileTest, WhatWasWrittenIsRead) {
-  const std::string path = testing::TempDir() + "/cluster.json";
+  const std::string path = TestFolder() + "/cluster.json";
   const std::vector<ClusterProcess> processes = {{"expert", "expert-0", 17, "127.0.0.1:1", "", "127.0.0.1:2"},
                                                  {"gateway", "gate\"way", 18, "127.0.0.1:3", "127.0.0.1:4", ""}};
   ASSERT_TRUE(WriteClusterFile(path, processes).ok());

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -38,7 +39,7 @@ class ProcessGroupTest : public testing::Test {
   }
 
   std::string directory_ = [] {
-    std::string name = testing::TempDir() + "/process_group_XXXXXX";
+    std::string name = TestFolder() + "/process_group_XXXXXX";
     return std::string(mkdtemp(name.data()));
   }();
 };

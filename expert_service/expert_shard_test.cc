@@ -15,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/base/test_folder.h"
 #include "moe/base/thread_pool.h"
 #include "moe/model/expert_weights.h"
 #include "moe/model/numeric_profile.h"
@@ -262,7 +263,7 @@ TEST(ExpertShard, CountsTokensByLayerAndExpert) {
 }
 
 TEST(ExpertShard, AnswersDataLossWhenTheCheckpointIsCutShort) {
-  const std::filesystem::path copy = std::filesystem::path(testing::TempDir()) / "cut_model";
+  const std::filesystem::path copy = std::filesystem::path(TestFolder()) / "cut_model";
   std::filesystem::create_directories(copy);
   for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
     std::filesystem::copy_file(std::filesystem::path(DemoModelDirectory()) / name, copy / name,

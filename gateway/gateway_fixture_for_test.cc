@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/generic/generic_stub.h"
+#include "moe/base/test_folder.h"
 #include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/tiny_tokenizer_for_test.h"
 
@@ -86,7 +87,7 @@ absl::StatusOr<std::shared_ptr<const Tenant>> OneTenant::Authenticate(absl::stri
 }
 
 std::string GatewayTest::NewUsagePath() {
-  const std::string path = testing::TempDir() + "/usage.jsonl";
+  const std::string path = TestFolder() + "/usage.jsonl";
   std::remove(path.c_str());
   return path;
 }

@@ -1,4 +1,3 @@
-#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -7,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 #include "moe/daemon/flags.h"
 #include "router_service/router_service.h"
 
@@ -29,7 +29,7 @@ std::string Refusal(std::vector<const char*> arguments) {
 }
 
 std::string ShardsFile(const std::string& text) {
-  const std::string path = absl::StrCat(std::getenv("TEST_TMPDIR"), "/shards.txt");
+  const std::string path = absl::StrCat(TestFolder(), "/shards.txt");
   std::ofstream(path) << text;
   return "--shards-file=" + path;
 }

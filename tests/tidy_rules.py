@@ -123,6 +123,13 @@ def forbidden_words(path, text):
         yield f"{path}: -ffast-math breaks the same bits"
 
 
+def files_of_tests(path, text):
+    """Two runs of a test at a time, or one after the other, do not meet in a folder that both use."""
+    if path.endswith((".cc", ".h", ".cu")) and path != "moe/base/test_folder.cc" and \
+            re.search(r'\bTempDir\(\)|"TEST_TMPDIR"', text):
+        yield f"{path}: tests put their files below TestFolder() (moe/base/test_folder.h)"
+
+
 def proto_habits(path, text):
     if not path.endswith(".proto"):
         return
@@ -134,4 +141,4 @@ def proto_habits(path, text):
 
 
 RULES = [include_arrows, file_size, function_size, leftovers, include_guard, header_documentation, forbidden_words,
-         proto_habits]
+         files_of_tests, proto_habits]

@@ -20,6 +20,7 @@ BROKEN = {
     "include_guard": ("moe/base/a.h", "#ifndef A_H\n#define A_H\n"),
     "header_documentation": ("moe/base/a.h", "// A.\n\nclass A {\n};\n\nclass Undocumented {\n"),
     "forbidden_words": ("moe/base/a.cc", "void F() { throw 1; }\n"),
+    "files_of_tests": ("moe/base/a_test.cc", "const std::string path = testing::TempDir() + \"/a\";\n"),
     "proto_habits": ("protos/a.proto", "enum E {\n  E_ONE = 0;\n}\n"),
 }
 

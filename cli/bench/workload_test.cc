@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "cli/bench/random_numbers.h"
 #include "cli/bench/summary.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -149,7 +150,7 @@ TEST_F(SyntheticWorkloadTest, TheSharedPrefixStandsBeforeEachPrompt) {
 class TraceTest : public ::testing::Test {
  protected:
   std::string Write(const std::string& text) {
-    const std::string path = absl::StrCat(::testing::TempDir(), "/trace.jsonl");
+    const std::string path = absl::StrCat(TestFolder(), "/trace.jsonl");
     std::ofstream(path) << text;
     return path;
   }

@@ -10,6 +10,7 @@
 #include "gateway/routers/router_pool_fixture_for_test.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -21,7 +22,7 @@ using ::testing::HasSubstr;
 class RouterPoolFileTest : public RouterPoolTest {
  protected:
   void List(const std::vector<int>& routers) {
-    const std::string path = testing::TempDir() + "/routers";
+    const std::string path = TestFolder() + "/routers";
     {
       std::ofstream file(path + ".new");
       for (const int router : routers) file << routers_[static_cast<size_t>(router)]->address << "\n";

@@ -10,6 +10,7 @@
 #include "gateway/tenants/api_key.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -43,7 +44,7 @@ class KeyAuthenticatorTest : public ::testing::Test {
     return false;
   }
 
-  const std::string path_ = testing::TempDir() + "/keys.yaml";
+  const std::string path_ = TestFolder() + "/keys.yaml";
   const std::string a_ = NewApiKey(), b_ = NewApiKey();
 };
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -42,7 +43,7 @@ UsageRecord Record(const std::string& id) {
 }
 
 std::string FreshPath(const std::string& name) {
-  const std::string path = testing::TempDir() + "/" + name;
+  const std::string path = TestFolder() + "/" + name;
   std::remove(path.c_str());
   std::remove((path + ".1").c_str());
   return path;

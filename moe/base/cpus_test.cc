@@ -12,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -73,7 +74,7 @@ TEST(CpusTest, LetsOthersGoFirstFromOneThreadOn) {
 }
 
 TEST(CpusTest, CountsNoMoreCoresThanTheQuotaAllows) {
-  const std::filesystem::path group = std::filesystem::path(testing::TempDir()) / "group";
+  const std::filesystem::path group = std::filesystem::path(TestFolder()) / "group";
   const int cpus = static_cast<int>(UsableCpus().size());
   EXPECT_EQ(UsableCores((group / "absent").string()), cpus);
   WriteFile(group / "cpu.max", "max 100000\n");
@@ -85,7 +86,7 @@ TEST(CpusTest, CountsNoMoreCoresThanTheQuotaAllows) {
 }
 
 TEST(CpusTest, SortsByNodeThenByCore) {
-  const std::filesystem::path sysfs = std::filesystem::path(testing::TempDir()) / "sysfs";
+  const std::filesystem::path sysfs = std::filesystem::path(TestFolder()) / "sysfs";
   // Two nodes of two cores of two hardware threads each, numbered as Linux numbers them on most machines.
   WriteFile(sysfs / "node/online", "0-1\n");
   WriteFile(sysfs / "node/node0/cpulist", "0,2,4,6\n");

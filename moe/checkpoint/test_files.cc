@@ -8,13 +8,14 @@
 #include <system_error>
 
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave::test_files {
 
 namespace fs = std::filesystem;
 
 std::string MakeDirectory(const std::string& name) {
-  const fs::path path = fs::path(testing::TempDir()) / name;
+  const fs::path path = fs::path(TestFolder()) / name;
   fs::remove_all(path);
   fs::create_directories(path);
   return path.string();

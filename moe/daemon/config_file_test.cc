@@ -1,6 +1,5 @@
 #include "moe/daemon/config_file.h"
 
-#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -9,6 +8,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -88,7 +88,7 @@ TEST(Config, HostileTextIsRefusedQuickly) {
 TEST(Config, FilesThatCannotBeReadOrAreTooLargeAreNamed) {
   EXPECT_THAT(std::string(ReadConfigFile("/nowhere/c.yaml").status().message()), HasSubstr("/nowhere/c.yaml"));
   EXPECT_FALSE(ReadConfigFile("/").ok());
-  const std::string path = absl::StrCat(std::getenv("TEST_TMPDIR"), "/large.yaml");
+  const std::string path = absl::StrCat(TestFolder(), "/large.yaml");
   std::ofstream(path) << std::string(kFlagsFileBytesMax + 1, '#');
   EXPECT_THAT(std::string(ReadConfigFile(path).status().message()), HasSubstr("larger than"));
 }

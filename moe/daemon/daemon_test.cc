@@ -27,6 +27,7 @@
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 #include "moe/daemon/health_client.h"
 
 namespace conclave {
@@ -47,7 +48,7 @@ class Process {
  public:
   explicit Process(std::vector<std::string> arguments) {
     static int count = 0;
-    const std::string stem = absl::StrCat(std::getenv("TEST_TMPDIR"), "/daemon-", getpid(), "-", ++count);
+    const std::string stem = absl::StrCat(TestFolder(), "/daemon-", getpid(), "-", ++count);
     address_file = stem + ".json";
     error_file_ = stem + ".err";
     arguments.insert(arguments.begin(),

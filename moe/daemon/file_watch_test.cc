@@ -7,12 +7,13 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
 
 std::string NewFile(const std::string& name) {
-  const std::string path = testing::TempDir() + "/" + name;
+  const std::string path = TestFolder() + "/" + name;
   std::filesystem::remove(path);
   std::ofstream(path) << "first";
   return path;

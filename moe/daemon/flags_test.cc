@@ -1,7 +1,6 @@
 #include "moe/daemon/flags.h"
 
 #include <cstdint>
-#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <string>
@@ -11,6 +10,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -52,7 +52,7 @@ class FlagsTest : public ::testing::Test {
   }
 
   std::string WriteFile(const std::string& text) {
-    const std::string path = absl::StrCat(std::getenv("TEST_TMPDIR"), "/flags.yaml");
+    const std::string path = absl::StrCat(TestFolder(), "/flags.yaml");
     std::ofstream(path) << text;
     return path;
   }

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 
 namespace conclave {
 namespace {
@@ -84,7 +85,7 @@ TEST(PeerList, ANameServerThatFailsTakesNobodyAway) {
 }
 
 TEST(PeerList, FollowsAFileAndKeepsItsPeersWhileItMakesNoSense) {
-  const std::string path = testing::TempDir() + "/peers";
+  const std::string path = TestFolder() + "/peers";
   const auto write = [&](const std::string& text) {
     std::ofstream(path + ".new") << text;
     ASSERT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);

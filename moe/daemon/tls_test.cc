@@ -16,6 +16,7 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "gtest/gtest.h"
+#include "moe/base/test_folder.h"
 #include "moe/daemon/health_client.h"
 #include "moe/metrics/metrics.h"
 
@@ -29,7 +30,7 @@ using ::testing::HasSubstr;
 
 // Certificates by tools/make_certificates.sh, with a root of their own.
 std::string NewCertificates(const std::string& name) {
-  const std::string directory = absl::StrCat(testing::TempDir(), "/", name);
+  const std::string directory = absl::StrCat(TestFolder(), "/", name);
   std::filesystem::remove_all(directory);
   const std::string command =
       absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/tools/make_certificates.sh ", directory);
@@ -113,7 +114,7 @@ TEST(Tls, AServerThatAsksForCertificatesTakesItsRootsAlone) {
 }
 
 TEST(Tls, AHostThatTheCertificateDoesNotNameIsNotTrusted) {
-  const std::string directory = absl::StrCat(testing::TempDir(), "/elsewhere");
+  const std::string directory = absl::StrCat(TestFolder(), "/elsewhere");
   std::filesystem::remove_all(directory);
   const std::string command =
       absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/tools/make_certificates.sh ", directory, " example.org");
@@ -123,7 +124,7 @@ TEST(Tls, AHostThatTheCertificateDoesNotNameIsNotTrusted) {
 }
 
 TEST(Tls, AServerNameStandsInForTheAddress) {
-  const std::string directory = absl::StrCat(testing::TempDir(), "/named");
+  const std::string directory = absl::StrCat(TestFolder(), "/named");
   std::filesystem::remove_all(directory);
   const std::string command = absl::StrCat(std::getenv("TEST_SRCDIR"), "/conclave/tools/make_certificates.sh ",
                                            directory, " shards.example.org '*.shards.example.org'");

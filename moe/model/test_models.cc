@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "moe/base/status_macros.h"
+#include "moe/base/test_folder.h"
 #include "moe/checkpoint/make_model.h"
 
 namespace conclave {
@@ -69,7 +70,7 @@ absl::Status WriteConfig(const std::string& path, const ConfigOverrides& overrid
 
 absl::StatusOr<std::string> MakeTestModel(const ConfigOverrides& overrides, const std::string& dtype, uint64_t seed) {
   static int made = 0;
-  const std::string base = absl::StrCat(testing::TempDir(), "/model-", ++made);
+  const std::string base = absl::StrCat(TestFolder(), "/model-", ++made);
   std::filesystem::remove_all(base);
   std::filesystem::remove(base + ".json");
   RETURN_IF_ERROR(WriteConfig(base + ".json", overrides));

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "moe/base/check.h"
+#include "moe/base/test_folder.h"
 #include "moe/tokenizer/byte_level.h"
 
 namespace conclave {
@@ -48,7 +49,7 @@ std::unique_ptr<Tokenizer> TinyTokenizer(const std::map<std::string, json>& repl
 }
 
 std::string FreshDirectory(const std::string& name) {
-  const std::string directory = testing::TempDir() + "/" + name;
+  const std::string directory = TestFolder() + "/" + name;
   std::filesystem::remove_all(directory);
   std::filesystem::create_directories(directory);
   return directory;
