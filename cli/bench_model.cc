@@ -24,6 +24,7 @@
 #include "moe/base/quantile.h"
 #include "moe/base/status_macros.h"
 #include "router_service/engine.h"
+#include "router_service/sampler.h"
 
 namespace conclave {
 namespace {
@@ -69,11 +70,18 @@ class BenchModelCommand final : public Command {
     flags.Add("against", &against_, "PLACE,…",
               "measure with the experts elsewhere as well, in turn: inproc:N, ucx:N or grpc:N, on N shards in this "
               "process or in N others");
+    flags.Add("temperature", &temperature_, "X", "0: always the most likely token");
+    flags.Add("top-p", &top_p_, "P", "draw from the likeliest tokens of this total probability");
+    flags.Add("top-k", &sampling_.top_k, "K", "draw from this many of the likeliest tokens; 0: all");
+    flags.Add("min-p", &min_p_, "P", "draw from tokens of at least this share of the likeliest one's probability");
+    flags.Add("repetition-penalty", &repetition_penalty_, "X",
+              "above 1: tokens that were there already become less likely");
     flags.AddOutput(&output_);
   }
 
   absl::Status Run(const CommandContext& context) override {
     RETURN_IF_ERROR(local_.Validate());
+    RETURN_IF_ERROR(TakeSampling());
     ASSIGN_OR_RETURN(const std::vector<int> streams, Numbers("--streams", streams_, kStreamsMax));
     ASSIGN_OR_RETURN(const std::vector<int> depths, Numbers("--depths", depths_, kDepthMax));
     ASSIGN_OR_RETURN(const std::vector<BenchPlacement> placements, ParseBenchPlacements(against_));
@@ -88,14 +96,14 @@ class BenchModelCommand final : public Command {
     ASSIGN_OR_RETURN(ceilings_, BenchCeilings::Measure(local_.target));
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(const auto cluster, LocalCluster::Create(local_, context.hub, options));
-    ModelTimer timer(*cluster);
+    ModelTimer timer(*cluster, sampling_);
     // The first pass maps the weights' pages, and is what a user waits for after a start.
     RETURN_IF_ERROR(timer.Decode(1, 1).status());
     const absl::Duration first_token = absl::Now() - start;
     std::vector<Way> ways{{"", &timer}};
     std::vector<std::unique_ptr<PlacedModel>> elsewhere;
     for (const BenchPlacement& placement : placements) {
-      ASSIGN_OR_RETURN(elsewhere.emplace_back(), PlacedModel::Create(placement, local_, context, options));
+      ASSIGN_OR_RETURN(elsewhere.emplace_back(), PlacedModel::Create(placement, local_, context, options, sampling_));
       ways.push_back({placement.Name(), &elsewhere.back()->timer()});
     }
     const std::vector<Figure> figures = Plan(streams, depths);
@@ -119,6 +127,15 @@ class BenchModelCommand final : public Command {
       numbers.push_back(number);
     }
     return numbers;
+  }
+
+  absl::Status TakeSampling() {
+    sampling_.temperature = static_cast<float>(temperature_);
+    sampling_.top_p = static_cast<float>(top_p_);
+    sampling_.min_p = static_cast<float>(min_p_);
+    sampling_.repetition_penalty = static_cast<float>(repetition_penalty_);
+    const absl::Status status = sampling_.Validate();
+    return status.ok() ? status : UsageError(std::string(status.message()));
   }
 
   std::vector<Figure> Plan(const std::vector<int>& streams, const std::vector<int>& depths) const {
@@ -164,14 +181,14 @@ class BenchModelCommand final : public Command {
     return absl::OkStatus();
   }
 
-  static std::string Json(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token,
-                          const BenchCeilings& ceilings) {
+  std::string Json(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token) const {
     JsonWriter json;
     json.BeginObject().Key("first_token_ms").Real(absl::ToDoubleMilliseconds(first_token));
-    if (ceilings.known()) {
-      json.Key("copy_bytes_per_second").Real(ceilings.values().copy_bytes_per_second);
-      json.Key("bf16_flops_per_second").Real(ceilings.values().bf16_flops_per_second);
-      json.Key("fp8_flops_per_second").Real(ceilings.values().fp8_flops_per_second);
+    json.Key("temperature").Real(temperature_);
+    if (ceilings_.known()) {
+      json.Key("copy_bytes_per_second").Real(ceilings_.values().copy_bytes_per_second);
+      json.Key("bf16_flops_per_second").Real(ceilings_.values().bf16_flops_per_second);
+      json.Key("fp8_flops_per_second").Real(ceilings_.values().fp8_flops_per_second);
     }
     json.Key("figures").BeginArray();
     for (size_t figure = 0; figure < figures.size(); ++figure) {
@@ -191,7 +208,7 @@ class BenchModelCommand final : public Command {
   void Print(const std::vector<Figure>& figures, const std::vector<Way>& ways, absl::Duration first_token,
              const Checkpoint& checkpoint) const {
     if (output_ == "json") {
-      std::cout << Json(figures, ways, first_token, ceilings_) << "\n";
+      std::cout << Json(figures, ways, first_token) << "\n";
       return;
     }
     std::cout << absl::StrFormat("start to first token: %.0f ms\n", absl::ToDoubleMilliseconds(first_token))
@@ -219,6 +236,8 @@ class BenchModelCommand final : public Command {
   std::string streams_ = "1,4,8,16";
   int stream_tokens_ = 32;
   int repetitions_ = 3;
+  double temperature_ = 0, top_p_ = 1, min_p_ = 0, repetition_penalty_ = 1;
+  SamplingParams sampling_;
   BenchCeilings ceilings_;
   std::string against_;
   std::string output_ = "text";

@@ -23,12 +23,12 @@ constexpr int kShardsMax = 256;
 class PlacedModelImpl final : public PlacedModel {
  public:
   absl::Status Start(const BenchPlacement& placement, LocalClusterFlags flags, const CommandContext& context,
-                     const EngineOptions& options) {
+                     const EngineOptions& options, const SamplingParams& sampling) {
     flags.transport = placement.transport;
     flags.shards = placement.shards;
     if (placement.transport != "inproc") RETURN_IF_ERROR(StartProcesses(placement, flags, context));
     ASSIGN_OR_RETURN(cluster_, LocalCluster::Create(flags, context.hub, options));
-    timer_.emplace(*cluster_);
+    timer_.emplace(*cluster_, sampling);
     return absl::OkStatus();
   }
 
@@ -93,9 +93,10 @@ absl::StatusOr<std::vector<BenchPlacement>> ParseBenchPlacements(absl::string_vi
 absl::StatusOr<std::unique_ptr<PlacedModel>> PlacedModel::Create(const BenchPlacement& placement,
                                                                  const LocalClusterFlags& flags,
                                                                  const CommandContext& context,
-                                                                 const EngineOptions& options) {
+                                                                 const EngineOptions& options,
+                                                                 const SamplingParams& sampling) {
   auto model = std::make_unique<PlacedModelImpl>();
-  RETURN_IF_ERROR(model->Start(placement, flags, context, options));
+  RETURN_IF_ERROR(model->Start(placement, flags, context, options, sampling));
   return model;
 }
 

@@ -13,6 +13,7 @@
 #include "cli/local_cluster.h"
 #include "cli/model_timer.h"
 #include "router_service/engine.h"
+#include "router_service/sampler.h"
 
 namespace conclave {
 
@@ -35,7 +36,8 @@ class PlacedModel {
   static absl::StatusOr<std::unique_ptr<PlacedModel>> Create(const BenchPlacement& placement,
                                                              const LocalClusterFlags& flags,
                                                              const CommandContext& context,
-                                                             const EngineOptions& options);
+                                                             const EngineOptions& options,
+                                                             const SamplingParams& sampling);
   virtual ~PlacedModel() = default;
   virtual ModelTimer& timer() = 0;
   // Ends the processes and removes their logs. INTERNAL names a process that did not end cleanly; its log then stays.

@@ -69,6 +69,8 @@ absl::StatusOr<std::vector<ModelTimer::Stream>> ModelTimer::Run(int count, int p
   for (int i = 0; i < count; ++i) {
     EngineRequest request;
     request.prompt_ids = PromptIds(prompt_tokens, ++prompts_, cluster_.checkpoint().spec().vocab);
+    request.sampling = sampling_;
+    request.sampling.seed = prompts_;
     request.max_tokens = answer_tokens;
     request.ignore_eos = true;
     absl::StatusOr<SequenceId> id =

@@ -10,14 +10,16 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cli/local_cluster.h"
+#include "router_service/sampler.h"
 
 namespace conclave {
 
 // Used by one thread; the cluster, which must outlive it, has no other requests meanwhile. Prompts are random and
-// differ from run to run, so that no cache of prefixes answers for the model. Errors are the engine's.
+// differ from run to run, so that no cache of prefixes answers for the model. Tokens are chosen as `sampling` says, each
+// sequence with a seed of its own. Errors are the engine's.
 class ModelTimer {
  public:
-  explicit ModelTimer(LocalCluster& cluster) : cluster_(cluster) {}
+  ModelTimer(LocalCluster& cluster, const SamplingParams& sampling) : cluster_(cluster), sampling_(sampling) {}
 
   // Tokens per second of reading a prompt: until its first answer, which the last row of the prompt gives.
   absl::StatusOr<double> Prefill(int tokens);
@@ -35,6 +37,7 @@ class ModelTimer {
   absl::StatusOr<std::vector<Stream>> Run(int count, int prompt_tokens, int answer_tokens);
 
   LocalCluster& cluster_;
+  const SamplingParams sampling_;
   uint64_t prompts_ = 0;
 };
 

@@ -349,7 +349,20 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(len(figure["repetitions"]), 2)
             self.assertGreater(figure["tokens_per_second"], 0)
         self.assertGreater(report["first_token_ms"], 0)
+        self.assertEqual(report["temperature"], 0)
         self.assertEqual(run("bench-model", "--model", DEMO_MODEL, "--streams", "4,x").returncode, 2)
+
+    def test_bench_model_draws_tokens_where_it_is_asked_to(self):
+        result = run("bench-model", "--model", DEMO_MODEL, "--prompt-tokens", 0, "--answer-tokens", 4, "--streams", "",
+                     "--repetitions", 1, "--temperature", 0.7, "--top-p", 0.9, "--top-k", 40, "--min-p", 0.01,
+                     "--repetition-penalty", 1.1, "-o", "json")
+        report = json.loads(result.stdout)
+        self.assertEqual(report["temperature"], 0.7)
+        self.assertGreater(report["figures"][0]["tokens_per_second"], 0)
+        for flag, value in [("temperature", -1), ("top-p", 0), ("top-k", -1), ("min-p", 2), ("repetition-penalty", 0)]:
+            result = run("bench-model", "--model", DEMO_MODEL, f"--{flag}", value)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(f"{flag.replace('-', '_')} is {value}", result.stderr)
 
     def test_bench_model_measures_shards_in_turn_with_one_process(self):
         result = run("bench-model", "--model", DEMO_MODEL, "--prompt-tokens", 0, "--answer-tokens", 4, "--streams", "",
