@@ -38,7 +38,7 @@ class QuantizeCommand final : public Command {
               "int8 (a scale a row) and int4 (a scale for 32 values), as compressed-tensors packs them; fp8 in blocks "
               "of 128 x 128")
         .choices = {"int8", "int4", "fp8"};
-    flags.Add("head", &options_.head, "", "the head as well, which then reads so many bytes less a token; not in fp8");
+    flags.Add("head", &options_.head, "", "the head as well, which then reads so many bytes less a token");
     flags.Add("out", &options_.out, "DIR", "the directory to write; must not exist yet");
     flags.Add("threads", &threads_, "N", "0: one per core").minimum = 0;
   }

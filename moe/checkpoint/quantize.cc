@@ -160,7 +160,10 @@ class Converter {
         scale = std::max(scale, largest[row * scales.cols + i]);
       }
     }
-    for (float& scale : scales.values) scale = scale > 0 ? scale / kF8Largest : 1.0f;
+    for (float& scale : scales.values) {
+      scale = scale > 0 ? scale / kF8Largest : 1.0f;
+      if (plan_.block_quant.ue8m0_scales) scale = std::exp2(std::ceil(std::log2(scale)));
+    }
     return absl::OkStatus();
   }
 

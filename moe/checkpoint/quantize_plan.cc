@@ -15,9 +15,13 @@ using Make = QuantizeStep::Make;
 
 constexpr int kInt4GroupCols = 32;
 constexpr int kF8Block = 128;
-constexpr const char* kParts[] = {"_packed", "_scale", "_shape", "_scale_inv"};
+constexpr const char* kParts[] = {"", "_packed", "_scale", "_shape", "_scale_inv"};  // of a matrix
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool SameFormat(const ModelSpec& spec, const QuantizePlan& plan) {
+  return spec.packed_quant == plan.packed_quant && spec.block_quant.present() == plan.block_quant.present();
+}
 
 class Planner {
  public:
@@ -40,6 +44,7 @@ class Planner {
     for (const char* part : kParts) done_.insert(tensor.name + part);
     const bool quantised = packed || checkpoint_.Has(tensor.name + "_scale_inv");
     if (tensor.shape.size() != 2) return Copy(tensor.name);
+    if (quantised && SameFormat(checkpoint_.spec(), plan_)) return CopyParts(tensor.name);
     const bool wanted = tensor.quantised() || (head_ && tensor.role == TensorRole::kHead);
     if (wanted && Fits(tensor.shape[1])) return Quantise(tensor);
     if (wanted) plan_.kept.emplace_back(absl::StripSuffix(tensor.name, ".weight"));
@@ -58,7 +63,8 @@ class Planner {
     done_.insert(tensor.name);
     if (plan_.block_quant.present()) {
       Matrix(Make::kCodes, tensor, {tensor.name, DType::kF8E4M3, tensor.shape}, false);
-      const std::vector<int64_t> blocks = {CeilDiv(rows, kF8Block), CeilDiv(cols, kF8Block)};
+      const std::vector<int64_t> blocks = {CeilDiv(rows, plan_.block_quant.block_rows),
+                                           CeilDiv(cols, plan_.block_quant.block_cols)};
       Matrix(Make::kScales, tensor, {tensor.name + "_scale_inv", DType::kF32, blocks}, true);
       return;
     }
@@ -75,10 +81,20 @@ class Planner {
         {make, tensor.name, tensor.shape[0], tensor.shape[1], {std::move(declaration), joins_previous}});
   }
 
-  void Copy(const std::string& name) {
+  // A matrix that has the result's format already.
+  void CopyParts(const std::string& name) {
+    bool first = true;
+    for (const char* part : kParts) {
+      if (!checkpoint_.Has(name + part)) continue;
+      Copy(name + part, !first);
+      first = false;
+    }
+  }
+
+  void Copy(const std::string& name, bool joins_previous = false) {
     done_.insert(name);
     const auto tensor = checkpoint_.Describe(name);
-    plan_.steps.push_back({Make::kCopy, name, 0, 0, {{name, tensor->dtype, tensor->shape}, false}});
+    plan_.steps.push_back({Make::kCopy, name, 0, 0, {{name, tensor->dtype, tensor->shape}, joins_previous}});
   }
 
   const Checkpoint& checkpoint_;
@@ -101,15 +117,16 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl
     return absl::InvalidArgumentError(absl::StrCat("to: \"", to.substr(0, 60), "\" is not one of int8, int4, fp8"));
   }
   const ModelSpec& spec = checkpoint.spec();
-  if (head && !plan.packed_quant.present()) {
-    return absl::InvalidArgumentError(absl::StrCat("head: stays as it is in ", to, "; int8 and int4 can take it"));
-  }
   if (head && spec.tie_word_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("head: ", checkpoint.directory(), " has none of its own; it uses the embedding"));
   }
-  if (spec.packed_quant == plan.packed_quant && spec.block_quant.present() == plan.block_quant.present()) {
-    return absl::InvalidArgumentError(absl::StrCat(checkpoint.directory(), ": is in ", to, " already"));
+  if (SameFormat(spec, plan)) {
+    const bool head_too = checkpoint.Has("lm_head.weight_packed") || checkpoint.Has("lm_head.weight_scale_inv");
+    if (!head || head_too) {
+      return absl::InvalidArgumentError(absl::StrCat(checkpoint.directory(), ": is in ", to, " already"));
+    }
+    plan.block_quant = spec.block_quant;  // one size of blocks for all
   }
   Planner(checkpoint, head, plan).Run();
   return plan;

@@ -37,8 +37,8 @@ struct QuantizePlan {
   std::vector<std::string> kept;  // layers whose matrices stay as they are, as compressed-tensors' "ignore" names them
 };
 
-// head: the head as well, where integers are packed. INVALID_ARGUMENT: `to` is unknown, or what the checkpoint has; a
-// head that cannot be.
+// head: the head as well. INVALID_ARGUMENT: `to` is unknown, or nothing of the checkpoint is left to quantise; a head
+// that cannot be.
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, absl::string_view to, bool head);
 
 }  // namespace conclave

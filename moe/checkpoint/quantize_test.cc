@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <string>
 
@@ -97,50 +98,93 @@ TEST(QuantizeTest, KeepsTheConfigurationAndSaysHowItIsPacked) {
   EXPECT_TRUE(fs::exists(out + "/generation_config.json"));
 }
 
-TEST(QuantizeTest, TheHeadIsPackedWhereThatIsAskedFor) {
-  const std::string source = MakeTiny("bf16"), out = FreshOut("head");
+absl::Status QuantizeWithHead(const std::string& model, const std::string& to, const std::string& out) {
   ThreadPool threads(2);
   QuantizeOptions options;
-  options.model = source;
-  options.to = "int8";
+  options.model = model;
+  options.to = to;
   options.head = true;
   options.out = out;
-  const auto run = [&] { return QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return false; }); };
-  ASSERT_TRUE(run().ok());
-  EXPECT_THAT(test_files::ReadAll(out + "/config.json"), testing::Not(HasSubstr("lm_head")));
-  const auto before = Checkpoint::Open(source), after = Checkpoint::Open(out);
-  ASSERT_TRUE(after.ok()) << after.status();
-  const ModelSpec& spec = (*before)->spec();
-  const auto old = (*before)->Weight("lm_head.weight", spec.vocab, spec.hidden);
-  const auto now = (*after)->Weight("lm_head.weight", spec.vocab, spec.hidden);
-  ASSERT_TRUE(now.ok()) << now.status();
-  EXPECT_EQ(now->code, WeightCode::kInt8);
-  for (int64_t row = 0; row < old->rows(); ++row) {
-    for (int64_t col = 0; col < old->cols(); ++col) {
-      const float scale = ScaleOf(*now, row, col);
-      ASSERT_LE(std::abs(StoredValue(*old, row, col) - StoredValue(*now, row, col) * scale), 0.51f * scale);
-    }
-  }
-  options.to = "fp8";
-  options.out = FreshOut("head-fp8");
-  EXPECT_THAT(std::string(run().message()), HasSubstr("head: stays as it is in fp8"));
+  return QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return false; });
 }
 
-TEST(QuantizeTest, MatricesWithoutWholeGroupsStayAsTheyAre) {
-  const std::string directory = test_files::MakeDirectory("odd");
+// The tiny model with one setting of config.json changed.
+std::string MakeOdd(const std::string& name, const std::string& setting, int value, const std::string& dtype) {
+  const std::string directory = test_files::MakeDirectory(name);
   std::string config = test_files::ReadAll(MakeTiny("bf16") + "/config.json");
-  const auto at = config.find("\"moe_intermediate_size\": ");
-  ASSERT_NE(at, std::string::npos);
-  const auto end = config.find(',', at);
-  config.replace(at, end - at, "\"moe_intermediate_size\": 40");
+  const auto at = config.find("\"" + setting + "\": ");
+  EXPECT_NE(at, std::string::npos);
+  config.replace(at, config.find(',', at) - at, absl::StrCat("\"", setting, "\": ", value));
   test_files::Write(directory + "/shape.json", config);
   MakeModelOptions options;
   options.config_file = directory + "/shape.json";
+  options.dtype = dtype;
   options.out = directory + "/model";
   const absl::Status made = MakeModel(options, [](int64_t, int64_t) {});
-  ASSERT_TRUE(made.ok()) << made;
+  EXPECT_TRUE(made.ok()) << made;
+  return options.out;
+}
+
+// Both are head [vocab, hidden]: every value of `now` is one of the nearest that its code has, half a step away at most.
+void ExpectNearest(const WeightView& old, const WeightView& now) {
+  for (int64_t row = 0; row < old.rows(); ++row) {
+    for (int64_t col = 0; col < old.cols(); ++col) {
+      const float scale = ScaleOf(now, row, col), value = StoredValue(old, row, col) * ScaleOf(old, row, col);
+      // e4m3 has four significant bits, and 2^-9 between subnormal numbers.
+      const float half_step = now.code == WeightCode::kPlain ? std::fmax(0x1p-10f, std::abs(value / scale) / 16) : 0.5f;
+      ASSERT_LE(std::abs(value - StoredValue(now, row, col) * scale), 1.01f * half_step * scale) << row << ", " << col;
+    }
+  }
+}
+
+TEST(QuantizeTest, TheHeadIsPackedWhereThatIsAskedFor) {
+  const std::string source = MakeOdd("head", "vocab_size", 301, "bf16");
+  const auto before = Checkpoint::Open(source);
+  ASSERT_TRUE(before.ok()) << before.status();
+  const ModelSpec& spec = (*before)->spec();
+  const auto old = (*before)->Weight("lm_head.weight", spec.vocab, spec.hidden);
+  for (const std::string to : {"int8", "fp8"}) {
+    const std::string out = FreshOut("head-" + to);
+    const absl::Status status = QuantizeWithHead(source, to, out);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_THAT(test_files::ReadAll(out + "/config.json"), testing::Not(HasSubstr("lm_head")));
+    const auto after = Checkpoint::Open(out);
+    ASSERT_TRUE(after.ok()) << after.status();
+    const auto now = (*after)->Weight("lm_head.weight", spec.vocab, spec.hidden);
+    ASSERT_TRUE(now.ok()) << now.status();
+    EXPECT_EQ(now->code, to == "int8" ? WeightCode::kInt8 : WeightCode::kPlain);
+    if (to == "fp8") {
+      EXPECT_EQ(now->matrix.dtype, DType::kF8E4M3);
+      EXPECT_EQ(now->scales.rows, 3);  // 301 rows in blocks of 128
+    }
+    ExpectNearest(*old, *now);
+  }
+}
+
+TEST(QuantizeTest, OfAModelThatHasTheFormatTheHeadIsConvertedAlone) {
+  const std::string source = MakeOdd("fp8-head", "vocab_size", 301, "fp8"), out = FreshOut("fp8-head");
+  const absl::Status status = QuantizeWithHead(source, "fp8", out);
+  ASSERT_TRUE(status.ok()) << status;
+  const auto before = Checkpoint::Open(source), after = Checkpoint::Open(out);
+  ASSERT_TRUE(after.ok()) << after.status();
+  for (const std::string& name : (*before)->TensorNames()) {
+    if (name == "lm_head.weight") continue;
+    const auto old = (*before)->Tensor(name), now = (*after)->Tensor(name);
+    ASSERT_TRUE(now.ok()) << now.status();
+    ASSERT_EQ(now->dtype, old->dtype) << name;
+    ASSERT_EQ(now->shape, old->shape) << name;
+    EXPECT_EQ(std::memcmp(now->data, old->data, static_cast<size_t>(old->bytes)), 0) << name;
+  }
+  const ModelSpec& spec = (*before)->spec();
+  ExpectNearest(*(*before)->Weight("lm_head.weight", spec.vocab, spec.hidden),
+                *(*after)->Weight("lm_head.weight", spec.vocab, spec.hidden));
+  EXPECT_THAT(std::string(QuantizeWithHead(out, "fp8", FreshOut("fp8-again")).message()), HasSubstr("already"));
+}
+
+TEST(QuantizeTest, MatricesWithoutWholeGroupsStayAsTheyAre) {
+  const std::string source = MakeOdd("odd", "moe_intermediate_size", 40, "bf16");
   const std::string out = FreshOut("odd");
-  ASSERT_TRUE(Quantize(options.out, "int4", out).ok());
+  ASSERT_TRUE(Quantize(source, "int4", out).ok());
   const auto checkpoint = Checkpoint::Open(out);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const int hidden = (*checkpoint)->spec().hidden;

@@ -12,6 +12,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/base/thread_pool.h"
+#include "moe/checkpoint/quantize.h"
 #include "moe/kernels/accelerator/host_ops.h"
 #include "moe/model/device/device_testing.h"
 #include "moe/model/local_experts.h"
@@ -89,6 +91,29 @@ INSTANTIATE_TEST_SUITE_P(
               "bf16"},
         Shape{"TiedEmbeddings", {{"tie_word_embeddings", "true"}}, "bf16"}),
     [](const auto& info) { return info.param.name; });
+
+// 300 rows are no whole number of blocks, nor a multiple of 8.
+TEST(DeviceHeadTest, AnFp8HeadIsTheCpus) {
+  const std::string model = Model({}, "fp8");
+  ThreadPool threads(1);
+  QuantizeOptions options;
+  options.model = model;
+  options.to = "fp8";
+  options.head = true;
+  options.out = model + "-head";
+  const absl::Status status = QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return false; });
+  ASSERT_TRUE(status.ok()) << status;
+  const HostTarget host = MakeHostTarget("f32");
+  const auto device = RunnerOn(*host.target, options.out);
+  const auto cpu = TestRunner::Make(options.out, Fastest(Compute::kF32), 1);
+  const auto whole = TestRunner::Make(model, Fastest(Compute::kF32), 1);
+  ASSERT_TRUE(device != nullptr && cpu != nullptr && whole != nullptr);
+  const std::vector<int32_t> ids = Prompt(9, 3, 300);
+  const auto got = device->Prefill(0, ids, 16), want = cpu->Prefill(0, ids, 16), unpacked = whole->Prefill(0, ids, 16);
+  ASSERT_TRUE(got.ok() && want.ok() && unpacked.ok());
+  EXPECT_LT(LargestDifference(*got, *want), 1e-4);
+  EXPECT_GT(LargestDifference(*want, *unpacked), 1e-4);
+}
 
 class DeviceTransformerTest : public testing::Test {
  protected:
