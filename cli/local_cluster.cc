@@ -30,14 +30,16 @@ namespace {
 
 // The engine's options for this model: a KV cache no larger than its sequences can fill, a context no longer than that
 // cache holds, and chunks as asked for.
-EngineOptions FitOptions(const LocalClusterFlags& flags, const ModelSpec& spec, const Kernels& kernels,
+EngineOptions FitOptions(const LocalClusterFlags& flags, const ModelSpec& spec, const ComputeTarget& target,
                          EngineOptions options) {
   if (flags.prefill_chunk > 0) options.prefill_chunk_tokens_max = flags.prefill_chunk;
   if (options.context_max == 0) options.context_max = spec.context_max;
-  const int64_t block_bytes = KvBlockBytes(spec, CacheDType(kernels.compute, options.kv_format));
-  const int64_t blocks_each = options.context_max / kKvBlockTokens + 1;
+  options.kv_block_tokens = flags.block_size > 0 ? flags.block_size : target.kv_block_tokens();
+  const DType cache_dtype = CacheDType(target.kernels().compute, options.kv_format);
+  const int64_t block_bytes = KvBlockBytes(spec, cache_dtype, options.kv_block_tokens);
+  const int64_t blocks_each = options.context_max / options.kv_block_tokens + 1;
   options.kv_bytes = std::min(options.kv_bytes, options.sequences_running_max * blocks_each * block_bytes);
-  const int64_t tokens = options.kv_bytes / block_bytes * kKvBlockTokens;
+  const int64_t tokens = options.kv_bytes / block_bytes * options.kv_block_tokens;
   options.context_max = static_cast<int>(std::min<int64_t>(options.context_max, tokens));
   return options;
 }
@@ -68,7 +70,7 @@ class LocalClusterImpl final : public LocalCluster {
     threads_.emplace(threads.threads, threads.cpus);
     EngineOptions wanted = options;
     ASSIGN_OR_RETURN(wanted.kv_format, ParseRowFormat(flags.kv_format));
-    const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *kernels_, wanted);
+    const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *target_, wanted);
     ASSIGN_OR_RETURN(row_format_, ParseRowFormat(flags.row_format));
     const bool local_experts = flags.shards == 0 && flags.shard_addresses.empty();
     if (local_experts) {
@@ -207,6 +209,7 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
       .choices = {"compute", "fp8"};
   flags.Add("kv-format", &kv_format, "NAME", "what cached latents are rounded to; compute: what attention computes in")
       .choices = {"compute", "fp8"};
+  flags.Add("block-size", &block_size, "N", "tokens of a KV block: 16, 32 or 64; 0: 64 on a GPU, else 16").minimum = 0;
   DeclareTarget(flags, target);
   DeclareThreads(flags, threads);
   CommandFlag& chunk =
@@ -218,6 +221,10 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
 
 absl::Status LocalClusterFlags::Validate() const {
   if (model.empty()) return UsageError("--model is missing: name the model's directory, such as --model models/demo");
+  if (block_size != 0 && !IsKvBlockSize(block_size)) {
+    return UsageError(
+        absl::StrCat("--block-size is ", block_size, "; it must be 16, 32 or 64, or 0 for what suits the device"));
+  }
   RETURN_IF_ERROR(ValidateThreads(threads));
   return ValidateTarget(target);
 }

@@ -26,6 +26,7 @@ struct LocalClusterFlags {
   std::string transport = "inproc";
   std::string row_format = "compute";  // of rows on their way to experts
   std::string kv_format = "compute";   // of cached latents
+  int block_size = 0;                  // tokens of a KV block; 0: what suits the device
   TargetOptions target;
   ThreadOptions threads;
   int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default

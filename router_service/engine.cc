@@ -36,6 +36,10 @@ absl::Status EngineOptions::Validate() const {
   RETURN_IF_ERROR(InRange("sequences_queued_max", sequences_queued_max, 1, kSequencesMax));
   RETURN_IF_ERROR(InRange("kv_bytes", kv_bytes, 1, int64_t{1} << 50));
   RETURN_IF_ERROR(InRange("context_max", context_max, 0, limits::kContextMax));
+  if (kv_block_tokens != 0 && !IsKvBlockSize(kv_block_tokens)) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_block_tokens is ", kv_block_tokens, "; it must be 16, 32 or 64, "
+                                                   "or 0 for what suits the device"));
+  }
   if (!(prefill_stretch_max == 0 || (prefill_stretch_max > 1 && prefill_stretch_max <= 1000))) {
     return absl::InvalidArgumentError(absl::StrCat("prefill_stretch_max is ", prefill_stretch_max,
                                                    "; it must be above 1 and at most 1000, or 0 for no limit"));
@@ -61,13 +65,14 @@ absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, 
   const int64_t logit_rows = std::max<int64_t>(options.sequences_running_max, kLogitBytesMax / row_bytes);
   plan.logit_rows_max = static_cast<int>(std::min<int64_t>(options.batch_tokens_max, logit_rows));
 
-  const int64_t block_bytes = KvBlockBytes(spec, cache_dtype);
-  const int64_t sequence_blocks = BlocksFor(plan.context_max, kKvBlockTokens);
+  plan.kv_block_tokens = options.kv_block_tokens > 0 ? options.kv_block_tokens : kKvBlockTokens;
+  const int64_t block_bytes = KvBlockBytes(spec, cache_dtype, plan.kv_block_tokens);
+  const int64_t sequence_blocks = BlocksFor(plan.context_max, plan.kv_block_tokens);
   const int64_t blocks = options.kv_bytes / block_bytes;
   if (blocks < sequence_blocks) {
     return absl::InvalidArgumentError(absl::StrCat("kv_bytes is ", options.kv_bytes, ", room for ",
-                                                   blocks * kKvBlockTokens, " tokens; one sequence of context_max ",
-                                                   plan.context_max, " tokens needs ", sequence_blocks * block_bytes,
+                                                   blocks * plan.kv_block_tokens,
+                                                   " tokens; one sequence of context_max ", plan.context_max, " tokens needs ", sequence_blocks * block_bytes,
                                                    ": raise kv_bytes or lower context_max"));
   }
   // More than all running sequences can ever fill would only cost memory.
@@ -87,7 +92,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, ComputeTarget& target,
                                                        ThreadPool& threads, ExpertPool& experts, ExpertPool* local,
-                                                       const EngineOptions& options) {
+                                                       const EngineOptions& wanted) {
+  EngineOptions options = wanted;
+  if (options.kv_block_tokens == 0) options.kv_block_tokens = target.kv_block_tokens();
   const DType cache_dtype = CacheDType(target.kernels().compute, options.kv_format);
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
   ASSIGN_OR_RETURN(auto transformer, target.MakeTransformer(checkpoint, threads, local, plan.transformer()));

@@ -34,6 +34,7 @@ struct EngineOptions {
   int sequences_queued_max = 256;
   int64_t kv_bytes = int64_t{1} << 30;
   RowFormat kv_format = RowFormat::kCompute;  // of cached latents
+  int kv_block_tokens = 0;   // of a KV block, which prefixes share as a whole: 16, 32, 64; 0: what suits the target
   int context_max = 0;       // 0: the model's own limit
   bool prefix_cache = true;  // share the KV blocks of equal prefixes, and keep them while there is room
   // A step with prefill may take so many times as long as one that only decodes, where sequences decode: prompts are

@@ -21,6 +21,7 @@ struct EnginePlan {
   int logit_rows_max = 0;    // of them, rows whose logits are kept
   int context_max = 0;       // tokens of one sequence
   int32_t kv_blocks = 0;
+  int kv_block_tokens = 0;   // of each
   TransformerOptions transformer() const;
 };
 

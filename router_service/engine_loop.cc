@@ -45,7 +45,7 @@ SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, 
   limits.sequences_queued_max = options.sequences_queued_max;
   limits.context_max = plan.context_max;
   limits.kv_blocks = plan.kv_blocks;
-  limits.kv_block_tokens = kKvBlockTokens;
+  limits.kv_block_tokens = plan.kv_block_tokens;
   limits.prefix_cache = options.prefix_cache;
   return limits;
 }
@@ -383,12 +383,12 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Tr
                                                               const EngineOptions& options, Clock* clock) {
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(spec, cache_dtype, options));
   try {
-    ASSIGN_OR_RETURN(auto kv, transformer->NewCache(spec, cache_dtype, plan.kv_blocks));
+    ASSIGN_OR_RETURN(auto kv, transformer->NewCache(spec, cache_dtype, plan.kv_blocks, plan.kv_block_tokens));
     return std::unique_ptr<Engine>(std::make_unique<EngineLoop>(std::move(transformer), std::move(kv), spec, threads,
                                                                 experts, plan, options, clock));
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "no memory for a KV cache of ", plan.kv_blocks * KvBlockBytes(spec, cache_dtype), " bytes: lower kv_bytes"));
+    const int64_t bytes = plan.kv_blocks * KvBlockBytes(spec, cache_dtype, plan.kv_block_tokens);
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for a KV cache of ", bytes, " bytes: lower kv_bytes"));
   }
 }
 

@@ -37,6 +37,9 @@ TEST(EngineOptionsTest, NamesTheOptionThatIsOutOfRange) {
   expect("sequences_running_max", [](EngineOptions& options) { options.sequences_running_max = 0; });
   expect("sequences_queued_max", [](EngineOptions& options) { options.sequences_queued_max = 0; });
   expect("kv_bytes", [](EngineOptions& options) { options.kv_bytes = 0; });
+  for (const int tokens : {-16, 1, 17, 48, 128}) {
+    expect("kv_block_tokens", [tokens](EngineOptions& options) { options.kv_block_tokens = tokens; });
+  }
   expect("context_max", [](EngineOptions& options) { options.context_max = -1; });
   expect("prefill_stretch_max", [](EngineOptions& options) { options.prefill_stretch_max = 0.9; });
   expect("prefill_stretch_max", [](EngineOptions& options) { options.prefill_stretch_max = 1.0; });
@@ -56,6 +59,19 @@ TEST(EnginePlanTest, RefusesACacheThatCannotHoldOneContextAndSaysTheNumbers) {
   options.context_max = 80;
   EXPECT_EQ(PlanEngine(FakeSpec(), DType::kF32, options)->kv_blocks, 5);
   EXPECT_EQ(PlanEngine(FakeSpec(), DType::kBF16, options)->kv_blocks, 11) << "bfloat16 takes half the bytes";
+}
+
+TEST(EnginePlanTest, LargerBlocksHoldNoMoreTokensThanTheBytesDo) {
+  EngineOptions options = Options();
+  options.kv_block_tokens = 64;  // 96 tokens need 2 blocks of 2,048 bytes
+  options.kv_bytes = 4095;
+  ExpectInvalid(PlanEngine(FakeSpec(), DType::kF32, options).status(),
+                "room for 64 tokens; one sequence of context_max 96 tokens needs 4096");
+  options.kv_bytes = 6143;
+  const auto plan = PlanEngine(FakeSpec(), DType::kF32, options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->kv_blocks, 2);
+  EXPECT_EQ(plan->kv_block_tokens, 64);
 }
 
 TEST(EnginePlanTest, TakesTheModelsContextUnlessASmallerOneIsAsked) {

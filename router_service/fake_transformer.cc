@@ -89,8 +89,8 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
       const int32_t position = slice.first_position + static_cast<int32_t>(i);
       CONCLAVE_CHECK(position < limits_.context_max);
       for (int layer = 0; layer < 2; ++layer) {
-        const MatView block = kv.Block(LayerId{layer}, slice.blocks[position / kKvBlockTokens]);
-        block.Row<float>(position % kKvBlockTokens)[3] = Cached(slice.token_ids[i], position, layer);
+        const MatView block = kv.Block(LayerId{layer}, slice.blocks[position / kv.block_tokens()]);
+        block.Row<float>(position % kv.block_tokens())[3] = Cached(slice.token_ids[i], position, layer);
       }
       for (int32_t expert : FakeExperts(slice.token_ids[i], position)) experts.push_back(expert);
       weights.insert(weights.end(), {position + 0.25f, position + 0.5f});
@@ -109,8 +109,8 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
     uint64_t state = 1;
     for (int32_t position = 0; position < slice.first_position + count; ++position) {
       const auto cached = [&](int layer) {
-        const MatView block = kv.Block(LayerId{layer}, slice.blocks[position / kKvBlockTokens]);
-        return block.Row<float>(position % kKvBlockTokens)[3];
+        const MatView block = kv.Block(LayerId{layer}, slice.blocks[position / kv.block_tokens()]);
+        return block.Row<float>(position % kv.block_tokens())[3];
       };
       state = Extend(state, cached(0), cached(1));
       if (position < slice.first_position + count - slice.logit_rows) continue;

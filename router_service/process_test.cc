@@ -49,6 +49,7 @@ TEST(RouterServiceOptions, NamesTheFlagThatIsWrong) {
   EXPECT_THAT(Refusal({"--compute=int4"}), StartsWith("--compute: expected auto, f32 or bf16"));
   EXPECT_THAT(Refusal({"--row-format=fp4"}), StartsWith("--row-format: expected compute or fp8"));
   EXPECT_THAT(Refusal({"--kv-format=int4"}), StartsWith("--kv-format: expected compute or fp8"));
+  EXPECT_THAT(Refusal({"--block-size=48"}), StartsWith("--block-size is 48; it must be 16, 32 or 64"));
   EXPECT_THAT(Refusal({"--threads=-1"}), StartsWith("--threads"));
   EXPECT_THAT(Refusal({"--cpus=1023"}), StartsWith("--cpus: CPU 1023 is not there"));
   EXPECT_THAT(Refusal({"--shard=nowhere"}), StartsWith("--shard: expected host:port"));

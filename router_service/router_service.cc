@@ -59,6 +59,7 @@ absl::Status NameFlags(const absl::Status& status) {
                                              {"sequences_running_max", "--max-running"},
                                              {"sequences_queued_max", "--max-queued"},
                                              {"kv_bytes", "--kv-memory"},
+                                             {"kv_block_tokens", "--block-size"},
                                              {"context_max", "--context-max"}}));
 }
 
@@ -91,6 +92,9 @@ void RouterServiceOptions::AddTo(Flags& flags) {
   flags.Add("kv-format", &kv_format,
             "what cached latents are rounded to: compute: what attention computes in; fp8: eight bits and a scale for "
             "each 128 values, which takes about half of the memory or less and changes answers a little");
+  flags.Add("block-size", &engine.kv_block_tokens,
+            "tokens of a KV block: 16, 32 or 64; smaller ones find more of equal beginnings, GPUs read larger ones "
+            "faster; 0: 64 on a GPU, else 16");
   flags.Add("prefix-cache", &engine.prefix_cache,
             "share the KV blocks of equal beginnings, and keep them while there is room");
   flags.Add("context-max", &engine.context_max, "tokens of a prompt and its answer; 0: the model's limit");

@@ -81,7 +81,8 @@ class StackImpl final : public ServingStack {
     threads_.emplace(options_.threads.threads, options_.threads.cpus);
     EngineOptions engine = options_.engine;
     engine.metrics = &metrics;
-    if (engine.context_max == 0) engine.context_max = ContextThatFits(engine.kv_bytes);
+    if (engine.kv_block_tokens == 0) engine.kv_block_tokens = target_->kv_block_tokens();
+    if (engine.context_max == 0) engine.context_max = ContextThatFits(engine);
     RETURN_IF_ERROR(local ? UseLocalExperts(engine.batch_tokens_max) : UseShards(engine.batch_tokens_max, metrics));
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local ? experts_.get() : nullptr, engine));
     if (target_->memory() != nullptr) LogInfo(absl::StrCat("GPU memory: ", target_->memory()->Plan()));
@@ -113,10 +114,11 @@ class StackImpl final : public ServingStack {
 
  private:
   // A model's own limit may need more memory than anybody wants to give to the cache.
-  int ContextThatFits(int64_t kv_bytes) const {
+  int ContextThatFits(const EngineOptions& engine) const {
     const ModelSpec& spec = checkpoint_->spec();
-    const int64_t blocks = kv_bytes / KvBlockBytes(spec, CacheDType(kernels_->compute, options_.engine.kv_format));
-    const int64_t tokens = blocks * kKvBlockTokens;
+    const DType dtype = CacheDType(kernels_->compute, engine.kv_format);
+    const int64_t tokens =
+        engine.kv_bytes / KvBlockBytes(spec, dtype, engine.kv_block_tokens) * engine.kv_block_tokens;
     // Where not even one block fits, the engine's own refusal says what is needed.
     if (tokens == 0 || tokens >= spec.context_max) return spec.context_max;
     LogWarning(absl::StrCat("contexts are limited to ", tokens, " of the model's ", spec.context_max,

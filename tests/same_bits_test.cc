@@ -27,7 +27,7 @@ namespace conclave {
 namespace {
 
 constexpr int kContext = 128;
-constexpr int kContextBlocks = kContext / kKvBlockTokens;
+constexpr int kContextBlocks = kContext / kKvBlockTokens;  // of the smallest blocks, which kv_blocks counts
 constexpr int kRowsMax = 256;
 
 // What must not be seen in an answer.
@@ -36,12 +36,14 @@ struct Way {
   int chunk = kRowsMax;  // prompt rows of one sequence in one step
   int batch = kRowsMax;  // rows of one step
   int kv_blocks = 8 * kContextBlocks;
+  int block_tokens = kKvBlockTokens;
   bool together = true;  // all requests at once, or one after the other
 };
 
 std::ostream& operator<<(std::ostream& out, const Way& way) {
   return out << way.threads << " threads, chunk " << way.chunk << ", batch " << way.batch << ", " << way.kv_blocks
-             << " KV blocks, " << (way.together ? "together" : "alone");
+             << " KV blocks' bytes in blocks of " << way.block_tokens << " tokens, "
+             << (way.together ? "together" : "alone");
 }
 
 struct Bits {
@@ -94,7 +96,9 @@ Outcome Answer(const std::vector<EngineRequest>& requests, const Kernels& kernel
   options.prefill_chunk_tokens_max = way.chunk;
   options.sequences_running_max = 8;
   options.context_max = kContext;
-  options.kv_bytes = way.kv_blocks * KvBlockBytes(DemoCheckpoint().spec(), CacheDType(kernels.compute, cache));
+  const DType cache_dtype = CacheDType(kernels.compute, cache);
+  options.kv_block_tokens = way.block_tokens;
+  options.kv_bytes = way.kv_blocks * KvBlockBytes(DemoCheckpoint().spec(), cache_dtype, kKvBlockTokens);
   auto engine = Engine::Create(DemoCheckpoint(), kernels, threads, experts, options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   std::vector<Collector> collectors(requests.size());
@@ -160,14 +164,16 @@ class SameBitsTest : public testing::TestWithParam<Numbers> {
 
 TEST_P(SameBitsTest, DoNotDependOnOtherRequestsChunksOrThreads) {
   for (const Way& way : {Way{}, Way{.chunk = 64}, Way{.threads = 2, .chunk = 16}, Way{.chunk = 3, .together = false},
-                         Way{.threads = 2, .chunk = 1, .batch = 9}, Way{.chunk = 7, .batch = 20}}) {
+                         Way{.threads = 2, .chunk = 1, .batch = 9}, Way{.chunk = 7, .batch = 20},
+                         Way{.chunk = 24, .block_tokens = 32}, Way{.threads = 2, .chunk = 40, .block_tokens = 64}}) {
     SCOPED_TRACE(testing::Message() << way);
     ExpectTheSame(AnswerHere(requests_, way));
   }
 }
 
 TEST_P(SameBitsTest, DoNotDependOnPreemption) {
-  for (const Way& way : {Way{.kv_blocks = kContextBlocks}, Way{.threads = 2, .chunk = 16, .kv_blocks = 12}}) {
+  for (const Way& way : {Way{.kv_blocks = kContextBlocks}, Way{.threads = 2, .chunk = 16, .kv_blocks = 12},
+                         Way{.chunk = 30, .kv_blocks = 2 * kContextBlocks, .block_tokens = 64}}) {
     SCOPED_TRACE(testing::Message() << way);
     const Outcome run = AnswerHere(requests_, way);
     EXPECT_GT(run.preemptions, 0);

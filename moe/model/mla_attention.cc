@@ -64,7 +64,7 @@ void MlaAttention::Run(const MlaWeights& weights, LayerId layer, ConstMatView x,
   pages_.resize(std::max(pages_.size(), rows.blocks.size()));
   for (size_t i = 0; i < rows.blocks.size(); ++i) pages_[i] = kv.Block(layer, rows.blocks[i]).data;
   for (int64_t begin = 0; begin < x.rows; begin += kTileRows) {
-    AttendTile(weights, rope, rows, kv.dtype(), begin, std::min<int64_t>(kTileRows, x.rows - begin));
+    AttendTile(weights, rope, rows, kv, begin, std::min<int64_t>(kTileRows, x.rows - begin));
   }
   RunLinears(kernels_, threads_, packer_.Pack(value_.first(x.rows), {&weights.o}), {{&weights.o, out}});
   if (weights.o_bias.empty()) return;
@@ -105,8 +105,8 @@ void MlaAttention::FillCache(const MlaWeights& weights, LayerId layer, const Rop
       float* key = full.Row<float>(0) + spec_.kv_lora_rank;
       rope.Rotate(row, key, key);
       const int64_t position = rows.positions[row];
-      const int32_t block = rows.blocks[rows.first_block[row] + position / kKvBlockTokens];
-      const MatView cached = kv.Block(layer, block).Rows(position % kKvBlockTokens, 1);
+      const int32_t block = rows.blocks[rows.first_block[row] + position / kv.block_tokens()];
+      const MatView cached = kv.Block(layer, block).Rows(position % kv.block_tokens(), 1);
       if (cached.dtype == DType::kF8E4M3) {
         PackLatentRow({spec_.kv_lora_rank, spec_.qk_rope_head_dim}, full.Row<float>(0), cached.RowBytes(0));
       } else {
@@ -116,10 +116,10 @@ void MlaAttention::FillCache(const MlaWeights& weights, LayerId layer, const Rop
   });
 }
 
-void MlaAttention::AttendTile(const MlaWeights& weights, const Rope& rope, const AttentionRows& rows, DType cache_dtype,
-                              int64_t begin, int64_t count) {
+void MlaAttention::AttendTile(const MlaWeights& weights, const Rope& rope, const AttentionRows& rows,
+                              const KvStorage& kv, int64_t begin, int64_t count) {
   AbsorbQueries(weights, rope, begin, count);
-  Attend(rows, cache_dtype, begin, count);
+  Attend(rows, kv, begin, count);
   const MatView value = value_.view().Rows(begin, count);
   const int64_t work = count * spec_.v_head_dim * spec_.kv_lora_rank;
   const int64_t grain = TaskGrain(spec_.heads, work, threads_.threads());
@@ -153,7 +153,7 @@ void MlaAttention::AbsorbQueries(const MlaWeights& weights, const Rope& rope, in
 }
 
 // Splits rows x groups of heads over the threads. Each piece owns one scratch and takes the next free item.
-void MlaAttention::Attend(const AttentionRows& rows, DType cache_dtype, int64_t begin, int64_t count) {
+void MlaAttention::Attend(const AttentionRows& rows, const KvStorage& kv, int64_t begin, int64_t count) {
   int64_t scores = 0;
   for (int64_t row = begin; row < begin + count; ++row) scores += (rows.positions[row] + 1) * int64_t{spec_.heads};
   const bool alone = scores * spec_.cache_width() < kMultiplyAddsMin;
@@ -169,8 +169,8 @@ void MlaAttention::Attend(const AttentionRows& rows, DType cache_dtype, int64_t 
       args.query = absorbed_.view().Row<float>(row) + first * spec_.cache_width();
       args.query_stride = spec_.cache_width();
       args.pages = pages_.data() + rows.first_block[begin + row];
-      args.cache_dtype = cache_dtype;
-      args.page_tokens = kKvBlockTokens;
+      args.cache_dtype = kv.dtype();
+      args.page_tokens = kv.block_tokens();
       args.tokens = int64_t{rows.positions[begin + row]} + 1;
       args.heads = static_cast<int>(last - first);
       args.latent = spec_.kv_lora_rank;

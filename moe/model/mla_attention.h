@@ -62,10 +62,10 @@ class MlaAttention {
   void ProjectQueries(const MlaWeights& weights, ConstMatView x);
   void FillCache(const MlaWeights& weights, LayerId layer, const Rope& rope, const AttentionRows& rows, KvStorage& kv,
                  int64_t count);
-  void AttendTile(const MlaWeights& weights, const Rope& rope, const AttentionRows& rows, DType cache_dtype,
+  void AttendTile(const MlaWeights& weights, const Rope& rope, const AttentionRows& rows, const KvStorage& kv,
                   int64_t begin, int64_t count);
   void AbsorbQueries(const MlaWeights& weights, const Rope& rope, int64_t begin, int64_t count);
-  void Attend(const AttentionRows& rows, DType cache_dtype, int64_t begin, int64_t count);
+  void Attend(const AttentionRows& rows, const KvStorage& kv, int64_t begin, int64_t count);
 
   const AttentionSpec spec_;
   const Kernels& kernels_;

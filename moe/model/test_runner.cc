@@ -66,9 +66,9 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   return runner;
 }
 
-absl::Status TestRunner::NewCache(DType dtype, int context) {
-  const int blocks = (context + kKvBlockTokens - 1) / kKvBlockTokens;
-  ASSIGN_OR_RETURN(kv_, transformer_->NewCache(spec(), dtype, blocks * kSequencesMax));
+absl::Status TestRunner::NewCache(DType dtype, int context, int block_tokens) {
+  const int blocks = (context + block_tokens - 1) / block_tokens;
+  ASSIGN_OR_RETURN(kv_, transformer_->NewCache(spec(), dtype, blocks * kSequencesMax, block_tokens));
   positions_.assign(kSequencesMax, 0);
   blocks_.assign(kSequencesMax, {});
   for (int i = 0; i < blocks; ++i) {  // no two blocks of a sequence are neighbours
@@ -88,7 +88,8 @@ absl::StatusOr<Logits> TestRunner::Step(const std::vector<TestSlice>& slices, Fo
     view.first_position = positions_[slice.sequence];
     view.logit_rows = static_cast<int32_t>(slice.ids.size());
     const size_t tokens = view.first_position + slice.ids.size();
-    view.blocks = absl::MakeConstSpan(blocks_[slice.sequence]).first((tokens + kKvBlockTokens - 1) / kKvBlockTokens);
+    const size_t block = kv_->block_tokens();
+    view.blocks = absl::MakeConstSpan(blocks_[slice.sequence]).first((tokens + block - 1) / block);
     views.push_back(view);
     rows += view.logit_rows;
   }

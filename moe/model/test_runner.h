@@ -62,8 +62,9 @@ class TestRunner {
   // The logits of all of `ids`, in pieces of `chunk` tokens, as sequence `sequence` from its position on.
   absl::StatusOr<Logits> Prefill(int sequence, absl::Span<const int32_t> ids, int chunk,
                                  ForwardObserver* observer = nullptr);
-  // Forgets all sequences, and caches what comes in `dtype` instead of the compute's own.
-  absl::Status NewCache(DType dtype, int context = 256);
+  // Forgets all sequences, and caches what comes in `dtype` instead of the compute's own,
+  // in blocks of so many tokens.
+  absl::Status NewCache(DType dtype, int context = 256, int block_tokens = kKvBlockTokens);
   // Forgets what a sequence has seen.
   void Restart(int sequence) { positions_[sequence] = 0; }
 

@@ -154,7 +154,7 @@ void DecoderTransformer::PlanStep(absl::Span<const SequenceSlice> slices, const 
   logit_rows_.clear();
   for (const SequenceSlice& slice : slices) {
     const int64_t count = static_cast<int64_t>(slice.token_ids.size());
-    CheckSlice(slice, options_.context_max);
+    CheckSlice(slice, options_.context_max, kv.block_tokens());
     for (int64_t i = 0; i < count; ++i) {
       CONCLAVE_CHECK(slice.token_ids[i] >= 0 && slice.token_ids[i] < spec_.vocab) << slice.token_ids[i];
       if (i >= count - slice.logit_rows) logit_rows_.push_back(static_cast<int64_t>(tokens_.size()));
@@ -332,16 +332,17 @@ absl::StatusOr<TransformerOptions> ResolveLimits(const ModelSpec& spec, const Tr
   return sized;
 }
 
-void CheckSlice(const SequenceSlice& slice, int context_max) {
+void CheckSlice(const SequenceSlice& slice, int context_max, int block_tokens) {
   const int64_t count = static_cast<int64_t>(slice.token_ids.size());
   const int64_t end = slice.first_position + count;
   CONCLAVE_CHECK(slice.first_position >= 0 && end <= context_max) << "positions up to " << end;
-  CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * kKvBlockTokens >= end) << slice.blocks.size();
+  CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * block_tokens >= end) << slice.blocks.size();
   CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows;
 }
 
-absl::StatusOr<std::unique_ptr<KvStorage>> Transformer::NewCache(const ModelSpec& spec, DType dtype, int32_t blocks) {
-  return std::make_unique<KvStorage>(spec, dtype, blocks);
+absl::StatusOr<std::unique_ptr<KvStorage>> Transformer::NewCache(const ModelSpec& spec, DType dtype, int32_t blocks,
+                                                                 int block_tokens) {
+  return std::make_unique<KvStorage>(spec, dtype, blocks, block_tokens);
 }
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(const Checkpoint& checkpoint, const Kernels& kernels,

@@ -51,8 +51,8 @@ struct TransformerOptions {
 
 // `options` with context_max filled in, as every transformer takes them. INVALID_ARGUMENT names the limit.
 absl::StatusOr<TransformerOptions> ResolveLimits(const ModelSpec& spec, const TransformerOptions& options);
-// A slice whose numbers fit neither each other nor `context_max` is our own mistake (CHECK).
-void CheckSlice(const SequenceSlice& slice, int context_max);
+// A slice whose numbers fit neither each other nor `context_max` nor blocks of that size is our own mistake (CHECK).
+void CheckSlice(const SequenceSlice& slice, int context_max, int block_tokens);
 
 // Used by one thread. Sized at creation; Forward allocates nothing per row.
 class Transformer {
@@ -70,9 +70,11 @@ class Transformer {
   virtual absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts,
                                MatView logits, ForwardObserver* observer) = 0;
 
-  // A cache of `blocks` blocks in the memory that Forward works in; the transformer must outlive it.
+  // A cache of `blocks` blocks of `block_tokens` tokens (IsKvBlockSize) in the memory that Forward works in; the
+  // transformer must outlive it.
   // RESOURCE_EXHAUSTED: there is too little of that memory.
-  virtual absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks);
+  virtual absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks,
+                                                              int block_tokens);
   // Memory of the transformer to which Forward brings logits fastest, [logit_rows_max, vocab] F32; one without rows:
   // any is as good.
   virtual MatView host_logits() { return MatView{}; }

@@ -145,7 +145,7 @@ class TransformerParts : public TransformerTest {
     auto checkpoint = Checkpoint::Open(model_);
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     checkpoint_ = *std::move(checkpoint);
-    kv_ = std::make_unique<KvStorage>(checkpoint_->spec(), CacheDType(Compute::kF32), 4);
+    kv_ = std::make_unique<KvStorage>(checkpoint_->spec(), CacheDType(Compute::kF32), 4, kKvBlockTokens);
   }
   std::unique_ptr<Transformer> MakeTransformer(Compute compute) {
     TransformerOptions options;

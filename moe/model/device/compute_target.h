@@ -14,6 +14,7 @@
 #include "moe/kernels/kernels.h"
 #include "moe/model/device/device_memory.h"
 #include "moe/model/expert_pool.h"
+#include "moe/model/kv_storage.h"
 #include "moe/model/transformer.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/row_format.h"
@@ -45,6 +46,8 @@ class ComputeTarget {
   const Kernels& kernels() const { return kernels_; }
   // Null on a CPU.
   DeviceMemory* memory() const { return memory_.get(); }
+  // Tokens of a KV block that attention here reads fastest.
+  int kv_block_tokens() const { return memory_ == nullptr ? kKvBlockTokens : kDeviceKvBlockTokens; }
   // Pinned memory, which may outlive nothing of the target; null on a CPU. Any thread may ask for it.
   HostMemory pinned_memory() const;
 

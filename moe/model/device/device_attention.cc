@@ -90,7 +90,7 @@ void DeviceAttention::Run(const DeviceLayer& weights, const void* x, DType x_dty
     AbsorbQueries(weights, query, count);
     device_.RotateQueries({query, plan.positions() + begin, rope_, absorbed_.as<void>(), limits_.head_dtype, count,
                            spec_.heads, spec_.qk_nope_head_dim, spec_.kv_lora_rank});
-    Attend(plan, cache, kv.blocks(), tokens_max, begin, count);
+    Attend(plan, cache, kv, tokens_max, begin, count);
     ExpandValues(weights, begin, count);
   }
   LinearArgs output = Product(weights.o, weights.o_bias);
@@ -199,7 +199,7 @@ void DeviceAttention::AbsorbQueries(const DeviceLayer& weights, const void* quer
 }
 
 // mixed_ of rows [begin, begin + count).
-void DeviceAttention::Attend(const StepPlan& plan, MatView cache, int32_t cache_blocks, int32_t tokens_max,
+void DeviceAttention::Attend(const StepPlan& plan, MatView cache, const KvStorage& kv, int32_t tokens_max,
                              int64_t begin, int64_t count) {
   AttendArgs attend;
   attend.query = absorbed_.as<void>();
@@ -214,8 +214,8 @@ void DeviceAttention::Attend(const StepPlan& plan, MatView cache, int32_t cache_
   attend.heads = spec_.heads;
   attend.latent = spec_.kv_lora_rank;
   attend.rope = spec_.qk_rope_head_dim;
-  attend.block_tokens = kKvBlockTokens;
-  attend.cache_blocks = cache_blocks;
+  attend.block_tokens = kv.block_tokens();
+  attend.cache_blocks = kv.blocks();
   attend.tokens_max = tokens_max;
   attend.scale = scale_;
   attend.workspace = workspace_.as<void>();

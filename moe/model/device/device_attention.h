@@ -48,7 +48,7 @@ class DeviceAttention {
   void ProjectQueries(const DeviceLayer& weights, const void* x, DType x_dtype);
   void FillCache(const DeviceLayer& weights, const StepPlan& plan, MatView cache);
   void AbsorbQueries(const DeviceLayer& weights, const void* query, int64_t count);
-  void Attend(const StepPlan& plan, MatView cache, int32_t cache_blocks, int32_t tokens_max, int64_t begin,
+  void Attend(const StepPlan& plan, MatView cache, const KvStorage& kv, int32_t tokens_max, int64_t begin,
               int64_t count);
   void ExpandValues(const DeviceLayer& weights, int64_t begin, int64_t count);
   // Row `row` of a buffer whose rows have `width` values of head_dtype.

@@ -69,7 +69,8 @@ class DeviceTransformer final : public Transformer {
         gate_precision_(kernels.compute == Compute::kF8 ? LinearPrecision::kSplit : LinearPrecision::kFloat32) {}
 
   absl::Status Start();
-  absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks) override;
+  absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks,
+                                                      int block_tokens) override;
   absl::Status Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts, MatView logits,
                        ForwardObserver* observer) override;
   absl::Status SliceStatus(size_t slice) const override;
@@ -167,12 +168,12 @@ absl::Status DeviceTransformer::AllocateWorkspace() {
 }
 
 absl::StatusOr<std::unique_ptr<KvStorage>> DeviceTransformer::NewCache(const ModelSpec&, DType dtype,
-                                                                            int32_t blocks) {
-  const int64_t bytes = blocks * KvBlockBytes(spec_, dtype);
+                                                                       int32_t blocks, int block_tokens) {
+  const int64_t bytes = blocks * KvBlockBytes(spec_, dtype, block_tokens);
   RETURN_IF_ERROR(memory_.Reserve("KV cache", DeviceMemory::Rounded(bytes)));
   ASSIGN_OR_RETURN(DeviceBuffer memory, memory_.Allocate(bytes));
   caches_.push_back(std::move(memory));
-  return std::make_unique<KvStorage>(spec_, dtype, blocks, caches_.back().as<void>(), Device::kCuda);
+  return std::make_unique<KvStorage>(spec_, dtype, blocks, block_tokens, caches_.back().as<void>(), Device::kCuda);
 }
 
 absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool& experts,
@@ -181,7 +182,7 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
     return absl::FailedPreconditionError(absl::StrCat("the expert pool returns rows of ", Name(experts.row_dtype()),
                                                       ", the model was created for ", Name(row_dtype_)));
   }
-  RETURN_IF_ERROR(plan_->Set(slices, spec_));
+  RETURN_IF_ERROR(plan_->Set(slices, spec_, kv.block_tokens()));
   plan_->SetCache(kv.Block(LayerId{0}, 0).data);
   const int64_t rows = plan_->rows();
   CONCLAVE_CHECK(logits.rows == plan_->logit_count() && (logits.rows == 0 || logits.cols == spec_.vocab));

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/thread_pool.h"
@@ -129,7 +130,7 @@ TEST_F(DeviceTransformerTest, RowsThroughTheHostGiveTheBitsOfRowsThatStayOnTheDe
     auto remote = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr,
                                                {.rows_max = 32, .logit_rows_max = 32});
     ASSERT_TRUE(remote.ok()) << remote.status();
-    auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4);
+    auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4, kKvBlockTokens);
     ASSERT_TRUE(kv.ok()) << kv.status();
     const std::vector<int32_t> ids = Prompt(20, 5, 300), blocks = {3, 1};
     MatBuffer logits(DType::kF32, 20, 300);
@@ -170,6 +171,24 @@ TEST_F(DeviceTransformerTest, PacksCachedLatentsAsTheCpuDoes) {
   ExpectSameBits(*token_by_token, *got, "one token a step");
 }
 
+TEST_F(DeviceTransformerTest, BlocksOfAnySizeGiveTheSameBits) {
+  for (const char* compute : {"f32", "fp8"}) {
+    const HostTarget host = MakeHostTarget(compute);
+    const auto runner = RunnerOn(*host.target, model_);
+    ASSERT_NE(runner, nullptr);
+    const DType dtype = CacheDType(host.target->kernels().compute);
+    const std::vector<int32_t> ids = Prompt(150, 3, 300);
+    const auto want = runner->Prefill(0, ids, 32);
+    ASSERT_TRUE(want.ok()) << want.status();
+    for (const int block_tokens : {32, 64}) {
+      ASSERT_TRUE(runner->NewCache(dtype, 192, block_tokens).ok());
+      const auto got = runner->Prefill(2, ids, 19);
+      ASSERT_TRUE(got.ok()) << got.status();
+      ExpectSameBits(*got, *want, absl::StrCat(compute, ", blocks of ", block_tokens));
+    }
+  }
+}
+
 TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   const HostTarget host = MakeHostTarget("f32");
   const auto runner = RunnerOn(*host.target, model_);
@@ -177,7 +196,7 @@ TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   ThreadPool threads(1);
   auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 32, .logit_rows_max = 8});
   ASSERT_TRUE(model.ok()) << model.status();
-  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 8);
+  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 8, kKvBlockTokens);
   ASSERT_TRUE(kv.ok()) << kv.status();
   std::vector<std::vector<int32_t>> ids, blocks;
   for (int i = 0; i < 4; ++i) {
@@ -229,7 +248,7 @@ TEST_F(DeviceTransformerTest, TheMostChangesThatDrawsMayHaveTakeNoFurtherMemory)
   ThreadPool threads(1);
   auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
   ASSERT_TRUE(model.ok()) << model.status();
-  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 1);
+  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 1, kKvBlockTokens);
   ASSERT_TRUE(kv.ok()) << kv.status();
   const int64_t before = host.accelerator->allocated_bytes();
   const std::vector<LogitChange> changes(kDrawChangesMax, LogitChange{7, 0.0f, -1});
@@ -274,7 +293,7 @@ TEST_F(DeviceTransformerTest, DecodingStepsAreReplayedInPiecesBetweenCallsOfAPoo
   ThreadPool threads(1);
   auto remote = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
   ASSERT_TRUE(remote.ok()) << remote.status();
-  auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4);
+  auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4, kKvBlockTokens);
   ASSERT_TRUE(kv.ok()) << kv.status();
   const std::vector<int32_t> ids = Prompt(12, 5, 300), blocks = {2};
   const auto want = runner->Prefill(0, ids, 12);

@@ -21,6 +21,7 @@ uint64_t NextGeneration() {
 absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, DeviceMemory& memory) {
   StepPlan plan(options, memory);
   const int64_t rows = 5 * int64_t{options.rows_max} + (1 + kDrawIntegers) * options.logit_rows_max;
+  // Of the smallest blocks that a cache may have.
   const int64_t sequence_blocks = options.context_max / kKvBlockTokens + 1;
   RETURN_IF_ERROR(plan.Grow(rows + std::max<int64_t>(2 * sequence_blocks, 16384) + kChangeIntegers * kDrawChangesMax));
   return plan;
@@ -43,11 +44,11 @@ void StepPlan::SetCache(const void* cache) {
   if (std::exchange(cache_, cache) != cache) generation_ = NextGeneration();
 }
 
-absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec) {
+absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec, int block_tokens) {
   int64_t rows = 0, logits = 0, blocks = 0, changes = 0;
   for (const SequenceSlice& slice : slices) {
     const int64_t count = static_cast<int64_t>(slice.token_ids.size());
-    CheckSlice(slice, options_.context_max);
+    CheckSlice(slice, options_.context_max, block_tokens);
     rows += count;
     logits += slice.logit_rows;
     blocks += static_cast<int64_t>(slice.blocks.size());
@@ -74,8 +75,8 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
       if (i >= count - slice.logit_rows) *logit++ = static_cast<int32_t>(row);
       base[row] = slice.token_ids[i];
       base[rows + row] = static_cast<int32_t>(position);
-      base[2 * rows + row] = static_cast<int32_t>(int64_t{slice.blocks[position / kKvBlockTokens]} * kKvBlockTokens +
-                                                  position % kKvBlockTokens);
+      base[2 * rows + row] = static_cast<int32_t>(int64_t{slice.blocks[position / block_tokens]} * block_tokens +
+                                                  position % block_tokens);
       base[3 * rows + row] = static_cast<int32_t>(block - block_begin);
       base[4 * rows + row] = static_cast<int32_t>(position + 1);
     }

@@ -20,9 +20,10 @@ class StepPlan {
   // Sized for options; room for blocks grows to what the largest step needed.
   static absl::StatusOr<StepPlan> Create(const TransformerOptions& options, DeviceMemory& memory);
 
-  // Lists every row and queues the copy to the device. REQUIRES: slices keep Transformer::Forward's contract.
+  // Lists every row and queues the copy to the device. Blocks hold block_tokens tokens. REQUIRES: slices keep
+  // Transformer::Forward's contract.
   // Errors are those of growing.
-  absl::Status Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec);
+  absl::Status Set(absl::Span<const SequenceSlice> slices, const ModelSpec& spec, int block_tokens);
 
   int64_t rows() const { return rows_; }
   int64_t logit_count() const { return logit_count_; }
@@ -32,7 +33,7 @@ class StepPlan {
   void SetCache(const void* cache);
   const int32_t* tokens() const { return device(0); }
   const int32_t* positions() const { return device(rows_); }
-  const int32_t* cache_rows() const { return device(2 * rows_); }   // block * kKvBlockTokens + its row
+  const int32_t* cache_rows() const { return device(2 * rows_); }   // block * block_tokens + its row
   const int32_t* first_block() const { return device(3 * rows_); }  // into blocks()
   const int32_t* lengths() const { return device(4 * rows_); }      // positions() + 1
   const int32_t* logit_rows() const { return device(5 * rows_); }   // [logit_count()] rows whose logits are wanted
