@@ -278,7 +278,8 @@ void RemoteExperts::Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedg
     message.call.call_id = ++last_call_;
     message.call.placement_epoch = membership_->epoch(message.shard);
     message.call.layer = ticket.layer;
-    message.call.deadline = std::min(ticket.deadline, now + patience);
+    // The shard's own, not the ticket's: a shard is not late because a request was in a hurry.
+    message.call.deadline = now + patience;
     ++ticket.in_flight;
     const int index = static_cast<int>(flight - flights_.begin());
     transport_.Call(message.shard, message.call, message.reply,
@@ -387,7 +388,15 @@ absl::Duration RemoteExperts::WaitTime(const LayerTicket& ticket, absl::Time now
   return std::max(wake - now, absl::ZeroDuration());
 }
 
-absl::Status RemoteExperts::GiveUp(LayerTicket& ticket) const {
+absl::Status RemoteExperts::GiveUp(LayerTicket& ticket, absl::Time now) {
+  // All rows are with shards that are within their time: it is the requests that had none left.
+  if (ticket.deadline == step_deadline_ && ticket.open().empty() && ticket.last_error.ok()) {
+    for (const Flight& flight : flights_) {
+      if (flight.message != nullptr && flight.ticket == &ticket) membership_->OnSuspect(flight.message->shard, now);
+    }
+    return absl::DeadlineExceededError(
+        absl::StrCat("the deadline came while layer ", Value(ticket.layer), " waited for its experts"));
+  }
   const int32_t expert = ticket.open().empty() ? ticket.FirstMissing() : ticket.open().front().expert;
   const std::string last = ticket.last_error.ok() ? "" : absl::StrCat("; the last one said: ", ticket.last_error.ToString());
   absl::Status status = absl::UnavailableError(absl::StrCat("layer ", Value(ticket.layer), " expert ", expert,
@@ -407,7 +416,7 @@ absl::Status RemoteExperts::Finish(ExpertTicket id, MatView out) {
     Pump(now);
     open_since = ticket.open().empty() ? absl::InfiniteFuture() : std::min(open_since, now);
     if (now >= ticket.deadline) {
-      ticket.failure = GiveUp(ticket);
+      ticket.failure = GiveUp(ticket, now);
     } else if (now >= open_since + kStalled && abandon_ != nullptr && abandon_()) {
       ticket.failure = absl::CancelledError("the step was abandoned while it waited for a shard");
     } else {

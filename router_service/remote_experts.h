@@ -92,7 +92,8 @@ class RemoteExperts final : public ExpertPool {
   // INVALID_ARGUMENT: the model has no such layer or expert. RESOURCE_EXHAUSTED too: kTicketsMax are in flight.
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override;
   // Returns when every row is there, or at the ticket's deadline with UNAVAILABLE that names layer, expert and what a
-  // shard said last; CANCELLED where the step is abandoned. No call of the ticket is in flight any more then.
+  // shard said last; DEADLINE_EXCEEDED where it was the step's deadline and no shard had failed; CANCELLED where the
+  // step is abandoned. No call of the ticket is in flight any more then.
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
 
   std::vector<ShardFigures> shard_figures() const { return health_.Figures(); }
@@ -124,7 +125,7 @@ class RemoteExperts final : public ExpertPool {
   void TakeBack(const LayerTicket& ticket, bool all);
   void TakeBackFrom(ShardId shard);
   absl::Duration WaitTime(const LayerTicket& ticket, absl::Time now) const;
-  absl::Status GiveUp(LayerTicket& ticket) const;
+  absl::Status GiveUp(LayerTicket& ticket, absl::Time now);
 
   const Kernels& kernels_;
   Transport& transport_;

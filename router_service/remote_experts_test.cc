@@ -267,6 +267,21 @@ TEST_F(RemoteExpertsTest, GivesUpAtTheStepsDeadline) {
   EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
 }
 
+TEST_F(RemoteExpertsTest, ARequestInAHurryIsNoFaultOfAShard) {
+  Start(2, /*copies=*/2);
+  Connect();
+  handlers_[0]->Hang();
+  handlers_[1]->Hang();
+  for (uint32_t seed = 0; seed < 10; ++seed) {
+    pool_->SetDeadline(Clock::Real()->Now() + absl::Milliseconds(2), absl::InfiniteFuture());
+    EXPECT_EQ(RunOnce(Rows(6, seed)).code(), absl::StatusCode::kDeadlineExceeded);
+  }
+  for (const ShardFigures& shard : pool_->shard_figures()) {
+    EXPECT_EQ(shard.failures, 0u);
+    EXPECT_EQ(shard.ejections, 0u);
+  }
+}
+
 TEST_F(RemoteExpertsTest, AStepMayBeAbandonedOnlyWhileNobodyComputesItsRows) {
   Start(1);
   Connect();
