@@ -107,13 +107,13 @@ absl::StatusOr<Value> Arithmetic(const std::string& operation, const Value& left
     return arena->NewList(std::move(items));
   }
   if (operation == "*" && left.IsText() && right.kind == Kind::kInt) {
-    Text text;
-    for (int64_t i = 0; i < right.integer && left.text->size() > 0; ++i) {
-      if (static_cast<int64_t>(text.size() + left.text->size()) > arena->bytes_left()) {
-        return absl::InvalidArgumentError("a repeated string that is too long");
-      }
-      text.Append(*left.text);
+    // Asked before any of it is made: millions of appended bytes take seconds.
+    const int64_t size = static_cast<int64_t>(left.text->size());
+    if (size > 0 && right.integer > arena->bytes_left() / size) {
+      return absl::InvalidArgumentError("a repeated string that is too long");
     }
+    Text text;
+    for (int64_t i = 0; i < right.integer && size > 0; ++i) text.Append(*left.text);
     return arena->NewText(std::move(text));
   }
   return WrongOperands(operation, left, right);
