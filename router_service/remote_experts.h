@@ -91,9 +91,8 @@ class RemoteExperts final : public ExpertPool {
   void AskWhileStalled(std::function<bool()> abandon) override { abandon_ = std::move(abandon); }
   // INVALID_ARGUMENT: the model has no such layer or expert. RESOURCE_EXHAUSTED too: kTicketsMax are in flight.
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override;
-  // Returns when every row is there, or at the ticket's deadline with UNAVAILABLE that names layer, expert and what a
-  // shard said last; DEADLINE_EXCEEDED where it was the step's deadline and no shard had failed; CANCELLED where the
-  // step is abandoned. No call of the ticket is in flight any more then.
+  // Returns once every row is there, or with UNAVAILABLE at the ticket's deadline, which names layer, expert and what a
+  // shard said last, DEADLINE_EXCEEDED at the step's, where no shard had failed, or CANCELLED where it is abandoned.
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
 
   std::vector<ShardFigures> shard_figures() const { return health_.Figures(); }

@@ -48,6 +48,17 @@ assert "expert" in text(chat)
 assert chat[0].system_fingerprint and chat[0].prompt_ids
 assert chat[-1].usage.completion_tokens > 5 and chat[-1].finish_reason in ("stop", "length")
 
+# A deadline in mid-answer is the request's, whatever was under way, and no shard is blamed for it.
+request, response = types["Generate"]
+generate = channel.unary_stream("/conclave.v1.InferenceService/Generate", request_serializer=request.SerializeToString,
+                                response_deserializer=response.FromString)
+for seconds in [0.02, 0.05, 0.1] * 3:
+    try:
+        list(generate(request(text="Once", max_tokens=1900, ignore_eos=True), timeout=seconds))
+        raise AssertionError(f"1,900 tokens within {seconds} s")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+
 # Seeds: the same twice, another otherwise; n answers of one seed differ and are each reproducible.
 sampled = {"temperature": 1.0, "seed": 7}
 ask = lambda **more: list(call("Generate", **{"text": "Once upon a time", "max_tokens": 24, "sampling": sampled, **more}))

@@ -236,8 +236,9 @@ class LimitsTest(unittest.TestCase):
                 self.assertLess(times[1], 12 * times[0] + 2)
 
     def test_what_is_not_done_here_is_refused_by_name(self):
-        for field, value in (("tools", []), ("tool_choice", "auto"), ("response_format", {"type": "json_object"}),
-                             ("chat_template", "{{ x }}"), ("functions", []), ("parallel_tool_calls", True),
+        for field, value in (("tools", [{"type": "function", "function": {"name": "f"}}]),
+                             ("tool_choice", "auto"), ("response_format", {"type": "json_object"}),
+                             ("chat_template", "{{ x }}"), ("functions", []),
                              ("store", True), ("service_tier", "flex"), ("modalities", ["audio"]),
                              ("messages[0].name", None), ("messages[0].content[0].type", None)):
             with self.subTest(field):
@@ -252,7 +253,8 @@ class LimitsTest(unittest.TestCase):
         self.refused(self.client.complete(best_of=3), 400, "best_of", "unsupported_parameter")
         self.refused(self.client.complete(temprature=1), 400, "temprature", "unknown_parameter")
         self.assertEqual(self.client.chat(response_format={"type": "text"}, user="u", metadata={"a": "b"}, store=False,
-                                          service_tier="auto", tools=None).status, 200)
+                                          service_tier="auto", tools=[], tool_choice="none",
+                                          parallel_tool_calls=False, functions=None).status, 200)
 
     def test_special_token_text_in_content_stays_text(self):
         ids = lambda text: self.client.post("/tokenize", {"messages": [{"role": "user", "content": text}]}).json()["tokens"]

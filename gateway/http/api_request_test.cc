@@ -127,7 +127,9 @@ TEST(TranslateCompletion, WhatIsWrongIsNamed) {
   EXPECT_EQ(Refused(R"("logit_bias": {"x": 1})"), "logit_bias/");
   EXPECT_EQ(Refused(R"("stream_options": {})"), "stream_options/");
   EXPECT_EQ(Refused(R"("stream": true, "stream_options": {"x": 1})"), "stream_options.x/unknown_parameter");
-  EXPECT_EQ(Refused(R"("tools": [])"), "tools/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("tools": [{"type": "function"}])"), "tools/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("tool_choice": "auto")"), "tool_choice/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("tool_choice": {"type": "function"})"), "tool_choice/");
   EXPECT_EQ(Refused(R"("response_format": {"type": "json_object"})"), "response_format/unsupported_parameter");
   EXPECT_EQ(Refused(R"("suffix": "x")"), "suffix/unsupported_parameter");
   EXPECT_EQ(Refused(R"("best_of": 4)"), "best_of/unsupported_parameter");
@@ -137,7 +139,8 @@ TEST(TranslateCompletion, WhatIsWrongIsNamed) {
 
 TEST(TranslateCompletion, WhatAsksForNothingPasses) {
   Completion(
-      R"({"prompt": "a", "user": "u", "metadata": {"a": 1}, "store": false, "service_tier": "auto", "tools": null,
+      R"({"prompt": "a", "user": "u", "metadata": {"a": 1}, "store": false, "service_tier": "auto", "tools": [],
+      "tool_choice": "none", "parallel_tool_calls": true, "functions": null,
       "response_format": {"type": "text"}, "suffix": "", "surprise": null, "stop": null, "stop_token_ids": []})");
 }
 

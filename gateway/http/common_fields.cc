@@ -119,12 +119,18 @@ void ReadSettings(BodyFields& fields) {
   for (const char* name : {"skip_special_tokens", "add_special_tokens"}) {
     if (!fields.Bool(name).value_or(true)) fields.FailUnsupported(name, "must be true");
   }
+  // No tools are what there is here; a client that has none may say so.
+  const json* tools = fields.Find("tools");
+  if (tools != nullptr && *tools != json::array()) {
+    fields.FailUnsupported("tools", "is not supported by this server, but for an empty list");
+  }
+  if (fields.Text("tool_choice").value_or("none") != "none") {
+    fields.FailUnsupported("tool_choice", "is not supported by this server, but for \"none\"");
+  }
+  fields.Bool("parallel_tool_calls");
   // Names of the client's own, for its own records.
   fields.Harmless({"user", "metadata", "safety_identifier", "prompt_cache_key"});
-  fields.Unsupported({"tools",
-                      "tool_choice",
-                      "parallel_tool_calls",
-                      "functions",
+  fields.Unsupported({"functions",
                       "function_call",
                       "prediction",
                       "audio",

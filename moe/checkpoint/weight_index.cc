@@ -35,7 +35,8 @@ absl::StatusOr<WeightIndex> ParseWeightIndex(absl::string_view text) {
   for (const auto& [tensor, file] : root["weight_map"].items()) {
     if (!file.is_string() || !IsSafeFileName(file.get_ref<const std::string&>())) {
       return absl::DataLossError(
-          absl::StrCat("weight_map places ", Quoted(tensor), " in ", Quoted(file.is_string() ? file.get<std::string>() : file.dump()),
+          absl::StrCat("weight_map places ", Quoted(tensor), " in ",
+                       Quoted(file.is_string() ? file.get<std::string>() : file.dump()),
                        "; it must be the name of a .safetensors file beside the index, without '/' and '..'"));
     }
     file_numbers[file.get_ref<const std::string&>()] = 0;
