@@ -45,16 +45,21 @@ struct TileF8 {
     }
     if (__builtin_expect(IsOdd(oddest) != 0, 0)) DecodeOddRows(rows, stride, kRows, out);
   }
-  // Above 236 for zero, subnormal numbers and NaN.
-  static __m512i Oddness(__m512i codes) { return _mm512_sub_epi8(_mm512_add_epi8(codes, codes), _mm512_set1_epi8(16)); }
-  static __mmask64 IsOdd(__m512i oddness) {
-    return _mm512_cmpgt_epu8_mask(oddness, _mm512_set1_epi8(static_cast<char>(236)));
+  // Above 118 for zero, subnormal numbers and NaN: with exponent bits e3 e2 e1 e0, the bits are 0, the complements of
+  // e3 ^ e2, e2 ^ e1, e1 ^ e0 and e0, which are 1111 where all are zero and 1110 where all are set, and the mantissa.
+  static __m512i Oddness(__m512i codes) {
+    return _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(0x0102040818306000), 0x78);
   }
+  static __mmask64 IsOdd(__m512i oddness) { return _mm512_cmpgt_epu8_mask(oddness, _mm512_set1_epi8(118)); }
   CONCLAVE_NEVER_INLINE static void DecodeOddRows(const uint8_t* p, int64_t stride, int rows, uint8_t* out) {
-    for (int row = 0; row < rows; ++row, p += stride) {
-      if (IsOdd(Oddness(_mm512_loadu_si512(p))) == 0) continue;
+    uint32_t odd = 0;
+    for (int row = 0; row < rows; ++row) {
+      odd |= static_cast<uint32_t>(IsOdd(Oddness(_mm512_loadu_si512(p + row * stride))) != 0) << row;
+    }
+    for (; odd != 0; odd &= odd - 1) {
+      const int row = __builtin_ctz(odd);
       __m512i tiles[2];
-      PairDotF8::ReadWeight(p, tiles);
+      PairDotF8::ReadWeight(p + row * stride, tiles);
       for (int i = 0; i < 2; ++i) _mm512_store_si512(out + i * kTileBytes + row * 64, tiles[i]);
     }
   }

@@ -1,7 +1,6 @@
 // Products of some rows of weights at a time with one block of packed rows of x, where all waits for memory. Codes are
 // decoded into tiles a little ahead of the tile that is multiplied, so that decoding hides behind reads, and the tiles'
-// latency behind decoding and behind a second sum. The sums of a segment lie close together, row after row, and sixteen
-// are scaled at a time.
+// latency behind decoding and behind a second sum.
 //
 // The order of one product is that of amx_products.inl, for weights whose segments all begin at multiples of 32.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_AMX_FEW_INL_
@@ -9,13 +8,13 @@
 
 #include <cstdint>
 
+#include "moe/kernels/cpu/amx_few_sums.inl"
 #include "moe/kernels/cpu/amx_pack.h"
 #include "moe/kernels/cpu/amx_products.inl"
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/amx_weights.h"
 #include "moe/kernels/cpu/dot.h"
 #include "moe/kernels/cpu/raw_tiles.h"
-#include "moe/kernels/cpu/transpose16.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -40,13 +39,11 @@ class FewColumns {
         columns_(x.columns),
         stride_(x.columns * 4),
         rows_(matrices == 1 ? 2 * kTileRows16 : kTileRows16),
-        panels_((depth + kPanelSteps * kStepDepth - 1) / (kPanelSteps * kStepDepth)),
-        lanes_{{w[0], 0}, {w[matrices - 1], rows_ - kTileRows16}} {
-    if constexpr (Source::kScaled) {
-      for (int64_t i = 0; i < columns_ * kTileRows16; ++i) row_of_sum_[i] = static_cast<int32_t>(i / columns_);
-      segment_steps_ = Segment(w[0], depth) / kStepDepth;
-      one_scale_ = w[0].scales.block_cols >= depth;
-    }
+        steps_((depth + kStepDepth - 1) / kStepDepth),
+        panels_((steps_ + kPanelSteps - 1) / kPanelSteps),
+        lanes_{{w[0], 0}, {w[matrices - 1], rows_ - kTileRows16}},
+        sums_{{w[0], depth, columns_}, {w[matrices - 1], depth, columns_}} {
+    if constexpr (Source::kScaled) segment_mask_ = Segment(w[0], depth) / kStepDepth - 1;
   }
 
   // Of each matrix, in a run.
@@ -66,12 +63,11 @@ class FewColumns {
   }
 
   // [16][columns of x]: of the first and the second 16 rows, or of the first and the second matrix.
-  const float* Sums(int lane) const { return totals_[lane]; }
+  const float* Sums(int lane) const { return sums_[lane].Totals(); }
 
  private:
   static constexpr int64_t kStepDepth = cpu::kTileDepth;
-  static constexpr int64_t kChunkSteps = kSegmentDepth / kStepDepth;  // whose segments are scaled together
-  static_assert(kChunkSteps == 16);
+  static constexpr int64_t kChunkSteps = FewSums::kSegments;  // whose segments are scaled together
   // A panel is 64 bytes of each row: so many steps.
   static constexpr int64_t kPanelSteps = 64 / Source::Bytes(kStepDepth);
 
@@ -80,7 +76,7 @@ class FewColumns {
     int64_t row;  // its first, in a run
   };
 
-  // The length of segments where all begin at multiples of it; else 0.
+  // The length of segments where all begin at multiples of it, a power of two; else 0.
   static int64_t Segment(const cpu::RawWeight& w, int64_t depth) {
     const int64_t block_cols = w.scales.block_cols;
     if (block_cols >= depth) return kSegmentDepth;
@@ -142,35 +138,57 @@ class FewColumns {
       for (int lane = 0; lane < kLanes; ++lane) DecodeRest(lane, n, whole, decoded_[0][lane]);
       MultiplyStep<kLanes>(whole, decoded_[0][0], decoded_[0][kLanes - 1]);
     }
-    StoreTotals<kLanes>(totals_[0], totals_[1]);
+    StoreTotals<kLanes>(sums_[0].Totals(), sums_[1].Totals());
   }
 
   template <int kLanes>
   void RunDecoded(int64_t n) {
     if (n != ready_n_) {
-      for (int64_t i = 0; i < kPanelSteps; ++i) DecodeRows(n, 0, i);
+      const Stored first = StoredAt(n, 0);
+      for (int64_t i = 0; i < kPanelSteps; ++i) DecodeRows(first, i, decoded_[slot_][0], decoded_[slot_][1]);
     }
     for (int64_t panel = 0; panel < panels_; ++panel) {
       const bool more = panel + 1 < panels_;
-      MultiplyPanel<kLanes>(n, panel, more ? n : n + rows_, more ? panel + 1 : 0);
+      MultiplyPanel<kLanes>(n, panel, StoredAt(more ? n : n + rows_, more ? panel + 1 : 0));
     }
+  }
+
+  // A panel of the run that begins at n, as it is stored.
+  struct Stored {
+    int64_t n, panel;
+    bool whole;  // 16 rows of each lane, and 64 bytes of each row
+    const uint8_t* rows[2];
+    Streams ahead[2];
+  };
+  Stored StoredAt(int64_t n, int64_t panel) const {
+    Stored stored = {};
+    stored.n = n;
+    stored.panel = panel;
+    stored.whole = Count(1, n) == kTileRows16 && (panel + 1) * kPanelSteps * kStepDepth <= depth_;
+    if (!stored.whole) return stored;
+    for (int lane = 0; lane < 2; ++lane) {
+      stored.rows[lane] = Rows(lane, n) + panel * 64;
+      stored.ahead[lane] = Ahead(lane, n, panel);
+    }
+    return stored;
   }
 
   // Multiplies a panel, which was decoded before, and decodes the next one meanwhile, some rows between two steps.
   template <int kLanes>
-  void MultiplyPanel(int64_t n, int64_t panel, int64_t next_n, int64_t next_panel) {
-    const int64_t steps = (depth_ + kStepDepth - 1) / kStepDepth;
-    const auto& tiles = decoded_[slot_];
+  void MultiplyPanel(int64_t n, int64_t panel, const Stored& next) {
+    const uint8_t* tile0 = decoded_[slot_][0];
+    const uint8_t* tile1 = decoded_[slot_][1];
     slot_ = 1 - slot_;
-    for (int64_t i = 0; i < kPanelSteps; ++i) {
-      DecodeRows(next_n, next_panel, i);
-      const int64_t step = panel * kPanelSteps + i;
-      if (step >= steps) continue;
-      const int64_t in_chunk = step % kChunkSteps;
-      if (in_chunk % segment_steps_ == 0) ZeroSums<kLanes, 1>();
-      MultiplyStep<kLanes>(step, tiles[0] + i * kTileBytes, tiles[1] + i * kTileBytes);
-      const bool last = step + 1 == steps;
-      if (last || (in_chunk + 1) % segment_steps_ == 0) EndSegment<kLanes>(n, step, last);
+    uint8_t* const out0 = decoded_[slot_][0];
+    uint8_t* const out1 = decoded_[slot_][1];
+    int64_t step = panel * kPanelSteps;
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kPanelSteps; ++i, ++step, tile0 += kTileBytes, tile1 += kTileBytes) {
+      DecodeRows(next, i, out0, out1);
+      if (step >= steps_) continue;
+      if ((step & segment_mask_) == 0) ZeroSums<kLanes, 1>();
+      MultiplyStep<kLanes>(step, tile0, tile1);
+      if (((step + 1) & segment_mask_) == 0 || step + 1 == steps_) EndSegment<kLanes>(n, step);
     }
   }
 
@@ -192,31 +210,39 @@ class FewColumns {
   }
 
   template <int kLanes>
-  CONCLAVE_ALWAYS_INLINE void EndSegment(int64_t n, int64_t step, bool last) {
+  CONCLAVE_ALWAYS_INLINE void EndSegment(int64_t n, int64_t step) {
     const int64_t in_chunk = step % kChunkSteps;
-    const int64_t segment = in_chunk / segment_steps_;
-    StoreTotals<kLanes>(segment_sums_[0] + segment * kFloatsOfTile, segment_sums_[1] + segment * kFloatsOfTile);
-    if (!last && in_chunk + 1 < kChunkSteps) return;
-    for (int lane = 0; lane < kLanes; ++lane) AddChunk(lane, n, step - in_chunk, segment + 1);
+    const int64_t segment = in_chunk / (segment_mask_ + 1);
+    StoreTotals<kLanes>(sums_[0].OfSegment(segment), sums_[1].OfSegment(segment));
+    if (in_chunk + 1 < kChunkSteps && step + 1 < steps_) return;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t row = n + lanes_[lane].row;
+      sums_[lane].AddSegments(row, MinOf(kTileRows16, n_end_ - row), (step - in_chunk) * kStepDepth, segment + 1);
+    }
   }
 
-  // Decodes some rows of a panel of the run that begins at n, as far as they exist, into the free slot: those that are
-  // to be decoded while the step `i` of another panel is multiplied.
-  CONCLAVE_ALWAYS_INLINE void DecodeRows(int64_t n, int64_t panel, int64_t i) {
+  // Decodes some rows of a panel, as far as they exist, into the free slot: those that are to be decoded while the step
+  // `i` of another panel is multiplied.
+  CONCLAVE_ALWAYS_INLINE void DecodeRows(const Stored& panel, int64_t i, uint8_t* out0, uint8_t* out1) const {
     constexpr int64_t kRows = kTileRows16 / kPanelSteps;
     static_assert(kRows % Streams::kLines == 0);
-    for (int lane = 0; lane < 2; ++lane) {
-      uint8_t* out = decoded_[slot_][lane];
-      if (Count(lane, n) == kTileRows16 && (panel + 1) * kPanelSteps * kStepDepth <= depth_) {
-        const int64_t stride = lanes_[lane].w.row_bytes;
-        Streams ahead = Ahead(lane, n, panel);
-        ahead.first += i * kRows / Streams::kLines * ahead.stride;
-        Source::template DecodeRows<kRows>(Rows(lane, n) + i * kRows * stride + panel * 64, stride, ahead,
-                                           out + i * kRows * 64);
-      } else if (i == 0 && Count(lane, n) > 0) {
-        DecodeRest(lane, n, panel * kPanelSteps, out);
-      }
+    if (__builtin_expect(!panel.whole, 0)) {
+      if (i == 0) DecodeRests(panel, out0, out1);
+      return;
     }
+    DecodeLane<kRows>(panel, 0, i, out0);
+    DecodeLane<kRows>(panel, 1, i, out1);
+  }
+  template <int64_t kRows>
+  CONCLAVE_ALWAYS_INLINE void DecodeLane(const Stored& panel, int lane, int64_t i, uint8_t* out) const {
+    const int64_t stride = lanes_[lane].w.row_bytes;
+    Streams ahead = panel.ahead[lane];
+    ahead.first += i * kRows / Streams::kLines * ahead.stride;
+    Source::template DecodeRows<kRows>(panel.rows[lane] + i * kRows * stride, stride, ahead, out + i * kRows * 64);
+  }
+  CONCLAVE_NEVER_INLINE void DecodeRests(const Stored& panel, uint8_t* out0, uint8_t* out1) const {
+    if (Count(0, panel.n) > 0) DecodeRest(0, panel.n, panel.panel * kPanelSteps, out0);
+    if (Count(1, panel.n) > 0) DecodeRest(1, panel.n, panel.panel * kPanelSteps, out1);
   }
 
   // The elements of a panel from the step `step` on that are no whole panel of a whole tile; the rest of their last
@@ -233,64 +259,15 @@ class FewColumns {
     }
   }
 
-  // Adds the sums of the segments from the step `step` on, each times its scale, in ascending order.
-  CONCLAVE_NEVER_INLINE void AddChunk(int lane, int64_t n, int64_t step, int64_t segments) {
-    const cpu::RawScales& stored = lanes_[lane].w.scales;
-    float* scales = scales_[lane];
-    if (step == 0 || !one_scale_) {
-      ReadScalesOf(lane, n + lanes_[lane].row, step * kStepDepth / stored.block_cols, one_scale_ ? 1 : segments);
-    }
-    float* totals = totals_[lane];
-    for (int64_t v = 0; v < columns_; ++v) {
-      const __m512i row_of_lane = _mm512_load_si512(row_of_sum_ + v * 16);
-      V total = step == 0 ? Zero() : Load(totals + v * 16);
-      for (int64_t i = 0; i < segments; ++i) {
-        const V scale = _mm512_permutexvar_ps(row_of_lane, Load(scales + (one_scale_ ? 0 : i * 16)));
-        total = Fma(Load(segment_sums_[lane] + i * kFloatsOfTile + v * 16), scale, total);
-      }
-      Store(totals + v * 16, total);
-    }
-  }
-
-  // scales_[lane][i] are the scales of the 16 rows from `row` on, of segment i, from the block `block` on.
-  void ReadScalesOf(int lane, int64_t row, int64_t block, int64_t segments) {
-    const cpu::RawScales& stored = lanes_[lane].w.scales;
-    const int64_t count = MinOf(kTileRows16, n_end_ - row);
-    alignas(64) float scales[kTileRows16][kChunkSteps] = {};
-    if (stored.data == nullptr) {
-      Store(scales_[lane], Set(1.0f));
-      return;
-    }
-    const int64_t first = row / stored.block_rows;
-    if (first == (row + count - 1) / stored.block_rows) {
-      ReadScales(stored, first * stored.stride + block, segments, scales[0]);
-      for (int64_t i = 0; i < segments; ++i) Store(scales_[lane] + i * 16, Set(scales[0][i]));
-      return;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      ReadScales(stored, (row + i) / stored.block_rows * stored.stride + block, segments, scales[i]);
-    }
-    __m512i v[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(scales[i]);
-    Transpose16(v);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_store_si512(scales_[lane] + i * 16, v[i]);
-  }
-
   const PackedBlocks& x_;
   const int64_t depth_, columns_, stride_;  // bytes between rows of sums
-  const int64_t rows_, panels_;
+  const int64_t rows_, steps_, panels_;
   const Lane lanes_[2];
-  bool one_scale_ = false;
-  int64_t segment_steps_ = 1;
+  int64_t segment_mask_ = 0;  // segments begin at steps that have none of these bits
   int64_t n_end_ = 0;
   int64_t ready_n_ = -1;  // the run whose first panel is decoded
   int slot_ = 0;          // of the panel that is decoded
-  alignas(64) float totals_[2][kFloatsOfTile];
-  alignas(64) float segment_sums_[2][kChunkSteps * kFloatsOfTile];
-  alignas(64) float scales_[2][kChunkSteps * kTileRows16] = {};
-  alignas(64) int32_t row_of_sum_[kFloatsOfTile];
+  FewSums sums_[2];
   // Rows past the end are left as they are: tiles of fewer rows do not read them.
   alignas(64) uint8_t decoded_[2][2][kPanelSteps * kTileBytes];
 };
