@@ -51,6 +51,10 @@ absl::StatusOr<std::string> ClusterAccess::AddressOf(const std::string& role) co
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ClusterAccess::Open(const std::string& target) const {
+  if (absl::StartsWith(target, "http://") || absl::StartsWith(target, "https://")) {
+    return UsageError(absl::StrCat("--address takes HOST:PORT for gRPC, which `conclave up` prints as the gateway's, not ",
+                                   target));
+  }
   ASSIGN_OR_RETURN(const auto credentials, NewChannelCredentials(tls));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
@@ -70,9 +74,15 @@ absl::Status StatusOfCall(const grpc::Status& status, absl::string_view who, con
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   const std::string& message = status.error_message();
+  if (code == absl::StatusCode::kUnimplemented) {
+    return absl::UnavailableError(absl::StrCat("what answers at ", address, " is no ", who, " of this version"));
+  }
+  if (absl::StrContains(message, "Trying to connect an http1.x server")) {
+    return absl::UnavailableError(absl::StrCat(address, " speaks HTTP; give the ", who, "'s address for gRPC"));
+  }
   // What gRPC itself says where nobody listens; an error that came from the other side reads otherwise.
   if (code == absl::StatusCode::kUnavailable &&
-      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "connections to all backends") ||
+      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "DNS resolution failed") || absl::StartsWith(message, "connections to all backends") ||
        message == "Broken pipe" || message == "Connection reset by peer")) {
     return absl::UnavailableError(
         absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (", message, ")"));

@@ -40,6 +40,9 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
 absl::Status FromRouter(const std::string& address, const grpc::ClientContext& context, const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
+  if (code == absl::StatusCode::kUnimplemented) {
+    return absl::FailedPreconditionError("is no attention service: something else answers there");
+  }
   const std::string message = status.error_message();
   const bool named = absl::StrContains(message, "attention service") || absl::StrContains(message, "expert ");
   const bool of_protocol = (code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown) &&

@@ -72,6 +72,18 @@ class Recorder final : public DecodeListener {
   absl::Notification first, ended;
 };
 
+TEST(RouterClient, SaysThatSomethingElseAnswers) {
+  v1::RouterService::Service knows_no_method;
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&knows_no_method);
+  const auto server = builder.BuildAndStart();
+  const auto client = RouterClient::Create(absl::StrCat("127.0.0.1:", port));
+  const absl::Status status = client->GetStatus(absl::Seconds(10)).status();
+  EXPECT_EQ(status, absl::FailedPreconditionError("is no attention service: something else answers there"));
+}
+
 TEST(RouterClient, ReadsAStreamToItsEnd) {
   FakeRouter router;
   const auto client = RouterClient::Create(router.address);

@@ -121,6 +121,14 @@ class ChatTest(unittest.TestCase):
         nobody = run("chat", "--address", f"127.0.0.1:{free_port()}")
         self.assertEqual(nobody.returncode, 1)
         self.assertIn("no gateway answers at 127.0.0.1", nobody.stderr)
+        http = self.cluster.processes("gateway")[0]["http"]
+        for address, complaint in [(http, "speaks HTTP; give the gateway's address for gRPC"),
+                                   (self.cluster.processes("router")[0]["grpc"], "is no gateway of this version"),
+                                   ("http://" + http, "--address takes HOST:PORT for gRPC"),
+                                   ("nobody.invalid:1", "no gateway answers at nobody.invalid:1")]:
+            other = run("chat", "--address", address)
+            self.assertNotEqual(other.returncode, 0)
+            self.assertIn(complaint, other.stderr)
         wrong = run("chat", "--run-dir", self.cluster.run_dir, "--top-p", "2")
         self.assertEqual(wrong.returncode, 2)
         self.assertIn("--top-p takes a number", wrong.stderr)

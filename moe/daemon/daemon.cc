@@ -162,6 +162,9 @@ class DaemonImpl final : public Daemon {
     grpc_address_ = JoinHostPort(ParseHostPort(options_.grpc_address)->host, port);
     if (!options_.metrics_address.empty()) {
       absl::StatusOr<std::string> exposed = metrics.Expose(options_.metrics_address);
+      if (absl::IsUnimplemented(exposed.status())) {
+        return absl::UnimplementedError(absl::StrCat("--metrics-address: ", std::string(exposed.status().message())));
+      }
       if (!exposed.ok()) return ExplainListenFailure(options_.metrics_address, "metrics-address");
       metrics_address_ = *std::move(exposed);
     }

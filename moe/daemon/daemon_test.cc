@@ -248,6 +248,7 @@ TEST(Daemon, BadOptionsNameTheFlag) {
   refuses("--grpc-address=127.0.0.1:70000", "--grpc-address");
   refuses("--grpc-address=no.such.host.invalid:0", "no.such.host.invalid");
   refuses("--metrics-address=:1", "--metrics-address");
+  refuses("--metrics-address=[::1]:0", "--metrics-address: metrics are served over IPv4 alone");
   refuses("--name=a\"b", "--name");
   refuses("--log-level=loud", "--log-level");
   refuses("--drain-timeout=soon", "--drain-timeout");

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "moe/base/check.h"
@@ -155,6 +156,10 @@ class PrometheusMetrics final : public Metrics {
   }
 
   absl::StatusOr<std::string> Expose(const std::string& address) override {
+    if (absl::StartsWith(address, "[")) {
+      return absl::UnimplementedError(
+          absl::StrCat("metrics are served over IPv4 alone, not at ", address, ": give an IPv4 address and a port"));
+    }
     try {
       // Scrapes are few and short: two threads, a short queue and a request timeout bound what a storm can cost.
       auto exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{

@@ -59,7 +59,8 @@ class Metrics {
   // a scrape's thread, one at a time, and must not call OnScrape. Metrics must outlive the hook.
   virtual std::unique_ptr<RefreshHook> OnScrape(std::function<void()> refresh) = 0;
   // Serves /metrics on host:port (port 0 picks one); returns the bound address. Called once, before
-  // other threads use this. UNAVAILABLE: the port is in use.
+  // other threads use this. UNAVAILABLE: the port is in use. UNIMPLEMENTED: an IPv6 address, which Debian's CivetWeb
+  // does not know.
   virtual absl::StatusOr<std::string> Expose(const std::string& address) = 0;
   // The text that /metrics serves.
   virtual std::string Text() const = 0;

@@ -121,6 +121,12 @@ TEST(Metrics, APortInUseIsUnavailableAndNamed) {
   EXPECT_THAT(std::string(again.status().message()), HasSubstr(*address));
 }
 
+TEST(Metrics, AnIpv6AddressIsRefusedInWords) {
+  const auto refused = Metrics::Create()->Expose("[::1]:0");
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("over IPv4 alone, not at [::1]:0"));
+}
+
 TEST(MetricsDeathTest, ABadNameIsOurOwnMistake) {
   auto metrics = Metrics::Create();
   EXPECT_DEATH(metrics->AddCounter("conclave:bad_total", "Help.", {}), "conclave:bad_total");

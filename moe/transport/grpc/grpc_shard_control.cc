@@ -82,9 +82,11 @@ class GrpcShardControl final : public ShardControl {
     if (status.ok()) {
       news.description = DecodeDescription(question->response);
     } else {
+      const bool other = status.error_code() == grpc::StatusCode::UNIMPLEMENTED;
       news.description =
           absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                       absl::StrCat("at ", addresses_[Value(question->shard)], ": ", status.error_message()));
+                       absl::StrCat("at ", addresses_[Value(question->shard)], ": ",
+                                    other ? "no expert shard, but something else answers there" : status.error_message()));
     }
     std::lock_guard<std::mutex> lock(mutex_);
     news_.push_back(std::move(news));

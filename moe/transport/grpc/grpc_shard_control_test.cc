@@ -5,8 +5,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "conclave/v1/expert.grpc.pb.h"
 #include "gmock/gmock.h"
+#include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
 #include "moe/transport/fake_expert_handler.h"
@@ -86,6 +89,19 @@ TEST(GrpcShardControl, AShardOfAnotherModelIsNamed) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("the caller another"));
   }
+}
+
+TEST(GrpcShardControl, SaysThatSomethingElseAnswers) {
+  v1::ExpertService::Service knows_no_method;
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&knows_no_method);
+  const auto server = builder.BuildAndStart();
+  const auto control = NewGrpcShardControl({absl::StrCat("127.0.0.1:", port)}, "");
+  control->Describe(ShardId{0}, absl::Seconds(20));
+  const absl::Status status = WaitForNews(*control).description.status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no expert shard, but something else answers there"));
 }
 
 TEST(GrpcShardControl, AnswersForShardsThatAreGone) {
