@@ -37,8 +37,6 @@ using ExpertCallDone = std::function<void(const absl::Status&)>;
 class Transport {
  public:
   virtual ~Transport() = default;
-  // Announces memory that calls will point into (pinned or RDMA memory; a no-op where that means nothing).
-  virtual absl::Status Register(MatView region) = 0;
   // Sends `call` to `shard`; the reply fills out [pairs, hidden] of the rows' dtype, in the order of call.experts.
   virtual void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) = 0;
   // Nobody waits for the call any more: its Done comes due with CANCELLED, if it has not ended yet. A transport that

@@ -21,7 +21,6 @@ class SimTransport final : public Transport {
  public:
   explicit SimTransport(SimWorld& world) : world_(world), links_(world.shards.size()) {}
 
-  absl::Status Register(MatView) override { return absl::OkStatus(); }
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override;
   void Cancel(uint64_t call_id) override;
   int Progress(absl::Duration wait) override;

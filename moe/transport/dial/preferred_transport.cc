@@ -9,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "moe/base/check.h"
 #include "moe/base/log.h"
-#include "moe/base/status_macros.h"
 
 namespace conclave {
 namespace {
@@ -25,11 +24,6 @@ class PreferredTransport final : public Transport {
       : fast_(std::move(fast)), fallback_(std::move(fallback)), over_fast_(fast_->shards()) {
     CONCLAVE_CHECK(fast_->shards() == fallback_->shards()) << fast_->shards() << " and " << fallback_->shards();
     for (int i = 0; i < shards(); ++i) over_fast_[i] = fast_->Connected(ShardId{i});
-  }
-
-  absl::Status Register(MatView region) override {
-    RETURN_IF_ERROR(fast_->Register(region));
-    return fallback_->Register(region);
   }
 
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {

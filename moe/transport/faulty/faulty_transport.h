@@ -43,7 +43,6 @@ class FaultyTransport final : public Transport {
   FaultyTransport(Transport& inner, const FaultyOptions& options, Clock* clock = Clock::Real());
   ~FaultyTransport() override;
 
-  absl::Status Register(MatView region) override { return inner_.Register(region); }
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override;
   void Cancel(uint64_t call_id) override;
   int Progress(absl::Duration wait) override;

@@ -44,7 +44,6 @@ class GrpcTransport final : public Transport, public ShardStream::Listener {
     }
   }
 
-  absl::Status Register(MatView) override { return absl::OkStatus(); }
   int shards() const override { return static_cast<int>(streams_.size()); }
   const char* Way(ShardId) const override { return "grpc"; }
 

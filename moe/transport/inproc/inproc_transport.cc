@@ -112,8 +112,6 @@ InprocTransport::InprocTransport(std::vector<ExpertHandler*> shards, Clock* cloc
 
 InprocTransport::~InprocTransport() = default;
 
-absl::Status InprocTransport::Register(MatView) { return absl::OkStatus(); }
-
 std::unique_ptr<InprocTransport::Job> InprocTransport::TakeJob() {
   if (free_.empty()) return std::make_unique<Job>();
   std::unique_ptr<Job> job = std::move(free_.back());

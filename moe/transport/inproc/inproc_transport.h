@@ -30,7 +30,6 @@ class InprocTransport final : public Transport {
   explicit InprocTransport(std::vector<ExpertHandler*> shards, Clock* clock = Clock::Real());
   ~InprocTransport() override;
 
-  absl::Status Register(MatView region) override;
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override;
   void Cancel(uint64_t call_id) override;
   int Progress(absl::Duration wait) override;

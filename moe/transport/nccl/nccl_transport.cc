@@ -34,7 +34,6 @@ class Impl final : public NcclTransport {
     }
   }
 
-  absl::Status Register(MatView) override { return absl::OkStatus(); }  // memory is pinned, or copied
   int shards() const override { return static_cast<int>(links_.size()); }
   const char* Way(ShardId) const override { return "nccl"; }
   bool Connected(ShardId shard) const override { return links_[Value(shard)]->open(); }

@@ -107,9 +107,6 @@ bool UcxLink::SendNext(OutgoingMessage& message) {
     parameters.datatype = ucp_dt_make_iov();
   } else if (parts == 0) {
     count = 0;
-  } else if (const ucp_mem_h memory = worker_.Registered(buffer, static_cast<int64_t>(count)); memory != nullptr) {
-    parameters.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH;
-    parameters.memh = memory;
   }
   ++slots_used_;
   ++message.pending;

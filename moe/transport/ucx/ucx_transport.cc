@@ -92,7 +92,6 @@ class Impl final : public UcxTransport {
     for (auto& connection : connections_) connection->Abandon();
   }
 
-  absl::Status Register(MatView region) override { return worker_->Register(region); }
   int shards() const override { return static_cast<int>(connections_.size()); }
   const char* Way(ShardId) const override { return "ucx"; }
   bool Connected(ShardId shard) const override { return connections_[Value(shard)]->open(); }

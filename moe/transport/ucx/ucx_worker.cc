@@ -130,7 +130,6 @@ absl::Status UcxWorker::Init(const UcxWorkerOptions& options) {
 UcxWorker::~UcxWorker() {
   if (worker_ != nullptr) {
     FinishClosing(absl::Seconds(1));
-    for (const Region& region : regions_) ucp_mem_unmap(context_, region.handle);
     ucp_worker_destroy(worker_);
   }
   if (context_ != nullptr) ucp_cleanup(context_);
@@ -222,29 +221,6 @@ void UcxWorker::FinishClosing(absl::Duration grace) {
   do {
     Progress();
   } while (!closing_.empty() && absl::Now() < until);
-}
-
-absl::Status UcxWorker::Register(MatView region) {
-  const int64_t bytes = region.rows * region.stride * SizeOf(region.dtype);
-  if (bytes <= 0 || region.device != Device::kCpu) return absl::OkStatus();
-  ucp_mem_map_params_t parameters = {};
-  parameters.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
-  parameters.address = region.data;
-  parameters.length = static_cast<size_t>(bytes);
-  ucp_mem_h handle = nullptr;
-  if (const ucs_status_t status = ucp_mem_map(context_, &parameters, &handle); status != UCS_OK) {
-    return UcxError(absl::StrCat("registering ", bytes, " bytes"), status);
-  }
-  regions_.push_back({static_cast<const std::byte*>(region.data), bytes, handle});
-  return absl::OkStatus();
-}
-
-ucp_mem_h UcxWorker::Registered(const void* begin, int64_t bytes) const {
-  const auto* from = static_cast<const std::byte*>(begin);
-  for (const Region& region : regions_) {
-    if (from >= region.begin && from + bytes <= region.begin + region.bytes) return region.handle;
-  }
-  return nullptr;
 }
 
 }  // namespace conclave

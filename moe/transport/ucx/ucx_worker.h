@@ -14,7 +14,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "moe/tensor/mat_view.h"
 #include "moe/transport/ucx/spin_gate.h"
 
 namespace conclave {
@@ -66,20 +65,10 @@ class UcxWorker {
   // Progresses until all closing endpoints are gone, `grace` at most.
   void FinishClosing(absl::Duration grace);
 
-  // Announces memory that messages are sent from, for wires that read it themselves. Kept until the worker goes.
-  absl::Status Register(MatView region);
-  // The registration that [begin, begin + bytes) lies in; null: none.
-  ucp_mem_h Registered(const void* begin, int64_t bytes) const;
-
   ucp_worker_h handle() const { return worker_; }
   ucp_context_h context() const { return context_; }
 
  private:
-  struct Region {
-    const std::byte* begin;
-    int64_t bytes;
-    ucp_mem_h handle;
-  };
 
   explicit UcxWorker(const UcxWorkerOptions& options) : gate_(options.spin_max) {}
   absl::Status Init(const UcxWorkerOptions& options);
@@ -93,7 +82,6 @@ class UcxWorker {
   int64_t preemptions_ = 0;  // of this thread, as last seen
   int looks_skipped_ = 0;
   std::vector<void*> closing_;  // requests of endpoints that are being closed
-  std::vector<Region> regions_;
 };
 
 }  // namespace conclave
