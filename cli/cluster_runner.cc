@@ -93,6 +93,7 @@ absl::Status ClusterRunner::LaunchShards() {
     // All processes are on this machine, so that nothing need listen beyond its loopback device.
     if (plan_.transport == "nccl") {
       spec.arguments.push_back("--nccl-address=127.0.0.1:0");
+      spec.arguments.push_back(absl::StrCat("--nccl-routers=", plan_.routers));
     } else if (plan_.transport != "grpc") {
       spec.arguments.push_back("--ucx-address=127.0.0.1:0");
     }

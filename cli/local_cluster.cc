@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/expert_shard.h"
+#include "expert_service/nccl_memory.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
@@ -106,6 +107,7 @@ class LocalClusterImpl final : public LocalCluster {
 
   absl::StatusOr<NcclExpertServer*> StartNccl(ExpertShard& shard, ComputeTarget& target) {
     if (target.memory() == nullptr) return absl::InvalidArgumentError("--transport nccl: it needs --device cuda");
+    RETURN_IF_ERROR(ReserveNcclPairs(checkpoint_->spec(), RowDType(kernels_->compute), /*routers=*/1, *target.memory()));
     NcclExpertServerOptions options;
     ASSIGN_OR_RETURN(options.api, LoadNccl());
     options.new_stream = [&target] { return target.memory()->accelerator().NewStream(); };

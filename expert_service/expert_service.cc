@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/expert_shard.h"
+#include "expert_service/nccl_memory.h"
 #include "expert_service/shard_metrics.h"
 #include "moe/base/clock.h"
 #include "moe/base/limits.h"
@@ -18,6 +19,7 @@
 #include "moe/daemon/tls.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
+#include "moe/model/numeric_profile.h"
 #include "moe/transport/data_plane/socket_address.h"
 #include "moe/transport/grpc/expert_codec.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
@@ -29,6 +31,7 @@
 namespace conclave {
 namespace {
 
+constexpr int kNcclRoutersMax = 256;  // connections that a shard takes
 constexpr absl::Duration kProgressPause = absl::Milliseconds(500);
 
 // Shows how far loading is: to scrapers, to routers that ask already, and in the log.
@@ -57,6 +60,8 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
             "numeric host:port where routers connect for activations over UCX, port 0 picks one; empty: gRPC alone");
   flags.Add("nccl-address", &nccl_address,
             "numeric host:port where routers on GPUs connect for activations over NCCL, port 0 picks one; empty: none");
+  flags.Add("nccl-routers", &nccl_routers,
+            "attention services whose rows over NCCL --gpu-memory is to have room for");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
   flags.AddBytes("expert-memory", &expert_bytes_max,
                  "stored bytes of the experts held, those taken over from dead shards included; 0: no limit");
@@ -91,6 +96,10 @@ absl::Status ExpertServiceOptions::Validate() const {
     if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("--nccl-address: ", address.status().message()));
     RETURN_IF_ERROR(CheckPlaintextAddress("nccl-address", nccl_address, daemon.tls.allow_insecure));
     if (target.device == "cpu") return absl::InvalidArgumentError("--nccl-address: NCCL needs --device cuda");
+    if (nccl_routers < 1 || nccl_routers > kNcclRoutersMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--nccl-routers: ", nccl_routers, " is not in [1, ", kNcclRoutersMax, "]"));
+    }
   }
   return absl::OkStatus();
 }
@@ -154,6 +163,10 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   shard_options.progress = ShowProgress(*metrics, *service);
   shard_options.metrics = metrics.get();
   shard_options.per_expert_metrics = options.per_expert_metrics;
+  if (!options.nccl_address.empty()) {
+    RETURN_IF_ERROR(ReserveNcclPairs(checkpoint->spec(), RowDType(target->kernels().compute), options.nccl_routers,
+                                     *target->memory()));
+  }
   ASSIGN_OR_RETURN(const auto shard, ExpertShard::Create(shard_options, *checkpoint));
   const ShardDescription description = shard->Describe();
   LogInfo(absl::StrCat("ready: ", shard->store().experts(), " experts, ", description.expert_bytes >> 20, " MiB, ",
