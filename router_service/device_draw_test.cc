@@ -1,17 +1,22 @@
-// An accelerator's draw against the sampler's, id by id. On a machine with a GPU CONCLAVE_TEST_DEVICE=cuda runs it there,
+// An accelerator's draw against the sampler's, id by id, and what it tells of logits against log probabilities of them,
+// bit by bit. On a machine with a GPU CONCLAVE_TEST_DEVICE=cuda runs it there,
 // else the host accelerator draws.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "moe/kernels/accelerator/accelerator.h"
 #include "moe/kernels/accelerator/host_accelerator.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/kernels/token_draw.h"
+#include "router_service/logprobs.h"
 #include "router_service/sampler.h"
 
 namespace conclave {
@@ -30,6 +35,13 @@ struct Row {
   std::vector<float> logits;
   SamplingParams params;
   TokenHistory history{{}, {}};
+  int top_logprobs = -1;
+};
+
+// What came of one.
+struct Drawn {
+  int32_t id = -7;
+  TokenLogprobs logprobs;  // where asked
 };
 
 class DeviceDrawTest : public testing::Test {
@@ -73,11 +85,12 @@ class DeviceDrawTest : public testing::Test {
     return row;
   }
 
-  // The ids that the device draws for `rows`, each behind `position` tokens.
-  std::vector<int32_t> Drawn(Accelerator& device, const std::vector<Row>& rows, int64_t position) {
+  // What the device draws for `rows`, each behind `position` tokens.
+  std::vector<Drawn> Draw(Accelerator& device, const std::vector<Row>& rows, int64_t position) {
     const int64_t count = static_cast<int64_t>(rows.size()), vocab = static_cast<int64_t>(rows[0].logits.size());
     std::vector<TokenDraw> draws;
     std::vector<int32_t> tables;
+    std::vector<uint64_t> words;
     for (const Row& row : rows) {
       TokenDraw& draw = draws.emplace_back();
       draw.temperature = row.params.temperature;
@@ -88,6 +101,9 @@ class DeviceDrawTest : public testing::Test {
       draw.repetition_penalty = row.params.repetition_penalty;
       draw.presence_penalty = row.params.presence_penalty;
       draw.frequency_penalty = row.params.frequency_penalty;
+      draw.top_logprobs = std::min(row.top_logprobs, static_cast<int>(vocab));
+      draw.first_word = static_cast<int32_t>(words.size());
+      if (draw.top_logprobs >= 0) words.resize(words.size() + kDrawnLogitsWords + draw.top_logprobs, ~uint64_t{0} / 7);
       draw.first_change = static_cast<int32_t>(tables.size());
       draw.changes = static_cast<int32_t>(row.history.changes().size());
       tables.resize(tables.size() + 3 * row.history.changes().size());
@@ -100,21 +116,35 @@ class DeviceDrawTest : public testing::Test {
     args.draws = static_cast<TokenDraw*>(*device.Allocate(count * static_cast<int64_t>(sizeof(TokenDraw))));
     args.tables = static_cast<int32_t*>(*device.Allocate(static_cast<int64_t>(tables.size()) * 4));
     args.ids = static_cast<int32_t*>(*device.Allocate(count * 4));
+    const int64_t words_bytes = static_cast<int64_t>(words.size()) * 8;
+    args.words = static_cast<uint64_t*>(*device.Allocate(words_bytes));
     args.rows = count;
     args.cols = vocab;
     for (int64_t row = 0; row < count; ++row) device.CopyIn(args.x + row * vocab, rows[row].logits.data(), vocab * 4);
     device.CopyIn(const_cast<TokenDraw*>(args.draws), draws.data(), count * static_cast<int64_t>(sizeof(TokenDraw)));
-    device.CopyIn(const_cast<int32_t*>(args.tables), tables.data(), static_cast<int64_t>(tables.size()) * 4);
+    device.CopyIn(args.tables, tables.data(), static_cast<int64_t>(tables.size()) * 4);
+    device.CopyIn(args.words, words.data(), words_bytes);
     device.CopyIn(args.ids, poison.data(), count * 4);
     device.DrawTokens(args);
     std::vector<int32_t> ids(rows.size());
     device.CopyOut(ids.data(), args.ids, count * 4);
+    device.CopyOut(words.data(), args.words, words_bytes);
     EXPECT_TRUE(device.Synchronize().ok());
     for (const void* memory : {static_cast<const void*>(args.x), static_cast<const void*>(args.draws),
-                               static_cast<const void*>(args.tables), static_cast<const void*>(args.ids)}) {
+                               static_cast<const void*>(args.tables), static_cast<const void*>(args.ids),
+                               static_cast<const void*>(args.words)}) {
       device.Free(const_cast<void*>(memory));
     }
-    return ids;
+    std::vector<Drawn> drawn(rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      drawn[i].id = ids[i];
+      if (draws[i].top_logprobs < 0) continue;
+      const uint64_t* const told = words.data() + draws[i].first_word;
+      const auto* const top = reinterpret_cast<const LikelyToken*>(told + kDrawnLogitsWords);
+      drawn[i].logprobs = LogprobsOf(*reinterpret_cast<const DrawnLogits*>(told),
+                                     absl::MakeConstSpan(top, draws[i].top_logprobs), ids[i]);
+    }
+    return drawn;
   }
 
   std::mt19937_64 random_{20};
@@ -128,14 +158,40 @@ TEST_F(DeviceDrawTest, TakesTheIdsThatTheSamplerTakes) {
     for (int64_t position = 1; position <= (vocab < 10000 ? 8 : 2); ++position) {
       std::vector<Row> rows;
       for (int i = 0; i < 40; ++i) rows.push_back(RandomRow(vocab));
-      const std::vector<int32_t> drawn = Drawn(*device, rows, position);
+      const std::vector<Drawn> drawn = Draw(*device, rows, position);
       for (size_t i = 0; i < rows.size(); ++i) {
         const auto want = sampler.Sample(rows[i].logits, rows[i].params, position, &rows[i].history);
         ASSERT_TRUE(want.ok()) << want.status();
-        EXPECT_EQ(drawn[i], *want) << "vocab " << vocab << ", row " << i << ": temperature "
+        EXPECT_EQ(drawn[i].id, *want) << "vocab " << vocab << ", row " << i << ": temperature "
                                    << rows[i].params.temperature << ", top_p " << rows[i].params.top_p << ", top_k "
                                    << rows[i].params.top_k << ", min_p " << rows[i].params.min_p;
       }
+    }
+  }
+}
+
+TEST_F(DeviceDrawTest, TellsTheLogProbabilitiesOfTheRowAsItWas) {
+  const auto device = TestAccelerator();
+  ASSERT_NE(device, nullptr);
+  for (const int vocab : {1, 7, 64, 1000, 32000, 129280}) {
+    std::vector<Row> rows;
+    for (int i = 0; i < (vocab < 10000 ? 60 : 16); ++i) {
+      rows.push_back(RandomRow(vocab));
+      rows.back().top_logprobs = OneOf<int>({-1, 0, 1, 5, 20, 64});
+      // Where many are changed, many of those that are drawn are.
+      if (i % 3 != 0) continue;
+      rows.back().params.logit_bias.clear();
+      for (int32_t id = 0; id < std::min(vocab, 9000); ++id) rows.back().params.logit_bias.emplace_back(id, 0.25f);
+      rows.back().history = TokenHistory({}, {}, rows.back().params.logit_bias);
+      rows.back().params = {.temperature = 1.0f, .seed = random_()};
+    }
+    const std::vector<Drawn> drawn = Draw(*device, rows, 11);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].top_logprobs < 0) continue;
+      ASSERT_GE(drawn[i].id, 0);
+      const TokenLogprobs want = LogprobsOf(rows[i].logits, drawn[i].id, rows[i].top_logprobs);
+      EXPECT_EQ(drawn[i].logprobs.logprob, want.logprob) << "vocab " << vocab << ", row " << i;
+      EXPECT_EQ(drawn[i].logprobs.top, want.top) << "vocab " << vocab << ", row " << i << ", " << rows[i].top_logprobs;
     }
   }
 }
@@ -149,8 +205,10 @@ TEST_F(DeviceDrawTest, ARowWithALogitThatIsNotANumberHasNoId) {
   rows[5].logits[0] = -INFINITY;
   rows[5].params.logit_bias = {{0, 1.0f}};
   rows[5].history = TokenHistory({0}, {0}, rows[5].params.logit_bias);
-  const std::vector<int32_t> drawn = Drawn(*device, rows, 3);
-  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(drawn[i] == -1, i == 2 || i == 5) << i;
+  rows[2].top_logprobs = rows[3].top_logprobs = rows[5].top_logprobs = 5;
+  const std::vector<Drawn> drawn = Draw(*device, rows, 3);
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(drawn[i].id == -1, i == 2 || i == 5) << i;
+  EXPECT_EQ(drawn[3].logprobs.top, LogprobsOf(rows[3].logits, drawn[3].id, 5).top);
 }
 
 }  // namespace

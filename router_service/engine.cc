@@ -1,6 +1,7 @@
 #include "router_service/engine.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -70,9 +71,10 @@ absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, 
   const int64_t sequence_blocks = BlocksFor(plan.context_max, plan.kv_block_tokens);
   const int64_t blocks = options.kv_bytes / block_bytes;
   if (blocks < sequence_blocks) {
-    return absl::InvalidArgumentError(absl::StrCat("kv_bytes is ", options.kv_bytes, ", room for ",
-                                                   blocks * plan.kv_block_tokens,
-                                                   " tokens; one sequence of context_max ", plan.context_max, " tokens needs ", sequence_blocks * block_bytes,
+    const std::string room = absl::StrCat(blocks * plan.kv_block_tokens, " tokens");
+    return absl::InvalidArgumentError(absl::StrCat("kv_bytes is ", options.kv_bytes, ", room for ", room,
+                                                   "; one sequence of context_max ", plan.context_max, " tokens needs ",
+                                                   sequence_blocks * block_bytes,
                                                    ": raise kv_bytes or lower context_max"));
   }
   // More than all running sequences can ever fill would only cost memory.

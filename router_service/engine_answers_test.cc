@@ -52,6 +52,8 @@ TEST(EngineTest, TokensThatTheTransformerDrawsAreThoseThatTheSamplerWouldChoose)
     if (seed % 3 == 0) request.sampling = {.temperature = 0.8f, .top_p = 0.9f, .seed = seed};
     if (seed % 4 == 1) request.sampling.temperature = 0;
     request.hash_logits = seed % 5 == 0;  // the host's own: their logits must come
+    if (seed % 2 == 0) request.top_logprobs = seed == 4 ? 64 : static_cast<int>(seed % 3);
+    request.prompt_logprobs = seed == 8;
     ASSERT_TRUE(engine->Submit(request, answers[seed].Callback()).ok());
   }
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -61,6 +63,16 @@ TEST(EngineTest, TokensThatTheTransformerDrawsAreThoseThatTheSamplerWouldChoose)
     ASSERT_TRUE(last.status.ok()) << last.status;
     EXPECT_EQ(answers[i].ids(), expected.ids);
     EXPECT_EQ(last.logits_hash, requests[i].hash_logits ? expected.logits_hash : 0);
+    ASSERT_EQ(answers[i].logprobs().size(), i % 2 == 0 ? expected.ids.size() : 0);
+    std::vector<int32_t> tokens = requests[i].prompt_ids;
+    for (const TokenLogprobs& got : answers[i].logprobs()) {
+      const int32_t id = expected.ids[tokens.size() - requests[i].prompt_ids.size()];
+      const TokenLogprobs wanted = LogprobsOf(FakeLogits(tokens), id, *requests[i].top_logprobs);
+      EXPECT_EQ(got.id, wanted.id);
+      EXPECT_EQ(got.logprob, wanted.logprob);
+      EXPECT_EQ(got.top, wanted.top);
+      tokens.push_back(id);
+    }
   }
   Answer bad;
   EngineRequest request = TestRequest(3, 5, 1);

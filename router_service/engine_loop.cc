@@ -97,7 +97,7 @@ class EngineLoop final : public Engine {
   absl::Status Forward(const Batch& batch);
   void TakeLogits(const Batch& batch);
   void TakeHostRows(const Batch& batch);
-  absl::Status TakeDrawn(const BatchSlice& slice, int32_t drawn, int32_t& sampled);
+  absl::Status TakeDrawn(const BatchSlice& slice, int64_t row, int32_t& sampled);
   absl::Status TakeRows(const BatchSlice& slice, LiveSequence& sequence, ConstMatView rows, Sampler& sampler,
                         int32_t& sampled) const;
   void Fail(SequenceId sequence, const absl::Status& status);
@@ -262,7 +262,7 @@ void EngineLoop::TakeLogits(const Batch& batch) {
     taken_status_[i] = transformer_->SliceStatus(i);
     if (!taken_status_[i].ok() || slice.logit_rows == 0) continue;
     if (slices_[i].draw.has_value() && !drawn.empty()) {
-      taken_status_[i] = TakeDrawn(slice, drawn[first_row], sampled_[i]);
+      taken_status_[i] = TakeDrawn(slice, first_row, sampled_[i]);
     } else {
       host_rows_.push_back({i, first_row, sequences_.at(slice.sequence).get()});
     }
@@ -293,13 +293,14 @@ void EngineLoop::TakeHostRows(const Batch& batch) {
   for (auto rows = shared_end; rows != host_rows_.end(); ++rows) take(*rows, samplers_[0]);
 }
 
-// drawn: as Transformer::drawn_ids tells it.
-absl::Status EngineLoop::TakeDrawn(const BatchSlice& slice, int32_t drawn, int32_t& sampled) {
+// row: of the step's logits.
+absl::Status EngineLoop::TakeDrawn(const BatchSlice& slice, int64_t row, int32_t& sampled) {
+  const int32_t drawn = transformer_->drawn_ids()[row];
   if (drawn < 0) {
     return absl::InternalError(absl::StrCat("a logit at position ", slice.end(),
                                             " is not a finite number; the model's weights or a kernel are damaged"));
   }
-  sequences_.at(slice.sequence)->TakeDrawn(drawn);
+  sequences_.at(slice.sequence)->TakeDrawn(drawn, transformer_->drawn_logprobs(row));
   sampled = drawn;
   return absl::OkStatus();
 }

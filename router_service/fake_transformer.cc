@@ -1,5 +1,6 @@
 #include "router_service/fake_transformer.h"
 
+#include <algorithm>
 #include <bit>
 #include <limits>
 
@@ -71,12 +72,27 @@ int32_t FakeTransformer::Draw(const SequenceSlice& slice) {
   DrawArgs args;
   args.x = own_row_.data();
   args.draws = &draw;
-  args.tables = reinterpret_cast<const int32_t*>(slice.changes.data());
+  std::vector<LogitChange> changes(slice.changes.begin(), slice.changes.end());
+  args.tables = reinterpret_cast<int32_t*>(changes.data());
+  std::vector<uint64_t>& words = drawn_words_.emplace_back();
+  draw.top_logprobs = std::min(draw.top_logprobs, static_cast<int32_t>(own_row_.size()));
+  if (draw.top_logprobs >= 0) words.resize(kDrawnLogitsWords + draw.top_logprobs);
+  args.words = words.data();
   args.ids = &id;
   args.rows = 1;
   args.cols = static_cast<int64_t>(own_row_.size());
   host_ops::DrawTokens(args);
   return id;
+}
+
+DrawnLogprobs FakeTransformer::drawn_logprobs(int64_t row) const {
+  const std::vector<uint64_t>& words = drawn_words_[static_cast<size_t>(row)];
+  DrawnLogprobs told;
+  if (words.empty()) return told;
+  told.logits = *reinterpret_cast<const DrawnLogits*>(words.data());
+  told.top = absl::MakeConstSpan(reinterpret_cast<const LikelyToken*>(words.data() + kDrawnLogitsWords),
+                                 words.size() - kDrawnLogitsWords);
+  return told;
 }
 
 absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool&,
@@ -103,6 +119,7 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
   }
   int logit_row = 0;
   drawn_.clear();
+  drawn_words_.clear();
   for (const SequenceSlice& slice : slices) {
     const int32_t count = static_cast<int32_t>(slice.token_ids.size());
     CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows << " of " << count;
@@ -120,7 +137,9 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
       if (slice.token_ids[position - slice.first_position] == kPoisonToken) {
         row[7] = std::numeric_limits<float>::quiet_NaN();
       }
-      if (draws_) drawn_.push_back(slice.draw.has_value() ? Draw(slice) : -1);
+      if (!draws_) continue;
+      drawn_.push_back(slice.draw.has_value() ? Draw(slice) : -1);
+      drawn_words_.resize(drawn_.size());
     }
   }
   CONCLAVE_CHECK(logit_row == logits.rows) << logit_row << " of " << logits.rows;

@@ -41,6 +41,7 @@ class FakeTransformer final : public Transformer {
   // From now on it draws, as a device does: it leaves rows of slices with a draw alone. Before the first Forward.
   void DrawTokens() { draws_ = true; }
   absl::Span<const int32_t> drawn_ids() const override { return drawn_; }
+  DrawnLogprobs drawn_logprobs(int64_t row) const override;
   // For the engine over it.
   ThreadPool& threads() { return threads_; }
 
@@ -55,6 +56,7 @@ class FakeTransformer final : public Transformer {
   bool draws_ = false;
   std::vector<float> own_row_ = std::vector<float>(FakeSpec().vocab);
   std::vector<int32_t> drawn_;
+  std::vector<std::vector<uint64_t>> drawn_words_;  // by row; empty: it did not ask
   ThreadPool threads_{2};
 };
 

@@ -12,7 +12,6 @@
 namespace conclave {
 namespace {
 
-constexpr int kTopLogprobsMax = 64;
 constexpr size_t kStopIdsMax = 1024;
 constexpr size_t kCacheSaltBytesMax = 256;
 // Log probabilities of a prompt come in one message: so many numbers at most.
@@ -157,8 +156,9 @@ absl::Status LiveSequence::TakeKnown(absl::Span<const float> logits, int32_t pos
 
 std::optional<TokenDraw> LiveSequence::Draw(int32_t tokens) const {
   const bool may_end = tokens - prompt_ >= min_tokens_ || ending_ids_.empty();
-  if (!may_end || logits_hash_.has_value() || top_logprobs_.has_value() || observer_ != nullptr) return std::nullopt;
+  if (!may_end || logits_hash_.has_value() || observer_ != nullptr) return std::nullopt;
   TokenDraw draw;
+  draw.top_logprobs = top_logprobs_.value_or(-1);
   draw.temperature = sampling_.temperature;
   draw.top_p = sampling_.top_p;
   draw.min_p = sampling_.min_p;
@@ -170,7 +170,12 @@ std::optional<TokenDraw> LiveSequence::Draw(int32_t tokens) const {
   return draw;
 }
 
-void LiveSequence::TakeDrawn(int32_t token) {
+void LiveSequence::TakeDrawn(int32_t token, const DrawnLogprobs& logprobs) {
+  NoteToken(token);
+  if (top_logprobs_.has_value()) logprobs_ = LogprobsOf(logprobs.logits, logprobs.top, token);
+}
+
+void LiveSequence::NoteToken(int32_t token) {
   if (sampling_.has_penalties()) history_->AddGenerated(token);
 }
 
@@ -179,7 +184,7 @@ absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const 
   ASSIGN_OR_RETURN(const int32_t token,
                    sampler.Sample(logits, sampling_, tokens, history_.has_value() ? &*history_ : nullptr,
                                   may_end ? absl::Span<const int32_t>() : ending_ids_));
-  TakeDrawn(token);
+  NoteToken(token);
   if (logits_hash_.has_value()) logits_hash_->Update(logits);
   if (top_logprobs_.has_value()) logprobs_ = LogprobsOf(logits, token, *top_logprobs_);
   return token;

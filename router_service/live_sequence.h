@@ -12,6 +12,7 @@
 #include "absl/types/span.h"
 #include "moe/kernels/token_draw.h"
 #include "moe/checkpoint/model_spec.h"
+#include "moe/model/transformer.h"
 #include "router_service/engine.h"
 #include "router_service/logits_hash.h"
 #include "router_service/logprobs.h"
@@ -52,8 +53,8 @@ class LiveSequence {
   absl::Span<const LogitChange> changes() const {
     return history_.has_value() ? history_->changes() : absl::Span<const LogitChange>();
   }
-  // Instead of Sample: the token was drawn elsewhere.
-  void TakeDrawn(int32_t token);
+  // Instead of Sample: the token was drawn elsewhere, with what Draw asked for.
+  void TakeDrawn(int32_t token, const DrawnLogprobs& logprobs);
   // Chooses the token behind `tokens` tokens. Errors as Sampler::Sample.
   absl::StatusOr<int32_t> Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens);
   // Fills what the event reports, once it has token, finish and status.
@@ -69,6 +70,8 @@ class LiveSequence {
   const TokenCallback& on_event() const { return on_event_; }
 
  private:
+  void NoteToken(int32_t token);
+
   ScheduledRequest scheduled_;
   absl::Time admission_ = absl::InfinitePast();
   bool has_answered_ = false;

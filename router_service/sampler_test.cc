@@ -110,7 +110,8 @@ int32_t SampleByDefinition(std::vector<float> logits, const SamplingParams& para
   DrawArgs args;
   args.x = logits.data();
   args.draws = &draw;
-  args.tables = reinterpret_cast<const int32_t*>(history.changes().data());
+  std::vector<LogitChange> changes(history.changes().begin(), history.changes().end());
+  args.tables = reinterpret_cast<int32_t*>(changes.data());
   args.ids = &id;
   args.rows = 1;
   args.cols = static_cast<int64_t>(logits.size());

@@ -26,6 +26,8 @@ struct TokenDraw {
   float frequency_penalty = 0.0f;
   int32_t first_change = 0;  // of the row's LogitChange, counted in int32 from where the step's tables begin
   int32_t changes = 0;
+  int32_t top_logprobs = -1;   // of how many of the most likely ids DrawnLogits are wanted; -1: they are not
+  int32_t first_word = 0;      // of the row's DrawnLogits, counted in words from where the step's begin
   constexpr bool takes_largest() const { return temperature == 0.0f || top_k == 1; }
 };
 
@@ -37,7 +39,23 @@ struct LogitChange {
 };
 
 // Everything that is read as integers of a step's tables.
-static_assert(sizeof(TokenDraw) == 10 * sizeof(int32_t) && sizeof(LogitChange) == 3 * sizeof(int32_t));
+static_assert(sizeof(TokenDraw) == 12 * sizeof(int32_t) && sizeof(LogitChange) == 3 * sizeof(int32_t));
+
+// What log probabilities of a row take, of its logits before any change: so many words of eight bytes, and one for each
+// of the most likely ids, the likeliest first, the lower id among equals.
+struct DrawnLogits {
+  uint64_t total = 0;   // of LogitWeight(logit, largest, 1) over the row
+  float largest = 0.0f;
+  float drawn = 0.0f;   // of the id that was drawn
+};
+struct LikelyToken {
+  int32_t id = -1;
+  float logit = 0.0f;
+};
+inline constexpr int32_t kDrawnLogitsWords = 2;
+static_assert(sizeof(DrawnLogits) == kDrawnLogitsWords * sizeof(uint64_t) && sizeof(LikelyToken) == sizeof(uint64_t));
+// Of TokenDraw::top_logprobs.
+inline constexpr int32_t kTopLogprobsMax = 64;
 
 namespace token_draw {
 

@@ -32,6 +32,12 @@ struct SequenceSlice {
   absl::Span<const LogitChange> changes;  // for the draw; no id twice
 };
 
+// What was told of a row that was drawn from.
+struct DrawnLogprobs {
+  DrawnLogits logits;
+  absl::Span<const LikelyToken> top;  // [min(top_logprobs, vocab)], the likeliest first
+};
+
 // Sees what passes by. Called on the engine's thread.
 class ForwardObserver {
  public:
@@ -82,6 +88,9 @@ class Transformer {
   // logit is not a finite number. Rows of slices with a draw were then not written; those of others have no id. Empty:
   // it is not told, and all rows were written.
   virtual absl::Span<const int32_t> drawn_ids() const { return {}; }
+  // Of the last Forward, for a row that has an id and whose draw asked (TokenDraw::top_logprobs): what log
+  // probabilities take of its logits as they were before changes. Views are good until the next Forward.
+  virtual DrawnLogprobs drawn_logprobs(int64_t row) const { return {}; }
   // Of the last Forward, whose other slices are not affected: INTERNAL names the layer at which a hidden state of the
   // slice stopped being a finite number.
   virtual absl::Status SliceStatus(size_t slice) const { return absl::OkStatus(); }

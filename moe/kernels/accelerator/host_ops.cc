@@ -83,6 +83,21 @@ int32_t DrawFrom(const float* x, int64_t cols, const TokenDraw& draw) {
   return order[first_above(token_draw::DrawnWeight(draw.uniform, sums.back())) - sums.begin()];
 }
 
+// Fills the words of a row but for what was drawn.
+DrawnLogits TellLogits(const float* x, int64_t cols, const TokenDraw& draw, uint64_t* words) {
+  std::vector<int32_t> order(cols);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[a] > x[b]; });
+  DrawnLogits logits;
+  logits.largest = x[order[0]];
+  for (int64_t id = 0; id < cols; ++id) logits.total += token_draw::LogitWeight(x[id], logits.largest, 1.0);
+  for (int32_t i = 0; i < draw.top_logprobs; ++i) {
+    const LikelyToken token{order[i], x[order[i]]};
+    std::memcpy(words + kDrawnLogitsWords + i, &token, sizeof(token));
+  }
+  return logits;
+}
+
 }  // namespace
 
 float WeightAt(const DeviceWeight& weight, int64_t matrix, int64_t row, int64_t col) {
@@ -228,13 +243,21 @@ void DrawTokens(const DrawArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
     float* const x = args.x + row * args.cols;
     const TokenDraw& draw = args.draws[row];
+    const bool told = draw.top_logprobs >= 0 && std::all_of(x, x + args.cols, [](float v) { return std::isfinite(v); });
+    DrawnLogits logits;
+    if (told) logits = TellLogits(x, args.cols, draw, args.words + draw.first_word);
+    const std::vector<float> before(x, told ? x + args.cols : x);
     for (int32_t i = 0; i < draw.changes; ++i) {
-      const int32_t* const entry = args.tables + draw.first_change + 3 * i;
+      int32_t* const entry = args.tables + draw.first_change + 3 * i;
       const LogitChange change{entry[0], std::bit_cast<float>(entry[1]), entry[2]};
+      if (told) entry[1] = std::bit_cast<int32_t>(x[change.id]);
       x[change.id] = token_draw::Changed(x[change.id], change, draw);
     }
     const bool finite = std::all_of(x, x + args.cols, [](float value) { return std::isfinite(value); });
     args.ids[row] = finite ? DrawFrom(x, args.cols, draw) : -1;
+    if (!told || !finite) continue;
+    logits.drawn = before[args.ids[row]];
+    std::memcpy(args.words + draw.first_word, &logits, sizeof(logits));
   }
 }
 

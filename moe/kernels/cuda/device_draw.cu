@@ -1,15 +1,14 @@
 // Draws the next token of each row, a block for each, in the arithmetic of token_draw.h: weights are integers, so that
 // threads may add them in any order. The walk through the ids, most likely first, goes through bins of the logits, then
 // through the ids of the bin in which it ends.
+#include "moe/kernels/cuda/draw_keys.cuh"
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/overlap.cuh"
 
 namespace conclave::cuda {
 namespace {
 
-using Word = unsigned long long;
-
-constexpr int kThreads = 1024;
+constexpr int kThreads = kDrawThreads;
 constexpr int kBins = kThreads;
 // Of the exponent (largest - logit) / temperature; the last bin begins beyond 31, where weights are 0.
 constexpr double kBinsPerUnit = 32;
@@ -17,21 +16,10 @@ constexpr double kBinsPerUnit = 32;
 constexpr int kListed = 4096;
 constexpr int kRangeBits = 9;
 
-// Ascends as the walk goes: from larger to smaller logits, from lower to higher ids. No key of a finite value is kNoKey.
-__device__ inline Word KeyOf(float value, uint32_t id) {
-  const uint32_t bits = __float_as_uint(value + 0.0f);  // -0 becomes +0, for they are equal
-  const uint32_t falling = bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
-  return static_cast<Word>(falling) << 32 | id;
-}
-__device__ inline float ValueOf(Word key) {
-  const uint32_t falling = static_cast<uint32_t>(key >> 32);
-  return __uint_as_float(falling & 0x80000000u ? falling : ~falling & 0x7fffffffu);
-}
-constexpr Word kNoKey = ~Word{0};
-
 // Shared by the block.
 struct Scratch {
   union {
+    TopScratch top;
     Word listed[kListed];
     struct {
       uint32_t count[kBins], low[kBins], high[kBins];
@@ -223,8 +211,9 @@ __device__ void Walk(Scratch& s, const Row& row, Goal goal) {
 // Applies the row's changes; one id's logit is one thread's.
 __device__ void Change(const DrawArgs& args, const TokenDraw& draw, float* x) {
   for (int i = threadIdx.x; i < draw.changes; i += kThreads) {
-    const int32_t* const entry = args.tables + draw.first_change + 3 * i;
+    int32_t* const entry = args.tables + draw.first_change + 3 * i;
     const LogitChange change{entry[0], __int_as_float(entry[1]), entry[2]};
+    if (draw.top_logprobs >= 0) entry[1] = __float_as_int(x[change.id]);
     x[change.id] = token_draw::Changed(x[change.id], change, draw);
   }
   __syncthreads();
@@ -269,10 +258,12 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(DrawArgs args) {
   __shared__ Scratch s;
   const TokenDraw draw = args.draws[blockIdx.x];
   float* const x = args.x + static_cast<int64_t>(blockIdx.x) * args.cols;
+  if (draw.top_logprobs >= 0) TellLogits(s.top, x, args.cols, draw.top_logprobs, args.words + draw.first_word);
   Change(args, draw, x);
   const Word best = Largest(s, x, args.cols);
   if (best == kNoKey || draw.takes_largest()) {
     if (threadIdx.x == 0) args.ids[blockIdx.x] = best == kNoKey ? -1 : static_cast<int32_t>(best);
+    if (best != kNoKey) TellDrawn(args, draw, x, static_cast<int32_t>(best));
     return;
   }
   const double inverse = 1.0 / static_cast<double>(draw.temperature);
@@ -297,7 +288,9 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(DrawArgs args) {
     __syncthreads();
   }
   Walk(s, row, {token_draw::DrawnWeight(draw.uniform, total), false});
-  if (threadIdx.x == 0) args.ids[blockIdx.x] = static_cast<int32_t>(static_cast<uint32_t>(s.key));
+  const int32_t id = static_cast<int32_t>(static_cast<uint32_t>(s.key));
+  if (threadIdx.x == 0) args.ids[blockIdx.x] = id;
+  TellDrawn(args, draw, x, id);
 }
 
 }  // namespace

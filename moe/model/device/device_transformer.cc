@@ -77,6 +77,7 @@ class DeviceTransformer final : public Transformer {
   absl::Span<const int32_t> drawn_ids() const override {
     return absl::MakeConstSpan(buffers_.host_drawn.as<int32_t>(), plan_->logit_count());
   }
+  DrawnLogprobs drawn_logprobs(int64_t row) const override { return buffers_.Logprobs(plan_->draw(row)); }
   MatView host_logits() override {
     return ViewF32(buffers_.host_logits.as<float>(), options_.logit_rows_max, spec_.vocab);
   }
@@ -424,6 +425,7 @@ void DeviceTransformer::Head() {
   draw.draws = plan_->draws();
   draw.tables = plan_->tables();
   draw.ids = buffers_.drawn.as<int32_t>();
+  draw.words = buffers_.logprobs.as<uint64_t>();
   draw.rows = plan_->logit_count();
   draw.cols = spec_.vocab;
   device_.DrawTokens(draw);
@@ -441,6 +443,7 @@ void DeviceTransformer::FetchResults(absl::Span<const SequenceSlice> slices, Mat
   if (logits.rows == 0) return;
   CONCLAVE_CHECK(logits.stride == spec_.vocab) << logits.stride;
   device_.CopyOut(buffers_.host_drawn.as<void>(), buffers_.drawn.as<void>(), logits.rows * int64_t{sizeof(int32_t)});
+  buffers_.FetchLogprobs(plan_->logprob_words(), device_);
   // Runs of rows that somebody looks at.
   for (size_t i = 0, row = 0; i < slices.size();) {
     size_t rows = 0;

@@ -218,6 +218,7 @@ TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   TokenDraw sampled;
   sampled.temperature = 2.0f;
   sampled.uniform = 0.7f;
+  sampled.top_logprobs = 3;
   const std::vector<TokenDraw> draws = {TokenDraw{}, sampled};
   forward({draws[0], {}, {}, draws[1]}, some);  // rows 0 and 4
   const absl::Span<const int32_t> drawn = (*model)->drawn_ids();
@@ -227,14 +228,22 @@ TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   std::vector<float> last(all.view().Row<float>(4), all.view().Row<float>(4) + 300);
   last[11] += 1.5f;
   int32_t want_last = -1;
+  TokenDraw plain = draws[1];
+  plain.top_logprobs = -1;
   DrawArgs args;
   args.x = last.data();
-  args.draws = &draws[1];
+  args.draws = &plain;
   args.ids = &want_last;
   args.rows = 1;
   args.cols = 300;
   host_ops::DrawTokens(args);
   EXPECT_EQ(drawn[4], want_last);
+  const DrawnLogprobs told = (*model)->drawn_logprobs(4);
+  const float* const raw = all.view().Row<float>(4);
+  ASSERT_EQ(told.top.size(), 3u);
+  EXPECT_EQ(told.top[0].id, std::max_element(raw, raw + 300) - raw);
+  EXPECT_EQ(told.logits.largest, raw[told.top[0].id]);
+  EXPECT_EQ(told.logits.drawn, raw[want_last]);
   for (int row = 0; row < 5; ++row) {
     const void* const want = row == 0 || row == 4 ? untouched.view().data : all.view().RowBytes(row);
     EXPECT_EQ(std::memcmp(some.view().RowBytes(row), want, 300 * sizeof(float)), 0) << row;

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {
@@ -15,6 +16,7 @@ absl::Status StepBuffers::Allocate(const ModelSpec& spec, const TransformerOptio
   const int64_t routed = pairs * std::max(spec.moe_layers(), 1);
   const int64_t hidden = spec.hidden, row_size = SizeOf(row_dtype);
   constexpr int64_t kF32 = sizeof(float), kI32 = sizeof(int32_t);
+  constexpr int64_t kLogprobBytes = (kDrawnLogitsWords + kTopLogprobsMax) * sizeof(uint64_t);
   const std::vector<std::pair<DeviceBuffer*, int64_t>> on_device = {
       {&residual, rows * hidden * kF32},
       {&normed, rows * hidden * kF32},
@@ -27,6 +29,7 @@ absl::Status StepBuffers::Allocate(const ModelSpec& spec, const TransformerOptio
       {&fault_layer, rows * kI32},
       {&logits, int64_t{options.logit_rows_max} * spec.vocab * kF32},
       {&drawn, options.logit_rows_max * kI32},
+      {&logprobs, options.logit_rows_max * kLogprobBytes},
   };
   int64_t total = 0;
   for (const auto& [buffer, bytes] : on_device) total += DeviceMemory::Rounded(bytes);
@@ -39,6 +42,7 @@ absl::Status StepBuffers::Allocate(const ModelSpec& spec, const TransformerOptio
       {&host_expert_weights, routed * kF32},
       {&host_fault_layer, rows * kI32},
       {&host_drawn, options.logit_rows_max * kI32},
+      {&host_logprobs, options.logit_rows_max * kLogprobBytes},
       {&host_logits, int64_t{options.logit_rows_max} * spec.vocab * kF32},
   };
   if (experts_elsewhere) {
@@ -49,6 +53,18 @@ absl::Status StepBuffers::Allocate(const ModelSpec& spec, const TransformerOptio
     ASSIGN_OR_RETURN(*buffer, memory.AllocateHost(bytes));
   }
   return absl::OkStatus();
+}
+
+void StepBuffers::FetchLogprobs(int64_t words, Accelerator& device) const {
+  if (words == 0) return;
+  device.CopyOut(host_logprobs.as<void>(), logprobs.as<void>(), words * int64_t{sizeof(uint64_t)});
+}
+
+DrawnLogprobs StepBuffers::Logprobs(const TokenDraw& draw) const {
+  if (draw.top_logprobs < 0) return {};
+  const uint64_t* const words = host_logprobs.as<uint64_t>() + draw.first_word;
+  const auto* const top = reinterpret_cast<const LikelyToken*>(words + kDrawnLogitsWords);
+  return {*reinterpret_cast<const DrawnLogits*>(words), absl::MakeConstSpan(top, draw.top_logprobs)};
 }
 
 }  // namespace conclave

@@ -4,6 +4,8 @@
 
 #include "absl/status/status.h"
 #include "moe/checkpoint/model_spec.h"
+#include "moe/kernels/accelerator/accelerator.h"
+#include "moe/kernels/token_draw.h"
 #include "moe/model/device/device_memory.h"
 #include "moe/model/transformer.h"
 #include "moe/tensor/dtype.h"
@@ -15,6 +17,10 @@ struct StepBuffers {
   // All but the workspace, for the largest step. RESOURCE_EXHAUSTED with the plan where it does not fit.
   absl::Status Allocate(const ModelSpec& spec, const TransformerOptions& options, DType row_dtype,
                         bool experts_elsewhere, DeviceMemory& memory);
+  // Queues the copy of what the step's draws told, so many words, to the host.
+  void FetchLogprobs(int64_t words, Accelerator& device) const;
+  // What `draw`, of that step, told.
+  DrawnLogprobs Logprobs(const TokenDraw& draw) const;
 
   DeviceBuffer residual;        // [rows_max, hidden] F32
   DeviceBuffer normed;          // [rows_max, hidden] F32
@@ -28,7 +34,8 @@ struct StepBuffers {
   DeviceBuffer fault_layer;     // [rows_max] int32
   DeviceBuffer logits;          // [logit_rows_max, vocab] F32
   DeviceBuffer drawn;           // [logit_rows_max] int32
-  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_drawn;
+  DeviceBuffer logprobs;        // [logit_rows_max, kDrawnLogitsWords + kTopLogprobsMax] words, of the rows that ask
+  DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_drawn, host_logprobs;
   DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
   DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
 };

@@ -83,14 +83,15 @@ absl::Status StepPlan::Set(absl::Span<const SequenceSlice> slices, const ModelSp
     tokens_max_ = std::max(tokens_max_, slice.first_position + static_cast<int32_t>(count));
     block = std::copy(slice.blocks.begin(), slice.blocks.end(), block);
   }
-  ListDraws(slices, first_change);
+  ListDraws(slices, first_change, spec.vocab);
   memory_->accelerator().CopyIn(device_.as<void>(), base, needed * int64_t{sizeof(int32_t)});
   return absl::OkStatus();
 }
 
-void StepPlan::ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_change) {
+void StepPlan::ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_change, int32_t vocab) {
   int32_t* const base = host_.as<int32_t>();
-  TokenDraw* row = reinterpret_cast<TokenDraw*>(base + 5 * rows_ + logit_count_);
+  TokenDraw* row = host_draws();
+  logprob_words_ = 0;
   for (const SequenceSlice& slice : slices) {
     CONCLAVE_CHECK(!slice.draw.has_value() || slice.logit_rows == 1) << slice.logit_rows;
     std::fill_n(row, slice.logit_rows, slice.draw.value_or(TokenDraw{}));
@@ -98,6 +99,11 @@ void StepPlan::ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_c
       row->first_change = static_cast<int32_t>(first_change);
       row->changes = static_cast<int32_t>(slice.changes.size());
       std::memcpy(base + first_change, slice.changes.data(), slice.changes.size() * sizeof(LogitChange));
+    }
+    if (slice.draw.has_value() && slice.draw->top_logprobs >= 0) {
+      row->top_logprobs = std::min({slice.draw->top_logprobs, kTopLogprobsMax, vocab});
+      row->first_word = static_cast<int32_t>(logprob_words_);
+      logprob_words_ += kDrawnLogitsWords + row->top_logprobs;
     }
     first_change += kChangeIntegers * static_cast<int64_t>(slice.changes.size());
     row += slice.logit_rows;

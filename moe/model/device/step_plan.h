@@ -40,7 +40,10 @@ class StepPlan {
   // [logit_count()] how each of their tokens is drawn; the largest logit where the slice does not say
   const TokenDraw* draws() const { return reinterpret_cast<const TokenDraw*>(device(5 * rows_ + logit_count_)); }
   const int32_t* blocks() const { return device(5 * rows_ + (1 + kDrawIntegers) * logit_count_); }
-  const int32_t* tables() const { return device(0); }  // where draws' changes are counted from
+  int32_t* tables() const { return device_.as<int32_t>(); }  // where draws' changes are counted from
+  // The draw of a row of the logits; of all of them, words of DrawnLogits and LikelyTokens.
+  const TokenDraw& draw(int64_t row) const { return host_draws()[row]; }
+  int64_t logprob_words() const { return logprob_words_; }
   // The largest of lengths().
   int32_t tokens_max() const { return tokens_max_; }
 
@@ -50,7 +53,10 @@ class StepPlan {
 
   StepPlan(const TransformerOptions& options, DeviceMemory& memory) : options_(options), memory_(&memory) {}
   absl::Status Grow(int64_t integers);
-  void ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_change);
+  void ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_change, int32_t vocab);
+  TokenDraw* host_draws() const {
+    return reinterpret_cast<TokenDraw*>(host_.as<int32_t>() + 5 * rows_ + logit_count_);
+  }
   const int32_t* device(int64_t offset) const { return device_.as<int32_t>() + offset; }
 
   TransformerOptions options_;
@@ -61,6 +67,7 @@ class StepPlan {
   DeviceBuffer host_, device_;
   int64_t rows_ = 0;
   int64_t logit_count_ = 0;
+  int64_t logprob_words_ = 0;
   int32_t tokens_max_ = 0;
 };
 
