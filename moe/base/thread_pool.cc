@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include "moe/base/check.h"
@@ -30,7 +31,11 @@ struct ThreadPool::Loop {
   int64_t count;
   int64_t grain;
   absl::FunctionRef<void(int64_t, int64_t)> body;
-  std::atomic<int64_t> next{0};
+
+  // Grains [begin, end).
+  void Run(uint64_t begin, uint64_t end) const {
+    body(static_cast<int64_t>(begin) * grain, std::min(count, static_cast<int64_t>(end) * grain));
+  }
 };
 
 class ThreadPool::Patience {
@@ -58,7 +63,8 @@ class ThreadPool::Patience {
   std::chrono::nanoseconds limit_ = kSpinMax;
 };
 
-ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : cpus_(std::move(cpus)) {
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus)
+    : cpus_(std::move(cpus)), sections_(static_cast<size_t>(std::max(threads, 1))) {
   CONCLAVE_CHECK(threads >= 1) << "a pool needs at least the calling thread";
   workers_.reserve(threads - 1);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { Work(i); });
@@ -73,11 +79,31 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::RunPieces(Loop& loop) {
-  while (true) {
-    const int64_t begin = loop.next.fetch_add(loop.grain, std::memory_order_relaxed);
-    if (begin >= loop.count) return;
-    loop.body(begin, std::min(loop.count, begin + loop.grain));
+void ThreadPool::Divide(int64_t grains) {
+  const auto threads = static_cast<int64_t>(sections_.size());
+  CONCLAVE_CHECK(grains <= std::numeric_limits<uint32_t>::max() / threads) << grains << " grains";
+  for (int64_t i = 0; i < threads; ++i) {
+    const auto begin = static_cast<uint64_t>(grains * i / threads),
+               end = static_cast<uint64_t>(grains * (i + 1) / threads);
+    sections_[static_cast<size_t>(i)].left.store(begin << 32 | end, std::memory_order_relaxed);
+  }
+}
+
+// The order of the sections' words does not matter: what a loop reads and writes is handed over by loop_ and working_.
+void ThreadPool::RunPieces(const Loop& loop, int index) {
+  for (size_t i = 0; i < sections_.size();) {
+    const size_t owner = (static_cast<size_t>(index) + i) % sections_.size();
+    std::atomic<uint64_t>& left = sections_[owner].left;
+    uint64_t seen = left.load(std::memory_order_relaxed);
+    const uint64_t begin = seen >> 32, end = seen & 0xffffffff;
+    if (begin == end) {
+      ++i;
+      continue;
+    }
+    const uint64_t taken = (end - begin + 1) / 2;
+    const uint64_t rest = i == 0 ? (begin + taken) << 32 | end : begin << 32 | (end - taken);
+    if (!left.compare_exchange_weak(seen, rest, std::memory_order_relaxed)) continue;
+    i == 0 ? loop.Run(begin, begin + taken) : loop.Run(end - taken, end);
   }
 }
 
@@ -99,7 +125,7 @@ void ThreadPool::Work(int index) {
     if (stop_) return;
     ++working_;
     seen = generation_;
-    if (Loop* loop = loop_; loop != nullptr) RunPieces(*loop);
+    if (Loop* loop = loop_; loop != nullptr) RunPieces(*loop, index);
     if (--working_ == 0 && caller_sleeps_) {
       std::lock_guard<std::mutex> lock(mutex_);
       done_.notify_one();
@@ -130,20 +156,18 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<voi
   if (count <= 0) return;
   PinThisThread(0);
   grain = std::max<int64_t>(grain, 1);
-  Loop loop{count, grain, body};
-  if (workers_.empty() || count <= grain) {
-    RunPieces(loop);
-    return;
-  }
+  if (workers_.empty() || count <= grain) return body(0, count);
   CONCLAVE_CHECK(loop_ == nullptr) << "ParallelFor is not reentrant and has one caller at a time";
   resting_ = false;
+  Loop loop{count, grain, body};
+  Divide((count + grain - 1) / grain);
   loop_ = &loop;
   ++generation_;
   if (sleeping_workers_ > 0) {
     std::lock_guard<std::mutex> lock(mutex_);
     start_.notify_all();
   }
-  RunPieces(loop);
+  RunPieces(loop, 0);
   // The pieces are all taken; let nobody join late, and wait for the workers that still run one.
   loop_ = nullptr;
   WaitForWorkers();

@@ -33,8 +33,11 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(begin, end) over pieces that cover [0, count), each at most `grain` long, and returns when all
-  // are done. `body` must not throw and must not call ParallelFor. Allocates nothing.
+  // Calls body(begin, end) over pieces that cover [0, count) and begin at multiples of `grain`, and returns when all
+  // are done. Each thread has a section of its own, of which it takes half of what is left again and again, so that
+  // what it works on lies side by side in few calls; then it takes from the ends of others' sections. Where there are
+  // no more grains than threads, a piece is one grain. `body` must not throw and must not call ParallelFor. Allocates
+  // nothing.
   void ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
   // The next loop is far, or others have work for the cores until then: workers sleep at once. Called between loops, by
@@ -43,16 +46,22 @@ class ThreadPool {
 
  private:
   struct Loop;
+  // Grains [begin, end) that a thread has left, in one word: begin in the upper half.
+  struct alignas(64) Section {
+    std::atomic<uint64_t> left{0};
+  };
   // How long one thread looks before it sleeps: doubled when it saw what it waited for, halved when not.
   class Patience;
 
   void PinThisThread(int index) const;
   void Work(int index);
-  void RunPieces(Loop& loop);
+  void Divide(int64_t grains);
+  void RunPieces(const Loop& loop, int index);
   void WaitForLoop(uint64_t seen, Patience& patience);
   void WaitForWorkers();
 
-  const std::vector<int> cpus_;  // empty: anywhere
+  const std::vector<int> cpus_;    // empty: anywhere
+  std::vector<Section> sections_;  // [threads] of the current loop
   // A worker counts itself into working_ before it reads loop_; the caller clears loop_ before it reads working_.
   // Sequentially consistent, so that either the worker sees no loop, or the caller sees the worker.
   std::atomic<Loop*> loop_{nullptr};

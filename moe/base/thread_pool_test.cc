@@ -29,6 +29,33 @@ TEST(ThreadPoolTest, CoversEveryIndexExactlyOnce) {
   }
 }
 
+TEST(ThreadPoolTest, PiecesBeginAtMultiplesOfTheGrainAndAreOneGrainWhereThereAreFew) {
+  ThreadPool pool(3);
+  for (const int64_t count : {20, 21, 61, 1000}) {
+    std::atomic<int> pieces{0};
+    pool.ParallelFor(count, 20, [&](int64_t begin, int64_t end) {
+      ++pieces;
+      EXPECT_EQ(begin % 20, 0);
+      EXPECT_TRUE(end % 20 == 0 || end == count) << end;
+      if (count <= 60) EXPECT_LE(end - begin, 20);
+    });
+    if (count <= 60) EXPECT_EQ(pieces, (count + 19) / 20);
+  }
+}
+
+// Whoever runs the first piece waits in it until all others are done, so that nobody else may leave any of them alone.
+TEST(ThreadPoolTest, TakesFromTheSectionsOfThreadsThatAreBusy) {
+  ThreadPool pool(3);
+  for (int loop = 0; loop < 100; ++loop) {
+    std::atomic<int64_t> done{0};
+    pool.ParallelFor(3000, 1, [&](int64_t begin, int64_t end) {
+      done += end - begin;
+      while (begin == 0 && done < 3000) std::this_thread::yield();
+    });
+    EXPECT_EQ(done, 3000);
+  }
+}
+
 TEST(ThreadPoolTest, RunsManyShortLoopsInARow) {
   ThreadPool pool(3);
   std::atomic<int64_t> sum{0};

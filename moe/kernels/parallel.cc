@@ -8,10 +8,10 @@ namespace {
 constexpr int64_t kColumnsMultiple = 32;
 // Waking a thread costs some ten microseconds; a core reads about 10 bytes and does about 30 multiply-adds of
 // memory-resident weights in a nanosecond.
-constexpr int64_t kBytesMin = 128 << 10;
+constexpr int64_t kBytesMin = 64 << 10;
 constexpr int64_t kMultiplyAddsMin = 512 << 10;
-// Pieces per thread: more would balance uneven cores better, fewer share the conversion of x better.
-constexpr int64_t kPiecesPerThread = 4;
+// The pool makes larger pieces of them.
+constexpr int64_t kGrainsPerThread = 16;
 
 }  // namespace
 
@@ -22,7 +22,7 @@ int64_t LinearGrain(int64_t rows, const WeightView& w, int threads) {
   if (threads == 1) return columns;
   // Enough work by either measure.
   const int64_t least = std::min(kBytesMin / column_bytes, kMultiplyAddsMin / column_work);
-  const int64_t fair = (columns + threads * kPiecesPerThread - 1) / (threads * kPiecesPerThread);
+  const int64_t fair = (columns + threads * kGrainsPerThread - 1) / (threads * kGrainsPerThread);
   const int64_t grain = std::max<int64_t>({least, fair, 1});
   return std::min(columns, (grain + kColumnsMultiple - 1) / kColumnsMultiple * kColumnsMultiple);
 }

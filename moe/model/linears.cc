@@ -10,7 +10,8 @@ namespace {
 
 // About what a core does while it wakes another one.
 constexpr int64_t kMultiplyAddsMin = 128 << 10;
-constexpr int64_t kPiecesPerThread = 4;
+// The pool makes larger pieces of them.
+constexpr int64_t kGrainsPerThread = 16;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -18,7 +19,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t TaskGrain(int64_t count, int64_t multiply_adds, int threads) {
   if (threads == 1) return std::max<int64_t>(count, 1);
-  const int64_t fair = CeilDiv(count, threads * kPiecesPerThread);
+  const int64_t fair = CeilDiv(count, threads * kGrainsPerThread);
   return std::max<int64_t>({fair, kMultiplyAddsMin / std::max<int64_t>(multiply_adds, 1), 1});
 }
 

@@ -18,6 +18,8 @@
 
 namespace conclave::CONCLAVE_ISA {
 
+inline thread_local const uint8_t* asked_for = nullptr;  // the first row of the run that memory was asked for
+
 // Two tiles of weights at a time, whose sums do not wait for each other: 16 rows of each of two matrices of one shape,
 // or 32 of one.
 template <class Source>
@@ -53,12 +55,9 @@ class FewColumns {
   void Run(TileShape& shape, int64_t n, int64_t n_end) {
     n_end_ = n_end;
     shape.Set(Count(0, n), Count(1, n) > 0 ? Count(1, n) : kTileRows16, columns_, columns_);
-    if (n != ready_n_) AskForFirst(n);
-    if (Count(1, n) > 0) {
-      RunTiles<2>(n);
-    } else {
-      RunTiles<1>(n);
-    }
+    if (Rows(0, n) != asked_for) AskForFirst(n);
+    asked_for = IsWhole(0, n + rows_) ? Rows(0, n + rows_) : nullptr;
+    Count(1, n) > 0 ? RunTiles<2>(n) : RunTiles<1>(n);
     ready_n_ = n + rows_;
   }
 
@@ -85,15 +84,17 @@ class FewColumns {
 
   // The rows of a lane in the run that begins at n.
   int64_t Count(int lane, int64_t n) const { return MaxOf(0, MinOf(kTileRows16, n_end_ - n - lanes_[lane].row)); }
+  // Whether a run that begins at n has whole tiles, in this call or a later one.
+  bool IsWhole(int lane, int64_t n) const { return n + lanes_[lane].row + kTileRows16 <= lanes_[lane].w.rows; }
   const uint8_t* Rows(int lane, int64_t n) const {
     return lanes_[lane].w.data + (n + lanes_[lane].row) * lanes_[lane].w.row_bytes;
   }
 
   // While a panel of a lane is computed, memory is asked for as many lines of the next run: not for the same columns of
-  // these rows, but for four pieces of them as they lie in memory. The first panel's, where there is no such run.
+  // these rows, but for four pieces of them as they lie in memory. A thread's next call mostly goes on where this one
+  // ends, so that it too is asked for. The first panel's, where the matrix ends.
   Streams Ahead(int lane, int64_t n, int64_t panel) const {
-    const int64_t next = Count(lane, n + rows_) == kTileRows16 ? n + rows_ : n;
-    return StreamsOf(lane, next, panel);
+    return StreamsOf(lane, IsWhole(lane, n + rows_) ? n + rows_ : n, panel);
   }
   Streams StreamsOf(int lane, int64_t n, int64_t panel) const {
     constexpr int64_t kBytes = Streams::kLines * 64;
@@ -105,8 +106,7 @@ class FewColumns {
   }
   CONCLAVE_ALWAYS_INLINE void AskForFirst(int64_t n) {
     for (int lane = 0; lane < 2; ++lane) {
-      if (Count(lane, n) < kTileRows16) continue;
-      for (int64_t panel = 0; panel < panels_; ++panel) AskFor(StreamsOf(lane, n, panel));
+      for (int64_t panel = 0; panel < panels_ && IsWhole(lane, n); ++panel) AskFor(StreamsOf(lane, n, panel));
     }
   }
 

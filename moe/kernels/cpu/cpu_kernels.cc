@@ -63,6 +63,7 @@ cpu::RawWeight Unpack(const WeightView& w) {
   raw.data = static_cast<const uint8_t*>(w.matrix.data);
   raw.element = ElementOf(w);
   raw.row_bytes = w.matrix.stride * SizeOf(w.matrix.dtype);
+  raw.rows = w.rows();
   // One block as large as the matrix where there are no scales.
   raw.scales = cpu::RawScales{nullptr, cpu::ScaleElement::kF32, 0, w.rows() + 1, w.cols() + 1};
   if (!w.has_scales()) return raw;

@@ -28,6 +28,7 @@ struct RawWeight {
   Element element;
   int64_t row_bytes;  // between the starts of two rows
   RawScales scales;
+  int64_t rows;       // N
 };
 
 // y[m, n] = sum over k of x[m, k] * w[n, k], for n in [n_begin, n_end).
