@@ -13,6 +13,16 @@
 namespace conclave {
 namespace {
 
+// Of a target such as "/v1/models?a=b", or of a whole URL, which RFC 9112 (section 3.2.2) has servers take as well.
+std::string PathOf(absl::string_view target) {
+  if (absl::StartsWithIgnoreCase(target, "http://") || absl::StartsWithIgnoreCase(target, "https://")) {
+    target.remove_prefix(target.find("//") + 2);
+    target.remove_prefix(std::min(target.find_first_of("/?"), target.size()));
+    if (target.empty() || target.front() == '?') return "/";
+  }
+  return std::string(target.substr(0, target.find('?')));
+}
+
 namespace http = boost::beast::http;
 
 // A chunk's size and extensions; longer ones are nobody's honest work.
@@ -103,7 +113,7 @@ void RequestReader::TakeHead() {
   const auto& message = parser_->parser.get();
   const absl::string_view target = View(message.target());
   request_.method = std::string(View(message.method_string()));
-  request_.path = std::string(target.substr(0, std::min(target.find('?'), target.size())));
+  request_.path = PathOf(target);
   request_.http_1_0 = message.version() == 10;
   request_.keep_alive = message.keep_alive();
   for (const auto& field : message) {

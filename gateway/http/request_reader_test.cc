@@ -60,6 +60,17 @@ TEST(RequestReader, ReadsARequestInPiecesOfAnySize) {
   EXPECT_EQ(Read(plain).request.Header("x-a"), "b");
 }
 
+TEST(RequestReader, TakesAWholeUrlForItsPath) {
+  const auto path = [](const std::string& target) {
+    return Read(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: a\r\n\r\n")).request.path;
+  };
+  EXPECT_EQ(path("http://a:8000/v1/models?x=1"), "/v1/models");
+  EXPECT_EQ(path("HTTPS://a/v1/models"), "/v1/models");
+  EXPECT_EQ(path("http://a"), "/");
+  EXPECT_EQ(path("http://a?x=/y"), "/");
+  EXPECT_EQ(path("/http://a/"), "/http://a/");
+}
+
 TEST(RequestReader, LeavesTheNextRequestAlone) {
   const std::string two = Post("Content-Length: 2\r\n", "{}") + "GET / HTTP/1.1\r\n";
   EXPECT_EQ(Read(two).left, 16u);
