@@ -3,8 +3,8 @@
 // the positions that it sees, whatever it stands beside, so its bits depend on nothing but its own sequence.
 //
 // The cache is walked in blocks of 64 tokens from position zero. Blocks of one split of kMlaSplitTokens are merged in
-// ascending order by online softmax in registers; splits run on different multiprocessors and are merged in ascending
-// order by the same formula: O = O · 2^(m_old - m_new) + O_next · 2^(m_next - m_new), in float32.
+// ascending order by online softmax in registers; splits begin anew and are merged in ascending order by the same formula,
+// O = O · 2^(m_old - m_new) + O_next · 2^(m_next - m_new) in float32, wherever they were computed.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_MLA_DECODE_H_
 #define CONCLAVE_MOE_KERNELS_CUDA_MLA_DECODE_H_
 

@@ -213,6 +213,16 @@ void CheckAll(uint64_t seed, bool quick) {
   for (int& length : lengths) length = static_cast<int>(random() % 8 == 0 ? random() % 700 : random() % 140);
   Check({bf16, 128, 512, 64, 64, lengths}, seed + 13);
   Check({bf16, 128, 512, 64, 16, lengths, 1.5f, true}, seed + 14);
+  // More tiles of heads than multiprocessors, of rows with one split and two: some blocks take whole rows, the last rows
+  // are dealt split by split.
+  lengths.assign(134, 40);
+  for (int row = 0; row < 134; row += 19) lengths[row] = 2049 + static_cast<int>(random() % 2048);
+  lengths[132] = 2100;
+  Check({bf16, 16, 512, 64, 64, lengths}, seed + 15);
+  lengths.resize(69);
+  lengths[67] = 4000;
+  Check({bf16, 70, 512, 64, 16, lengths, 12.0f}, seed + 16);
+  Check({bf16, 70, 512, 64, 16, lengths, 1.5f, true}, seed + 17);
   if (quick) return;
   Check({bf16, 16, 512, 64, 64, {2048, 2049, 5000, 100}}, seed + 8);
   Check({bf16, 128, 512, 64, 16, {4096, 2500}}, seed + 9);

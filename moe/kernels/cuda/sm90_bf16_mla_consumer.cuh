@@ -20,16 +20,15 @@ struct Consumer {
   int first = 0;  // blocks of all work before
 };
 
-__device__ inline void AwaitPart(Shared& s, Place at, int part) { BarrierWait(&s.full[at.stage][part], at.phase); }
+__device__ inline void AwaitPiece(Shared& s, Place at, int piece) { BarrierWait(&s.full[at.stage][piece], at.phase); }
 
 // The latents past the last token may be anything, NaN too: times a weight of zero they must be zero. Returns how many
 // tokens the block has.
-template <int kWarpgroup>
+template <int kWarpgroup, bool kByHalf>
 __device__ inline int AwaitAndClearTail(Shared& s, Place at, int block, int tokens) {
   const int valid = min(kBlockTokens, tokens - block * kBlockTokens);
   if (valid < kBlockTokens) [[unlikely]] {
-    AwaitPart(s, at, 0);
-    AwaitPart(s, at, 1);
+    for (int piece = 0; piece < kPieces - 1; piece += kByHalf ? kHalfPieces : 1) AwaitPiece(s, at, piece);
     for (int i = threadIdx.x % 128; i < (kBlockTokens - valid) * 64; i += 128) {
       *reinterpret_cast<uint4*>(at.Panel(s, i / 8 % 8) + (valid + i / 64) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
     }
@@ -46,8 +45,9 @@ __device__ inline void Free(Shared& s, Consumer& c, Place at) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
   if (c.lane != 0) return;
-  BarrierArrive(&s.empty[at.stage][kWarpgroup]);
-  BarrierArrive(&s.empty[at.stage][2]);
+#pragma unroll
+  for (int i = 0; i < kHalfPieces; ++i) BarrierArrive(&s.empty[at.stage][kHalfPieces * kWarpgroup + i]);
+  BarrierArrive(&s.empty[at.stage][kPieces - 1]);
 }
 
 // What the rows' maxima were before a block, and how the sum shrank at the block before: the other warpgroup's.
@@ -67,9 +67,9 @@ __device__ inline Before AwaitBefore(Shared& s, const Consumer& c, Place at) {
   return before;
 }
 
-// Issues scores = query · keysᵀ of a block, part after part as they arrive: this warpgroup's own columns first, for they
-// were free first.
-template <int kWarpgroup>
+// Issues scores = query · keysᵀ of a block, piece after piece as they arrive, or half after half: this warpgroup's own
+// columns first, for they were free first.
+template <int kWarpgroup, bool kByHalf>
 __device__ inline void IssueScores(Shared& s, Consumer& c, Place at) {
   // Hidden from the compiler, which would keep 36 descriptors in registers that it does not have.
   uint64_t query = OperandDescriptor(s.query), keys = OperandDescriptor(at.Panel(s, 0));
@@ -79,8 +79,8 @@ __device__ inline void IssueScores(Shared& s, Consumer& c, Place at) {
 #pragma unroll
   for (int i = 0; i < kPanels; ++i) {
     const int panel = i < 8 ? i ^ 4 * kWarpgroup : i;
-    if (i % 4 == 0) {
-      AwaitPart(s, at, panel / 4);
+    if (i % (kByHalf ? 4 : kPiecePanels) == 0) {
+      AwaitPiece(s, at, panel / kPiecePanels);
       WgmmaFence();
     }
 #pragma unroll
@@ -228,16 +228,17 @@ __device__ inline void FreeQuery(Shared& s) { BarrierArrive(&s.query_empty); }
 
 // Scores, weights and sum of a block, after the sum over the one before, which is the other warpgroup's: that sum runs
 // beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kFreeEarly: where
-// blocks take longer to come than to multiply, the one before is summed and freed before this one's scores.
+// blocks take longer to come than to multiply, and come by halves, the one before is summed and freed before this one's
+// scores.
 template <int kWarpgroup, bool kFreeEarly, bool kFirst>
 __device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, int blocks, float scale_log2) {
   const Place at(c.first + block), other(c.first + block - 1);
-  const int valid = AwaitAndClearTail<kWarpgroup>(s, at, block, tokens);
+  const int valid = AwaitAndClearTail<kWarpgroup, kFreeEarly>(s, at, block, tokens);
   if constexpr (kFreeEarly && !kFirst) {
     IssueSumOfOther<kWarpgroup>(s, c, other);
     Free<kWarpgroup>(s, c, other);
   }
-  IssueScores<kWarpgroup>(s, c, at);
+  IssueScores<kWarpgroup, kFreeEarly>(s, c, at);
   if constexpr (!kFreeEarly && !kFirst) IssueSumOfOther<kWarpgroup>(s, c, other);
   Before before;
   if constexpr (!kFirst) before = AwaitBefore(s, c, other);  // while scores are multiplied: shared memory answers late then
@@ -275,23 +276,6 @@ __device__ inline void ConsumeOdd(Shared& s, Consumer& c, int tokens, int blocks
   if (blocks < 2) FreeQuery(s);
   for (int block = 1; block < blocks; block += 2) TakeBlock<1, kFreeEarly, false>(s, c, block, tokens, blocks, scale_log2);
   if (blocks % 2 == 1) SumOfLast<1>(s, c, blocks);
-}
-
-// The rows' denominators over all blocks. Every consumer thread calls it once for each work.
-template <int kWarpgroup>
-__device__ inline float2 Denominators(Shared& s, const Consumer& c, int blocks, int number) {
-  float (&of_work)[2][kHeads] = s.denominators[number & 1];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    float of_row = c.denominator[h];
-    if ((blocks - 1) % 2 != kWarpgroup) of_row *= s.shrink[Place(c.first + blocks - 1).stage][c.row + 8 * h];
-    of_row += __shfl_xor_sync(~0u, of_row, 1);
-    of_row += __shfl_xor_sync(~0u, of_row, 2);
-    if (c.lane % 4 == 0) of_work[kWarpgroup][c.row + 8 * h] = of_row;
-  }
-  BarrierArrive(&s.denominators_full);
-  BarrierWait(&s.denominators_full, number & 1);
-  return make_float2(of_work[0][c.row] + of_work[1][c.row], of_work[0][c.row + 8] + of_work[1][c.row + 8]);
 }
 
 }  // namespace conclave::sm90::mla

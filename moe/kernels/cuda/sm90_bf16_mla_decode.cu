@@ -28,10 +28,13 @@ absl::Status Launch(const MlaDecode& problem, const Maps& maps, cudaStream_t str
   if (!limits.ok()) return limits.status();
   const int tiles = (problem.heads + kHeads - 1) / kHeads;
   const int splits = (problem.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
-  const int64_t work = int64_t{problem.rows} * tiles * splits;
+  const int whole = WholeTiles(problem, limits->multiprocessors);
+  const int64_t work = whole + (int64_t{problem.rows} * tiles - whole) * splits;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(work, limits->multiprocessors));
-  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kThreads, kSharedBytes, stream, maps, problem);
-  if (splits > 1) LaunchOverlapped(MergeKernel, dim3(problem.rows * problem.heads), kLatent / 4, 0, stream, problem, splits);
+  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kThreads, kSharedBytes, stream, maps, problem, whole);
+  if (const int first = whole / tiles; first < problem.rows) {
+    LaunchOverlapped(MergeKernel, dim3((problem.rows - first) * problem.heads), kLatent / 4, 0, stream, problem, splits, first);
+  }
   return LaunchStatus("MLA decode launch");
 }
 
@@ -48,8 +51,8 @@ absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
   if (problem.packed) return Launch<true>(problem, maps, stream);
   status = MakeTensorMap(&maps.cache, problem.cache, kType, 2, tokens, kWidth, problem.page_tokens, 64, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  const TensorShape<3> panels = {{64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, 4}};
-  status = MakeTensorMap(&maps.latents, problem.cache, kType, panels, CU_TENSOR_MAP_SWIZZLE_128B);
+  const TensorShape<3> panels = {{64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, kPiecePanels}};
+  status = MakeTensorMap(&maps.pieces, problem.cache, kType, panels, CU_TENSOR_MAP_SWIZZLE_128B);
   return status.ok() ? Launch<false>(problem, maps, stream) : status;
 }
 

@@ -19,19 +19,37 @@ inline constexpr int kStages = 2;        // blocks in shared memory
 inline constexpr int kPanelBytes = kBlockTokens * 128;
 inline constexpr int kConsumers = 2 * 128;
 inline constexpr int kThreads = kConsumers + 128;
-// A block arrives and goes in three parts: the panels of the first warpgroup's columns, those of the second, and the
+// A block arrives and goes in pieces: two pairs of panels of the first warpgroup's columns, two of the second's, and the
 // rotated part, which the weights replace.
-inline constexpr int kParts = 3;
+inline constexpr int kPiecePanels = 2;
+inline constexpr int kPieces = 8 / kPiecePanels + 1;
+inline constexpr int kHalfPieces = 4 / kPiecePanels;  // of one warpgroup's columns
 
 // What a block of threads computes next: 64 heads of one row over one split of its tokens.
 struct Work {
   int row;     // negative: no more work
   int head, split;
+  bool whole;  // the block takes all splits of the row, one after the other
   int tokens;  // of this split; 0 where the row has none at all
   int blocks;
   int splits;  // of this row
   const int32_t* pages;  // from the split's first
+
+  __device__ bool BringsQuery() const { return row >= 0 && blocks > 0 && !(whole && split > 0); }
 };
+
+// How many tiles of heads, the first ones of all rows, have all splits taken by one block of threads each; the rest are dealt
+// split by split. Where rows have two splits at most and there are enough of them for `blocks` blocks of threads, this saves
+// most of the way through memory. Bits do not depend on it.
+inline int WholeTiles(const MlaDecode& p, int blocks) {
+  const int tiles = (p.heads + kHeads - 1) / kHeads, splits = (p.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
+  const int64_t all = int64_t{p.rows} * tiles, rest = all % blocks;
+  if (splits == 1) return static_cast<int>(all);
+  // One long row among short ones must not wait for one block; a row of parts has room for 16 heads kept.
+  if (splits > 2 || p.heads < 16) return 0;
+  const bool whole_rest = rest * splits > int64_t{blocks} * (splits - 1);  // split by split it would take no less time
+  return static_cast<int>(whole_rest ? all : (all - rest) / tiles * tiles);
+}
 
 struct Shared {
   uint8_t query[kPanels][kPanelBytes];
@@ -39,11 +57,13 @@ struct Shared {
   float maximum[kHeads];               // of the scores so far, times log2(e): see UpdateMaximum
   float denominators[2][2][kHeads];    // by the work's parity: of the even blocks and of the odd ones, at the end
   float shrink[kStages][kHeads];       // what a block's maximum makes of the sum before it
+  alignas(16) uint8_t scratch[kConsumers / 32][512];  // of a warp, to bring results into rows
+  float2 ends_kept[kHeads];            // maximum and denominator of a whole row's first split
   Work work[2];                        // by its parity; there when its query is
   uint64_t query_full;
   uint64_t query_empty;                // no scores need it any more
-  uint64_t full[kStages][kParts];
-  uint64_t empty[kStages][kParts];
+  uint64_t full[kStages][kPieces];
+  uint64_t empty[kStages][kPieces];
   uint64_t maxima[kStages];            // the block's maximum and shrink are written
   uint64_t weights[kStages];           // and its weights
   uint64_t denominators_full;
@@ -62,12 +82,23 @@ struct Place {
 // its tokens in L2. Called by whole warps.
 class WorkDealer {
  public:
-  __device__ explicit WorkDealer(const MlaDecode& p)
-      : p_(p), tiles_((p.heads + kHeads - 1) / kHeads), of_split_(p.rows * tiles_), next_(blockIdx.x) {
-    count_ = of_split_ * ((p.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens);
+  // The first `whole` tiles have their splits dealt to one block each.
+  __device__ WorkDealer(const MlaDecode& p, int whole)
+      : p_(p), tiles_((p.heads + kHeads - 1) / kHeads), whole_(whole), of_split_(p.rows * tiles_ - whole), next_(blockIdx.x) {
+    count_ = whole + of_split_ * ((p.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens);
   }
 
-  // The lanes look at one candidate each: most rows may be far shorter than the longest.
+  // What follows `work`. The lanes look at one candidate each: most rows may be far shorter than the longest.
+  __device__ Work After(const Work& work) {
+    if (!work.whole || work.split + 1 >= work.splits) return Next();
+    Work following = work;
+    ++following.split;
+    following.tokens = min(__ldg(p_.lengths + work.row) - following.split * kMlaSplitTokens, kMlaSplitTokens);
+    following.blocks = (following.tokens + kBlockTokens - 1) / kBlockTokens;
+    following.pages += kMlaSplitTokens / p_.page_tokens;
+    return following;
+  }
+
   __device__ Work Next() {
     const int lane = threadIdx.x % 32;
     while (next_ < count_) {
@@ -83,6 +114,7 @@ class WorkDealer {
       work.row = __shfl_sync(~0u, mine.row, first);
       work.head = __shfl_sync(~0u, mine.head, first);
       work.split = __shfl_sync(~0u, mine.split, first);
+      work.whole = __shfl_sync(~0u, mine.whole, first);
       work.tokens = __shfl_sync(~0u, mine.tokens, first);
       work.splits = __shfl_sync(~0u, mine.splits, first);
       work.blocks = (work.tokens + kBlockTokens - 1) / kBlockTokens;
@@ -97,28 +129,29 @@ class WorkDealer {
   __device__ Work At(int number) const {
     if (number >= count_) return Work{-1};
     Work work;
-    work.split = number / of_split_;
-    const int in_split = number - work.split * of_split_;
-    work.row = in_split / tiles_;
-    work.head = (in_split - work.row * tiles_) * kHeads;
+    work.whole = number < whole_;
+    work.split = work.whole ? 0 : (number - whole_) / of_split_;
+    const int tile = number - work.split * of_split_;
+    work.row = tile / tiles_;
+    work.head = (tile - work.row * tiles_) * kHeads;
     const int length = __ldg(p_.lengths + work.row);
     work.splits = (length + kMlaSplitTokens - 1) / kMlaSplitTokens;
     work.tokens = min(length - work.split * kMlaSplitTokens, kMlaSplitTokens);
-    if (work.tokens <= 0 && number >= of_split_) return Work{-1};
+    if (work.tokens <= 0 && work.split > 0) return Work{-1};
     work.tokens = max(work.tokens, 0);
     return work;
   }
 
   const MlaDecode& p_;
-  const int tiles_, of_split_;
+  const int tiles_, whole_, of_split_;
   int next_, count_;
 };
 
 // Everything that the copy engine reads from.
 struct Maps {
-  CUtensorMap query;    // boxes of 64 heads x 64 columns
-  CUtensorMap cache;    // boxes of one page x 64 columns
-  CUtensorMap latents;  // boxes of one page of 64 tokens x 4 panels of 64 columns
+  CUtensorMap query;  // boxes of 64 heads x 64 columns
+  CUtensorMap cache;  // boxes of one page x 64 columns
+  CUtensorMap pieces;  // boxes of one page of 64 tokens x kPiecePanels panels of 64 columns
 };
 
 // Tells the consumers what they work on, and brings its query. Called by one whole warp: all lanes wait, the first asks.
@@ -127,45 +160,44 @@ __device__ inline void TellWork(Shared& s, const Maps& maps, const MlaDecode& p,
   BarrierWait(&s.query_empty, number & 1 ^ 1);
   if (threadIdx.x % 32 == 0) {
     s.work[number & 1] = work;
-    const bool has_query = work.row >= 0 && work.blocks > 0;
-    BarrierArriveExpect(&s.query_full, has_query ? kPanels * kPanelBytes : 0);
-    for (int panel = 0; has_query && panel < kPanels; ++panel) {
+    const bool brings = work.BringsQuery();
+    BarrierArriveExpect(&s.query_full, brings ? kPanels * kPanelBytes : 0);
+    for (int panel = 0; brings && panel < kPanels; ++panel) {
       CopyTensor2d(&maps.query, &s.query_full, s.query[panel], 64 * panel, work.row * p.heads + work.head, kEvictFirst);
     }
   }
   __syncwarp();
 }
 
-// A warp brings one part of every block. All lanes wait, for a warp whose lanes part cannot sleep at a barrier and takes
-// the consumers' issue slots; the first asks. A copy takes about 100 cycles to ask for, which is why there are three warps,
-// and why pages of 64 tokens are the fastest: one copy a part. The third brings queries too, and tells the consumers what
-// they work on.
-template <int kPart>
+// A warp brings one piece of every block; the last brings the rotated part and queries too, and tells the consumers what they
+// work on, and the first calls blocks ahead. All lanes wait, for a warp whose lanes part cannot sleep at a barrier and takes
+// the consumers' issue slots; the first asks. A copy takes about 100 cycles to ask for, which is why pages of 64 tokens are
+// the fastest: one copy a piece.
 class Producer {
  public:
-  __device__ Producer(Shared& s, const Maps& maps, const MlaDecode& p)
-      : s_(s), maps_(maps), p_(p), asks_(threadIdx.x % 32 == 0), dealer_(p) {}
+  __device__ Producer(Shared& s, const Maps& maps, const MlaDecode& p, int whole, int warp)
+      : s_(s), maps_(maps), p_(p), warp_(warp), asks_(threadIdx.x % 32 == 0), dealer_(p, whole) {}
 
   __device__ void Run() {
     int number = 0;
-    for (Work work = dealer_.Next();; work = dealer_.Next(), ++number) {
-      if constexpr (kPart == 2) TellWork(s_, maps_, p_, work, number);
+    for (Work work = dealer_.Next();; work = dealer_.After(work), ++number) {
+      if (warp_ == 3) TellWork(s_, maps_, p_, work, number);
       if (work.row < 0) return;
-      for (int block = 0; block < work.blocks; ++block) BringPart(work, block);
+#pragma unroll 1
+      for (int block = 0; block < work.blocks; ++block) BringBlock(work, block);
       first_ += work.blocks;
     }
   }
 
  private:
-  __device__ void BringPart(const Work& work, int block) {
-    const int stage = (first_ + block) % kStages;
-    const int32_t* const pages = work.pages + block * (kBlockTokens / p_.page_tokens);
-    const int page = __ldg(pages);
-    BarrierWait(&s_.empty[stage][kPart], (first_ + block) / kStages & 1 ^ 1);
-    if (asks_) {
-      AskForPart(work, pages, page, block, stage);
-      if (kPart == 2 && p_.heads > kHeads && block + kStages < work.blocks) PrefetchBlock(work, block + kStages);
-    }
+  __device__ void BringBlock(const Work& work, int block) {
+    const int shift = __ffs(p_.page_tokens) - 1;
+    const int count = (min(kBlockTokens, work.tokens - block * kBlockTokens) + p_.page_tokens - 1) >> shift;
+    const int32_t* const pages = work.pages + (block * kBlockTokens >> shift);
+    const Place at(first_ + block);
+    if (warp_ < kPieces - 1) AskForPiece(at, pages, count, warp_, kPiecePanels);
+    if (warp_ == 3) AskForPiece(at, pages, count, kPieces - 1, 1);
+    if (warp_ == 0 && asks_ && p_.heads > kHeads && block + kStages < work.blocks) PrefetchBlock(work, block + kStages);
     __syncwarp();
   }
 
@@ -176,28 +208,32 @@ class Producer {
     const uint32_t bytes = p_.page_tokens * ((kLatent + kRope) * 2), share = bytes / tiles / 16 * 16;
     const int block_pages = kBlockTokens / p_.page_tokens, last = (work.tokens - 1) / p_.page_tokens;
     const uint32_t from = work.head / kHeads * share, size = work.head + kHeads < p_.heads ? share : bytes - from;
+#pragma unroll 1
     for (int page = block * block_pages; page < (block + 1) * block_pages && page <= last; ++page) {
       PrefetchBulk(static_cast<const uint8_t*>(p_.cache) + static_cast<int64_t>(__ldg(work.pages + page)) * bytes + from, size);
     }
   }
 
-  __device__ void AskForPart(const Work& work, const int32_t* pages, int page, int block, int stage) {
-    constexpr int kFirstPanel = 4 * kPart, kPartPanels = kPart < 2 ? 4 : 1;
+  __device__ void AskForPiece(Place at, const int32_t* pages, int count, int piece, int panels) {
     // One tile of heads uses each block up; several share it in L2.
     const uint64_t hint = p_.heads <= kHeads ? kEvictFirst : kEvictNormal;
-    const int page_shift = __ffs(p_.page_tokens) - 1;
-    const int count = (min(kBlockTokens, work.tokens - block * kBlockTokens) + p_.page_tokens - 1) >> page_shift;
-    uint64_t* const full = &s_.full[stage][kPart];
-    BarrierArriveExpect(full, (count << page_shift) * 128 * kPartPanels);
-    if (kPart < 2 && p_.page_tokens == kBlockTokens) {
-      CopyTensor3d(&maps_.latents, full, s_.stages[stage][kFirstPanel], 0, page * kBlockTokens, kFirstPanel, hint);
+    int page = __ldg(pages);
+    uint64_t* const full = &s_.full[at.stage][piece];
+    uint8_t* const to = at.Panel(s_, piece * kPiecePanels);
+    BarrierWait(&s_.empty[at.stage][piece], at.phase ^ 1);
+    if (!asks_) return;
+    BarrierArriveExpect(full, count * p_.page_tokens * 128 * panels);
+    if (panels > 1 && p_.page_tokens == kBlockTokens) {
+      CopyTensor3d(&maps_.pieces, full, to, 0, page * kBlockTokens, piece * kPiecePanels, hint);
       return;
     }
+#pragma unroll 1
     for (int i = 0; i < count; ++i) {
       const int following = i + 1 < count ? __ldg(pages + i + 1) : 0;
-#pragma unroll
-      for (int panel = kFirstPanel; panel < kFirstPanel + kPartPanels; ++panel) {
-        CopyTensor2d(&maps_.cache, full, s_.stages[stage][panel] + (i << page_shift) * 128, 64 * panel, page << page_shift, hint);
+#pragma unroll 1
+      for (int panel = 0; panel < panels; ++panel) {
+        CopyTensor2d(&maps_.cache, full, to + panel * kPanelBytes + i * p_.page_tokens * 128, 64 * (piece * kPiecePanels + panel),
+                     page * p_.page_tokens, hint);
       }
       page = following;
     }
@@ -206,6 +242,7 @@ class Producer {
   Shared& s_;
   const Maps& maps_;
   const MlaDecode& p_;
+  const int warp_;
   const bool asks_;
   WorkDealer dealer_;
   int first_ = 0;  // blocks of all work before

@@ -136,7 +136,7 @@ __device__ inline void BringPacked(Shared& s, const MlaDecode& p, const Work& wo
     const uint8_t* const next = WarpRows(p, work, page_shift, (block + 1) * kBlockTokens + first);
     if (block + kBlocksAhead < work.blocks) CallRows(p, work, page_shift, block + kBlocksAhead, thread);
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) BarrierWait(&s.empty[stage][part], phase);
+    for (int piece = 0; piece < kPieces; ++piece) BarrierWait(&s.empty[stage][piece], phase);
 #pragma unroll 1
     for (int i = 0; i < kWarpRows; i += kGroupRows) {
       rows = i + kGroupRows < kWarpRows ? rows + kGroupRows * kPackedBytes : next;
@@ -144,19 +144,19 @@ __device__ inline void BringPacked(Shared& s, const MlaDecode& p, const Work& wo
     }
     FenceSharedForAsync();
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) BarrierArrive(&s.full[stage][part]);
+    for (int piece = 0; piece < kPieces; piece += kHalfPieces) BarrierArrive(&s.full[stage][piece]);
   }
 }
 
 // All threads of the producer warps.
-__device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecode& p) {
+__device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecode& p, int whole) {
   PackedLane at;
   at.lane = threadIdx.x % 32;
   at.panel = at.lane / 4 * kPanelBytes;
   at.chunk = at.lane % 4 * 2 + at.lane / 4 % 2;
-  WorkDealer dealer(p);
+  WorkDealer dealer(p, whole);
   int number = 0, before = 0;
-  for (Work work = dealer.Next();; work = dealer.Next(), ++number) {
+  for (Work work = dealer.Next();; work = dealer.After(work), ++number) {
     if (threadIdx.x < kConsumers + 32) TellWork(s, maps, p, work, number);
     if (work.row < 0) return;
     if (work.blocks > 0) BringPacked(s, p, work, at, before);
