@@ -56,6 +56,11 @@ class Impl final : public ElasticExperts {
     abandon_ = std::move(abandon);
   }
 
+  void Idle() override {
+    Enter()->experts->Idle();
+    Leave();
+  }
+
   absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) override {
     const auto idle = std::find_if(layers_.begin(), layers_.end(), [](const Layer& each) { return each.id == 0; });
     if (idle == layers_.end()) return absl::ResourceExhaustedError("too many tickets are in flight already");

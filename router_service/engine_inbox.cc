@@ -65,10 +65,10 @@ void EngineInbox::Stop() {
   wake_.notify_one();
 }
 
-bool EngineInbox::Take(bool wait, std::vector<InboxItem>& taken) {
+bool EngineInbox::Take(absl::Duration wait, std::vector<InboxItem>& taken) {
   CONCLAVE_CHECK(taken.empty());
   std::unique_lock<std::mutex> lock(mutex_);
-  if (wait) wake_.wait(lock, [this] { return stop_ || !items_.empty(); });
+  wake_.wait_for(lock, absl::ToChronoNanoseconds(wait), [this] { return stop_ || !items_.empty(); });
   taken.swap(items_);
   return !stop_;
 }

@@ -40,8 +40,8 @@ class EngineInbox {
   void Stop();
 
   // The engine's thread only.
-  // Moves what has come into `taken`, which must be empty; where `wait`, sleeps until there is something or Stop.
-  bool Take(bool wait, std::vector<InboxItem>& taken);
+  // Moves what has come into `taken`, which must be empty; sleeps for `wait` at most until there is something or Stop.
+  bool Take(absl::Duration wait, std::vector<InboxItem>& taken);
   // Whether something has come that ends sequences: a cancellation, or Stop.
   bool HasCancellation() const;
   // Publishes how the engine stands and frees the places of `ended`; their last events follow, then EndDelivery. So

@@ -23,6 +23,10 @@
 namespace conclave {
 namespace {
 
+// How often an engine without sequences lets its experts see to their connections: what peers tell each other while
+// nobody asks anything would fill UCX's shared memory in some seconds.
+constexpr absl::Duration kIdlePause = absl::Milliseconds(100);
+
 // The logits of one slice of a batch, from row first_row of the step's on.
 struct HostRows {
   size_t slice = 0;
@@ -142,7 +146,12 @@ absl::StatusOr<SequenceId> EngineLoop::Submit(EngineRequest request, TokenCallba
 void EngineLoop::Run() {
   bool go_on = true;
   while (go_on) {
-    go_on = inbox_.Take(/*wait=*/sequences_.empty(), taken_);
+    const bool idle = sequences_.empty();
+    go_on = inbox_.Take(idle ? kIdlePause : absl::ZeroDuration(), taken_);
+    if (idle && go_on && taken_.empty()) {
+      experts_.Idle();
+      continue;
+    }
     for (InboxItem& item : taken_) Accept(item);
     taken_.clear();
     Expire();

@@ -231,6 +231,22 @@ TEST(EngineTest, RefusesWhatIsBeyondTheQueueAtOnce) {
   again.Wait();
 }
 
+TEST(EngineTest, ExpertsSeeToTheirConnectionsWhileNobodyAsks) {
+  struct Experts final : public NoExperts {
+    void Idle() override { ++idle; }
+    std::atomic<int> idle{0};
+  };
+  Experts experts;
+  auto engine = MakeEngine(TestEngineOptions(), nullptr, Clock::Real(), &experts);
+  while (experts.idle < 2) absl::SleepFor(absl::Milliseconds(1));
+  Answer answer;
+  const EngineRequest request = TestRequest(5, 3);
+  ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+  ExpectAnswer(answer, request);
+  const int after = experts.idle;
+  while (experts.idle == after) absl::SleepFor(absl::Milliseconds(1));
+}
+
 // A transformer whose step waits for experts that no shard has, for as long as the test wants.
 class Stall {
  public:

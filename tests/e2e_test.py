@@ -123,6 +123,25 @@ class RunningClusterTest(unittest.TestCase):
         self.assertLessEqual(len(answer["prompt_ids"]) + len(answer["ids"]), 2049)
 
 
+def cpu_seconds_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+class IdleTest(unittest.TestCase):
+    def test_processes_that_nobody_asks_anything_sleep(self):
+        # Eight shards tell the attention service forty times a second that they live: UCX has room for 128 of that.
+        with Cluster("--model", DEMO_MODEL, "--shards", 8, "--transport", "ucx") as cluster:
+            generate("--gateway", cluster.gateway(), "--prompt", "Hello", "--max-tokens", 4)
+            time.sleep(6)
+            processes = {p["name"]: p["pid"] for p in cluster.processes()}
+            before = {name: cpu_seconds_of(pid) for name, pid in processes.items()}
+            time.sleep(2)
+            used = {name: cpu_seconds_of(pid) - before[name] for name, pid in processes.items()}
+            self.assertLess(sum(used.values()), 1, f"seconds of CPU in two seconds: {used}")
+
+
 class StopTest(unittest.TestCase):
     def assert_stops_cleanly(self, number):
         with Cluster("--model", DEMO_MODEL, "--shards", 2) as cluster:

@@ -43,6 +43,9 @@ class ExpertPool {
   // Where Finish waits for rows that nobody computes at the moment, it asks now and then, on its own thread, whether the
   // step should be abandoned; it then ends with CANCELLED. To be called before the first Start.
   virtual void AskWhileStalled(std::function<bool()> abandon) {}
+  // Nobody has work for the pool at the moment: it keeps its connections in order, without waiting for anything. To be
+  // called some times a second. REQUIRES: no ticket is in flight.
+  virtual void Idle() {}
   // Begins work on x [rows, hidden] F32, which must stay unchanged until Finish.
   // RESOURCE_EXHAUSTED: more rows than the pool was sized for.
   virtual absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) = 0;

@@ -75,6 +75,11 @@ constexpr int kSpinsPerLook = 16;
 // Who takes the core away for less is most likely the peer, woken where we spin, and not somebody who computes.
 constexpr absl::Duration kTurnOfOthers = absl::Microseconds(500);
 
+// UCX does not let anybody sleep while a message of its own waits for room at a peer, and a peer that stands still makes
+// none for seconds. After so many refusals in a row in which nothing came it is looked at now and then.
+constexpr int kUnarmedMax = 64;
+constexpr absl::Duration kNap = absl::Milliseconds(1);
+
 }  // namespace
 
 absl::Status UcxError(absl::string_view what, ucs_status_t status) {
@@ -139,6 +144,7 @@ bool UcxWorker::Progress() {
   bool worked = false;
   // Bounded, so that a peer that never stops sending cannot keep the caller from its deadlines.
   for (int i = 0; i < 64 && ucp_worker_progress(worker_) != 0; ++i) worked = true;
+  if (worked) unarmed_ = 0;
   if (!closing_.empty()) {
     const auto gone = [](void* request) {
       if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
@@ -186,6 +192,7 @@ bool UcxWorker::Wait(absl::Time until, int64_t bytes_moving, absl::Time* now) {
   const absl::Duration budget =
       sparing ? std::min(moving, kSparingMoveMax) + kSparingSpin : std::min(moving, kMoveMax) + allowed;
   if (Spin(budget, sparing, until, now)) {
+    unarmed_ = 0;
     if (sparing) gate_.Blocked(*now - begin);
     return true;
   }
@@ -196,12 +203,13 @@ bool UcxWorker::Wait(absl::Time until, int64_t bytes_moving, absl::Time* now) {
 bool UcxWorker::Block(absl::Time until, absl::Time* now) {
   const bool armed = ucp_worker_arm(worker_) == UCS_OK;
   *now = absl::Now();
-  if (!armed) return false;  // something has come already
-  const absl::Duration left = until - *now;
+  unarmed_ = armed ? 0 : unarmed_ + 1;
+  if (!armed && unarmed_ < kUnarmedMax) return false;  // something has come already
+  const absl::Duration left = std::min(until - *now, armed ? absl::Hours(1) : kNap);
   if (left <= absl::ZeroDuration()) return false;
-  const timespec timeout = absl::ToTimespec(std::min(left, absl::Hours(1)));
+  const timespec timeout = absl::ToTimespec(left);
   pollfd descriptor = {event_fd_, POLLIN, 0};
-  const int ready = ppoll(&descriptor, 1, &timeout, nullptr);
+  const int ready = ppoll(&descriptor, armed ? 1 : 0, &timeout, nullptr);
   *now = absl::Now();
   return ready > 0;
 }

@@ -81,6 +81,7 @@ class UcxWorker {
   SpinGate gate_;
   int64_t preemptions_ = 0;  // of this thread, as last seen
   int looks_skipped_ = 0;
+  int unarmed_ = 0;  // how often UCX has refused to let anybody sleep since something last came
   std::vector<void*> closing_;  // requests of endpoints that are being closed
 };
 
