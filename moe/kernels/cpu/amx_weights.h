@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "moe/kernels/cpu/amx_codes.h"
+#include "moe/kernels/cpu/amx_f8.h"
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot_bf16.h"
 
