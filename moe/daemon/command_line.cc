@@ -66,7 +66,7 @@ std::vector<std::string> SplitEmptyValues(int argc, const char* const* argv) {
 }  // namespace
 
 absl::StatusOr<CommandLine> SplitCommandLine(int argc, const char* const* argv,
-                                             const std::vector<CommandLineFlag>& flags, int positionals_max) {
+                                             const std::vector<CommandLineFlag>& flags) {
   RETURN_IF_ERROR(CheckForgottenValues(argc, argv, flags));
   CommandLine line;
   try {
@@ -75,23 +75,15 @@ absl::StatusOr<CommandLine> SplitCommandLine(int argc, const char* const* argv,
     app.allow_extras();
     std::map<std::string, CLI::Option*> options;
     for (const CommandLineFlag& flag : flags) {
-      const std::string names =
-          absl::StrCat(flag.letter == '\0' ? "" : absl::StrCat("-", std::string(1, flag.letter), ","), "--", flag.name);
+      const std::string names = absl::StrCat("--", flag.name);
       CLI::Option* option = flag.is_switch ? app.add_flag(names) : app.add_option(names)->type_size(1)->expected(1);
       options[flag.name] = option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    }
-    std::vector<CLI::Option*> positionals;
-    for (int i = 0; i < positionals_max; ++i) {
-      positionals.push_back(app.add_option(absl::StrCat("argument", i))->type_size(1)->expected(1));
     }
     app.parse(SplitEmptyValues(argc, argv));
     const std::vector<std::string> extras = app.remaining();
     if (!extras.empty()) return Unknown(extras[0], flags);
     for (const auto& [name, option] : options) {
-      if (option->count() > 0) line.values[name] = option->results();
-    }
-    for (const CLI::Option* positional : positionals) {
-      if (positional->count() > 0) line.positionals.push_back(positional->results()[0]);
+      if (option->count() > 0) line[name] = option->results();
     }
   } catch (const CLI::Error& error) {
     return absl::InvalidArgumentError(error.what());

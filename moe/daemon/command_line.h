@@ -13,20 +13,16 @@ namespace conclave {
 // A flag, as far as splitting needs to know it.
 struct CommandLineFlag {
   std::string name;        // without dashes
-  char letter = '\0';      // '\0': no short form
   bool is_switch = false;  // takes a value only as --name=value
 };
 
-// What stood on a command line.
-struct CommandLine {
-  std::map<std::string, std::vector<std::string>> values;  // by name, in order of occurrence; a bare switch is "true"
-  std::vector<std::string> positionals;
-};
+// What stood on a command line: by the flag's name the texts, in order of occurrence; a bare switch is "true".
+using CommandLine = std::map<std::string, std::vector<std::string>>;
 
 // argv[0] is skipped. INVALID_ARGUMENT names the argument: an unknown flag (with the nearest known one), a flag
-// without its value, more than `positionals_max` arguments without a name.
+// without its value, an argument without a name.
 absl::StatusOr<CommandLine> SplitCommandLine(int argc, const char* const* argv,
-                                             const std::vector<CommandLineFlag>& flags, int positionals_max);
+                                             const std::vector<CommandLineFlag>& flags);
 
 }  // namespace conclave
 

@@ -47,18 +47,11 @@ struct Flags::Impl {
     FlagTarget target;
     std::string help;
     std::string default_text;
-    char letter = '\0';
-  };
-  struct Positional {
-    std::string name;
-    std::string* value;
-    std::string help;
   };
 
   std::string program;
   std::string description;
   std::vector<Flag> flags;
-  std::vector<Positional> positionals;
   std::string config;
 
   void Add(absl::string_view name, FlagTarget target, absl::string_view help) {
@@ -116,22 +109,16 @@ struct Flags::Impl {
 
   absl::Status TakeCommandLine(const CommandLine& line) {
     for (const Flag& flag : flags) {
-      const auto found = line.values.find(flag.name);
-      if (found == line.values.end()) continue;
+      const auto found = line.find(flag.name);
+      if (found == line.end()) continue;
       if (absl::Status set = SetFlag(flag.target, found->second); !set.ok()) return At("--" + flag.name, set);
-    }
-    for (size_t i = 0; i < positionals.size(); ++i) {
-      if (i >= line.positionals.size()) {
-        return absl::InvalidArgumentError(absl::StrCat("missing argument ", positionals[i].name));
-      }
-      *positionals[i].value = line.positionals[i];
     }
     return absl::OkStatus();
   }
 
   std::vector<CommandLineFlag> CommandLineFlags() const {
-    std::vector<CommandLineFlag> result = {{"help", 'h', true}, {"version", '\0', true}};
-    for (const Flag& flag : flags) result.push_back({flag.name, flag.letter, IsSwitch(flag.target)});
+    std::vector<CommandLineFlag> result = {{"help", true}, {"version", true}};
+    for (const Flag& flag : flags) result.push_back({flag.name, IsSwitch(flag.target)});
     return result;
   }
 };
@@ -157,14 +144,6 @@ void Flags::Add(absl::string_view name, absl::Duration* value, absl::string_view
 void Flags::AddBytes(absl::string_view name, int64_t* value, absl::string_view help) {
   impl_->Add(name, ByteCount{value}, help);
 }
-void Flags::AddPositional(absl::string_view name, std::string* value, absl::string_view help) {
-  impl_->positionals.push_back({std::string(name), value, std::string(help)});
-}
-void Flags::AddShort(char letter, absl::string_view name) {
-  Impl::Flag* flag = impl_->Find(name);
-  CONCLAVE_CHECK(flag != nullptr) << "no flag --" << name;
-  flag->letter = letter;
-}
 
 absl::StatusOr<bool> Flags::Parse(int argc, const char* const* argv) {
   return Parse(argc, argv, [](const char* name) -> const char* { return std::getenv(name); });
@@ -179,11 +158,10 @@ absl::StatusOr<bool> Flags::Parse(int argc, const char* const* argv, Environment
     std::fwrite(text.data(), 1, text.size(), stdout);
     return false;
   }
-  ASSIGN_OR_RETURN(const CommandLine line, SplitCommandLine(argc, argv, impl_->CommandLineFlags(),
-                                                            static_cast<int>(impl_->positionals.size())));
+  ASSIGN_OR_RETURN(const CommandLine line, SplitCommandLine(argc, argv, impl_->CommandLineFlags()));
   // The lowest first, so that each next source overrides; errors in overridden values are errors all the same.
   std::string config = impl_->Variable(*impl_->Find("config"), environment).value_or("");
-  if (const auto given = line.values.find("config"); given != line.values.end()) config = given->second.back();
+  if (const auto given = line.find("config"); given != line.end()) config = given->second.back();
   if (!config.empty()) RETURN_IF_ERROR(impl_->TakeFile(config));
   RETURN_IF_ERROR(impl_->TakeEnvironment(environment));
   RETURN_IF_ERROR(impl_->TakeCommandLine(line));
@@ -191,22 +169,15 @@ absl::StatusOr<bool> Flags::Parse(int argc, const char* const* argv, Environment
 }
 
 std::string Flags::Help() const {
-  std::string usage = absl::StrCat("Usage: ", impl_->program, " [flags]");
-  std::string arguments, flags;
-  for (const Impl::Positional& positional : impl_->positionals) {
-    absl::StrAppend(&usage, " ", positional.name);
-    absl::StrAppend(&arguments, "  ", positional.name, "\n      ", positional.help, "\n");
-  }
+  std::string flags;
   for (const Impl::Flag& flag : impl_->flags) {
     const absl::string_view placeholder = FlagPlaceholder(flag.target);
     absl::StrAppend(&flags, "  --", flag.name, placeholder.empty() ? "" : " ", placeholder,
-                    flag.letter == '\0' ? "" : absl::StrCat(", -", std::string(1, flag.letter)),
                     IsList(flag.target) ? " (repeatable)" : "", "\n      ", flag.help, "\n      ",
                     flag.default_text.empty() ? "" : absl::StrCat("default ", flag.default_text, "; "), "environment ",
                     EnvironmentName(flag.name), "\n");
   }
-  return absl::StrCat(usage, "\n\n", impl_->description, "\n\n",
-                      arguments.empty() ? "" : absl::StrCat("Arguments:\n", arguments, "\n"), "Flags:\n", flags,
+  return absl::StrCat("Usage: ", impl_->program, " [flags]\n\n", impl_->description, "\n\nFlags:\n", flags,
                       "  --help, -h\n      show this text\n  --version\n      show the version\n\n",
                       "A flag wins over its environment variable, which wins over the file of --config.\n");
 }

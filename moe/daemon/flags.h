@@ -47,10 +47,6 @@ class Flags {
   void Add(absl::string_view name, absl::Duration* value, absl::string_view help);
   // Bytes with an optional unit: 4096, 512MiB, 4GB.
   void AddBytes(absl::string_view name, int64_t* value, absl::string_view help);
-  // A required argument without a name, shown as `name`; command line only. They fill in the order of these calls.
-  void AddPositional(absl::string_view name, std::string* value, absl::string_view help);
-  // Lets `-letter` stand for `--name`, which must have been added.
-  void AddShort(char letter, absl::string_view name);
 
   // True: go on. False: --help or --version was printed, exit 0. INVALID_ARGUMENT: a usage error (exit 2) that names
   // the flag, variable, or file and line with the nearest known name.

@@ -163,16 +163,8 @@ TEST_F(FlagsTest, ValuesMayLookLikeFlagsAndHoldAnything) {
   EXPECT_THAT(shards_, ElementsAre("[a, b]", "x=y", "--threads"));
 }
 
-TEST_F(FlagsTest, PositionalsAndShortNames) {
-  std::string directory, output = "text";
-  flags_.AddPositional("DIR", &directory, "the model's directory");
-  flags_.Add("output", &output, "text or json");
-  flags_.AddShort('o', "output");
-  ASSERT_TRUE(*Parse({"-o", "json", "/models/x", "--threads", "1"}));
-  EXPECT_EQ(directory, "/models/x");
-  EXPECT_EQ(output, "json");
-  EXPECT_EQ(Refusal({"-o", "json"}), "missing argument DIR");
-  EXPECT_EQ(Refusal({"/a", "/b"}), "unexpected argument '/b'");
+TEST_F(FlagsTest, ArgumentsWithoutANameAreRefused) {
+  EXPECT_EQ(Refusal({"/a", "/b"}), "unexpected argument '/a'");
 }
 
 TEST_F(FlagsTest, HelpAndVersionAreAnsweredWhateverElseIsWrong) {

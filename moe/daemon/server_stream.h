@@ -26,9 +26,6 @@ inline grpc::Status ToGrpcStatus(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()),
                       std::string(status.GetPayload(kGrpcDetailsPayload).value_or(absl::Cord())));
 }
-inline absl::Status FromGrpcStatus(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 // One call. Add and End may be called from any thread; what comes after End, or after the client has gone, is dropped.
 // Owned by shared pointers: by gRPC from Open until OnClosed has returned, and by whoever feeds it.

@@ -51,7 +51,6 @@ class CallTable {
   int RunDone();
 
   int in_flight() const { return static_cast<int>(pending_.size()); }
-  bool any_due() const { return !due_.empty(); }
 
  private:
   struct Due {

@@ -62,9 +62,4 @@ bool SocketAddress::IsLoopback() const {
   return IN6_IS_ADDR_LOOPBACK(&V6(storage_).sin6_addr);
 }
 
-bool SocketAddress::IsWildcard() const {
-  if (storage_.ss_family == AF_INET) return V4(storage_).sin_addr.s_addr == htonl(INADDR_ANY);
-  return IN6_IS_ADDR_UNSPECIFIED(&V6(storage_).sin6_addr);
-}
-
 }  // namespace conclave

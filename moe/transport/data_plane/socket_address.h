@@ -23,7 +23,6 @@ class SocketAddress {
   // Without the port, such as "127.0.0.1".
   std::string Host() const;
   bool IsLoopback() const;
-  bool IsWildcard() const;
 
  private:
   sockaddr_storage storage_ = {};
