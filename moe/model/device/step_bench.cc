@@ -1,9 +1,10 @@
 // Times steps of a model on an accelerator, without an engine: step_bench MODEL_DIR COMPUTE [DEVICE
 // [steps|once|elsewhere [BLOCK_TOKENS [CONTEXT]]]]. Decoding steps of several batch sizes behind prompts of 128 tokens,
 // or CONTEXT of them, whose tokens are the most likely ones, drawn from all, or drawn within top_p 0.95 on the device,
-// and with the logits' way to the host; and prefill of 128 x 128 tokens in one step. "once" runs each step a single
-// time, for a profiler to look at. With "elsewhere" rows pass through the host to the experts, though they are on the
-// device: what steps with shards take beside the shards and the way to them.
+// the most likely ones with the log probabilities of 20, and with the logits' way to the host; and prefill of 128 x 128
+// tokens in one step. "once" runs each step a single time, for a profiler to look at. With "elsewhere" rows pass
+// through the host to the experts, though they are on the device: what steps with shards take beside the shards and the
+// way to them.
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
@@ -27,6 +28,7 @@ namespace conclave {
 namespace {
 
 constexpr int kPrompt = 128, kSequences = 128;
+constexpr int kKinds = 5;  // of draws
 constexpr int kDecoded = 128;  // positions that steps take behind the context
 
 class StepBench {
@@ -89,17 +91,20 @@ class StepBench {
       TokenDraw of_all, within_top_p;
       of_all.temperature = within_top_p.temperature = 0.8f;
       within_top_p.top_p = 0.95f;
-      const std::optional<TokenDraw> kinds[] = {TokenDraw{}, of_all, within_top_p, std::nullopt};
-      std::vector<double> seconds[4];
+      TokenDraw with_logprobs;
+      with_logprobs.top_logprobs = 20;
+      const std::optional<TokenDraw> kinds[kKinds] = {TokenDraw{}, of_all, within_top_p, with_logprobs, std::nullopt};
+      std::vector<double> seconds[kKinds];
       for (int i = 0; i < 24; ++i) {
-        for (int kind = 0; kind < 4; ++kind) {
-          ASSIGN_OR_RETURN(const double took, Step(count, 1, context_ + 4 * i + kind, kinds[kind]));
+        for (int kind = 0; kind < kKinds; ++kind) {
+          ASSIGN_OR_RETURN(const double took, Step(count, 1, context_ + kKinds * i + kind, kinds[kind]));
           if (i >= 3) seconds[kind].push_back(took);
         }
       }
-      std::printf("decode step, batch %3d: most likely %.3f ms, drawn %.3f ms, within top_p %.3f ms, logits on the host "
-                  "%.3f ms\n", count, MedianOf(seconds[0]) * 1e3, MedianOf(seconds[1]) * 1e3, MedianOf(seconds[2]) * 1e3,
-                  MedianOf(seconds[3]) * 1e3);
+      std::printf("decode step, batch %3d: most likely %.3f ms, drawn %.3f ms, within top_p %.3f ms, with log "
+                  "probabilities %.3f ms, logits on the host %.3f ms\n", count, MedianOf(seconds[0]) * 1e3,
+                  MedianOf(seconds[1]) * 1e3, MedianOf(seconds[2]) * 1e3, MedianOf(seconds[3]) * 1e3,
+                  MedianOf(seconds[4]) * 1e3);
     }
     return absl::OkStatus();
   }
