@@ -16,9 +16,9 @@ struct CoreSplit {
 
 // Half of the cores for the attention services and half for the shards, evenly within each half, and at least one for
 // each process: the sum is `cores`. With fewer cores than processes that cannot be. Then the attention services share
-// out all cores, and the shards share them out twice, for both wait a lot: the attention services for the shards, and a
-// shard that got few of a layer's experts for another, whose second thread can use the core meanwhile. No process has
-// more threads than there are cores, or none.
+// out all cores, and the shards share them out twice, with two threads each at least, for both wait a lot: the attention
+// services for the shards, and a shard that got few of a layer's experts for another, whose second thread can use the
+// core meanwhile. No process has more threads than there are cores, or none.
 // REQUIRES: cores >= 1, routers >= 1, shards >= 0
 CoreSplit SplitCores(int cores, int routers, int shards);
 

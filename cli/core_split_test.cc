@@ -45,7 +45,7 @@ TEST(CoreSplitTest, NeverTakesMoreThanThereIsWhereThereIsEnough) {
 TEST(CoreSplitTest, LetsProcessesTakeTurnsWhereCoresAreTooFew) {
   const CoreSplit split = SplitCores(2, 1, 4);
   EXPECT_EQ(split.routers, (Threads{2}));
-  EXPECT_EQ(split.shards, (Threads{1, 1, 1, 1}));
+  EXPECT_EQ(split.shards, (Threads{2, 2, 2, 2}));
   EXPECT_EQ(SplitCores(2, 1, 2).shards, (Threads{2, 2}));
   EXPECT_EQ(SplitCores(4, 1, 4).shards, (Threads{2, 2, 2, 2}));
   EXPECT_EQ(SplitCores(1, 2, 1).routers, (Threads{1, 1}));
