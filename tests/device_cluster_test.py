@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import unittest
+import urllib.request
 
 from conclave_test_lib import CONCLAVE, DEMO_MODEL, DEVICE, Cluster, clean_environment, generate
 
@@ -42,6 +43,20 @@ class DeviceClusterTest(unittest.TestCase):
                 here = ["--model", DEMO_MODEL, *TARGET, "--prompt", PROMPT, "--max-tokens", 200, "--ignore-eos",
                         "--seed", 7, *sampling]
                 self.assertEqual(generate(*here)["ids"], generate(*here, "--hash-logits")["ids"])
+
+    def test_log_probabilities_from_the_device_are_those_that_the_host_computes(self):
+        body = {"model": "demo", "prompt": PROMPT, "max_tokens": 80, "ignore_eos": True, "temperature": 0.9, "seed": 7,
+                "frequency_penalty": 0.6, "logit_bias": {"300": 2.5}, "logprobs": 5}
+        with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--transport", "grpc") as cluster:
+            choices = []
+            for hashed in (False, True):  # hashed logits come to the host, and so does all that is made of them
+                request = urllib.request.Request("http://{}:{}/v1/completions".format(*cluster.http()),
+                                                 json.dumps({**body, "hash_logits": hashed}).encode(),
+                                                 {"Content-Type": "application/json"})
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    choices.append(json.load(reply)["choices"][0])
+        self.assertEqual(len(choices[0]["logprobs"]["token_logprobs"]), 80)
+        self.assertEqual(choices[0]["logprobs"], choices[1]["logprobs"])
 
     def check(self, transport):
         with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--replicas", 1, "--transport", transport) as cluster:
