@@ -7,7 +7,7 @@ import tempfile
 import time
 import unittest
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, Gateway, clean_environment, free_port, run
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, Gateway, clean_environment, free_port, new_folder, run
 from fake_openai_server import FakeServer
 
 PROTOCOLS = ("http", "grpc")
@@ -74,7 +74,7 @@ class ClusterTest(unittest.TestCase):
 
     def test_refusals_of_a_tenant_limit_are_counted_apart(self):
         made = json.loads(run("key", "-o", "json").stdout)
-        folder = tempfile.mkdtemp(prefix="conclave-bench-")
+        folder = new_folder()
         keys = os.path.join(folder, "keys.yaml")
         with open(keys, "w") as file:
             file.write(f"tenants:\n  - name: one\n    keys: ['{made['hash']}']\n    requests-per-minute: 5\n")

@@ -7,12 +7,11 @@ import re
 import select
 import signal
 import subprocess
-import tempfile
 import termios
 import time
 import unittest
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, Gateway, clean_environment, free_port, run
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, Gateway, clean_environment, free_port, new_folder, run
 from http_client import Client
 
 PROMPT = ">>> "
@@ -134,7 +133,7 @@ class ChatTest(unittest.TestCase):
         self.assertIn("--top-p takes a number", wrong.stderr)
 
     def test_lines_are_edited_and_remembered(self):
-        folder = tempfile.mkdtemp(prefix="conclave-chat-")
+        folder = new_folder()
         history, saved = os.path.join(folder, "history"), os.path.join(folder, "saved.json")
         terminal = self.start(*GREEDY, "--history-file", history)
         question = "Who are you?"
@@ -169,7 +168,7 @@ class ChatTest(unittest.TestCase):
 
     def test_a_paste_of_several_lines_is_one_question(self):
         terminal = self.start(*GREEDY)
-        saved = os.path.join(tempfile.mkdtemp(prefix="conclave-chat-"), "saved.json")
+        saved = os.path.join(new_folder(), "saved.json")
         question = "Please: who are\nyou,[A and\twhy? Tell me."
         terminal.type("Please: \x1b[200~who are\ryou,\x03\x1b[A and\twhy?\r\x1b[201~ Tell me.\r")
         terminal.read_until(re.escape(PROMPT))

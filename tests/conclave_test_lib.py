@@ -2,6 +2,7 @@
 
 Python's standard library alone. CONCLAVE names the command under test; tests/run_python_test.sh sets it.
 """
+import atexit
 import glob
 import json
 import os
@@ -26,6 +27,13 @@ def clean_environment(**extra):
     """This process's environment without flags of the command under test."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CONCLAVE")}
     return {**kept, **extra}
+
+
+def new_folder():
+    """A folder of this test's own, which goes with the process."""
+    folder = tempfile.mkdtemp(prefix="conclave-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def run(*arguments, timeout=300, environment=None):

@@ -4,10 +4,9 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import unittest
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, clean_environment, eventually, run
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, Cluster, clean_environment, eventually, new_folder, run
 
 ROOT = os.path.dirname(os.path.dirname(CONCLAVE))
 ASK = ["--prompt", "Once upon a time", "--max-tokens", 8, "-o", "json"]
@@ -35,7 +34,7 @@ class TenantsTest(unittest.TestCase):
         return run("generate", "--gateway", self.cluster.gateway(), *ASK, environment=environment)
 
     def test_keys_limits_and_records_of_a_running_gateway(self):
-        folder = tempfile.mkdtemp(prefix="conclave-tenants-")
+        folder = new_folder()
         keys, usage = os.path.join(folder, "keys.yaml"), os.path.join(folder, "usage.jsonl")
         (first, first_hash), (second, second_hash) = new_key(), new_key()
         tenant = "  - name: {}\n    keys: ['{}']\n    requests-per-minute: {}\n"
@@ -80,7 +79,7 @@ class Service:
     """One service process, and where it listens."""
 
     def __init__(self, binary, *flags):
-        self.folder = tempfile.mkdtemp(prefix="conclave-service-")
+        self.folder = new_folder()
         address_file = os.path.join(self.folder, "address.json")
         self.errors = open(os.path.join(self.folder, "err"), "w+")
         self.process = subprocess.Popen([os.path.join(ROOT, binary), f"--address-file={address_file}", *flags],
@@ -103,7 +102,7 @@ class TlsTest(unittest.TestCase):
     def setUpClass(cls):
         cls.certificates = {}
         for name in ("ours", "theirs"):
-            folder = tempfile.mkdtemp(prefix="conclave-certificates-")
+            folder = new_folder()
             subprocess.run([os.path.join(ROOT, "tools/make_certificates.sh"), folder], check=True)
             cls.certificates[name] = folder
 
@@ -134,7 +133,7 @@ class TlsTest(unittest.TestCase):
     def test_every_verb_gets_in_by_the_same_flags(self):
         ours = self.certificates["ours"]
         # Of the same root, for a name that no address resolves to.
-        named = tempfile.mkdtemp(prefix="conclave-certificates-")
+        named = new_folder()
         for file in ("ca.pem", "ca.key"):
             shutil.copy(os.path.join(ours, file), named)
         subprocess.run([os.path.join(ROOT, "tools/make_certificates.sh"), named, "cluster.example"], check=True)
