@@ -1,5 +1,4 @@
 // `conclave up`: a whole cluster on this machine, in the foreground.
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,7 +6,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -17,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "cli/cluster_file.h"
 #include "cli/cluster_runner.h"
 #include "cli/command.h"
@@ -61,12 +63,20 @@ class ProgressLine {
   bool shown_ = false;
 };
 
+// Whether the process of a cluster file runs still. Numbers are given out again: it must have been started as this one.
+bool Runs(const ClusterProcess& process) {
+  std::ifstream file(absl::StrCat("/proc/", process.pid, "/cmdline"), std::ios::binary);
+  const std::string line{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const std::vector<std::string> arguments = absl::StrSplit(line, '\0');
+  return std::count(arguments.begin(), arguments.end(), absl::StrCat("--name=", process.name)) > 0;
+}
+
 // A run directory that belongs to a running cluster is refused: its files would be overwritten.
 absl::Status CheckNotInUse(const std::string& run_directory) {
   const absl::StatusOr<std::vector<ClusterProcess>> processes = ReadClusterFile(ClusterFilePath(run_directory));
   if (!processes.ok()) return absl::OkStatus();
   for (const ClusterProcess& process : *processes) {
-    if (process.pid > 0 && kill(static_cast<pid_t>(process.pid), 0) == 0) {
+    if (Runs(process)) {
       return absl::FailedPreconditionError(absl::StrCat("a cluster runs in --run-dir ", run_directory, " already (",
                                                         process.name, ", process ", process.pid,
                                                         "); stop it, or choose another directory"));
