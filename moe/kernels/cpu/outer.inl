@@ -76,6 +76,11 @@ inline void OuterRows(const OuterPass& pass, int64_t row, int64_t begin, int64_t
   for (; column + kVectors * kLanes <= end; column += kVectors * kLanes) {
     OuterTile<Source, kRows, kVectors, false>(pass, row, column, 0);
   }
+  // A column of scale blocks may be half as wide: 128.
+  constexpr int kHalf = kVectors > 1 ? kVectors / 2 : 1;
+  for (; column + kHalf * kLanes <= end; column += kHalf * kLanes) {
+    OuterTile<Source, kRows, kHalf, false>(pass, row, column, 0);
+  }
   for (; column + kLanes <= end; column += kLanes) OuterTile<Source, kRows, 1, false>(pass, row, column, 0);
   if (column < end) OuterTile<Source, kRows, 1, true>(pass, row, column, static_cast<int>(end - column));
 }
