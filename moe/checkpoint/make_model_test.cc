@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/checkpoint/model_spec.h"
+#include "moe/checkpoint/model_writer.h"
 #include "moe/checkpoint/random_weights.h"
 #include "moe/checkpoint/test_files.h"
 #include "moe/tensor/dtype.h"
@@ -175,6 +176,14 @@ TEST(MakeModel, RefusesBadOptions) {
   options.preset.clear();
   options.config_file = options.out + "/absent.json";
   EXPECT_EQ(error(options).code(), absl::StatusCode::kNotFound);
+}
+
+TEST(CheckRoom, SaysHowMuchIsNeededInUnitsThatShowIt) {
+  const auto refusal = [](int64_t rows) {  // there is no room in /proc
+    return std::string(CheckRoom("/proc", {{{"a", DType::kF32, {rows, 1000}}}}).message());
+  };
+  EXPECT_EQ(refusal(9350), "/proc: the weights need 37.4 MB, the disk has 0.0 MB free");
+  EXPECT_EQ(refusal(625000), "/proc: the weights need 2.5 GB, the disk has 0.0 GB free");
 }
 
 TEST(RandomTensor, PiecesAreTheWhole) {

@@ -55,9 +55,12 @@ absl::Status CheckRoom(const std::string& out, const std::vector<PlannedTensor>&
   std::error_code error;
   const std::filesystem::space_info space = std::filesystem::space(out, error);
   if (error || space.available >= static_cast<uintmax_t>(bytes)) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrFormat("%s: the weights need %.1f GB, the disk has %.1f GB free", out,
-                                                      static_cast<double>(bytes) / 1e9,
-                                                      static_cast<double>(space.available) / 1e9));
+  const bool large = bytes >= 1'000'000'000;
+  const double unit = large ? 1e9 : 1e6;
+  const char* const name = large ? "GB" : "MB";
+  return absl::ResourceExhaustedError(absl::StrFormat("%s: the weights need %.1f %s, the disk has %.1f %s free", out,
+                                                      static_cast<double>(bytes) / unit, name,
+                                                      static_cast<double>(space.available) / unit, name));
 }
 
 absl::Status WriteModelFiles(const std::string& out, const std::vector<PlannedTensor>& plan, int64_t file_bytes_max,
