@@ -1,20 +1,14 @@
 #include "moe/checkpoint/safetensors.h"
 
-#include <sys/mman.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstddef>
 #include <cstring>
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "moe/checkpoint/mapped_file.h"
 #include "moe/checkpoint/safetensors_writer.h"
 #include "moe/checkpoint/test_files.h"
 
@@ -221,34 +215,6 @@ TEST_F(SafetensorsFileTest, TheWriterRefusesDuplicatesAndLeavesNoPartialFile) {
   }
   EXPECT_NE(access((path + ".partial").c_str(), F_OK), 0);
   EXPECT_NE(access(path.c_str(), F_OK), 0);
-}
-
-// The pages of a file that are in memory.
-int64_t PagesInMemory(const std::string& path) {
-  const auto file = MappedFile::Open(path, MappedFile::Extent::kWhole);
-  EXPECT_TRUE(file.ok()) << file.status();
-  std::vector<unsigned char> pages((*file)->size() / sysconf(_SC_PAGESIZE) + 1);
-  EXPECT_EQ(mincore(const_cast<std::byte*>((*file)->data()), (*file)->size(), pages.data()), 0);
-  return std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return (page & 1) != 0; });
-}
-
-TEST_F(SafetensorsFileTest, WhatIsLargeEnoughForHugePagesIsReadAnewFromTheDisk) {
-  const std::string directory = test_files::MakeDirectory("anew");
-  struct statfs status;
-  ASSERT_EQ(statfs(directory.c_str(), &status), 0);
-  constexpr decltype(status.f_type) kMemory = 0x01021994;  // TMPFS_MAGIC
-  if (status.f_type == kMemory) GTEST_SKIP() << directory << " lies in memory";
-  const std::string small(1 << 20, 'x'), large(4 << 20, 'y');
-  for (const std::string& content : {small, large}) {
-    ASSERT_TRUE(
-        WriteSafetensors(directory + "/x", {{"a", DType::kU8, {static_cast<int64_t>(content.size())}, content.data()}})
-            .ok());
-    // Of what was large its reader may have some pages already.
-    EXPECT_EQ(PagesInMemory(directory + "/x") > 256, content == small) << content.size();
-    const auto file = SafetensorsFile::Open(directory + "/x");
-    ASSERT_TRUE(file.ok()) << file.status();
-    EXPECT_EQ(std::memcmp((*file)->tensors().at("a").data, content.data(), content.size()), 0);
-  }
 }
 
 }  // namespace

@@ -22,7 +22,6 @@ namespace {
 
 constexpr int64_t kBufferBytes = 1 << 20;
 constexpr size_t kDataAlignment = 64;
-constexpr off_t kHugePageBytes = off_t{2} << 20;
 
 std::string PartialPath(const std::string& path) { return path + ".partial"; }
 
@@ -113,15 +112,6 @@ absl::Status SafetensorsWriter::FlushBuffer() {
   return absl::OkStatus();
 }
 
-// Pages that were written are small ones, for as long as they are in memory; pages that MappedFile reads are huge where
-// they can be.
-absl::Status SafetensorsWriter::LeaveToDisk() {
-  if (lseek(descriptor_, 0, SEEK_CUR) < kHugePageBytes) return absl::OkStatus();
-  if (fsync(descriptor_) != 0) return Error("cannot write to the disk");
-  posix_fadvise(descriptor_, 0, 0, POSIX_FADV_DONTNEED);
-  return absl::OkStatus();
-}
-
 absl::Status SafetensorsWriter::Append(const void* data, int64_t bytes) {
   CONCLAVE_CHECK(bytes >= 0 && bytes <= bytes_left_) << path_ << ": " << bytes << " of " << bytes_left_ << " left";
   bytes_left_ -= bytes;
@@ -134,7 +124,6 @@ absl::Status SafetensorsWriter::Append(const void* data, int64_t bytes) {
 absl::Status SafetensorsWriter::Finish() {
   CONCLAVE_CHECK(bytes_left_ == 0) << path_ << ": " << bytes_left_ << " bytes were declared and not written";
   RETURN_IF_ERROR(FlushBuffer());
-  RETURN_IF_ERROR(LeaveToDisk());
   if (close(descriptor_) != 0) {
     descriptor_ = -1;
     const absl::Status status = Error("cannot close");

@@ -40,15 +40,13 @@ class SafetensorsWriter {
   absl::Status Append(const void* data, int64_t bytes);
   // How much of the declared data has not been appended yet.
   int64_t bytes_left() const { return bytes_left_; }
-  // Writes out the rest, waits until it is on the disk, and gives the file its name. What is large enough for huge pages
-  // leaves the page cache, where it would lie in small ones (docs/performance.md). REQUIRES: bytes_left() == 0.
+  // Writes out the rest and gives the file its name. REQUIRES: bytes_left() == 0.
   absl::Status Finish();
 
  private:
   SafetensorsWriter() = default;
   absl::Status WriteOut(const char* data, int64_t bytes);
   absl::Status FlushBuffer();
-  absl::Status LeaveToDisk();
   absl::Status Error(const char* action) const;
 
   std::string path_;
