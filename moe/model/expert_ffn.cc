@@ -119,8 +119,7 @@ void GroupedExperts::Pack(ConstMatView rows) {
   });
 }
 
-// A parallel loop over (expert, columns): gate, up and their product. What a piece has of one expert is one call, for
-// kernels ask memory for no more than they were called for.
+// A parallel loop over (expert, columns): gate, up and their product. What a piece has of one expert is one call.
 void GroupedExperts::RunInner() {
   const int64_t groups = static_cast<int64_t>(groups_.size());
   const int64_t multiple = kernels_.columns_multiple;
