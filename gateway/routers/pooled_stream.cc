@@ -5,7 +5,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "gateway/refusal.h"
 #include "gateway/routers/balance.h"
 #include "moe/base/log.h"
