@@ -31,7 +31,7 @@ TEST(ThreadPoolTest, CoversEveryIndexExactlyOnce) {
 
 TEST(ThreadPoolTest, PiecesBeginAtMultiplesOfTheGrainAndAreOneGrainWhereThereAreFew) {
   ThreadPool pool(3);
-  for (const int64_t count : {20, 21, 61, 1000}) {
+  for (const int64_t count : {20, 21, 60, 61, 1000}) {
     std::atomic<int> pieces{0};
     pool.ParallelFor(count, 20, [&](int64_t begin, int64_t end) {
       ++pieces;
