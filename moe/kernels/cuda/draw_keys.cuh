@@ -38,7 +38,7 @@ __device__ inline Word WarpMin(Word key) {
 // The least key among the ids of this warp, which has every kDrawWarps-th 32 of them; above `taken`, but for `any`.
 __device__ inline Word NextOfWarp(const float* x, int64_t cols, bool any, Word taken) {
   Word best = kNoKey;
-#pragma unroll 4
+#pragma unroll 16
   for (int64_t i = threadIdx.x; i < cols; i += kDrawThreads) {
     const Word key = KeyOf(x[i], static_cast<uint32_t>(i));
     if (any || key > taken) best = min(best, key);
