@@ -107,7 +107,8 @@ class LocalClusterImpl final : public LocalCluster {
 
   absl::StatusOr<NcclExpertServer*> StartNccl(ExpertShard& shard, ComputeTarget& target) {
     if (target.memory() == nullptr) return absl::InvalidArgumentError("--transport nccl: it needs --device cuda");
-    RETURN_IF_ERROR(ReserveNcclPairs(checkpoint_->spec(), RowDType(kernels_->compute), /*routers=*/1, *target.memory()));
+    const DType row_dtype = RowDType(kernels_->compute);
+    RETURN_IF_ERROR(ReserveNcclPairs(checkpoint_->spec(), row_dtype, /*routers=*/1, *target.memory()));
     NcclExpertServerOptions options;
     ASSIGN_OR_RETURN(options.api, LoadNccl());
     options.new_stream = [&target] { return target.memory()->accelerator().NewStream(); };

@@ -9,7 +9,7 @@
 
 namespace conclave {
 
-// Notes room for a pair with each of `routers` routers, for the largest calls that a shard takes of rows of `row_dtype`.
+// Notes room for a pair with each of `routers` routers, for the largest calls of rows of `row_dtype` that there are.
 // RESOURCE_EXHAUSTED with the plan where it does not fit.
 absl::Status ReserveNcclPairs(const ModelSpec& spec, DType row_dtype, int routers, DeviceMemory& memory);
 

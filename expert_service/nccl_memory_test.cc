@@ -20,7 +20,7 @@ ModelSpec Spec() {
 
 TEST(NcclMemoryTest, EveryRouterHasRoomForItsLargestCallThereAndBack) {
   const HostTarget host = MakeHostTarget("bf16", int64_t{8} << 30);
-  // 16,384 rows are 224 MiB, of which 256 are taken, and results are no more than 512 MiB; outgrown pieces as much again.
+  // 16,384 rows are 224 MiB, for which 256 are taken; results are no more than 512 MiB; outgrown pieces as much again.
   ASSERT_TRUE(ReserveNcclPairs(Spec(), DType::kBF16, 2, *host.target->memory()).ok());
   EXPECT_THAT(host.target->memory()->Plan(), HasSubstr("rows over nccl 3072.0 MiB"));
 }

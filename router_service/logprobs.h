@@ -19,9 +19,9 @@ struct TokenLogprobs {
 };
 
 // The natural logarithm of `id`'s probability, and of the `top` most likely ids (all where the vocabulary is smaller).
-// Probabilities are added up as the weights of token_draw.h, multiples of 2^-41 of the largest one, so that an answer has
-// the same bits where a device added them. Of 129,280 ids that loses less than 6e-8 of the sum, and of a logarithm as
-// much.
+// Probabilities are added up as the weights of token_draw.h, multiples of 2^-41 of the largest one, so that an answer
+// has the same bits where a device added them. Of 129,280 ids that loses less than 6e-8 of the sum, and of a logarithm
+// as much.
 // logits: [vocab], every value finite. REQUIRES: 0 <= id < vocab, top >= 0
 TokenLogprobs LogprobsOf(absl::Span<const float> logits, int32_t id, int top);
 // The same of a row that a device drew `id` from (Transformer::drawn_logprobs).

@@ -12,7 +12,7 @@ using Word = unsigned long long;
 
 constexpr int kDrawThreads = 1024, kDrawWarps = kDrawThreads / 32;
 
-// Ascends as the walk goes: from larger to smaller logits, from lower to higher ids. No key of a finite value is kNoKey.
+// Ascends as the walk goes: from larger to smaller logits, from lower to higher ids. No finite value's key is kNoKey.
 __device__ inline Word KeyOf(float value, uint32_t id) {
   const uint32_t bits = __float_as_uint(value + 0.0f);  // -0 becomes +0, for they are equal
   const uint32_t falling = bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
