@@ -45,7 +45,7 @@ absl::Status ValidateChat(const v1::ChatPrompt& chat) {
     if (role != "system" && role != "user" && role != "assistant") {
       return Invalid("chat.messages[", i, "].role: must be system, user or assistant");
     }
-    bytes += static_cast<int64_t>(chat.messages(i).content().size());
+    bytes += static_cast<int64_t>(chat.messages(i).content().size() + chat.messages(i).name().size());
   }
   if (bytes > limits::kPromptBytesMax) {
     return Invalid("chat.messages: have ", bytes, " bytes; at most ", limits::kPromptBytesMax, " are taken");

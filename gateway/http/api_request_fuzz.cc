@@ -30,7 +30,9 @@ void CheckRequest(const conclave::ApiRequest& request, const conclave::Translati
   for (const auto& prompt : request.prompts) {
     // As protobuf will have it: strings are UTF-8.
     CONCLAVE_CHECK(conclave::IsUtf8(prompt.text()));
-    for (const auto& message : prompt.chat().messages()) CONCLAVE_CHECK(conclave::IsUtf8(message.content()));
+    for (const auto& message : prompt.chat().messages()) {
+      CONCLAVE_CHECK(conclave::IsUtf8(message.content()) && conclave::IsUtf8(message.name()));
+    }
     CONCLAVE_CHECK(prompt.SerializeAsString().size() > 0);
   }
 }

@@ -43,7 +43,7 @@ std::string Refused(const std::string& fields) {
 TEST(TranslateChat, RolesPartsAndNames) {
   const auto request = TranslateChat(Body(R"({"model": "m", "messages": [
       {"role": "developer", "content": "Be brief."},
-      {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+      {"role": "user", "name": "Ann", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
       {"role": "assistant", "content": "c", "refusal": null, "tool_calls": null, "annotations": []}]})"),
                                      {});
   ASSERT_TRUE(request.ok()) << request.status();
@@ -52,6 +52,7 @@ TEST(TranslateChat, RolesPartsAndNames) {
   ASSERT_EQ(prompt.chat().messages_size(), 3);
   EXPECT_EQ(prompt.chat().messages(0).role(), "system");
   EXPECT_EQ(prompt.chat().messages(1).content(), "ab");
+  EXPECT_EQ(prompt.chat().messages(1).name(), "Ann");
   EXPECT_EQ(prompt.chat().messages(2).role(), "assistant");
 }
 

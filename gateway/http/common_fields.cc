@@ -222,11 +222,12 @@ void ReadMessages(BodyFields& fields, v1::ChatPrompt& chat) {
     v1::ChatMessage* turn = chat.add_messages();
     turn->set_role(role);
     if (auto content = ReadContent(message); content.has_value()) turn->set_content(*std::move(content));
+    if (auto speaker = message.Text("name"); speaker.has_value()) turn->set_name(*std::move(speaker));
     // An answer of ours that comes back as a part of the conversation; models drop earlier reasoning themselves.
     if (role == "assistant") message.Harmless({"reasoning_content", "refusal"});
     const json* annotations = message.Find("annotations");
     if (annotations != nullptr && !annotations->empty()) message.FailUnsupported("annotations", "is not supported");
-    message.Unsupported({"name", "tool_calls", "tool_call_id", "function_call", "audio"});
+    message.Unsupported({"tool_calls", "tool_call_id", "function_call", "audio"});
     if (const absl::Status status = message.Finish(); !status.ok()) return fields.Fail(status);
   }
 }

@@ -53,12 +53,18 @@ absl::StatusOr<Value> JinjaTemplate::Messages(absl::Span<const ChatTurn> turns, 
     if (role != "system" && role != "user" && role != "assistant") {
       return absl::InvalidArgumentError(absl::StrCat("messages[", i, "].role is not system, user or assistant"));
     }
+    if (!IsUtf8(turns[i].name)) {
+      return absl::InvalidArgumentError(absl::StrCat("messages[", i, "].name is not UTF-8"));
+    }
     if (!IsUtf8(turns[i].content)) {
       return absl::InvalidArgumentError(absl::StrCat("messages[", i, "].content is not UTF-8"));
     }
     const Value message = arena->NewDict();
     message.dict->Set("role", arena->NewText(role, /*from_template=*/true));
     message.dict->Set("content", arena->NewText(turns[i].content, /*from_template=*/false));
+    if (!turns[i].name.empty()) {
+      message.dict->Set("name", arena->NewText(turns[i].name, /*from_template=*/false));
+    }
     messages.push_back(message);
   }
   return arena->NewList(std::move(messages));

@@ -16,6 +16,7 @@ namespace conclave {
 struct ChatTurn {
   std::string role;     // "system", "user" or "assistant"
   std::string content;  // UTF-8
+  std::string name = {};  // UTF-8: who speaks, for templates that tell the model; empty: not said
 };
 
 // A stretch of the rendered prompt. Special tokens count in text of the template, never in a user's words.

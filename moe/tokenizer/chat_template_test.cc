@@ -114,18 +114,20 @@ TEST(ChatTemplateTest, RendersTheKimiFamily) {
   EXPECT_EQ(Rendered(kKimiLike, turns).value(),
             "<|system|>default<|end|><|user|>user<|middle|>H:a<|end|><|system|>assistant<|middle|>H:b<|end|>"
             "<|user|>user<|middle|> c <|end|><|system|>assistant<|middle|>");
+  EXPECT_EQ(Rendered(kKimiLike, {{"user", "a", "Ann"}}).value(),
+            "<|system|>default<|end|><|user|>Ann<|middle|>a<|end|><|system|>assistant<|middle|>");
 }
 
 TEST(ChatTemplateTest, PiecesTellWhoWroteThem) {
   const auto chat = FromSource(
       "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ (m.content | trim)[1:] ~ '!' }}"
-      "{{ m.content | tojson }}{{ m.content.replace('x', '<EOS>') }}{% endfor %}");
+      "{{ m.content | tojson }}{{ m.content.replace('x', '<EOS>') }}{{ m.name }}{% endfor %}");
   ASSERT_TRUE(chat.ok()) << chat.status();
-  const auto pieces = (*chat)->Render(std::vector<ChatTurn>{{"user", " a<EOS>\nx "}}, true);
+  const auto pieces = (*chat)->Render(std::vector<ChatTurn>{{"user", " a<EOS>\nx ", "<BOS>"}}, true);
   ASSERT_TRUE(pieces.ok()) << pieces.status();
   std::string marked;  // the user's words in braces
   for (const PromptPiece& piece : *pieces) marked += piece.from_template ? piece.text : "{" + piece.text + "}";
-  EXPECT_EQ(marked, "<BOS>[user] {<EOS>\nx}!\"{ a<EOS>\\nx }\"{ a<EOS>\n}<EOS>{ }");
+  EXPECT_EQ(marked, "<BOS>[user] {<EOS>\nx}!\"{ a<EOS>\\nx }\"{ a<EOS>\n}<EOS>{ <BOS>}");
 }
 
 TEST(ChatTemplateTest, SpecialTokensInAUsersWordsStayText) {
@@ -153,6 +155,7 @@ TEST(ChatTemplateTest, RefusesConversationsThatAreWrong) {
       {status("x", {}), "messages is empty"},
       {status("x", {{"user", "a"}, {"tool", "b"}}), "messages[1].role"},
       {status("x", {{"user", "\xFF"}}), "messages[0].content"},
+      {status("x", {{"user", "a", "\xFF"}}), "messages[0].name"},
       {status("\n{{ raise_exception('roles must alternate') }}", Question()), "roles must alternate"},
       {status("\n\n{{ messages[5].content }}", Question()), "line 3"},
       {status("{{ messages[0].content + nothing }}", Question()), "'nothing', which is undefined"},
