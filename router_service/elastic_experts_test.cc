@@ -130,7 +130,9 @@ class ElasticExpertsTest : public testing::Test {
   // With `busy`, layers run meanwhile.
   bool Uses(const List& addresses, bool busy) {
     for (int i = 0; i < 4000 && pool_->current()->addresses != addresses; ++i) {
-      if (busy) EXPECT_EQ(RunOnce(), absl::OkStatus());
+      if (busy) {
+        EXPECT_EQ(RunOnce(), absl::OkStatus());
+      }
       absl::SleepFor(absl::Milliseconds(5));
     }
     return pool_->current()->addresses == addresses;
