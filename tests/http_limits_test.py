@@ -240,11 +240,11 @@ class LimitsTest(unittest.TestCase):
                              ("tool_choice", "auto"), ("response_format", {"type": "json_object"}),
                              ("chat_template", "{{ x }}"), ("functions", []),
                              ("store", True), ("service_tier", "flex"), ("modalities", ["audio"]),
-                             ("messages[0].name", None), ("messages[0].content[0].type", None)):
+                             ("messages[0].tool_call_id", None), ("messages[0].content[0].type", None)):
             with self.subTest(field):
                 message = {"role": "user", "content": "a"}
-                if field == "messages[0].name":
-                    message["name"] = "x"
+                if field.endswith("tool_call_id"):
+                    message["tool_call_id"] = "x"
                 if field.endswith("type"):
                     message["content"] = [{"type": "image_url", "image_url": {"url": "x"}}]
                 fields = {} if "[" in field else {field: value}
@@ -255,6 +255,8 @@ class LimitsTest(unittest.TestCase):
         self.assertEqual(self.client.chat(response_format={"type": "text"}, user="u", metadata={"a": "b"}, store=False,
                                           service_tier="auto", tools=[], tool_choice="none",
                                           parallel_tool_calls=False, functions=None).status, 200)
+        named = {"role": "user", "name": "Ann", "content": "a"}
+        self.assertEqual(self.client.post(CHAT, {"messages": [named], "max_tokens": 1}).status, 200)
 
     def test_special_token_text_in_content_stays_text(self):
         ids = lambda text: self.client.post("/tokenize", {"messages": [{"role": "user", "content": text}]}).json()["tokens"]

@@ -37,9 +37,13 @@ TEST(ThreadPoolTest, PiecesBeginAtMultiplesOfTheGrainAndAreOneGrainWhereThereAre
       ++pieces;
       EXPECT_EQ(begin % 20, 0);
       EXPECT_TRUE(end % 20 == 0 || end == count) << end;
-      if (count <= 60) EXPECT_LE(end - begin, 20);
+      if (count <= 60) {
+        EXPECT_LE(end - begin, 20);
+      }
     });
-    if (count <= 60) EXPECT_EQ(pieces, (count + 19) / 20);
+    if (count <= 60) {
+      EXPECT_EQ(pieces, (count + 19) / 20);
+    }
   }
 }
 

@@ -111,7 +111,7 @@ TEST(PeerList, ResolvesThisMachinesNamesByTheSystem) {
 
 TEST(CheckPeers, QuotesWhatIsNoTarget) {
   EXPECT_TRUE(CheckPeers({"a:1", "dns:///a.b.svc:1", "file:///etc/peers"}).ok());
-  for (const std::string& bad : {"a", "dns:///a", "dns:///:1", "file:///", "a:99999", "https:///a:1"}) {
+  for (const char* const bad : {"a", "dns:///a", "dns:///:1", "file:///", "a:99999", "https:///a:1"}) {
     EXPECT_EQ(CheckPeers({bad}).code(), absl::StatusCode::kInvalidArgument) << bad;
   }
   EXPECT_THAT(std::string(CheckPeers({"a:1", "a:1"}).message()), HasSubstr("a:1 stands there twice"));
