@@ -13,6 +13,7 @@
 #include "absl/types/span.h"
 #include "cli/command.h"
 #include "cli/local_cluster.h"
+#include "cli/progress_bar.h"
 #include "cli/run_request.h"
 #include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
@@ -76,8 +77,10 @@ class PerplexityCommand final : public Command {
     }
     const bool bos = tokenizer->add_bos() && tokenizer->bos_id().has_value();
     Score score;
+    auto bar = std::make_unique<ProgressBar>("tokens");
     size_t scored = 0;  // tokens of the text before this one have been
     for (size_t begin = 0; scored < ids.size(); begin += static_cast<size_t>(stride)) {
+      bar->Update(static_cast<int64_t>(scored), static_cast<int64_t>(ids.size()));
       const size_t end = std::min(ids.size(), begin + static_cast<size_t>(window_));
       std::vector<int32_t> window;
       if (bos) window.push_back(*tokenizer->bos_id());
@@ -85,6 +88,7 @@ class PerplexityCommand final : public Command {
       RETURN_IF_ERROR(AddWindow(cluster->engine(), std::move(window), end - scored, score));
       scored = end;
     }
+    bar = nullptr;  // takes its line away
     Print(score, stride);
     return absl::OkStatus();
   }

@@ -15,14 +15,16 @@ std::string SizeText(int64_t bytes);
 // One line on standard error that is rewritten in place, and taken away at the end; silent where that is no terminal.
 class ProgressBar {
  public:
-  ProgressBar();
+  // Of what it counts: "tokens", say; empty: bytes.
+  explicit ProgressBar(std::string unit = "");
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  void Update(int64_t bytes_done, int64_t bytes_total);
+  void Update(int64_t done, int64_t total);
 
  private:
+  const std::string unit_;
   const bool terminal_;
   bool drawn_ = false;
   absl::Time last_ = absl::InfinitePast();

@@ -411,6 +411,21 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("'nccl:2' is none", result.stderr)
 
+    def test_perplexity_tells_a_terminal_how_far_it_is(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            text.write("Once upon a time there was a small model. " * 20)
+            text.flush()
+            terminal, its_end = os.openpty()
+            command = [CONCLAVE, "perplexity", "--model", DEMO_MODEL, "--text", text.name, "--window", "64"]
+            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=its_end, env=clean_environment(), timeout=120,
+                                    check=True, text=True)
+            told = os.read(terminal, 1 << 16).decode()
+            os.close(terminal)
+            os.close(its_end)
+        self.assertRegex(told, r"%  \d+ of \d+ tokens")
+        self.assertTrue(told.endswith("\r\033[K"), told)
+        self.assertRegex(result.stdout, r"^perplexity \d")
+
     def test_cpus_that_are_not_there_are_named(self):
         for command in [("generate", "--prompt", "x"), ("bench-model",)]:
             result = run(*command, "--model", DEMO_MODEL, "--cpus", "0,1023")
