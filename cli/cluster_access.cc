@@ -52,8 +52,8 @@ absl::StatusOr<std::string> ClusterAccess::AddressOf(const std::string& role) co
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ClusterAccess::Open(const std::string& target) const {
   if (absl::StartsWith(target, "http://") || absl::StartsWith(target, "https://")) {
-    return UsageError(absl::StrCat("--address takes HOST:PORT for gRPC, which `conclave up` prints as the gateway's, not ",
-                                   target));
+    return UsageError(absl::StrCat(
+        "--address takes HOST:PORT for gRPC, which `conclave up` prints as the gateway's, not ", target));
   }
   ASSIGN_OR_RETURN(const auto credentials, NewChannelCredentials(tls));
   grpc::ChannelArguments arguments;
@@ -82,7 +82,8 @@ absl::Status StatusOfCall(const grpc::Status& status, absl::string_view who, con
   }
   // What gRPC itself says where nobody listens; an error that came from the other side reads otherwise.
   if (code == absl::StatusCode::kUnavailable &&
-      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "DNS resolution failed") || absl::StartsWith(message, "connections to all backends") ||
+      (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "DNS resolution failed") ||
+       absl::StartsWith(message, "connections to all backends") ||
        message == "Broken pipe" || message == "Connection reset by peer")) {
     return absl::UnavailableError(
         absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (", message, ")"));

@@ -16,7 +16,9 @@ absl::StatusOr<std::vector<int32_t>> ChatIds(const ServedModel& model, const v1:
   }
   std::vector<ChatTurn> turns;
   turns.reserve(static_cast<size_t>(chat.messages_size()));
-  for (const v1::ChatMessage& message : chat.messages()) turns.push_back({message.role(), message.content(), message.name()});
+  for (const v1::ChatMessage& message : chat.messages()) {
+    turns.push_back({message.role(), message.content(), message.name()});
+  }
   absl::StatusOr<std::vector<PromptPiece>> pieces = model.chat_template->Render(turns, /*add_generation_prompt=*/true);
   if (!pieces.ok()) {
     return absl::Status(pieces.status().code(), absl::StrCat("chat.messages: ", pieces.status().message()));

@@ -68,7 +68,9 @@ void EngineInbox::Stop() {
 bool EngineInbox::Take(absl::Duration wait, std::vector<InboxItem>& taken) {
   CONCLAVE_CHECK(taken.empty());
   std::unique_lock<std::mutex> lock(mutex_);
-  wake_.wait_for(lock, absl::ToChronoNanoseconds(wait), [this] { return stop_ || !items_.empty(); });
+  if (wait > absl::ZeroDuration()) {
+    wake_.wait_for(lock, absl::ToChronoNanoseconds(wait), [this] { return stop_ || !items_.empty(); });
+  }
   taken.swap(items_);
   return !stop_;
 }

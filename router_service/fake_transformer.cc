@@ -87,12 +87,7 @@ int32_t FakeTransformer::Draw(const SequenceSlice& slice) {
 
 DrawnLogprobs FakeTransformer::drawn_logprobs(int64_t row) const {
   const std::vector<uint64_t>& words = drawn_words_[static_cast<size_t>(row)];
-  DrawnLogprobs told;
-  if (words.empty()) return told;
-  told.logits = *reinterpret_cast<const DrawnLogits*>(words.data());
-  told.top = absl::MakeConstSpan(reinterpret_cast<const LikelyToken*>(words.data() + kDrawnLogitsWords),
-                                 words.size() - kDrawnLogitsWords);
-  return told;
+  return DrawnLogprobs::At(words.data(), static_cast<int32_t>(words.size()) - kDrawnLogitsWords);
 }
 
 absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, KvStorage& kv, ExpertPool&,

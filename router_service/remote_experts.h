@@ -72,11 +72,10 @@ class RemoteExperts final : public ExpertPool {
  public:
   static constexpr int kTicketsMax = 2;
 
-  // shards[i] is what ShardId{i} of the transport said of itself; with a control, hidden 0 means that it has said
-  // nothing yet. Kernels, transport, control, clock and metrics must outlive the pool; the transport must be destroyed,
-  // or have no call in flight, before it goes. FAILED_PRECONDITION: which shard does not fit, why, and what to do.
-  // UNAVAILABLE names an expert that no shard holds, where no control could find it one. INVALID_ARGUMENT: options out
-  // of range.
+  // shards[i] is what ShardId{i} said of itself; hidden 0, with a control: nothing yet. Kernels, transport, control,
+  // clock and metrics must outlive the pool; the transport must be destroyed, or have no call in flight, before it
+  // goes. FAILED_PRECONDITION: which shard does not fit, why, and what to do. UNAVAILABLE names an expert that no shard
+  // holds, where no control could find it one. INVALID_ARGUMENT: options out of range.
   static absl::StatusOr<std::unique_ptr<RemoteExperts>> Create(const ModelSpec& spec, const Kernels& kernels,
                                                                Transport& transport,
                                                                const std::vector<ShardDescription>& shards,
@@ -85,7 +84,8 @@ class RemoteExperts final : public ExpertPool {
   DType row_dtype() const override { return row_dtype_; }
   bool works_aside() const override { return true; }
   void SetDeadline(absl::Time deadline, absl::Time since) override {
-    step_deadline_ = deadline, step_since_ = since;
+    step_deadline_ = deadline;
+    step_since_ = since;
   }
   void AskWhileStalled(std::function<bool()> abandon) override { abandon_ = std::move(abandon); }
   void Idle() override { transport_.Progress(absl::ZeroDuration()); }

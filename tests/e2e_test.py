@@ -417,8 +417,8 @@ class CommandTest(unittest.TestCase):
             text.flush()
             terminal, its_end = os.openpty()
             command = [CONCLAVE, "perplexity", "--model", DEMO_MODEL, "--text", text.name, "--window", "64"]
-            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=its_end, env=clean_environment(), timeout=120,
-                                    check=True, text=True)
+            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=its_end, env=clean_environment(),
+                                    timeout=120, check=True, text=True)
             told = os.read(terminal, 1 << 16).decode()
             os.close(terminal)
             os.close(its_end)

@@ -36,6 +36,13 @@ struct SequenceSlice {
 struct DrawnLogprobs {
   DrawnLogits logits;
   absl::Span<const LikelyToken> top;  // [min(top_logprobs, vocab)], the likeliest first
+
+  // As a draw left it at its first word, with `top` tokens behind; below 0: nothing was asked for.
+  static DrawnLogprobs At(const uint64_t* words, int32_t top) {
+    if (top < 0) return {};
+    return {*reinterpret_cast<const DrawnLogits*>(words),
+            absl::MakeConstSpan(reinterpret_cast<const LikelyToken*>(words + kDrawnLogitsWords), top)};
+  }
 };
 
 // Sees what passes by. Called on the engine's thread.

@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/types/span.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {
@@ -61,10 +60,7 @@ void StepBuffers::FetchLogprobs(int64_t words, Accelerator& device) const {
 }
 
 DrawnLogprobs StepBuffers::Logprobs(const TokenDraw& draw) const {
-  if (draw.top_logprobs < 0) return {};
-  const uint64_t* const words = host_logprobs.as<uint64_t>() + draw.first_word;
-  const auto* const top = reinterpret_cast<const LikelyToken*>(words + kDrawnLogitsWords);
-  return {*reinterpret_cast<const DrawnLogits*>(words), absl::MakeConstSpan(top, draw.top_logprobs)};
+  return DrawnLogprobs::At(host_logprobs.as<uint64_t>() + draw.first_word, draw.top_logprobs);
 }
 
 }  // namespace conclave

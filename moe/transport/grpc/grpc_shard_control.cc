@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -82,11 +83,12 @@ class GrpcShardControl final : public ShardControl {
     if (status.ok()) {
       news.description = DecodeDescription(question->response);
     } else {
-      const bool other = status.error_code() == grpc::StatusCode::UNIMPLEMENTED;
+      const std::string what = status.error_code() == grpc::StatusCode::UNIMPLEMENTED
+                                   ? "no expert shard, but something else answers there"
+                                   : status.error_message();
       news.description =
           absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                       absl::StrCat("at ", addresses_[Value(question->shard)], ": ",
-                                    other ? "no expert shard, but something else answers there" : status.error_message()));
+                       absl::StrCat("at ", addresses_[Value(question->shard)], ": ", what));
     }
     std::lock_guard<std::mutex> lock(mutex_);
     news_.push_back(std::move(news));
