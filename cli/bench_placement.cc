@@ -54,7 +54,7 @@ class PlacedModelImpl final : public PlacedModel {
     plan.shards = placement.shards;
     plan.transport = placement.transport;
     plan.target = flags.target;
-    plan.cores = SplitCores(threads.threads, 1, placement.shards);
+    plan.cores = ShareCores(threads.threads, 1, placement.shards);
     plan.run_directory = directory_;
     ASSIGN_OR_RETURN(plan.expert_binary, FindServiceBinary(context.binary_directory, "expert_service"));
     flags.threads.threads = plan.cores.routers[0];

@@ -16,13 +16,16 @@ std::vector<int> Even(int cores, int count) {
 
 }  // namespace
 
-CoreSplit SplitCores(int cores, int routers, int shards) {
+CoreSplit ShareCores(int cores, int routers, int shards) {
   CONCLAVE_CHECK(cores >= 1 && routers >= 1 && shards >= 0);
   if (shards == 0) return {Even(cores, routers), {}};
-  if (cores < routers + shards) {
-    const int each = std::clamp(2 * cores / shards, std::min(2, cores), cores);
-    return {Even(cores, routers), std::vector<int>(static_cast<size_t>(shards), each)};
-  }
+  const int least = std::min(2, cores), most = shards == 1 ? cores : std::max(least, cores / 2);
+  return {Even(cores, routers), std::vector<int>(static_cast<size_t>(shards), std::clamp(2 * cores / shards, least, most))};
+}
+
+CoreSplit SplitCores(int cores, int routers, int shards) {
+  CONCLAVE_CHECK(routers >= 1 && shards >= 0 && cores >= routers + shards);
+  if (shards == 0) return {Even(cores, routers), {}};
   const int for_shards = std::clamp(cores / 2, shards, cores - routers);
   return {Even(cores - for_shards, routers), Even(for_shards, shards)};
 }

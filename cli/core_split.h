@@ -14,12 +14,16 @@ struct CoreSplit {
   std::vector<int> shards;   // of each expert process
 };
 
-// Half of the cores for the attention services and half for the shards, evenly within each half, and at least one for
-// each process: the sum is `cores`. With fewer cores than processes that cannot be. Then the attention services share
-// out all cores, and the shards share them out twice, with two threads each at least, for both wait a lot: the attention
-// services for the shards, and a shard that got few of a layer's experts for another, whose second thread can use the
-// core meanwhile. No process has more threads than there are cores, or none.
+// All cores for the attention services, and all of them for the shards too: a layer's attention waits for its experts
+// and they for it, and who waits sleeps. Several shards together get up to twice the cores, none of them more than half,
+// so that one to which many of a layer's experts fell can use the cores of those that have done; one shard gets all
+// cores once. Nobody has more threads than there are cores, and shards have two at least where there are two cores.
 // REQUIRES: cores >= 1, routers >= 1, shards >= 0
+CoreSplit ShareCores(int cores, int routers, int shards);
+
+// Cores for one process each, as pinned threads need them: half for the attention services and half for the shards,
+// evenly within each half, and at least one for each process. The sum is `cores`. Without shards the attention services
+// have them all. REQUIRES: routers >= 1, shards >= 0, cores >= routers + shards
 CoreSplit SplitCores(int cores, int routers, int shards);
 
 // The CPUs of each process of a split, the attention services first, cut from `cpus` in their order. REQUIRES: the sum

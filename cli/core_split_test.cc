@@ -10,7 +10,28 @@ namespace {
 
 using Threads = std::vector<int>;
 
-TEST(CoreSplitTest, GivesHalfToTheShardsAndHalfToTheAttentionService) {
+TEST(CoreSplitTest, LetsAttentionServicesAndShardsTakeTurns) {
+  EXPECT_EQ(ShareCores(16, 1, 4).routers, (Threads{16}));
+  EXPECT_EQ(ShareCores(16, 1, 4).shards, (Threads{8, 8, 8, 8}));
+  EXPECT_EQ(ShareCores(16, 1, 2).shards, (Threads{8, 8}));
+  EXPECT_EQ(ShareCores(16, 1, 1).shards, (Threads{16}));
+  EXPECT_EQ(ShareCores(16, 2, 8).routers, (Threads{8, 8}));
+  EXPECT_EQ(ShareCores(16, 2, 8).shards, Threads(8, 4));
+  EXPECT_EQ(ShareCores(7, 2, 0).routers, (Threads{4, 3}));
+  EXPECT_TRUE(ShareCores(7, 2, 0).shards.empty());
+}
+
+TEST(CoreSplitTest, GivesShardsTwoThreadsEachWhereCoresAreFew) {
+  EXPECT_EQ(ShareCores(2, 1, 4).routers, (Threads{2}));
+  EXPECT_EQ(ShareCores(2, 1, 4).shards, (Threads{2, 2, 2, 2}));
+  EXPECT_EQ(ShareCores(2, 1, 2).shards, (Threads{2, 2}));
+  EXPECT_EQ(ShareCores(2, 1, 1).shards, (Threads{2}));
+  EXPECT_EQ(ShareCores(4, 1, 9).shards, Threads(9, 2));
+  EXPECT_EQ(ShareCores(1, 2, 1).routers, (Threads{1, 1}));
+  EXPECT_EQ(ShareCores(1, 2, 1).shards, (Threads{1}));
+}
+
+TEST(CoreSplitTest, HalvesCoresOfTheirOwn) {
   const CoreSplit split = SplitCores(16, 1, 4);
   EXPECT_EQ(split.routers, (Threads{8}));
   EXPECT_EQ(split.shards, (Threads{2, 2, 2, 2}));
@@ -40,16 +61,6 @@ TEST(CoreSplitTest, NeverTakesMoreThanThereIsWhereThereIsEnough) {
       }
     }
   }
-}
-
-TEST(CoreSplitTest, LetsProcessesTakeTurnsWhereCoresAreTooFew) {
-  const CoreSplit split = SplitCores(2, 1, 4);
-  EXPECT_EQ(split.routers, (Threads{2}));
-  EXPECT_EQ(split.shards, (Threads{2, 2, 2, 2}));
-  EXPECT_EQ(SplitCores(2, 1, 2).shards, (Threads{2, 2}));
-  EXPECT_EQ(SplitCores(4, 1, 4).shards, (Threads{2, 2, 2, 2}));
-  EXPECT_EQ(SplitCores(1, 2, 1).routers, (Threads{1, 1}));
-  EXPECT_EQ(SplitCores(1, 2, 1).shards, (Threads{1}));
 }
 
 TEST(CoreSplitTest, CutsTheListOfCpusInItsOrder) {

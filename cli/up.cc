@@ -196,8 +196,10 @@ class UpCommand final : public Command {
 
   absl::Status ShareOutCores() {
     const int cores = cores_ > 0 ? cores_ : UsableCores();
-    plan_.cores = SplitCores(cores, plan_.routers, plan_.shards);
-    if (!pin_) return absl::OkStatus();
+    if (!pin_) {
+      plan_.cores = ShareCores(cores, plan_.routers, plan_.shards);
+      return absl::OkStatus();
+    }
     const std::vector<int> cpus = UsableCpus();
     const std::string usable = absl::StrCat("this process may use ", cpus.size(), " CPUs (", FormatCpuList(cpus), ")");
     if (cores > static_cast<int>(cpus.size())) {
@@ -207,6 +209,7 @@ class UpCommand final : public Command {
       return UsageError(absl::StrCat("--pin: ", plan_.routers + plan_.shards, " processes compute, on ", cores,
                                      " cores; ", usable, "; start fewer --shards"));
     }
+    plan_.cores = SplitCores(cores, plan_.routers, plan_.shards);
     plan_.cpus = AssignCpus(plan_.cores, SortByLocality(cpus));
     return absl::OkStatus();
   }
