@@ -77,6 +77,11 @@ absl::Status BenchDeviceKernels(const DeviceBenchFlags& flags, const std::string
   if (shape.rows.empty()) return UsageError("--rows names no number");
   if (const absl::Status status = ValidateDeviceName(flags.device); !status.ok()) return UsageError(status.message());
   ASSIGN_OR_RETURN(const auto accelerator, OpenAccelerator(flags.device));
+  if (accelerator->info().portable) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "bench-kernels times kernels for Hopper GPUs, ", accelerator->info().name,
+        " runs plain ones: conclave bench-model --device cuda shows what a model reaches on it"));
+  }
   ASSIGN_OR_RETURN(const AcceleratorCeilings ceilings, accelerator->MeasureCeilings());
   ASSIGN_OR_RETURN(const std::vector<KernelFigure> figures, TimeKernels(*accelerator, shape));
   output == "json" ? PrintJson(accelerator->info().name, ceilings, figures)

@@ -5,8 +5,8 @@ load("@local_cuda//:cuda_config.bzl", "CUDA_HOME", "HAVE_CUDA", "NVCC")
 _FLAGS = ("-std=c++20 -O3 --expt-relaxed-constexpr -lineinfo -diag-suppress=2810 -Xcompiler=-fPIC " +
           "-gencode=arch=compute_90a,code=sm_90a")
 
-# Files named plain_*.cu hold no Hopper instructions: their PTX runs on every GPU that the toolkit knows.
-_PORTABLE = "-gencode=arch=compute_75,code=compute_75"
+# Files not named sm90_*.cu hold no Hopper instructions: their PTX runs on every GPU since compute capability 8.0.
+_PORTABLE = "-gencode=arch=compute_80,code=compute_80"
 
 def _compile(src, hdrs):
     out = src[:-len(".cu")] + ".o"
@@ -16,7 +16,7 @@ def _compile(src, hdrs):
         outs = [out],
         cmd = "{} {} -I . -c $(location {}) -o $@".format(
             NVCC,
-            _FLAGS + (" " + _PORTABLE if src.startswith("plain_") else ""),
+            _FLAGS + ("" if src.startswith("sm90_") else " " + _PORTABLE),
             src,
         ),
     )

@@ -19,11 +19,12 @@ namespace conclave {
 
 // What was found at opening.
 struct AcceleratorInfo {
-  std::string isa;   // "sm90"; part of the numeric profile
+  std::string isa;   // "sm90", "sm80-portable"; part of the numeric profile
   std::string name;  // "NVIDIA H200"
   int64_t memory_total_bytes = 0;
   int64_t memory_free_bytes = 0;  // when it was opened
   std::string uuid;               // of the physical device: two processes that share it see the same
+  bool portable = false;          // runs kernels that any GPU runs, slowly, and no Compute::kF8
 };
 
 // What a device can do at most, measured. Zero: not known.

@@ -11,6 +11,8 @@ namespace conclave {
 
 // The driver that CUDA 13 needs, counted as DeviceFacts::driver is.
 inline constexpr int kCudaDriverMin = 13000;
+// The compute capability that the plain kernels need (bfloat16 products on tensor cores).
+inline constexpr int kCapabilityMin = 8;
 
 // What was found out before anything is done with the device. Later fields are looked for where earlier ones allow it.
 struct DeviceFacts {
@@ -44,9 +46,10 @@ inline absl::Status CheckDevice(const DeviceFacts& facts, int ordinal) {
   if (!facts.answer_error.empty()) {
     return CannotUseDevice(absl::StrCat("GPU ", ordinal, " does not answer: ", facts.answer_error));
   }
-  if (facts.major != 9) {
+  if (facts.major < kCapabilityMin) {
     return CannotUseDevice(absl::StrCat("GPU ", ordinal, ", ", facts.name, ", has compute capability ", facts.major,
-                                        ".", facts.minor, "; this build has kernels for 9.0 (Hopper)"));
+                                        ".", facts.minor, "; this program needs ", kCapabilityMin,
+                                        ".0 or later (9.0, Hopper, for its fast kernels); use --device cpu"));
   }
   return absl::OkStatus();
 }

@@ -60,15 +60,18 @@ TEST(CheckDeviceTest, SaysThatAGpuDoesNotAnswer) {
   EXPECT_EQ(Refusal(facts, 1), "GPU 1 does not answer: device busy or unavailable");
 }
 
-TEST(CheckDeviceTest, NamesAGpuThatIsNotHopper) {
+TEST(CheckDeviceTest, TakesOtherGpusForPlainKernelsAndRefusesThoseThatAreTooOld) {
   DeviceFacts facts = Hopper();
-  facts.name = "NVIDIA A100-SXM4-80GB";
-  facts.major = 8;
+  for (const int major : {8, 10, 12}) {
+    facts.major = major;
+    EXPECT_EQ(CheckDevice(facts, 0), absl::OkStatus()) << major;
+  }
+  facts.name = "Tesla T4";
+  facts.major = 7;
+  facts.minor = 5;
   EXPECT_EQ(Refusal(facts),
-            "GPU 0, NVIDIA A100-SXM4-80GB, has compute capability 8.0; this build has kernels for 9.0 (Hopper)");
-  facts.name = "NVIDIA B200";
-  facts.major = 10;
-  EXPECT_EQ(Refusal(facts), "GPU 0, NVIDIA B200, has compute capability 10.0; this build has kernels for 9.0 (Hopper)");
+            "GPU 0, Tesla T4, has compute capability 7.5; this program needs 8.0 or later (9.0, Hopper, for its fast "
+            "kernels); use --device cpu");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "moe/base/log.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 
@@ -72,7 +73,12 @@ absl::StatusOr<std::unique_ptr<Accelerator>> OpenAccelerator(absl::string_view d
     return absl::FailedPreconditionError(
         absl::StrCat("--device cuda: ", kCudaLibrary, " exports no ", kAcceleratorSymbol, ": it is of another build"));
   }
-  return open(kAcceleratorRevision, CudaOrdinal(device));
+  absl::StatusOr<std::unique_ptr<Accelerator>> accelerator = open(kAcceleratorRevision, CudaOrdinal(device));
+  if (accelerator.ok() && (*accelerator)->info().portable) {
+    LogWarning(absl::StrCat("--device ", device, ": ", (*accelerator)->info().name, " (", (*accelerator)->info().isa,
+                            ") runs plain kernels, slowly: the fast ones need a Hopper GPU (compute capability 9.0)"));
+  }
+  return accelerator;
 }
 
 }  // namespace conclave

@@ -15,7 +15,7 @@ namespace conclave {
 absl::Status ValidateDeviceName(absl::string_view device);
 
 // Null for "cpu". FAILED_PRECONDITION says in a sentence what is missing: the shared object (built without a CUDA
-// toolkit), the driver, the GPU, or a GPU or driver that is new enough.
+// toolkit), the driver, the GPU, or a GPU or driver that is new enough. Logs a warning where the GPU is no Hopper.
 absl::StatusOr<std::unique_ptr<Accelerator>> OpenAccelerator(absl::string_view device);
 
 // The shared object exports this under kAcceleratorSymbol; it refuses another `revision` than it was built with.
@@ -23,7 +23,7 @@ using OpenAcceleratorFunction = absl::StatusOr<std::unique_ptr<Accelerator>> (*)
 inline constexpr char kAcceleratorSymbol[] = "conclave_open_cuda_accelerator";
 inline constexpr char kCudaLibrary[] = "libconclave_cuda.so";
 // Grows with every change of accelerator.h, ops.h or expert_ops.h.
-inline constexpr int kAcceleratorRevision = 6;
+inline constexpr int kAcceleratorRevision = 7;
 
 }  // namespace conclave
 

@@ -17,6 +17,7 @@
 #include "moe/kernels/cuda/cuda_stream.h"
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/fp8_experts.h"
+#include "moe/kernels/cuda/hopper_code.h"
 
 namespace conclave::cuda {
 namespace {
@@ -35,7 +36,7 @@ class CudaAccelerator final : public Accelerator {
   const AcceleratorInfo& info() const override { return info_; }
   absl::Status Supports(Compute compute, const ExpertSlots& slots) const override {
     if (compute != Compute::kF8) return absl::OkStatus();
-    if (info_.isa != "sm90") {
+    if (info_.portable) {
       return absl::InvalidArgumentError(absl::StrCat("--compute fp8 needs a Hopper GPU (compute capability 9.0); ",
                                                      info_.name, " is ", info_.isa, ": use --compute bf16"));
     }
@@ -47,7 +48,8 @@ class CudaAccelerator final : public Accelerator {
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
     Use();
     AcceleratorCeilings ceilings;
-    const absl::StatusOr<double> copy = CopyBytesPerSecond(), bf16 = Bf16FlopsPerSecond(), fp8 = Fp8FlopsPerSecond();
+    const absl::StatusOr<double> copy = CopyBytesPerSecond(), bf16 = Bf16FlopsPerSecond();
+    const absl::StatusOr<double> fp8 = info_.portable ? absl::StatusOr<double>(0) : Fp8FlopsPerSecond();
     if (!copy.ok()) return copy.status();
     if (!bf16.ok() && !absl::IsNotFound(bf16.status())) return bf16.status();
     if (!fp8.ok() && !absl::IsNotFound(fp8.status())) return fp8.status();
@@ -216,7 +218,9 @@ absl::StatusOr<AcceleratorInfo> Examine(int ordinal) {
   }
   if (absl::Status usable = CheckDevice(facts, ordinal); !usable.ok()) return usable;
   AcceleratorInfo info;
-  info.isa = absl::StrCat("sm", properties.major, properties.minor);
+  info.portable = !RunsHopperCode();
+  // The driver compiles the same PTX anew for each kind of GPU; sums may then be made in another order.
+  info.isa = absl::StrCat("sm", properties.major, properties.minor, info.portable ? "-portable" : "");
   info.name = properties.name;
   info.memory_total_bytes = static_cast<int64_t>(total_bytes);
   info.memory_free_bytes = static_cast<int64_t>(free_bytes);

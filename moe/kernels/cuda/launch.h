@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "moe/kernels/cuda/hopper_code.h"
 #include "moe/kernels/cuda/overlap.cuh"
 
 namespace conclave::cuda {
@@ -26,17 +27,16 @@ inline absl::Status LaunchStatus(const char* what) {
 // What kernels are configured by.
 struct DeviceLimits {
   int multiprocessors = 0;
-  bool hopper = false;  // compute capability 9.0: wgmma and the tensor copy engine
+  bool hopper = false;  // wgmma and the tensor copy engine are there
 };
 
 // Of the current device.
 inline absl::StatusOr<DeviceLimits> Limits() {
-  int device = 0, major = 0;
+  int device = 0;
   DeviceLimits limits;
   if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return CudaError("cudaGetDevice", error);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  limits.hopper = major == 9;
+  limits.hopper = RunsHopperCode();
   return limits;
 }
 

@@ -9,19 +9,30 @@
 
 #include <utility>
 
+#include "moe/kernels/cuda/hopper_code.h"
+
 namespace conclave::cuda {
 
 // Nothing of the kernels before is visible until this returns; it does so at once in a kernel that was launched plainly.
-__device__ __forceinline__ void AwaitKernelsBefore() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void AwaitKernelsBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 // From the last block's call on (or its end), the next kernel's blocks may start.
-__device__ __forceinline__ void LetNextKernelStart() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 // What kernels do that have nothing to prepare.
 __device__ __forceinline__ void FollowKernelsBefore() {
   LetNextKernelStart();
   AwaitKernelsBefore();
 }
 
-// As kernel<<<grid, threads, shared_bytes, stream>>>(arguments…), beside the end of the kernel before.
+// As kernel<<<grid, threads, shared_bytes, stream>>>(arguments…), beside the end of the kernel before; behind it on a GPU
+// that runs no Hopper code.
 template <typename... Parameters, typename... Arguments>
 void LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes, cudaStream_t stream,
                       Arguments&&... arguments) {
@@ -34,7 +45,7 @@ void LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, unsigned threads
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = RunsHopperCode() ? 1 : 0;
   cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
