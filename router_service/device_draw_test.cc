@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -36,6 +37,8 @@ struct Row {
   SamplingParams params;
   TokenHistory history{{}, {}};
   int top_logprobs = -1;
+  int32_t given = -1;
+  std::vector<int32_t> forbidden;  // so by history
 };
 
 // What came of one.
@@ -82,7 +85,22 @@ class DeviceDrawTest : public testing::Test {
       row.params.logit_bias.emplace_back(id, OneOf<float>({3.5f, -100.0f}));
     }
     row.history = TokenHistory(seen, generated, row.params.logit_bias);
+    if (random_() % 2 == 0) Forbid(row);
     return row;
+  }
+
+  // Some ids, and often the most likely ones of the logits as they are; one is left at least.
+  void Forbid(Row& row) {
+    const int vocab = static_cast<int>(row.logits.size());
+    std::set<int32_t> ids;
+    for (int i = 0; i < OneOf<int>({1, 3, 2000}); ++i) ids.insert(static_cast<int32_t>(random_() % vocab));
+    if (random_() % 2 == 0) {
+      const auto most_likely = std::max_element(row.logits.begin(), row.logits.end());
+      ids.insert(static_cast<int32_t>(most_likely - row.logits.begin()));
+    }
+    if (static_cast<int>(ids.size()) == vocab) ids.erase(ids.begin());
+    row.forbidden.assign(ids.begin(), ids.end());
+    row.history.Forbid(row.forbidden);
   }
 
   // What the device draws for `rows`, each behind `position` tokens.
@@ -102,6 +120,7 @@ class DeviceDrawTest : public testing::Test {
       draw.presence_penalty = row.params.presence_penalty;
       draw.frequency_penalty = row.params.frequency_penalty;
       draw.top_logprobs = std::min(row.top_logprobs, static_cast<int>(vocab));
+      draw.given = row.given;
       draw.first_word = static_cast<int32_t>(words.size());
       if (draw.top_logprobs >= 0) words.resize(words.size() + kDrawnLogitsWords + draw.top_logprobs, ~uint64_t{0} / 7);
       draw.first_change = static_cast<int32_t>(tables.size());
@@ -160,7 +179,7 @@ TEST_F(DeviceDrawTest, TakesTheIdsThatTheSamplerTakes) {
       for (int i = 0; i < 40; ++i) rows.push_back(RandomRow(vocab));
       const std::vector<Drawn> drawn = Draw(*device, rows, position);
       for (size_t i = 0; i < rows.size(); ++i) {
-        const auto want = sampler.Sample(rows[i].logits, rows[i].params, position, &rows[i].history);
+        const auto want = sampler.Sample(rows[i].logits, rows[i].params, position, &rows[i].history, rows[i].forbidden);
         ASSERT_TRUE(want.ok()) << want.status();
         EXPECT_EQ(drawn[i].id, *want) << "vocab " << vocab << ", row " << i << ": temperature "
                                    << rows[i].params.temperature << ", top_p " << rows[i].params.top_p << ", top_k "
@@ -178,6 +197,7 @@ TEST_F(DeviceDrawTest, TellsTheLogProbabilitiesOfTheRowAsItWas) {
     for (int i = 0; i < (vocab < 10000 ? 60 : 16); ++i) {
       rows.push_back(RandomRow(vocab));
       rows.back().top_logprobs = OneOf<int>({-1, 0, 1, 5, 20, 64});
+      if (i % 4 == 0) rows.back().given = static_cast<int32_t>(random_() % vocab);
       // Where many are changed, many of those that are drawn are.
       if (i % 3 != 0) continue;
       rows.back().params.logit_bias.clear();
@@ -189,6 +209,9 @@ TEST_F(DeviceDrawTest, TellsTheLogProbabilitiesOfTheRowAsItWas) {
     for (size_t i = 0; i < rows.size(); ++i) {
       if (rows[i].top_logprobs < 0) continue;
       ASSERT_GE(drawn[i].id, 0);
+      if (rows[i].given >= 0) {
+        EXPECT_EQ(drawn[i].id, rows[i].given);
+      }
       const TokenLogprobs want = LogprobsOf(rows[i].logits, drawn[i].id, rows[i].top_logprobs);
       EXPECT_EQ(drawn[i].logprobs.logprob, want.logprob) << "vocab " << vocab << ", row " << i;
       EXPECT_EQ(drawn[i].logprobs.top, want.top) << "vocab " << vocab << ", row " << i << ", " << rows[i].top_logprobs;
@@ -205,9 +228,14 @@ TEST_F(DeviceDrawTest, ARowWithALogitThatIsNotANumberHasNoId) {
   rows[5].logits[0] = -INFINITY;
   rows[5].params.logit_bias = {{0, 1.0f}};
   rows[5].history = TokenHistory({0}, {0}, rows[5].params.logit_bias);
+  rows[5].given = rows[6].given = 1;
+  rows[7].logits[1] = NAN;
+  rows[7].forbidden = {1};
+  rows[7].history = TokenHistory({}, {});
+  rows[7].history.Forbid(rows[7].forbidden);
   rows[2].top_logprobs = rows[3].top_logprobs = rows[5].top_logprobs = 5;
   const std::vector<Drawn> drawn = Draw(*device, rows, 3);
-  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(drawn[i].id == -1, i == 2 || i == 5) << i;
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(drawn[i].id == -1, i == 2 || i == 5 || i == 7) << i;
   EXPECT_EQ(drawn[3].logprobs.top, LogprobsOf(rows[3].logits, drawn[3].id, 5).top);
 }
 

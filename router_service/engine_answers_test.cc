@@ -1,5 +1,6 @@
 // What an answer is made of: sampling parameters, stops, log probabilities, and its resumption elsewhere.
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <gtest/gtest.h>
 
@@ -80,6 +81,68 @@ TEST(EngineTest, TokensThatTheTransformerDrawsAreThoseThatTheSamplerWouldChoose)
   request.prompt_ids.push_back(kPoisonToken);
   ASSERT_TRUE(engine->Submit(request, bad.Callback()).ok());
   EXPECT_EQ(bad.Wait().status.code(), absl::StatusCode::kInternal);
+}
+
+TEST(EngineTest, ATransformerThatDrawsKeepsTheLogitsOfPromptsAndOfAnswersThatMayNotEndYet) {
+  for (int chunk : {1, 7, 64}) {
+    SCOPED_TRACE(testing::Message() << "chunk " << chunk);
+    EngineOptions options = TestEngineOptions();
+    options.prefill_chunk_tokens_max = chunk;
+    std::atomic<int> rows_brought = 0;
+    auto engine = MakeDrawingEngine(options, [&](absl::Span<const SequenceSlice> slices) {
+      for (const SequenceSlice& slice : slices) rows_brought += slice.is_told() ? 0 : slice.logit_rows;
+      return absl::OkStatus();
+    });
+    for (uint64_t seed = 0; seed < 8; ++seed) {
+      SCOPED_TRACE(testing::Message() << "seed " << seed);
+      EngineRequest request = Demanding(seed);
+      request.hash_logits = false;
+      request.top_logprobs = static_cast<int>(seed) % 4;
+      request.prompt_logprobs = true;
+      if (seed % 3 == 1) request.sampling = {.temperature = 2.0f, .seed = seed};
+      const ExpectedAnswer expected = ExpectedOf(request);
+      if (seed >= 4) request.generated_ids.assign(expected.ids.begin(), expected.ids.begin() + 3 + seed);
+      Answer answer;
+      ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+      ASSERT_TRUE(answer.Wait().status.ok()) << answer.Wait().status;
+      std::vector<int32_t> ids = request.generated_ids;
+      ids.insert(ids.end(), answer.ids().begin(), answer.ids().end());
+      EXPECT_EQ(ids, expected.ids);
+      ASSERT_EQ(answer.prompt_logprobs().size(), request.prompt_ids.size());
+      for (size_t i = 1; i < request.prompt_ids.size(); ++i) {
+        const TokenLogprobs wanted = LogprobsOf(FakeLogits(absl::MakeConstSpan(request.prompt_ids).first(i)),
+                                                request.prompt_ids[i], *request.top_logprobs);
+        EXPECT_EQ(answer.prompt_logprobs()[i].id, wanted.id) << i;
+        EXPECT_EQ(answer.prompt_logprobs()[i].logprob, wanted.logprob) << i;
+        EXPECT_EQ(answer.prompt_logprobs()[i].top, wanted.top) << i;
+      }
+    }
+    EXPECT_EQ(rows_brought, 0);
+    EngineRequest hashed = Demanding(3), bad = Demanding(3);
+    Answer of_hashed, of_bad;
+    ASSERT_TRUE(engine->Submit(hashed, of_hashed.Callback()).ok());
+    ExpectAnswer(of_hashed, hashed);
+    EXPECT_GT(rows_brought, 0) << "who hashes logits needs them";
+    bad.hash_logits = false;
+    bad.top_logprobs = 0;
+    bad.prompt_logprobs = true;
+    bad.prompt_ids[4] = kPoisonToken;
+    ASSERT_TRUE(engine->Submit(bad, of_bad.Callback()).ok());
+    EXPECT_EQ(of_bad.Wait().status.code(), absl::StatusCode::kInternal);
+  }
+}
+
+TEST(EngineTest, WhereEveryTokenEndsTheAnswerMinTokensAreRefusedWhoeverDraws) {
+  for (bool draws : {false, true}) {
+    auto engine = draws ? MakeDrawingEngine() : MakeEngine();
+    EngineRequest request = TestRequest(5, 4, 1);
+    request.hash_logits = false;
+    request.min_tokens = 2;
+    for (int32_t id = 0; id < FakeSpec().vocab; ++id) request.stop_ids.push_back(id);
+    Answer answer;
+    ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+    EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kInvalidArgument) << answer.Wait().status;
+  }
 }
 
 TEST(EngineTest, AResumedAnswerEndsWithTheSameIdsAndTheSameHashAsAnUndisturbedOne) {

@@ -99,9 +99,10 @@ class EngineLoop final : public Engine {
   absl::Time Patience(const Batch& batch);
   bool Abandon();
   absl::Status Forward(const Batch& batch);
+  static void AskToBeTold(const BatchSlice& slice, LiveSequence& sequence, SequenceSlice& rows, int64_t& changes_left);
   void TakeLogits(const Batch& batch);
   void TakeHostRows(const Batch& batch);
-  absl::Status TakeDrawn(const BatchSlice& slice, int64_t row, int32_t& sampled);
+  absl::Status TakeTold(const BatchSlice& slice, int64_t first_row, int32_t& sampled);
   absl::Status TakeRows(const BatchSlice& slice, LiveSequence& sequence, ConstMatView rows, Sampler& sampler,
                         int32_t& sampled) const;
   void Fail(SequenceId sequence, const absl::Status& status);
@@ -240,12 +241,7 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
     LiveSequence& sequence = *sequences_.at(slice.sequence);
     SequenceSlice& rows = slices_.emplace_back();
     rows = {slice.token_ids, slice.first_position, slice.blocks, slice.logit_rows};
-    const int64_t changes = static_cast<int64_t>(sequence.changes().size());
-    if (slice.samples && slice.logit_rows == 1 && changes <= changes_left) rows.draw = sequence.Draw(slice.end());
-    if (rows.draw.has_value()) {
-      rows.changes = sequence.changes();
-      changes_left -= changes;
-    }
+    if (slice.logit_rows > 0 && !sequence.needs_logits()) AskToBeTold(slice, sequence, rows, changes_left);
     routed_rows_.push_back({slice.first_position, static_cast<int32_t>(slice.token_ids.size()), slice.prompt_rows,
                             sequence.expert_use(), sequence.observer(),
                             slice.samples ? sequence.token_experts() : nullptr, sequence.booked_until()});
@@ -255,8 +251,23 @@ absl::Status EngineLoop::Forward(const Batch& batch) {
   return transformer_->Forward(slices_, *kv_, experts_, logits_.Rows(0, batch.logit_rows), &routing_);
 }
 
+// Of every row of `rows` that has logits, unless its draw cannot be made elsewhere.
+void EngineLoop::AskToBeTold(const BatchSlice& slice, LiveSequence& sequence, SequenceSlice& rows,
+                             int64_t& changes_left) {
+  if (slice.samples) {
+    const std::optional<TokenDraw> draw = sequence.Draw(slice.end());
+    const int64_t changes = static_cast<int64_t>(sequence.changes().size());
+    if (!draw.has_value() || changes > changes_left) return;
+    rows.draw = draw;
+    rows.changes = sequence.changes();
+    changes_left -= changes;
+  }
+  rows.given = slice.tokens.subspan(slice.end() - slice.logit_rows + 1, slice.logit_rows - (slice.samples ? 1 : 0));
+  rows.given_top_logprobs = sequence.known_top_logprobs();
+}
+
 // Hands the step's logits out: to observers, log probabilities and hashes, and to the sampler. Rows that the device did
-// not draw from are shared among the threads; a result depends on its own sequence alone.
+// not tell of are shared among the threads; a result depends on its own sequence alone.
 void EngineLoop::TakeLogits(const Batch& batch) {
   const size_t count = batch.slices.size();
   sampled_.assign(count, -1);
@@ -270,8 +281,8 @@ void EngineLoop::TakeLogits(const Batch& batch) {
     row += slice.logit_rows;
     taken_status_[i] = transformer_->SliceStatus(i);
     if (!taken_status_[i].ok() || slice.logit_rows == 0) continue;
-    if (slices_[i].draw.has_value() && !drawn.empty()) {
-      taken_status_[i] = TakeDrawn(slice, first_row, sampled_[i]);
+    if (slices_[i].is_told() && !drawn.empty()) {
+      taken_status_[i] = TakeTold(slice, first_row, sampled_[i]);
     } else {
       host_rows_.push_back({i, first_row, sequences_.at(slice.sequence).get()});
     }
@@ -302,15 +313,24 @@ void EngineLoop::TakeHostRows(const Batch& batch) {
   for (auto rows = shared_end; rows != host_rows_.end(); ++rows) take(*rows, samplers_[0]);
 }
 
-// row: of the step's logits.
-absl::Status EngineLoop::TakeDrawn(const BatchSlice& slice, int64_t row, int32_t& sampled) {
-  const int32_t drawn = transformer_->drawn_ids()[row];
-  if (drawn < 0) {
-    return absl::InternalError(absl::StrCat("a logit at position ", slice.end(),
-                                            " is not a finite number; the model's weights or a kernel are damaged"));
+// first_row: of the step's logits.
+absl::Status EngineLoop::TakeTold(const BatchSlice& slice, int64_t first_row, int32_t& sampled) {
+  LiveSequence& sequence = *sequences_.at(slice.sequence);
+  const int32_t first = slice.end() - slice.logit_rows;
+  for (int32_t position = first; position < slice.end(); ++position) {
+    const int64_t row = first_row + position - first;
+    const int32_t id = transformer_->drawn_ids()[row];
+    if (id < 0) {
+      return absl::InternalError(absl::StrCat("a logit at position ", position + 1,
+                                              " is not a finite number; the model's weights or a kernel are damaged"));
+    }
+    if (position + 1 < static_cast<int32_t>(slice.tokens.size())) {
+      sequence.TakeKnown(transformer_->drawn_logprobs(row), position, id);
+    } else {
+      sequence.TakeDrawn(id, transformer_->drawn_logprobs(row));
+      sampled = id;
+    }
   }
-  sequences_.at(slice.sequence)->TakeDrawn(drawn, transformer_->drawn_logprobs(row));
-  sampled = drawn;
   return absl::OkStatus();
 }
 

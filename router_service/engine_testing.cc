@@ -52,10 +52,10 @@ std::unique_ptr<Engine> MakeEngine(const EngineOptions& options, FakeTransformer
                     experts != nullptr ? *experts : Experts());
 }
 
-std::unique_ptr<Engine> MakeDrawingEngine() {
-  auto transformer = NewTransformer(TestEngineOptions(), nullptr);
+std::unique_ptr<Engine> MakeDrawingEngine(const EngineOptions& options, FakeTransformer::AtExperts at_experts) {
+  auto transformer = NewTransformer(options, std::move(at_experts));
   transformer->DrawTokens();
-  return EngineOver(std::move(transformer), TestEngineOptions(), Clock::Real(), Experts());
+  return EngineOver(std::move(transformer), options, Clock::Real(), Experts());
 }
 
 std::vector<int32_t> TestPrompt(int tokens, uint64_t seed) {

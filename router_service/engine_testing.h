@@ -29,7 +29,8 @@ std::unique_ptr<Engine> MakeEngine(const EngineOptions& options = TestEngineOpti
                                    FakeTransformer::AtExperts at_experts = nullptr, Clock* clock = Clock::Real(),
                                    ExpertPool* experts = nullptr);
 // Over a transformer that draws tokens where it may.
-std::unique_ptr<Engine> MakeDrawingEngine();
+std::unique_ptr<Engine> MakeDrawingEngine(const EngineOptions& options = TestEngineOptions(),
+                                          FakeTransformer::AtExperts at_experts = nullptr);
 
 // `tokens` ids that look random, none of them poison or EOS.
 std::vector<int32_t> TestPrompt(int tokens, uint64_t seed);

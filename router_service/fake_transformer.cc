@@ -65,9 +65,10 @@ std::array<int32_t, 2> FakeExperts(int32_t token, int32_t position) {
   return {first, first + 1 + token % (4 - first)};
 }
 
-int32_t FakeTransformer::Draw(const SequenceSlice& slice) {
-  TokenDraw draw = *slice.draw;
-  draw.changes = static_cast<int32_t>(slice.changes.size());
+int32_t FakeTransformer::Draw(const SequenceSlice& slice, size_t row) {
+  const bool given = row < slice.given.size();
+  TokenDraw draw = given ? TokenDraw{.top_logprobs = slice.given_top_logprobs, .given = slice.given[row]} : *slice.draw;
+  draw.changes = given ? 0 : static_cast<int32_t>(slice.changes.size());
   int32_t id = -1;
   DrawArgs args;
   args.x = own_row_.data();
@@ -126,14 +127,15 @@ absl::Status FakeTransformer::Forward(absl::Span<const SequenceSlice> slices, Kv
       };
       state = Extend(state, cached(0), cached(1));
       if (position < slice.first_position + count - slice.logit_rows) continue;
-      float* row = draws_ && slice.draw.has_value() ? own_row_.data() : logits.Row<float>(logit_row);
+      float* row = draws_ && slice.is_told() ? own_row_.data() : logits.Row<float>(logit_row);
       ++logit_row;
       LogitsOf(state, absl::MakeSpan(row, logits.cols));
       if (slice.token_ids[position - slice.first_position] == kPoisonToken) {
         row[7] = std::numeric_limits<float>::quiet_NaN();
       }
       if (!draws_) continue;
-      drawn_.push_back(slice.draw.has_value() ? Draw(slice) : -1);
+      const int32_t first = slice.first_position + count - slice.logit_rows;
+      drawn_.push_back(slice.is_told() ? Draw(slice, static_cast<size_t>(position - first)) : -1);
       drawn_words_.resize(drawn_.size());
     }
   }

@@ -38,7 +38,7 @@ class FakeTransformer final : public Transformer {
   explicit FakeTransformer(TransformerOptions limits, AtExperts at_experts = nullptr)
       : limits_(limits), at_experts_(std::move(at_experts)) {}
 
-  // From now on it draws, as a device does: it leaves rows of slices with a draw alone. Before the first Forward.
+  // From now on it draws, as a device does: it leaves rows that it tells of alone. Before the first Forward.
   void DrawTokens() { draws_ = true; }
   absl::Span<const int32_t> drawn_ids() const override { return drawn_; }
   DrawnLogprobs drawn_logprobs(int64_t row) const override;
@@ -49,7 +49,7 @@ class FakeTransformer final : public Transformer {
                        ForwardObserver* observer) override;
 
  private:
-  int32_t Draw(const SequenceSlice& slice);  // from own_row_
+  int32_t Draw(const SequenceSlice& slice, size_t row);  // from own_row_, which is that of the slice's rows with logits
 
   TransformerOptions limits_;
   AtExperts at_experts_;

@@ -109,16 +109,19 @@ LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::T
     : sampling_(std::move(request.sampling)),
       prompt_(static_cast<int32_t>(request.prompt_ids.size())),
       min_tokens_(request.min_tokens),
+      vocab_(spec.vocab),
       top_logprobs_(request.top_logprobs),
       wants_prompt_logprobs_(request.prompt_logprobs),
       observer_(request.observer),
       on_event_(std::move(on_event)),
       ending_ids_(EndingIds(request, spec)) {
+  forbids_ending_ = static_cast<int>(request.generated_ids.size()) < min_tokens_ && !ending_ids_.empty();
   if (sampling_.has_penalties()) {
     history_.emplace(request.prompt_ids, request.generated_ids, sampling_.logit_bias);
-  } else if (!sampling_.logit_bias.empty()) {
+  } else if (!sampling_.logit_bias.empty() || forbids_ending_) {
     history_.emplace(absl::Span<const int32_t>(), absl::Span<const int32_t>(), sampling_.logit_bias);
   }
+  if (forbids_ending_) history_->Forbid(ending_ids_);
   if (request.hash_logits) logits_hash_.emplace();
   if (request.report_expert_use) expert_use_ = ZeroExpertCounts<uint32_t>(spec);
   if (request.report_token_experts) token_experts_.resize(spec.layers);
@@ -154,9 +157,18 @@ absl::Status LiveSequence::TakeKnown(absl::Span<const float> logits, int32_t pos
   return absl::OkStatus();
 }
 
-std::optional<TokenDraw> LiveSequence::Draw(int32_t tokens) const {
-  const bool may_end = tokens - prompt_ >= min_tokens_ || ending_ids_.empty();
-  if (!may_end || logits_hash_.has_value() || observer_ != nullptr) return std::nullopt;
+void LiveSequence::TakeKnown(const DrawnLogprobs& logprobs, int32_t position, int32_t next) {
+  if (!wants_prompt_logprobs_ || position + 1 >= prompt_) return;
+  prompt_logprobs_.push_back(LogprobsOf(logprobs.logits, logprobs.top, next));
+}
+
+std::optional<TokenDraw> LiveSequence::Draw(int32_t tokens) {
+  if (forbids_ending_ && tokens - prompt_ >= min_tokens_) {
+    forbids_ending_ = false;
+    history_->Allow();
+    if (!sampling_.has_penalties() && sampling_.logit_bias.empty()) history_.reset();
+  }
+  if (forbids_ending_ && static_cast<int>(ending_ids_.size()) == vocab_) return std::nullopt;
   TokenDraw draw;
   draw.top_logprobs = top_logprobs_.value_or(-1);
   draw.temperature = sampling_.temperature;

@@ -47,8 +47,13 @@ class LiveSequence {
   // The logits of the row at `position`, [vocab], whose next token is known already: `next`, of the prompt or of what
   // is replayed. INTERNAL: a logit that is not a number.
   absl::Status TakeKnown(absl::Span<const float> logits, int32_t position, int32_t next);
-  // What Sample does with the logits behind `tokens` tokens, where nobody else looks at them and all ids are allowed.
-  std::optional<TokenDraw> Draw(int32_t tokens) const;
+  // The same of a row that a device told of, which known_top_logprobs asked for.
+  void TakeKnown(const DrawnLogprobs& logprobs, int32_t position, int32_t next);
+  int known_top_logprobs() const { return wants_prompt_logprobs_ ? *top_logprobs_ : -1; }
+  // Whether somebody looks at every logit, so that what a device tells of them is not enough.
+  bool needs_logits() const { return logits_hash_.has_value() || observer_ != nullptr; }
+  // What Sample does with the logits behind `tokens` tokens; nothing where it would fail. REQUIRES: !needs_logits()
+  std::optional<TokenDraw> Draw(int32_t tokens);
   // What goes with it; until the next token.
   absl::Span<const LogitChange> changes() const {
     return history_.has_value() ? history_->changes() : absl::Span<const LogitChange>();
@@ -78,12 +83,14 @@ class LiveSequence {
   const SamplingParams sampling_;
   const int32_t prompt_;  // tokens
   const int min_tokens_;
+  const int vocab_;
   const std::optional<int> top_logprobs_;
   const bool wants_prompt_logprobs_;
   SequenceObserver* const observer_;
   const TokenCallback on_event_;
   std::vector<int32_t> ending_ids_;
-  std::optional<TokenHistory> history_;            // nothing: neither penalties nor a bias
+  std::optional<TokenHistory> history_;            // nothing: no logit is changed
+  bool forbids_ending_ = false;                    // history_ does, until there are min_tokens_
   std::optional<LogitsHash> logits_hash_;          // nothing: not asked for
   std::vector<std::vector<uint32_t>> expert_use_;  // empty: not asked for
   std::vector<std::vector<int32_t>> token_experts_;  // of the token sampled last; empty: not asked for

@@ -103,6 +103,19 @@ void TokenHistory::AddGenerated(int32_t id) {
   change.generated = std::max(change.generated, 0) + 1;
 }
 
+void TokenHistory::Forbid(absl::Span<const int32_t> ids) {
+  for (int32_t id : ids) {
+    float& bias = Of(id).bias;
+    forbidden_.emplace_back(place_.at(id), bias);
+    bias = token_draw::kForbidden;
+  }
+}
+
+void TokenHistory::Allow() {
+  for (const auto& [place, bias] : forbidden_) changes_[place].bias = bias;
+  forbidden_.clear();
+}
+
 LogitChange& TokenHistory::Of(int32_t id) {
   const auto [entry, added] = place_.try_emplace(id, changes_.size());
   if (added) changes_.push_back({.id = id});

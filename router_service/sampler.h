@@ -41,12 +41,16 @@ class TokenHistory {
   TokenHistory(absl::Span<const int32_t> prompt_ids, absl::Span<const int32_t> generated_ids,
                absl::Span<const std::pair<int32_t, float>> logit_bias = {});
   void AddGenerated(int32_t id);
-  // Every id that has a bias or was seen, none twice.
+  // Until Allow these may not be drawn, whatever else is known of them. ids: none twice. Once.
+  void Forbid(absl::Span<const int32_t> ids);
+  void Allow();
+  // Every id that has a bias, was seen or was forbidden, none twice.
   absl::Span<const LogitChange> changes() const { return changes_; }
 
  private:
   LogitChange& Of(int32_t id);
   std::vector<LogitChange> changes_;
+  std::vector<std::pair<size_t, float>> forbidden_;  // their places in changes_, and the bias that each had
   absl::flat_hash_map<int32_t, size_t> place_;  // in changes_
 };
 

@@ -28,25 +28,26 @@ struct TokenDraw {
   int32_t changes = 0;
   int32_t top_logprobs = -1;   // of how many of the most likely ids DrawnLogits are wanted; -1: they are not
   int32_t first_word = 0;      // of the row's DrawnLogits, counted in words from where the step's begin
+  int32_t given = -1;          // the id is this one, known already, and nothing is drawn; -1: it is not
   constexpr bool takes_largest() const { return temperature == 0.0f || top_k == 1; }
 };
 
 // What happens to one id's logit before the draw.
 struct LogitChange {
   int32_t id = 0;
-  float bias = 0.0f;
+  float bias = 0.0f;       // kForbidden: it may not be drawn
   int32_t generated = -1;  // times in the answer so far; -1: neither there nor in the prompt, so no penalty
 };
 
 // Everything that is read as integers of a step's tables.
-static_assert(sizeof(TokenDraw) == 12 * sizeof(int32_t) && sizeof(LogitChange) == 3 * sizeof(int32_t));
+static_assert(sizeof(TokenDraw) == 13 * sizeof(int32_t) && sizeof(LogitChange) == 3 * sizeof(int32_t));
 
 // What log probabilities of a row take, of its logits before any change: so many words of eight bytes, and one for each
 // of the most likely ids, the likeliest first, the lower id among equals.
 struct DrawnLogits {
   uint64_t total = 0;   // of LogitWeight(logit, largest, 1) over the row
   float largest = 0.0f;
-  float drawn = 0.0f;   // of the id that was drawn
+  float drawn = 0.0f;   // of the id that was drawn, or given
 };
 struct LikelyToken {
   int32_t id = -1;
@@ -62,6 +63,8 @@ namespace token_draw {
 using rounded::ExpOfNonPositive;
 using rounded::Plus;
 using rounded::Times;
+
+inline constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 
 inline constexpr double kWeightOne = 0x1p41;  // of the largest logit; kVocabMax of it are below 2^64
 
@@ -113,9 +116,10 @@ CONCLAVE_ON_BOTH float Penalised(float logit, int32_t generated, float repetitio
   return Finite(logit);
 }
 
-// What `change` makes of a logit of the row. One that is not finite stays so.
+// What `change` makes of a logit of the row: minus infinity of one that is forbidden. One that is not finite stays so.
 CONCLAVE_ON_BOTH float Changed(float logit, const LogitChange& change, const TokenDraw& draw) {
   if (!(logit - logit == 0)) return logit;
+  if (change.bias == kForbidden) return kForbidden;
   logit = Biased(logit, change.bias);
   if (change.generated < 0) return logit;
   return Penalised(logit, change.generated, draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty);

@@ -338,6 +338,8 @@ void CheckSlice(const SequenceSlice& slice, int context_max, int block_tokens) {
   CONCLAVE_CHECK(slice.first_position >= 0 && end <= context_max) << "positions up to " << end;
   CONCLAVE_CHECK(static_cast<int64_t>(slice.blocks.size()) * block_tokens >= end) << slice.blocks.size();
   CONCLAVE_CHECK(slice.logit_rows >= 0 && slice.logit_rows <= count) << slice.logit_rows;
+  const int64_t told = static_cast<int64_t>(slice.given.size()) + (slice.draw.has_value() ? 1 : 0);
+  CONCLAVE_CHECK(told == 0 || told == slice.logit_rows) << told << " of " << slice.logit_rows;
 }
 
 absl::StatusOr<std::unique_ptr<KvStorage>> Transformer::NewCache(const ModelSpec& spec, DType dtype, int32_t blocks,

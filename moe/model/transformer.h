@@ -26,10 +26,14 @@ struct SequenceSlice {
   int32_t first_position = 0;           // positions before it are in the cache already
   absl::Span<const int32_t> blocks;     // block ids of the whole sequence so far, these rows included
   int32_t logit_rows = 0;               // logits are wanted for this many of the last rows …
-  // … but of the last row nobody looks at them where drawn_ids tells what this draw takes; logit_rows is 1 then. The
-  // change fields are the transformer's.
+  // … but nobody looks at them where drawn_ids tells of them: what this draw takes of the last row (the change fields
+  // are the transformer's), and that the row of each given id has one. Together they are of all rows, or of none.
   std::optional<TokenDraw> draw;
   absl::Span<const LogitChange> changes;  // for the draw; no id twice
+  absl::Span<const int32_t> given;        // the ids behind the first of these rows, or all of them
+  int32_t given_top_logprobs = -1;        // of their rows, as TokenDraw::top_logprobs
+
+  bool is_told() const { return draw.has_value() || !given.empty(); }
 };
 
 // What was told of a row that was drawn from.
@@ -91,11 +95,11 @@ class Transformer {
   // Memory of the transformer to which Forward brings logits fastest, [logit_rows_max, vocab] F32; one without rows:
   // any is as good.
   virtual MatView host_logits() { return MatView{}; }
-  // Of the last Forward, for every row of `logits`: the id that its slice's draw takes, as Sampler would, or -1 where a
-  // logit is not a finite number. Rows of slices with a draw were then not written; those of others have no id. Empty:
-  // it is not told, and all rows were written.
+  // Of the last Forward, for every row of `logits`: the id that its slice's draw takes, as Sampler would, or the given
+  // one, or -1 where a logit is not a finite number. Rows of slices that are told of were then not written; those of
+  // others have no id. Empty: it is not told, and all rows were written.
   virtual absl::Span<const int32_t> drawn_ids() const { return {}; }
-  // Of the last Forward, for a row that has an id and whose draw asked (TokenDraw::top_logprobs): what log
+  // Of the last Forward, for a row that has an id and where it was asked for (TokenDraw::top_logprobs): what log
   // probabilities take of its logits as they were before changes. Views are good until the next Forward.
   virtual DrawnLogprobs drawn_logprobs(int64_t row) const { return {}; }
   // Of the last Forward, whose other slices are not affected: INTERNAL names the layer at which a hidden state of the

@@ -243,7 +243,8 @@ void DrawTokens(const DrawArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
     float* const x = args.x + row * args.cols;
     const TokenDraw& draw = args.draws[row];
-    const bool told = draw.top_logprobs >= 0 && std::all_of(x, x + args.cols, [](float v) { return std::isfinite(v); });
+    const bool finite = std::all_of(x, x + args.cols, [](float value) { return std::isfinite(value); });
+    const bool told = finite && draw.top_logprobs >= 0;
     DrawnLogits logits;
     if (told) logits = TellLogits(x, args.cols, draw, args.words + draw.first_word);
     const std::vector<float> before(x, told ? x + args.cols : x);
@@ -253,9 +254,8 @@ void DrawTokens(const DrawArgs& args) {
       if (told) entry[1] = std::bit_cast<int32_t>(x[change.id]);
       x[change.id] = token_draw::Changed(x[change.id], change, draw);
     }
-    const bool finite = std::all_of(x, x + args.cols, [](float value) { return std::isfinite(value); });
-    args.ids[row] = finite ? DrawFrom(x, args.cols, draw) : -1;
-    if (!told || !finite) continue;
+    args.ids[row] = !finite ? -1 : draw.given >= 0 ? draw.given : DrawFrom(x, args.cols, draw);
+    if (!told) continue;
     logits.drawn = before[args.ids[row]];
     std::memcpy(args.words + draw.first_word, &logits, sizeof(logits));
   }

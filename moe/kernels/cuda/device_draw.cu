@@ -34,6 +34,7 @@ struct Scratch {
   Word total;
   int picked;
   uint32_t listed_count, min_p_count;
+  uint32_t odd;  // values that are not finite numbers, less those that were forbidden
 };
 static_assert(sizeof(Scratch) <= 48 * 1024);
 
@@ -209,30 +210,34 @@ __device__ void Walk(Scratch& s, const Row& row, Goal goal) {
 }
 
 // Applies the row's changes; one id's logit is one thread's.
-__device__ void Change(const DrawArgs& args, const TokenDraw& draw, float* x) {
+__device__ void Change(Scratch& s, const DrawArgs& args, const TokenDraw& draw, float* x) {
+  if (threadIdx.x == 0) s.odd = 0;
+  __syncthreads();
   for (int i = threadIdx.x; i < draw.changes; i += kThreads) {
     int32_t* const entry = args.tables + draw.first_change + 3 * i;
     const LogitChange change{entry[0], __int_as_float(entry[1]), entry[2]};
     if (draw.top_logprobs >= 0) entry[1] = __float_as_int(x[change.id]);
+    if (change.bias == token_draw::kForbidden && isfinite(x[change.id])) atomicSub(&s.odd, 1u);
     x[change.id] = token_draw::Changed(x[change.id], change, draw);
   }
   __syncthreads();
 }
 
-// The least key of the row, for every thread; kNoKey where any value is not a finite number.
+// The least key of the row, for every thread; kNoKey where any value was not a finite number before the changes.
 __device__ Word Largest(Scratch& s, const float* x, int64_t cols) {
   if (threadIdx.x == 0) s.least = kNoKey;
   __syncthreads();
   Word best = kNoKey;
-  bool finite = true;
+  uint32_t odd = 0;
   for (int64_t i = threadIdx.x; i < cols; i += kThreads) {
-    finite = finite && isfinite(x[i]);
+    odd += !isfinite(x[i]);
     best = min(best, KeyOf(x[i], static_cast<uint32_t>(i)));
   }
   for (int step = 16; step > 0; step /= 2) best = min(best, __shfl_xor_sync(0xffffffffu, best, step));
   if ((threadIdx.x & 31) == 0) atomicMin(&s.least, best);
-  const bool all_finite = __syncthreads_and(finite);
-  return all_finite ? s.least : kNoKey;
+  if (odd != 0) atomicAdd(&s.odd, odd);
+  __syncthreads();
+  return s.odd == 0 ? s.least : kNoKey;
 }
 
 // Counts the row into bins.
@@ -259,11 +264,12 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(DrawArgs args) {
   const TokenDraw draw = args.draws[blockIdx.x];
   float* const x = args.x + static_cast<int64_t>(blockIdx.x) * args.cols;
   if (draw.top_logprobs >= 0) TellLogits(s.top, x, args.cols, draw.top_logprobs, args.words + draw.first_word);
-  Change(args, draw, x);
+  Change(s, args, draw, x);
   const Word best = Largest(s, x, args.cols);
-  if (best == kNoKey || draw.takes_largest()) {
-    if (threadIdx.x == 0) args.ids[blockIdx.x] = best == kNoKey ? -1 : static_cast<int32_t>(best);
-    if (best != kNoKey) TellDrawn(args, draw, x, static_cast<int32_t>(best));
+  if (best == kNoKey || draw.given >= 0 || draw.takes_largest()) {
+    const int32_t id = best == kNoKey ? -1 : draw.given >= 0 ? draw.given : static_cast<int32_t>(best);
+    if (threadIdx.x == 0) args.ids[blockIdx.x] = id;
+    if (id >= 0) TellDrawn(args, draw, x, id);
     return;
   }
   const double inverse = 1.0 / static_cast<double>(draw.temperature);

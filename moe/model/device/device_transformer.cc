@@ -447,11 +447,11 @@ void DeviceTransformer::FetchResults(absl::Span<const SequenceSlice> slices, Mat
   // Runs of rows that somebody looks at.
   for (size_t i = 0, row = 0; i < slices.size();) {
     size_t rows = 0;
-    for (; i < slices.size() && !slices[i].draw.has_value(); ++i) rows += slices[i].logit_rows;
+    for (; i < slices.size() && !slices[i].is_told(); ++i) rows += slices[i].logit_rows;
     device_.CopyOut(logits.RowBytes(row), buffers_.logits.as<float>() + row * spec_.vocab,
                     static_cast<int64_t>(rows) * spec_.vocab * int64_t{sizeof(float)});
     row += rows;
-    for (; i < slices.size() && slices[i].draw.has_value(); ++i) row += slices[i].logit_rows;
+    for (; i < slices.size() && slices[i].is_told(); ++i) row += slices[i].logit_rows;
   }
 }
 

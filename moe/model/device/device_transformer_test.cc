@@ -250,6 +250,43 @@ TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   }
 }
 
+TEST_F(DeviceTransformerTest, TellsOfRowsWhoseNextIdsAreKnownAndLeavesTheirLogitsOut) {
+  const HostTarget host = MakeHostTarget("f32");
+  const auto runner = RunnerOn(*host.target, model_);
+  ASSERT_NE(runner, nullptr);
+  ThreadPool threads(1);
+  const TransformerOptions limits = {.rows_max = 32, .logit_rows_max = 8};
+  auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, limits);
+  ASSERT_TRUE(model.ok()) << model.status();
+  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 8, kKvBlockTokens);
+  ASSERT_TRUE(kv.ok()) << kv.status();
+  const std::vector<int32_t> ids = Prompt(6, 3, 300), first = {0}, second = {1};
+  MatBuffer all(DType::kF32, 4, 300), some(DType::kF32, 4, 300);
+  std::vector<SequenceSlice> slices = {{ids, 0, first, 1}, {ids, 0, second, 3}};
+  ASSERT_TRUE((*model)->Forward(slices, **kv, runner->experts(), all.view(), nullptr).ok());
+  std::memset(some.view().data, 0x5a, some.bytes());
+  const std::vector<float> untouched(some.view().Row<float>(0), some.view().Row<float>(0) + 300);
+  // Two that are known, with the draw behind them; the other slice's row comes to the host.
+  const std::vector<int32_t> given = {7, 299};
+  slices[1].given = given;
+  slices[1].given_top_logprobs = 1;
+  slices[1].draw = TokenDraw{.top_logprobs = 2};
+  ASSERT_TRUE((*model)->Forward(slices, **kv, runner->experts(), some.view(), nullptr).ok());
+  EXPECT_EQ(std::memcmp(some.view().RowBytes(0), all.view().RowBytes(0), 300 * sizeof(float)), 0);
+  for (int row = 1; row < 4; ++row) {
+    SCOPED_TRACE(row);
+    const float* const raw = all.view().Row<float>(row);
+    const int32_t best = static_cast<int32_t>(std::max_element(raw, raw + 300) - raw);
+    const int32_t want = row < 3 ? given[row - 1] : best;
+    ASSERT_EQ((*model)->drawn_ids()[row], want);
+    const DrawnLogprobs told = (*model)->drawn_logprobs(row);
+    ASSERT_EQ(told.top.size(), row < 3 ? 1u : 2u);
+    EXPECT_EQ(told.top[0].id, best);
+    EXPECT_EQ(told.logits.drawn, raw[want]);
+    EXPECT_EQ(std::memcmp(some.view().RowBytes(row), untouched.data(), 300 * sizeof(float)), 0);
+  }
+}
+
 TEST_F(DeviceTransformerTest, TheMostChangesThatDrawsMayHaveTakeNoFurtherMemory) {
   const HostTarget host = MakeHostTarget("f32");
   const auto runner = RunnerOn(*host.target, model_);

@@ -92,21 +92,32 @@ void StepPlan::ListDraws(absl::Span<const SequenceSlice> slices, int64_t first_c
   int32_t* const base = host_.as<int32_t>();
   TokenDraw* row = host_draws();
   logprob_words_ = 0;
+  const auto ask = [&](int32_t top_logprobs) {
+    row->top_logprobs = -1;
+    if (top_logprobs < 0) return;
+    row->top_logprobs = std::min({top_logprobs, kTopLogprobsMax, vocab});
+    row->first_word = static_cast<int32_t>(logprob_words_);
+    logprob_words_ += kDrawnLogitsWords + row->top_logprobs;
+  };
   for (const SequenceSlice& slice : slices) {
-    CONCLAVE_CHECK(!slice.draw.has_value() || slice.logit_rows == 1) << slice.logit_rows;
-    std::fill_n(row, slice.logit_rows, slice.draw.value_or(TokenDraw{}));
-    if (slice.draw.has_value() && !slice.changes.empty()) {
-      row->first_change = static_cast<int32_t>(first_change);
+    TokenDraw* const rows_end = row + slice.logit_rows;
+    for (const int32_t id : slice.given) {
+      CONCLAVE_CHECK(id >= 0 && id < vocab) << id;
+      *row = TokenDraw{.given = id};
+      ask(slice.given_top_logprobs);
+      ++row;
+    }
+    if (slice.draw.has_value()) {
+      *row = *slice.draw;
       row->changes = static_cast<int32_t>(slice.changes.size());
-      std::memcpy(base + first_change, slice.changes.data(), slice.changes.size() * sizeof(LogitChange));
+      row->first_change = static_cast<int32_t>(first_change);
+      const size_t bytes = slice.changes.size() * sizeof(LogitChange);
+      if (bytes > 0) std::memcpy(base + first_change, slice.changes.data(), bytes);
+      first_change += kChangeIntegers * row->changes;
+      ask(slice.draw->top_logprobs);
+      ++row;
     }
-    if (slice.draw.has_value() && slice.draw->top_logprobs >= 0) {
-      row->top_logprobs = std::min({slice.draw->top_logprobs, kTopLogprobsMax, vocab});
-      row->first_word = static_cast<int32_t>(logprob_words_);
-      logprob_words_ += kDrawnLogitsWords + row->top_logprobs;
-    }
-    first_change += kChangeIntegers * static_cast<int64_t>(slice.changes.size());
-    row += slice.logit_rows;
+    row = std::fill_n(row, rows_end - row, TokenDraw{});
   }
 }
 

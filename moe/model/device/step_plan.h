@@ -37,7 +37,7 @@ class StepPlan {
   const int32_t* first_block() const { return device(3 * rows_); }  // into blocks()
   const int32_t* lengths() const { return device(4 * rows_); }      // positions() + 1
   const int32_t* logit_rows() const { return device(5 * rows_); }   // [logit_count()] rows whose logits are wanted
-  // [logit_count()] how each of their tokens is drawn; the largest logit where the slice does not say
+  // [logit_count()] how each of their tokens is drawn, or given; the largest logit where the slice does not say
   const TokenDraw* draws() const { return reinterpret_cast<const TokenDraw*>(device(5 * rows_ + logit_count_)); }
   const int32_t* blocks() const { return device(5 * rows_ + (1 + kDrawIntegers) * logit_count_); }
   int32_t* tables() const { return device_.as<int32_t>(); }  // where draws' changes are counted from
