@@ -19,6 +19,7 @@ struct Routing {
   int top_k = 0;
   absl::Span<const int32_t> experts;  // [rows * top_k], ascending within a row, no duplicates
   absl::Span<const float> weights;    // [rows * top_k], routed scaling factor included; pools ignore them
+  absl::Span<const int32_t> fault_layers;  // [rows], see Start; of rows on the device alone
 };
 
 // An outstanding Start. Move-only by convention: every ticket is given to Finish exactly once.
@@ -34,6 +35,8 @@ class ExpertPool {
   virtual ~ExpertPool() = default;
   // The dtype in which rows travel and are returned: F32 with Compute::kF32, BF16 with Compute::kBF16.
   virtual DType row_dtype() const = 0;
+  // Where x of Start and out of Finish lie. kCuda: in the memory of the accelerator that the model runs on.
+  virtual Device row_device() const { return Device::kCpu; }
   // Whether experts are at work between Start and Finish without the caller's cores: then it pays to have something
   // else to do meanwhile.
   virtual bool works_aside() const { return false; }
@@ -46,10 +49,13 @@ class ExpertPool {
   // Nobody has work for the pool at the moment: it keeps its connections in order, without waiting for anything. To be
   // called some times a second. REQUIRES: no ticket is in flight.
   virtual void Idle() {}
-  // Begins work on x [rows, hidden] F32, which must stay unchanged until Finish.
+  // Begins work on x [rows, hidden], which must stay unchanged until Finish: F32 on the CPU; on the device of
+  // row_dtype(), and what makes it is in the accelerator's queue. There the routing says which rows are not finite: their
+  // fault_layers are not kNoFault, no expert sees them, and their rows of out are NaN, as those of such rows on the CPU.
   // RESOURCE_EXHAUSTED: more rows than the pool was sized for.
   virtual absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) = 0;
-  // Waits for the ticket and fills out [rows * top_k, hidden] of row_dtype().
+  // Waits for the ticket and fills out [rows * top_k, hidden] of row_dtype(); on the device what fills it is then in the
+  // accelerator's queue.
   // UNAVAILABLE names layer and expert where no holder answered; out is then unspecified and must not be used.
   virtual absl::Status Finish(ExpertTicket ticket, MatView out) = 0;
 };

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "moe/transport/validate_call.h"
 
 namespace conclave {
 
@@ -15,7 +14,7 @@ bool CallTable::Add(ShardId shard, int shards, const ExpertCall& call, MatView o
   } else if (Find(call.call_id) != nullptr) {
     status = absl::InvalidArgumentError(absl::StrCat("call_id: ", call.call_id, " is in flight already"));
   } else {
-    status = ValidateExpertCall(call, CallLimits{});
+    status = ValidateExpertCall(call, limits_);
     if (status.ok()) status = ValidateReplyView(call, out);
   }
   if (!status.ok()) {

@@ -13,12 +13,15 @@
 #include "moe/base/ids.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/transport/transport.h"
+#include "moe/transport/validate_call.h"
 
 namespace conclave {
 
 // Used by one thread, the transport's caller. Searches are linear: a router has a few calls in flight.
 class CallTable {
  public:
+  // Of a transport with such a rows_device().
+  explicit CallTable(Device rows_device = Device::kCpu) { limits_.device_rows = rows_device == Device::kCuda; }
   struct Pending {
     uint64_t call_id = 0;
     ShardId shard{0};
@@ -59,6 +62,7 @@ class CallTable {
   };
   void EndAt(size_t index, absl::Status status);
 
+  CallLimits limits_;
   std::vector<Pending> pending_;  // in no order
   std::deque<Due> due_;
   std::vector<Expired> expired_;

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
+#include "moe/kernels/accelerator/device_event.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/row_format.h"
 
@@ -20,7 +21,8 @@ struct ExpertCall {
   uint64_t call_id = 0;          // unique per caller; echoed in the reply
   uint64_t placement_epoch = 0;
   LayerId layer{0};
-  ConstMatView rows;                       // [rows, hidden] of F32 or BF16
+  ConstMatView rows;                       // [rows, hidden] of F32 or BF16, where rows_device() allows on the device
+  const DeviceEvent* ready = nullptr;      // what makes rows on the device complete; null: they are
   RowFormat format = RowFormat::kCompute;  // kFp8: RoundToFp8 made the rows, and a transport may pack them
   absl::Span<const uint32_t> row_offsets;  // [rows + 1], ascending, row_offsets[0] == 0
   absl::Span<const int32_t> experts;       // [pairs], ascending within a row
@@ -33,7 +35,8 @@ struct ExpertCall {
 // not hold an expert, or is at another epoch. INVALID_ARGUMENT: the shard refused the message. DATA_LOSS: the reply was damaged.
 using ExpertCallDone = std::function<void(const absl::Status&)>;
 
-// Used by one thread, the caller's. A call whose Done has run never touches `out` again, however late its reply.
+// Used by one thread, the caller's. A call whose Done has run never touches `out` again, however late its reply, nor
+// reads rows on the device, whose memory may go then.
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -45,6 +48,10 @@ class Transport {
   // Runs the Done of calls that have ended, waiting up to `wait` for the first. Returns how many ran.
   virtual int Progress(absl::Duration wait) = 0;
   virtual int shards() const = 0;
+  // Where rows of calls and `out` lie best, both of them. kCuda: without gaps in the memory of the accelerator whose
+  // streams the transport has; what is done on the host after Done sees `out` filled. Rows and `out` in this process's
+  // memory every transport takes too.
+  virtual Device rows_device() const { return Device::kCpu; }
   // How calls to the shard travel at the moment: "inproc", "grpc", "ucx" or "nccl"; a literal.
   virtual const char* Way(ShardId) const { return "inproc"; }
 };

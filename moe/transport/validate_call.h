@@ -15,7 +15,7 @@ struct CallLimits {
   int hidden = 0;  // columns of every row; 0: any up to limits::kHiddenMax
   int rows_max = limits::kCallRowsMax;
   int64_t bytes_max = limits::kCallBytesMax;  // of the rows of the request, and of those of the reply
-  bool device_rows = false;                   // rows may lie in the memory of the receiver's device
+  bool device_rows = false;                   // rows may lie in the memory of a device
 };
 
 // Checks dtype, shape, offsets, ids and sizes of `call`. Reads nothing of the rows themselves.

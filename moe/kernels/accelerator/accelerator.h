@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "moe/kernels/accelerator/attention_ops.h"
+#include "moe/kernels/accelerator/device_event.h"
 #include "moe/kernels/accelerator/device_stream.h"
 #include "moe/kernels/accelerator/expert_ops.h"
 #include "moe/kernels/accelerator/ops.h"
@@ -46,6 +47,11 @@ class Accelerator {
 
   // A queue beside this one. Any thread may ask. Errors say what the device refused.
   virtual absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() = 0;
+
+  // An event of the device. Any thread may ask. Errors say what the device refused.
+  virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() = 0;
+  // `event`, of NewEvent, now stands for what has been queued so far. REQUIRES: not between BeginGraph and EndGraph
+  virtual void Record(DeviceEvent& event) = 0;
 
   // Takes a second, and a few GiB of memory meanwhile. RESOURCE_EXHAUSTED: they are not there.
   virtual absl::StatusOr<AcceleratorCeilings> MeasureCeilings() = 0;
@@ -84,6 +90,7 @@ class Accelerator {
   virtual void AddAndNormalise(const AddNormArgs& args) = 0;
   virtual void SelectExperts(const SelectArgs& args) = 0;
   virtual void DrawTokens(const DrawArgs& args) = 0;
+  virtual void GatherRows(const GatherRowsArgs& args) = 0;
   virtual void Combine(const CombineArgs& args) = 0;
   virtual void RunExperts(const ExpertFfnArgs& args) = 0;
   // What RunExperts needs for up to `pairs` pairs over experts in this shape.

@@ -1,12 +1,15 @@
 // A queue of work of its own on an accelerator's device, for those that move memory: copies, and what a transport's
-// library puts there through the vendor's handle. It runs beside the accelerator's queue and knows nothing of it.
+// library puts there through the vendor's handle. It runs beside the accelerator's queue and knows nothing of it but
+// the events that it is told to wait for.
 #ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_STREAM_H_
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_STREAM_H_
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "moe/kernels/accelerator/device_event.h"
 
 namespace conclave {
 
@@ -34,6 +37,14 @@ class DeviceStream {
   // Idle.
   virtual void CopyIn(void* device, const void* host, int64_t bytes) = 0;
   virtual void CopyOut(void* host, const void* device, int64_t bytes) = 0;
+  // Between device memory and device memory.
+  virtual void CopyWithin(void* to, const void* from, int64_t bytes) = 0;
+  // What is queued from now on starts after the work that `event` stands for; the host goes on.
+  virtual void WaitFor(const DeviceEvent& event) = 0;
+  // An event of the device. Errors say what it refused.
+  virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() = 0;
+  // `event`, of NewEvent, now stands for what has been queued here so far.
+  virtual void Record(DeviceEvent& event) = 0;
   // Whether all queued work has ended; never waits. INTERNAL or UNAVAILABLE: it failed, or the device is lost.
   virtual absl::StatusOr<bool> Idle() = 0;
 };

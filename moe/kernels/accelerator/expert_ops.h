@@ -21,6 +21,14 @@ struct CombineArgs {
   bool from_zero = false;
 };
 
+// to[r] = the `row_bytes` bytes at from[r]: rows for one message, or those of several replies in the routing's order.
+struct GatherRowsArgs {
+  const void* const* from = nullptr;  // [rows] addresses; pinned host memory, or the accelerator's own
+  void* to = nullptr;                 // [rows, row_bytes], overlaps no row
+  int64_t rows = 0;
+  int64_t row_bytes = 0;              // even
+};
+
 // How experts' matrices lie on the device: one layer's, `slots` of them.
 struct ExpertSlots {
   DeviceWeight gate_up;  // 2 * slots matrices [intermediate, hidden]: gate, then up, of each slot

@@ -1,9 +1,14 @@
 #include "moe/kernels/accelerator/host_accelerator.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "moe/kernels/accelerator/host_ops.h"
@@ -11,12 +16,101 @@
 namespace conclave {
 namespace {
 
+// What the accelerator, its streams and its events share; the last of them frees it.
+struct Shared {
+  explicit Shared(int64_t bytes) : memory_bytes(bytes) {}
+  ~Shared() {
+    for (const auto& [memory, bytes] : pieces) std::free(memory);
+  }
+
+  absl::StatusOr<void*> Allocate(int64_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (lost) return Lost();
+    if (allocated + bytes > memory_bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes on the device"));
+    }
+    void* memory = std::calloc(1, static_cast<size_t>(bytes > 0 ? bytes : 1));
+    if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
+    pieces[memory] = bytes;
+    allocated += bytes;
+    return memory;
+  }
+  void Free(void* memory) {
+    std::lock_guard<std::mutex> lock(mutex);
+    const auto entry = pieces.find(memory);
+    if (entry == pieces.end()) return;
+    allocated -= entry->second;
+    std::free(memory);
+    pieces.erase(entry);
+  }
+  // The accelerator's queue, as far as anybody has asked. The accelerator's thread's.
+  void Flush() {
+    for (; !queue.empty(); queue.pop_front()) {
+      if (!lost) queue.front()();
+    }
+  }
+  static absl::Status Lost() { return absl::UnavailableError("the device is lost: (host accelerator)"); }
+
+  const int64_t memory_bytes;
+  std::atomic<bool> lost{false};
+  std::mutex mutex;
+  std::map<void*, int64_t> pieces;  // guarded by mutex; device memory
+  int64_t allocated = 0;            // guarded by mutex
+  std::deque<std::function<void()>> queue;
+};
+
+// All that is queued counts, as on a device that is always ahead of whoever asks.
+class HostEvent final : public DeviceEvent {
+ public:
+  explicit HostEvent(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  void* native() const override { return nullptr; }
+  absl::StatusOr<bool> Done() const override {
+    if (const absl::Status waited = Wait(); !waited.ok()) return waited;
+    return true;
+  }
+  absl::Status Wait() const override {
+    shared_->Flush();
+    return shared_->lost ? Shared::Lost() : absl::OkStatus();
+  }
+
+ private:
+  const std::shared_ptr<Shared> shared_;
+};
+
+// Never behind: what it is asked to do is done when it returns.
+class HostStream final : public DeviceStream {
+ public:
+  explicit HostStream(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  void* native() const override { return nullptr; }
+  void MakeCurrent() override {}
+  absl::StatusOr<void*> Allocate(int64_t bytes) override { return shared_->Allocate(bytes); }
+  void Free(void* memory) override { shared_->Free(memory); }
+  absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
+    return std::calloc(1, static_cast<size_t>(bytes > 0 ? bytes : 1));
+  }
+  void FreeHost(void* memory) override { std::free(memory); }
+  bool Pinned(const void*) const override { return false; }
+  void CopyIn(void* device, const void* host, int64_t bytes) override { CopyWithin(device, host, bytes); }
+  void CopyOut(void* host, const void* device, int64_t bytes) override { CopyWithin(host, device, bytes); }
+  void CopyWithin(void* to, const void* from, int64_t bytes) override {
+    if (bytes > 0 && !shared_->lost) std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+  void WaitFor(const DeviceEvent& event) override { event.Wait().IgnoreError(); }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() override { return std::make_unique<HostEvent>(shared_); }
+  void Record(DeviceEvent&) override {}
+  absl::StatusOr<bool> Idle() override {
+    if (shared_->lost) return Shared::Lost();
+    return true;
+  }
+
+ private:
+  const std::shared_ptr<Shared> shared_;
+};
+
 class HostAcceleratorImpl final : public HostAccelerator {
  public:
-  explicit HostAcceleratorImpl(int64_t memory_bytes) : info_{"host", "this CPU", memory_bytes, memory_bytes} {}
-  ~HostAcceleratorImpl() override {
-    for (const auto& [memory, bytes] : device_) std::free(memory);
-  }
+  explicit HostAcceleratorImpl(int64_t memory_bytes)
+      : info_{"host", "this CPU", memory_bytes, memory_bytes}, shared_(std::make_shared<Shared>(memory_bytes)) {}
 
   const AcceleratorInfo& info() const override { return info_; }
   absl::Status Supports(Compute compute, const ExpertSlots&) const override {
@@ -25,31 +119,21 @@ class HostAcceleratorImpl final : public HostAccelerator {
   }
 
   absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() override {
-    return absl::UnimplementedError("the host accelerator has one queue");
+    return std::make_unique<HostStream>(shared_);
   }
 
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() override { return std::make_unique<HostEvent>(shared_); }
+  void Record(DeviceEvent&) override {}
+
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
-    if (lost_) return Lost();
+    if (shared_->lost) return Shared::Lost();
     return AcceleratorCeilings{1e9, 0, 0};  // nobody compares with this one
   }
 
-  absl::StatusOr<void*> Allocate(int64_t bytes) override {
-    if (lost_) return Lost();
-    if (allocated_ + bytes > info_.memory_total_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes on the device"));
-    }
-    void* memory = std::calloc(1, static_cast<size_t>(bytes > 0 ? bytes : 1));
-    if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
-    device_[memory] = bytes;
-    allocated_ += bytes;
-    return memory;
-  }
+  absl::StatusOr<void*> Allocate(int64_t bytes) override { return shared_->Allocate(bytes); }
   void Free(void* memory) override {
-    const auto entry = device_.find(memory);
-    if (entry == device_.end()) return;
-    allocated_ -= entry->second;
-    std::free(memory);
-    device_.erase(entry);
+    shared_->Flush();
+    shared_->Free(memory);
   }
   absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
     return std::calloc(1, static_cast<size_t>(bytes > 0 ? bytes : 1));
@@ -57,7 +141,10 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void FreeHost(void* memory) override { std::free(memory); }
   void CopyIn(void* device, const void* host, int64_t bytes) override { Copy(device, host, bytes); }
   void CopyOut(void* host, const void* device, int64_t bytes) override { Copy(host, device, bytes); }
-  absl::Status Synchronize() override { return lost_ ? Lost() : absl::OkStatus(); }
+  absl::Status Synchronize() override {
+    shared_->Flush();
+    return shared_->lost ? Shared::Lost() : absl::OkStatus();
+  }
 
   bool Replay(uint64_t key) override {
     const auto graph = graphs_.find(key);
@@ -87,34 +174,39 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void AddAndNormalise(const AddNormArgs& args) override { Run([args] { host_ops::AddAndNormalise(args); }); }
   void SelectExperts(const SelectArgs& args) override { Run([args] { host_ops::SelectExperts(args); }); }
   void DrawTokens(const DrawArgs& args) override { Run([args] { host_ops::DrawTokens(args); }); }
+  void GatherRows(const GatherRowsArgs& args) override { Run([args] { host_ops::GatherRows(args); }); }
   void Combine(const CombineArgs& args) override { Run([args] { host_ops::Combine(args); }); }
   void RunExperts(const ExpertFfnArgs& args) override { Run([args] { host_ops::RunExperts(args); }); }
   int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots&) const override { return 1; }
 
-  void Lose() override { lost_ = true; }
-  int64_t allocated_bytes() const override { return allocated_; }
+  void Lose() override { shared_->lost = true; }
+  int64_t allocated_bytes() const override {
+    std::lock_guard<std::mutex> lock(shared_->mutex);
+    return shared_->allocated;
+  }
+  void BeLazy() override { lazy_ = true; }
   const std::vector<uint64_t>& graph_keys() const override { return graph_keys_; }
 
  private:
   void Run(const std::function<void()>& operation) {
     if (recording_ != nullptr) {
       recording_->push_back(operation);
-    } else if (!lost_) {
+    } else if (lazy_) {
+      shared_->queue.push_back(operation);
+    } else if (!shared_->lost) {
       operation();
     }
   }
   void Copy(void* to, const void* from, int64_t bytes) {
     if (bytes > 0) Run([=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });  // nothing may come from nowhere
   }
-  static absl::Status Lost() { return absl::UnavailableError("the device is lost: (host accelerator)"); }
 
   AcceleratorInfo info_;
-  std::map<void*, int64_t> device_;
-  int64_t allocated_ = 0;
+  const std::shared_ptr<Shared> shared_;
   std::vector<uint64_t> graph_keys_;
   std::map<uint64_t, std::vector<std::function<void()>>> graphs_;
   std::vector<std::function<void()>>* recording_ = nullptr;  // in graphs_
-  bool lost_ = false;
+  bool lazy_ = false;
 };
 
 }  // namespace

@@ -19,6 +19,9 @@ class HostAccelerator : public Accelerator {
   // From now on everything fails as on a device that fell off its bus.
   virtual void Lose() = 0;
   virtual int64_t allocated_bytes() const = 0;
+  // From now on work waits until somebody must see it: Synchronize, an event that is asked or waited for. What is taken
+  // from the device without that is what was there before.
+  virtual void BeLazy() = 0;
   // Under which keys graphs were recorded, in order.
   virtual const std::vector<uint64_t>& graph_keys() const = 0;
 };

@@ -281,7 +281,13 @@ void AddAndNormalise(const AddNormArgs& args) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     norm.out = dtype == DType::kF32 ? args.out : args.rounded;
     norm.out_dtype = dtype;
-    if (norm.out != nullptr) RmsNorm(norm);
+    if (norm.out == nullptr) continue;
+    RmsNorm(norm);
+    for (int64_t i = 0; i < norm.rows * norm.cols; ++i) {
+      if (std::isfinite(LoadAsFloat(norm.out, dtype, i))) continue;
+      int32_t& fault = args.add.fault_layer[i / norm.cols];
+      fault = std::min(fault, args.add.layer);
+    }
   }
 }
 
@@ -307,6 +313,13 @@ void SelectExperts(const SelectArgs& args) {
       args.weights_out[r * args.top_k + k] =
           scores[best[k]] / (args.normalise ? chosen + 1e-20f : 1.0f) * args.scaling;
     }
+  }
+}
+
+void GatherRows(const GatherRowsArgs& args) {
+  for (int64_t row = 0; row < args.rows; ++row) {
+    std::memcpy(static_cast<std::byte*>(args.to) + row * args.row_bytes, args.from[row],
+                static_cast<size_t>(args.row_bytes));
   }
 }
 

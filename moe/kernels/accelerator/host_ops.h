@@ -23,6 +23,7 @@ void AddToResidual(const AddArgs& args);
 void AddAndNormalise(const AddNormArgs& args);
 void SelectExperts(const SelectArgs& args);
 void DrawTokens(const DrawArgs& args);
+void GatherRows(const GatherRowsArgs& args);
 void Combine(const CombineArgs& args);
 void RunExperts(const ExpertFfnArgs& args);
 

@@ -100,7 +100,8 @@ struct AddArgs {
   int64_t rows = 0, cols = 0;
   int32_t layer = 0;
 };
-// The sum, and the RMS norm of each of its rows: out[r, i] = acc[r, i] · weight[i] / sqrt(mean(acc[r]²) + eps).
+// The sum, and the RMS norm of each of its rows: out[r, i] = acc[r, i] · weight[i] / sqrt(mean(acc[r]²) + eps). A norm
+// that is not finite, once rounded where it is, is a fault as a sum is.
 struct AddNormArgs {
   AddArgs add;
   const float* weight = nullptr;  // [cols]

@@ -45,6 +45,12 @@ class CudaAccelerator final : public Accelerator {
 
   absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() override { return NewCudaStream(ordinal_); }
 
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() override { return NewCudaEvent(ordinal_); }
+  void Record(DeviceEvent& event) override {
+    Use();
+    Note(cudaEventRecord(static_cast<cudaEvent_t>(event.native()), stream_), "event");
+  }
+
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
     Use();
     AcceleratorCeilings ceilings;
@@ -148,6 +154,7 @@ class CudaAccelerator final : public Accelerator {
   }
   void SelectExperts(const SelectArgs& args) override { Queue("gate", [&] { cuda::SelectExperts(args, stream_); }); }
   void DrawTokens(const DrawArgs& args) override { Queue("draw", [&] { cuda::DrawTokens(args, stream_); }); }
+  void GatherRows(const GatherRowsArgs& args) override { Queue("gather", [&] { cuda::GatherRows(args, stream_); }); }
   void Combine(const CombineArgs& args) override { Queue("combine", [&] { cuda::Combine(args, stream_); }); }
   void RunExperts(const ExpertFfnArgs& args) override {
     Queue("experts", [&] {

@@ -6,6 +6,35 @@
 namespace conclave::cuda {
 namespace {
 
+class CudaEvent final : public DeviceEvent {
+ public:
+  CudaEvent(int ordinal, cudaEvent_t event) : ordinal_(ordinal), event_(event) {}
+  ~CudaEvent() override {
+    cudaSetDevice(ordinal_);
+    cudaEventDestroy(event_);
+  }
+  void* native() const override { return event_; }
+  absl::StatusOr<bool> Done() const override {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state == cudaSuccess) return true;
+    if (state == cudaErrorNotReady) return false;
+    return Failed(state);
+  }
+  absl::Status Wait() const override {
+    const cudaError_t state = cudaEventSynchronize(event_);
+    return state == cudaSuccess ? absl::OkStatus() : Failed(state);
+  }
+
+ private:
+  static absl::Status Failed(cudaError_t error) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat("waiting for the device: ", cudaGetErrorString(error)));
+  }
+
+  const int ordinal_;
+  const cudaEvent_t event_;
+};
+
 class CudaStream final : public DeviceStream {
  public:
   CudaStream(int ordinal, cudaStream_t stream) : ordinal_(ordinal), stream_(stream) {}
@@ -59,6 +88,19 @@ class CudaStream final : public DeviceStream {
     MakeCurrent();
     if (bytes > 0) Note(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
   }
+  void CopyWithin(void* to, const void* from, int64_t bytes) override {
+    MakeCurrent();
+    if (bytes > 0) Note(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_));
+  }
+  void WaitFor(const DeviceEvent& event) override {
+    MakeCurrent();
+    Note(cudaStreamWaitEvent(stream_, static_cast<cudaEvent_t>(event.native()), 0));
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() override { return NewCudaEvent(ordinal_); }
+  void Record(DeviceEvent& event) override {
+    MakeCurrent();
+    Note(cudaEventRecord(static_cast<cudaEvent_t>(event.native()), stream_));
+  }
   absl::StatusOr<bool> Idle() override {
     MakeCurrent();
     const cudaError_t state = cudaStreamQuery(stream_);
@@ -80,6 +122,15 @@ class CudaStream final : public DeviceStream {
 };
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceEvent>> NewCudaEvent(int ordinal) {
+  cudaEvent_t event = nullptr;
+  cudaError_t error = cudaSetDevice(ordinal);
+  if (error == cudaSuccess) error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (error == cudaSuccess) return std::make_unique<CudaEvent>(ordinal, event);
+  cudaGetLastError();
+  return absl::InternalError(absl::StrCat("no event on GPU ", ordinal, ": ", cudaGetErrorString(error)));
+}
 
 absl::StatusOr<std::unique_ptr<DeviceStream>> NewCudaStream(int ordinal) {
   cudaStream_t stream = nullptr;

@@ -23,6 +23,10 @@ __global__ void __launch_bounds__(kThreads) NormKernel(NormArgs args) {
   }
 }
 
+__device__ __forceinline__ bool StaysFinite(float value, bool rounded) {
+  return isfinite(rounded ? __bfloat162float(__float2bfloat16_rn(value)) : value);
+}
+
 // The row's sum stays in shared memory for its norm.
 __global__ void __launch_bounds__(kThreads) AddNormKernel(AddNormArgs args) {
   FollowKernelsBefore();
@@ -39,11 +43,14 @@ __global__ void __launch_bounds__(kThreads) AddNormKernel(AddNormArgs args) {
   }
   if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
   const float factor = 1.0f / sqrtf(BlockSum(squares, scratch) / static_cast<float>(cols) + args.eps);
+  finite = true;
   for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
     const float value = sums[i] * factor * args.weight[i];
     if (args.out != nullptr) args.out[base + i] = value;
     if (args.rounded != nullptr) static_cast<__nv_bfloat16*>(args.rounded)[base + i] = __float2bfloat16_rn(value);
+    finite = finite && StaysFinite(value, args.rounded != nullptr);
   }
+  if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
 }
 
 // A thread's columns: four neighbours of every 1024.
@@ -128,11 +135,16 @@ __global__ void __launch_bounds__(kFourThreads) AddNormFourKernel(AddNormArgs ar
   });
   if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
   const float factor = fours.NormFactor(cols, args.eps);
+  finite = true;
   Fours::ForEach(cols, [&](int i, int four) {
     const float4 value = fours.Scaled(i, factor, weight[four]);
     if (args.out != nullptr) reinterpret_cast<float4*>(args.out)[base + four] = value;
     if (args.rounded != nullptr) static_cast<uint2*>(args.rounded)[base + four] = Rounded(value);
+    const bool rounded = args.rounded != nullptr;
+    finite = finite && StaysFinite(value.x, rounded) && StaysFinite(value.y, rounded) && StaysFinite(value.z, rounded) &&
+             StaysFinite(value.w, rounded);
   });
+  if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
 }
 
 bool InFours(int64_t cols, std::initializer_list<int64_t> strides, std::initializer_list<const void*> pointers) {

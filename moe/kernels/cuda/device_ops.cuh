@@ -30,6 +30,7 @@ void AddToResidual(const AddArgs& args, cudaStream_t stream);
 void DrawTokens(const DrawArgs& args, cudaStream_t stream);
 void AddAndNormalise(const AddNormArgs& args, cudaStream_t stream);
 void SelectExperts(const SelectArgs& args, cudaStream_t stream);
+void GatherRows(const GatherRowsArgs& args, cudaStream_t stream);
 void Combine(const CombineArgs& args, cudaStream_t stream);
 
 // Any product, in float32.

@@ -189,6 +189,17 @@ __global__ void CombineKernel(CombineArgs args) {
   args.acc[index] = sum;
 }
 
+// A block for each row; `Piece` is as much as a thread copies at once.
+template <typename Piece>
+__global__ void __launch_bounds__(kThreads) GatherRowsKernel(GatherRowsArgs args) {
+  FollowKernelsBefore();
+  const int64_t row = blockIdx.x, pieces = args.row_bytes / static_cast<int64_t>(sizeof(Piece));
+  const auto* const from = static_cast<const Piece*>(args.from[row]);
+  Piece* const to = static_cast<Piece*>(args.to) + row * pieces;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < pieces; i += kThreads) to[i] = from[i];
+}
+
 }  // namespace
 
 void Embed(const EmbedArgs& args, cudaStream_t stream) {
@@ -226,6 +237,13 @@ void AddToResidual(const AddArgs& args, cudaStream_t stream) {
     return;
   }
   LaunchOverlapped(AddKernel, dim3(Blocks(args.rows * args.cols)), kThreads, 0, stream, args);
+}
+
+// Rows lie at multiples of their length from where memory begins, which is aligned.
+void GatherRows(const GatherRowsArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return;
+  const auto kernel = args.row_bytes % sizeof(uint4) == 0 ? GatherRowsKernel<uint4> : GatherRowsKernel<uint16_t>;
+  LaunchOverlapped(kernel, dim3(static_cast<unsigned>(args.rows)), kThreads, 0, stream, args);
 }
 
 void Combine(const CombineArgs& args, cudaStream_t stream) {

@@ -47,6 +47,14 @@ std::map<std::string, std::shared_ptr<Group>>& Groups() {
   return *groups;
 }
 
+class Event final : public DeviceEvent {
+ public:
+  void* native() const override { return nullptr; }
+  absl::StatusOr<bool> Done() const override { return done; }
+  absl::Status Wait() const override { return absl::OkStatus(); }  // there is no thread that could go on meanwhile
+  bool done = true;
+};
+
 // Work in order; each piece is asked again and again until it says that it has ended.
 class Stream final : public DeviceStream {
  public:
@@ -77,6 +85,19 @@ class Stream final : public DeviceStream {
   }
   void CopyIn(void* device, const void* host, int64_t bytes) override { Copy(device, host, bytes); }
   void CopyOut(void* host, const void* device, int64_t bytes) override { Copy(host, device, bytes); }
+  void CopyWithin(void* to, const void* from, int64_t bytes) override { Copy(to, from, bytes); }
+  void WaitFor(const DeviceEvent& event) override {
+    Put([&event] {
+      const absl::StatusOr<bool> done = event.Done();
+      return !done.ok() || *done;
+    });
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() override { return std::make_unique<Event>(); }
+  void Record(DeviceEvent& event) override {
+    auto* const place = static_cast<Event*>(&event);
+    place->done = false;
+    Put([place] { return place->done = true; });
+  }
   absl::StatusOr<bool> Idle() override {
     while (!work_.empty() && work_.front()()) work_.pop_front();
     return work_.empty();
