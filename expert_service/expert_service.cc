@@ -61,7 +61,7 @@ void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("nccl-address", &nccl_address,
             "numeric host:port where routers on GPUs connect for activations over NCCL, port 0 picks one; empty: none");
   flags.Add("nccl-routers", &nccl_routers,
-            "attention services whose rows over NCCL --gpu-memory is to have room for");
+            "attention services that may connect over NCCL; --gpu-memory has room for the rows of so many");
   flags.Add("load", &load, "bring all weights into memory before saying ready");
   flags.AddBytes("expert-memory", &expert_bytes_max,
                  "stored bytes of the experts held, those taken over from dead shards included; 0: no limit");
@@ -123,6 +123,7 @@ absl::StatusOr<std::unique_ptr<NcclExpertServer>> StartNccl(const ExpertServiceO
   nccl.new_stream = [&accelerator] { return accelerator.NewStream(); };
   nccl.gpu = accelerator.info().uuid;
   nccl.address = options.nccl_address;
+  nccl.routers_max = options.nccl_routers;
   nccl.gate = &gate;
   return NcclExpertServer::Start(nccl);
 }

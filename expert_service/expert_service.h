@@ -26,7 +26,7 @@ struct ExpertServiceOptions {
   bool per_expert_metrics = false;
   std::string ucx_address;       // numeric host:port where routers connect for UCX; empty: none
   std::string nccl_address;      // the same for NCCL
-  int nccl_routers = 1;          // for how many routers' rows over NCCL the device's memory is planned
+  int nccl_routers = 1;          // that may connect over NCCL; the device's memory is planned for their rows
   bool load = true;              // bring all weights into memory before saying ready
   HubEnvironment hub;            // read by main
 

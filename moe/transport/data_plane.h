@@ -24,6 +24,7 @@ struct DataPlaneRequest {
   // Of those who ask for NCCL: the version they have, and their GPU's own name. 0: NCCL is not meant.
   int nccl_version = 0;
   std::string gpu;
+  uint64_t instance = 0;  // a number that no other process has, for as long as it lives; 0: not said
 };
 
 // What a shard hands out. Good for one connection, made soon.

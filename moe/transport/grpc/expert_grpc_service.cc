@@ -153,6 +153,7 @@ class Service final : public v1::ExpertService::Service {
     asked.placement_epoch = request->placement_epoch();
     asked.nccl_version = static_cast<int>(std::min(request->nccl_version(), uint32_t{INT32_MAX}));
     asked.gpu = request->gpu();
+    asked.instance = request->instance();
     const absl::StatusOr<DataPlaneOffer> offer = data_plane->Connect(asked);
     if (!offer.ok()) return ToGrpc(offer.status());
     response->set_wire_version(offer->version);

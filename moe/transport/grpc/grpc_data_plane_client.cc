@@ -60,6 +60,7 @@ class Client final : public DataPlaneClient {
     message.set_placement_epoch(request.placement_epoch);
     message.set_nccl_version(static_cast<uint32_t>(request.nccl_version));
     message.set_gpu(request.gpu);
+    message.set_instance(request.instance);
     question->nccl = request.nccl_version > 0;
     question->reader = stubs_[Value(shard)]->AsyncConnect(&question->context, message, &queue_);
     question->reader->Finish(&question->response, &question->status, question.get());

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -70,9 +71,13 @@ class Server final : public NcclExpertServer {
     if (handler == nullptr) return absl::UnavailableError("the shard is not ready");
     ASSIGN_OR_RETURN(DataPlaneOffer offer, AdmitRouter(request, handler->Describe(), Carrier::kNccl, gate_, tokens_,
                                                        [&] { return Fits(request); }));
-    ASSIGN_OR_RETURN(const NcclId id, NewId(offer.connection));
+    const absl::StatusOr<NcclId> id = NewId(offer.connection, request.instance);
+    if (!id.ok()) {
+      gate_.Refuse(Carrier::kNccl, Refusal::kOverload, Peer{request.peer, ""}, id.status().message());
+      return id.status();
+    }
     offer.address = address_;
-    offer.nccl_id.assign(id.bytes, sizeof(id.bytes));
+    offer.nccl_id.assign(id->bytes, sizeof(id->bytes));
     return offer;
   }
 
@@ -87,7 +92,8 @@ class Server final : public NcclExpertServer {
  private:
   struct IdForOne {
     NcclId id = {};
-    absl::Time expires;  // its token
+    absl::Time expires;   // its token
+    uint64_t router = 0;  // whom the token is for
   };
   absl::Status Fits(const DataPlaneRequest& request) const {
     const int here = options_.api->version;
@@ -104,11 +110,28 @@ class Server final : public NcclExpertServer {
     return absl::OkStatus();
   }
 
-  // For the connection. RESOURCE_EXHAUSTED: too many are unused.
-  absl::StatusOr<NcclId> NewId(uint64_t connection) {
+  // Whether `router` has a place, or one is left. REQUIRES: mutex_ held
+  absl::Status FindPlace(uint64_t router, absl::Time now) const {
+    std::set<uint64_t> others;
+    for (const auto& [connection, id] : ids_) {
+      if (id.expires >= now) others.insert(id.router);
+    }
+    for (const auto& [connection, joined] : joined_) others.insert(joined);
+    others.erase(router);
+    if (static_cast<int>(others.size()) < options_.routers_max) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this shard has memory for the rows of ", options_.routers_max,
+                     " attention service", options_.routers_max == 1 ? "" : "s",
+                     " over NCCL, and as many have connected: start it with a larger --nccl-routers"));
+  }
+
+  // For the connection of the router with that instance. RESOURCE_EXHAUSTED: there is no place for it, or too many ids
+  // are unused.
+  absl::StatusOr<NcclId> NewId(uint64_t connection, uint64_t instance) {
     std::lock_guard<std::mutex> lock(mutex_);
     const absl::Time now = options_.clock->Now();
-    IdForOne fresh{{}, now + TokenBook::kTokenLife};
+    IdForOne fresh{{}, now + TokenBook::kTokenLife, instance != 0 ? instance : connection};
+    RETURN_IF_ERROR(FindPlace(fresh.router, now));
     if (const auto oldest = ids_.begin(); oldest != ids_.end() && oldest->second.expires < now) {
       fresh.id = oldest->second.id;
       ids_.erase(oldest);
@@ -127,6 +150,7 @@ class Server final : public NcclExpertServer {
     const auto found = ids_.find(connection);
     if (found == ids_.end()) return absl::UnauthenticatedError("the token is too old");
     const NcclId id = found->second.id;
+    joined_[connection] = found->second.router;
     ids_.erase(found);
     return id;
   }
@@ -243,6 +267,10 @@ class Server final : public NcclExpertServer {
     if (offence.hostile) gate_.Offend(Carrier::kNccl, offence.kind, peer.peer(), offence.why.message());
     LogInfo(absl::StrCat("nccl: ", peer.peer().Who(), " is gone: ", std::string(offence.why.message())));
     reaper_.Take(peer.TakePair());
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      joined_.erase(peer.connection());
+    }
     peers_.erase(peers_.begin() + static_cast<int64_t>(index));
   }
 
@@ -264,7 +292,8 @@ class Server final : public NcclExpertServer {
   std::mutex mutex_;
   std::condition_variable drained_cv_;
   std::atomic<bool> drained_{false};  // written under mutex_
-  std::map<uint64_t, IdForOne> ids_;  // guarded by mutex_; by connection, which count up
+  std::map<uint64_t, IdForOne> ids_;     // guarded by mutex_; by connection, which count up
+  std::map<uint64_t, uint64_t> joined_;  // guarded by mutex_; by connection, the router that has it
 
   const int wake_;
   int listener_ = -1;

@@ -22,6 +22,7 @@ struct NcclExpertServerOptions {
   StreamFactory new_stream;             // required; called by the server's thread
   std::string gpu;                      // the device's own name, AcceleratorInfo::uuid
   std::string address = "127.0.0.1:0";  // where routers connect with call headers: numeric, port 0 picks one
+  int routers_max = 256;  // that may be connected at a time: for so many there is memory
   PeerGate* gate = nullptr;      // shared with what else the shard listens on, and outlives the server; null: its own
   Clock* clock = Clock::Real();  // of tokens, and of its own gate
   absl::Duration join_timeout = absl::Seconds(15);  // from a router's greeting to its first call being possible

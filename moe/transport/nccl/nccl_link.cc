@@ -40,6 +40,7 @@ void NcclLink::Ask(absl::Time now) {
   request.placement_epoch = options_.placement_epoch;
   request.nccl_version = options_.api->version;
   request.gpu = options_.gpu;
+  request.instance = options_.instance;
   control_.Ask(shard_, request);
   Enter(State::kAsking, now + options_.connect_timeout);
 }

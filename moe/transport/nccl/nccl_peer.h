@@ -55,6 +55,7 @@ class NcclPeer {
   absl::Time give_up_at() const { return give_up_at_; }
   const Lane& lane() const { return lane_; }
   const Peer& peer() const { return peer_; }
+  uint64_t connection() const { return connection_; }  // 0: it has not been welcomed
   std::unique_ptr<NcclPair> TakePair() { return std::move(pair_); }
 
  private:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -20,10 +21,16 @@ namespace {
 // How long a call's reply is looked for without sleeping: a shard's small call is over before a thread has woken up.
 constexpr absl::Duration kSpin = absl::Microseconds(200);
 
+NcclTransportOptions WithInstance(NcclTransportOptions options) {
+  std::random_device device;
+  while (options.instance == 0) options.instance = uint64_t{device()} << 32 | device();
+  return options;
+}
+
 class Impl final : public NcclTransport {
  public:
   Impl(int shards, std::unique_ptr<DataPlaneClient> control, const NcclTransportOptions& options)
-      : options_(options), control_(std::move(control)), waiting_(shards) {
+      : options_(WithInstance(options)), control_(std::move(control)), waiting_(shards) {
     for (int i = 0; i < shards; ++i) {
       links_.push_back(std::make_unique<NcclLink>(ShardId{i}, options_, *control_, reaper_,
                                                   [this](uint64_t call_id, const absl::Status& status,

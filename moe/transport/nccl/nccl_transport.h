@@ -34,6 +34,7 @@ struct NcclTransportOptions {
   StreamFactory new_stream;      // required
   std::string gpu;               // the device's own name, AcceleratorInfo::uuid
   std::string name = "router";   // stands in the shards' logs
+  uint64_t instance = 0;         // DataPlaneRequest::instance; 0: a random one
   // What shards must serve; a shard refuses the connection where it differs. Empty or 0: not checked.
   std::string model_fingerprint;
   std::string numeric_profile;  // leave empty to allow mixed numerics

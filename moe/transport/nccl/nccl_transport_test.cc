@@ -433,6 +433,46 @@ TEST_F(NcclFaultTest, StrangersAreCutOffAndRoutersServedOn) {
   EXPECT_EQ(fake_nccl::communicators(), 2);
 }
 
+TEST_F(NcclFaultTest, ARouterBeyondThoseThatThereIsMemoryForIsRefusedUntilOneHasGone) {
+  FakeClock clock;
+  server_options_.routers_max = 1;
+  server_options_.clock = &clock;
+  options_.instance = 1;
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  const auto connect = [&](uint64_t instance) {
+    DataPlaneRequest request;
+    request.peer = "router";  // every router's name, where nobody gives them others
+    request.version_min = request.version_max = 1;
+    request.nccl_version = api_.version;
+    request.instance = instance;
+    return server_->Connect(request).status();
+  };
+  const absl::Status refused = connect(2);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("1 attention service over NCCL"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--nccl-routers"));
+  // The one that is there connects anew: once while its place still stands, and once it has broken.
+  EXPECT_TRUE(connect(options_.instance).ok());
+  fake_nccl::MovesStall();
+  EXPECT_FALSE(Ask().ok());
+  fake_nccl::Reset();
+  EXPECT_TRUE(AskUntilAnswered().ok());
+  EXPECT_FALSE(connect(2).ok());
+  // It goes, and its token that was never used runs out: another may come.
+  transport_.reset();
+  clock.Advance(absl::Seconds(11));
+  absl::Status admitted;
+  for (const absl::Time until = absl::Now() + absl::Seconds(10); absl::Now() < until;) {
+    if (admitted = connect(2); admitted.ok()) break;
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_TRUE(admitted.ok()) << admitted;
+  EXPECT_FALSE(connect(options_.instance).ok());
+  EXPECT_TRUE(connect(2).ok());
+  Stop();
+}
+
 TEST_F(NcclFaultTest, IdsThatNobodyUsesDoNotPileUp) {
   FakeClock clock;
   server_options_.clock = &clock;
