@@ -1,12 +1,12 @@
 // `conclave bench-kernels`: what the kernels of this CPU reach, beside what its memory and its dot products could; with
 // --device those of a GPU.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/bench_device_kernels.h"
 #include "cli/command.h"
+#include "cli/memory_reads.h"
 #include "moe/base/cpus.h"
 #include "moe/base/json_writer.h"
 #include "moe/base/quantile.h"
@@ -27,7 +28,6 @@
 namespace conclave {
 namespace {
 
-constexpr int64_t kPoolBytes = int64_t{768} << 20;  // more than the caches that a small machine may call its own
 constexpr int64_t kDotRounds = 200000;
 
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -46,9 +46,6 @@ std::vector<double> TimesOf(double budget, absl::FunctionRef<void()> call) {
   return times;
 }
 
-// What a kernel takes is a median; a ceiling is the best that was seen.
-double Shortest(const std::vector<double>& times) { return times.front(); }
-
 // How weights are stored.
 struct Format {
   const char* name;
@@ -66,8 +63,8 @@ constexpr Format kFormats[] = {
 struct Shape {
   int64_t rows, columns, depth;
 };
-constexpr Shape kShapes[] = {{1, 1024, 512},   {1, 4096, 2048},   {4, 4096, 2048},
-                             {16, 4096, 2048}, {256, 2048, 2048}, {256, 2048, 7168}};
+constexpr Shape kShapes[] = {{1, 1024, 512},   {1, 4096, 2048},  {4, 4096, 2048},   {8, 4096, 2048},
+                             {16, 4096, 2048}, {32, 4096, 2048}, {256, 2048, 2048}, {256, 2048, 7168}};
 
 // Latent attention of one row over a float32 cache: a small model's, DeepSeek-V2-Lite's, DeepSeek-V3's.
 struct AttentionShape {
@@ -82,57 +79,30 @@ struct Figure {
   std::string isa, compute, weights;
   Shape shape{};
   double microseconds = 0, gigabytes_per_second = 0, gigaflops = 0;
+  double reads = 0;                  // GB/s of plain reads in between
   double of_reads = 0, of_dots = 0;  // shares of the ceilings
 };
 
 class Bench {
  public:
   Bench(ThreadPool& threads, double budget_seconds)
-      : threads_(threads), budget_(budget_seconds), pool_(kPoolBytes), scales_(int64_t{1} << 20, 0x38) {
-    // Bytes whose every reading is a small finite number: 0x3c is 1.5 as e4m3, 0.0117 as bfloat16, about 1 as float16.
-    for (int64_t i = 0; i < kPoolBytes; ++i) {
-      pool_[static_cast<size_t>(i)] = static_cast<uint8_t>(0x38 + (i * 2654435761u >> 13) % 6);
-    }
-  }
+      : threads_(threads), budget_(budget_seconds), memory_(threads), scales_(int64_t{1} << 20, 0x38) {}
 
-  // Reads all of the pool. Four streams at once keep more lines under way than one does.
-  double ReadGigabytesPerSecond() {
-    typedef uint64_t Wide __attribute__((vector_size(16)));
-    constexpr int64_t kPiece = 1 << 20, kStream = kPiece / 4 / 16, kAhead = 64;  // the latter two in vectors
-    std::atomic<uint64_t> sink{0};
-    const double seconds = Shortest(TimesOf(3 * budget_, [&] {
-      threads_.ParallelFor(kPoolBytes / kPiece, 16, [&](int64_t begin, int64_t end) {
-        Wide sums[4] = {};
-        for (int64_t piece = begin; piece < end; ++piece) {
-          const auto* data = reinterpret_cast<const Wide*>(pool_.data() + piece * kPiece);
-          for (int64_t i = 0; i < kStream; i += 4) {
-            for (int stream = 0; stream < 4; ++stream) {
-              const Wide* line = data + stream * kStream + i;
-              __builtin_prefetch(line + kAhead);
-              for (int j = 0; j < 4; ++j) sums[j] ^= line[j];
-            }
-          }
-        }
-        const Wide sum = sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
-        sink.fetch_xor(sum[0] ^ sum[1], std::memory_order_relaxed);
-      });
-    }));
-    return kPoolBytes / seconds * 1e-9;
-  }
+  double ReadGigabytesPerSecond() { return memory_.Measure(3 * budget_); }
 
   double DotGigaflops(const Kernels& kernels) {
     std::vector<double> done(static_cast<size_t>(threads_.threads()));
-    const double seconds = Shortest(TimesOf(budget_, [&] {
+    const double seconds = TimesOf(budget_, [&] {
       threads_.ParallelFor(threads_.threads(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) done[static_cast<size_t>(i)] = RunDotProducts(kernels, kDotRounds);
       });
-    }));
+    }).front();  // a ceiling is the best that was seen
     double operations = 0;
     for (const double part : done) operations += part;
     return operations / seconds * 1e-9;
   }
 
-  Figure Linear(const Kernels& kernels, const Format& format, const Shape& shape, double reads, double dots) {
+  Figure Linear(const Kernels& kernels, const Format& format, const Shape& shape, double dots) {
     MatBuffer floats(DType::kF32, shape.rows, shape.depth), halves(DType::kBF16, shape.rows, shape.depth);
     for (int64_t i = 0; i < shape.rows * shape.depth; ++i) {
       floats.view().Row<float>(0)[i] = static_cast<float>((i * 37 + 11) % 101 - 50) * 0.01f;
@@ -144,16 +114,13 @@ class Bench {
     MatBuffer packed(DType::kU8, 1, kernels.packed_bytes(shape.rows, shape.depth));
     const int64_t bytes = shape.columns * shape.depth * SizeOf(format.dtype) / format.columns_a_byte;
     int64_t offset = 0;  // each call reads other weights, as decoding does
-    const double seconds =
-        Quantile(TimesOf(budget_,
-                         [&] {
-                           RunPacked(kernels, x, Weight(format, shape, offset), packed.view().data, y.view());
-                           offset += bytes;
-                           if (offset + bytes > kPoolBytes) offset = 0;
-                         }),
-                 0.5);
+    const Medians medians = Alternate([&] {
+      RunPacked(kernels, x, Weight(format, shape, offset), packed.view().data, y.view());
+      offset += bytes;
+      if (offset + bytes > MemoryReads::kPoolBytes) offset = 0;
+    });
     const double operations = 2.0 * static_cast<double>(shape.rows * shape.columns * shape.depth);
-    return Describe(kernels, format.name, shape, seconds, bytes, operations, reads, dots);
+    return Describe(kernels, format.name, shape, medians, bytes, operations, dots);
   }
 
   // As models do it: rows are packed once for all threads.
@@ -169,59 +136,80 @@ class Bench {
 
   // Groups of heads side by side, as many as there are threads. Its products are float32's in every profile, so that
   // `dots` is float32's ceiling. The cache is counted once.
-  Figure Attention(const Kernels& kernels, const AttentionShape& shape, double reads, double dots) {
+  Figure Attention(const Kernels& kernels, const AttentionShape& shape, double dots) {
     const int64_t width = shape.latent + shape.rope;
     const int64_t page_bytes = kPageTokens * width * 4, pages_each = shape.tokens / kPageTokens;
     const int64_t groups = std::min<int64_t>(threads_.threads(), shape.heads);
-    std::vector<const void*> pages(static_cast<size_t>(kPoolBytes / page_bytes));
-    for (size_t i = 0; i < pages.size(); ++i) pages[i] = pool_.data() + static_cast<int64_t>(i) * page_bytes;
+    std::vector<const void*> pages(static_cast<size_t>(MemoryReads::kPoolBytes / page_bytes));
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = memory_.pool() + static_cast<int64_t>(i) * page_bytes;
     MatBuffer query(DType::kF32, shape.heads, width), out(DType::kF32, shape.heads, shape.latent);
     MatBuffer scratch(DType::kF32, groups, MlaScratchFloats(shape.heads, shape.latent, shape.rope));
     for (int64_t i = 0; i < shape.heads * width; ++i) query.view().Row<float>(0)[i] = static_cast<float>(i % 7) * 0.01f;
     int64_t first_page = 0;  // each call reads another cache, as layers do
-    const double seconds = Quantile(TimesOf(budget_,
-                                            [&] {
-                                              threads_.ParallelFor(groups, 1, [&](int64_t group, int64_t) {
-                                                const int64_t begin = shape.heads * group / groups,
-                                                              end = shape.heads * (group + 1) / groups;
-                                                MlaAttentionArgs args;
-                                                args.query = query.view().Row<float>(begin);
-                                                args.query_stride = width;
-                                                args.pages = pages.data() + first_page;
-                                                args.cache_dtype = DType::kF32;
-                                                args.page_tokens = kPageTokens;
-                                                args.tokens = shape.tokens;
-                                                args.heads = static_cast<int>(end - begin);
-                                                args.latent = shape.latent;
-                                                args.rope = shape.rope;
-                                                args.scale = 0.1f;
-                                                args.out = out.view().Row<float>(begin);
-                                                args.out_stride = shape.latent;
-                                                args.scratch = scratch.view().Row<float>(group);
-                                                kernels.mla_attention(args);
-                                              });
-                                              first_page += pages_each;
-                                              if (first_page + pages_each > static_cast<int64_t>(pages.size()))
-                                                first_page = 0;
-                                            }),
-                                    0.5);
+    const Medians medians = Alternate([&] {
+      threads_.ParallelFor(groups, 1, [&](int64_t group, int64_t) {
+        const int64_t begin = shape.heads * group / groups, end = shape.heads * (group + 1) / groups;
+        MlaAttentionArgs args;
+        args.query = query.view().Row<float>(begin);
+        args.query_stride = width;
+        args.pages = pages.data() + first_page;
+        args.cache_dtype = DType::kF32;
+        args.page_tokens = kPageTokens;
+        args.tokens = shape.tokens;
+        args.heads = static_cast<int>(end - begin);
+        args.latent = shape.latent;
+        args.rope = shape.rope;
+        args.scale = 0.1f;
+        args.out = out.view().Row<float>(begin);
+        args.out_stride = shape.latent;
+        args.scratch = scratch.view().Row<float>(group);
+        kernels.mla_attention(args);
+      });
+      first_page += pages_each;
+      if (first_page + pages_each > static_cast<int64_t>(pages.size())) first_page = 0;
+    });
     const double operations = 2.0 * static_cast<double>(shape.heads * shape.tokens * (width + shape.latent));
-    return Describe(kernels, "mla", {shape.heads, shape.tokens, width}, seconds, pages_each * page_bytes, operations,
-                    reads, dots);
+    return Describe(kernels, "mla", {shape.heads, shape.tokens, width}, medians, pages_each * page_bytes, operations,
+                    dots);
   }
 
  private:
-  static Figure Describe(const Kernels& kernels, const char* weights, const Shape& shape, double seconds, int64_t bytes,
-                         double operations, double reads, double dots) {
+  struct Medians {
+    double seconds;  // of a call
+    double reads;    // GB/s
+  };
+
+  // Calls and plain reads in turn, some milliseconds each, so that what else the machine does meets both. At least five
+  // of each, and as many as the budget holds.
+  Medians Alternate(absl::FunctionRef<void()> call) {
+    std::vector<double> times, reads;
+    const double begin = Seconds();
+    call();
+    while (reads.size() < 5 || (Seconds() - begin < budget_ && times.size() < 100000)) {
+      const double reads_begin = Seconds();
+      reads.push_back(memory_.ReadOn());
+      const double calls_begin = Seconds(), calls_end = 2 * calls_begin - reads_begin;
+      for (double now = calls_begin; now < calls_end;) {
+        call();
+        const double then = Seconds();
+        times.push_back(then - std::exchange(now, then));
+      }
+    }
+    return {MedianOf(std::move(times)), MedianOf(std::move(reads))};
+  }
+
+  static Figure Describe(const Kernels& kernels, const char* weights, const Shape& shape, const Medians& medians,
+                         int64_t bytes, double operations, double dots) {
     Figure figure;
     figure.isa = std::string(kernels.isa);
     figure.compute = std::string(Name(kernels.compute));
     figure.weights = weights;
     figure.shape = shape;
-    figure.microseconds = seconds * 1e6;
-    figure.gigabytes_per_second = static_cast<double>(bytes) / seconds * 1e-9;
-    figure.gigaflops = operations / seconds * 1e-9;
-    figure.of_reads = figure.gigabytes_per_second / reads;
+    figure.microseconds = medians.seconds * 1e6;
+    figure.gigabytes_per_second = static_cast<double>(bytes) / medians.seconds * 1e-9;
+    figure.gigaflops = operations / medians.seconds * 1e-9;
+    figure.reads = medians.reads;
+    figure.of_reads = figure.gigabytes_per_second / figure.reads;
     figure.of_dots = figure.gigaflops / dots;
     return figure;
   }
@@ -230,7 +218,7 @@ class Bench {
     WeightView weight;
     const int64_t row = shape.depth / format.columns_a_byte;
     weight.matrix =
-        BasicMatView<const void*>{pool_.data() + offset, format.dtype, Device::kCpu, shape.columns, row, row};
+        BasicMatView<const void*>{memory_.pool() + offset, format.dtype, Device::kCpu, shape.columns, row, row};
     weight.code = format.code;
     if (format.block_cols == 0) return weight;
     weight.block_rows = format.block_rows;
@@ -244,7 +232,7 @@ class Bench {
 
   ThreadPool& threads_;
   const double budget_;
-  std::vector<uint8_t> pool_;
+  MemoryReads memory_;
   std::vector<uint8_t> scales_;  // BF16, all the same small number
 };
 
@@ -295,7 +283,7 @@ class BenchKernelsCommand final : public Command {
         if (integers && format.code == WeightCode::kPlain) continue;  // computed as in bf16
         for (const Shape& shape : kShapes) {
           if (shape.rows > rows_max_) continue;
-          products.push_back(bench.Linear(*kernels, format, shape, reads, dots));
+          products.push_back(bench.Linear(*kernels, format, shape, dots));
           if (text) PrintLine(products.back());
         }
       }
@@ -304,7 +292,7 @@ class BenchKernelsCommand final : public Command {
       const double float_dots = bench.DotGigaflops(*floats);
       if (text) std::cout << absl::StrFormat("attention of one row; float32 in registers: %.0f GFLOP/s\n", float_dots);
       for (const AttentionShape& shape : kAttentionShapes) {
-        attention.push_back(bench.Attention(*kernels, shape, reads, float_dots));
+        attention.push_back(bench.Attention(*kernels, shape, float_dots));
         if (text) PrintLine(attention.back());
       }
     }
@@ -375,7 +363,8 @@ class BenchKernelsCommand final : public Command {
   static void BeginFigure(const Figure& figure, JsonWriter& json) {
     json.BeginObject().Key("isa").Text(figure.isa).Key("compute").Text(figure.compute);
     json.Key("us").Real(figure.microseconds).Key("gb_per_s").Real(figure.gigabytes_per_second);
-    json.Key("of_reads").Real(figure.of_reads).Key("gflop_per_s").Real(figure.gigaflops);
+    json.Key("read_gb_per_s").Real(figure.reads).Key("of_reads").Real(figure.of_reads);
+    json.Key("gflop_per_s").Real(figure.gigaflops);
     json.Key("of_dots").Real(figure.of_dots);
   }
 

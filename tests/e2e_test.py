@@ -364,7 +364,7 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(sorted({f["weights"] for f in figures}), ["bf16", "f16", "f32", "f8", "int4", "int8"])
         self.assertEqual({f["rows"] for f in figures}, {1})
         for figure in figures:
-            self.assertAlmostEqual(figure["of_reads"], figure["gb_per_s"] / found["read_gb_per_s"], places=4)
+            self.assertAlmostEqual(figure["of_reads"], figure["gb_per_s"] / figure["read_gb_per_s"], places=4)
             self.assertAlmostEqual(figure["gflop_per_s"] * figure["us"] * 1e-6, 2e-9 * figure["n"] * figure["k"],
                                    places=4)
         self.assertEqual({(f["heads"], f["width"]) for f in found["attention"]}, {(16, 288), (16, 576), (128, 576)})
