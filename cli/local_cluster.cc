@@ -11,6 +11,8 @@
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
+#include "moe/model/device/device_memory.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
@@ -125,7 +127,10 @@ class LocalClusterImpl final : public LocalCluster {
       UcxExpertServer* ucx = nullptr;
       NcclExpertServer* nccl = nullptr;
       if (transport == "ucx") {
-        ASSIGN_OR_RETURN(ucx_servers_.emplace_back(), UcxExpertServer::Start(UcxExpertServerOptions{}));
+        DeviceMemory* const device = shard_targets_[servers_.size()]->memory();
+        UcxExpertServerOptions options;
+        if (device != nullptr) options.memory = PinnedMemory(device->accelerator());
+        ASSIGN_OR_RETURN(ucx_servers_.emplace_back(), UcxExpertServer::Start(options));
         ucx = ucx_servers_.back().get();
         ucx->SetHandler(shard.get());
       }

@@ -17,8 +17,10 @@
 #include "moe/daemon/target_flags.h"
 #include "moe/daemon/thread_flags.h"
 #include "moe/daemon/tls.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
+#include "moe/model/device/device_memory.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/transport/data_plane/socket_address.h"
 #include "moe/transport/grpc/expert_codec.h"
@@ -107,11 +109,13 @@ absl::Status ExpertServiceOptions::Validate() const {
 namespace {
 
 // Null where none is asked for.
-absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOptions& options, PeerGate& gate) {
+absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOptions& options, DeviceMemory* device,
+                                                          PeerGate& gate) {
   if (options.ucx_address.empty()) return nullptr;
   UcxExpertServerOptions ucx;
   ucx.address = options.ucx_address;
   ucx.gate = &gate;
+  if (device != nullptr) ucx.memory = PinnedMemory(device->accelerator());
   return UcxExpertServer::Start(ucx);
 }
 
@@ -173,7 +177,7 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   LogInfo(absl::StrCat("ready: ", shard->store().experts(), " experts, ", description.expert_bytes >> 20, " MiB, ",
                        description.numeric_profile, ", in ", absl::FormatDuration(absl::Now() - begin)));
   // It goes before the shard that it calls.
-  ASSIGN_OR_RETURN(const auto ucx, StartUcx(options, gate));
+  ASSIGN_OR_RETURN(const auto ucx, StartUcx(options, target->memory(), gate));
   if (ucx != nullptr) {
     ucx->SetHandler(shard.get());
     service->SetDataPlane(ucx.get());

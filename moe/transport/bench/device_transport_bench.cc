@@ -115,7 +115,9 @@ std::vector<double> MoveThereAndBack(NcclPair& pair, int64_t bytes, bool router)
   auto nccl = NcclExpertServer::Start(nccl_options);
   CONCLAVE_CHECK_OK(nccl.status());
   (*nccl)->SetHandler(&on_device);
-  auto ucx = UcxExpertServer::Start(UcxExpertServerOptions{});
+  UcxExpertServerOptions ucx_options;
+  ucx_options.memory = PinnedMemory(*accelerator);
+  auto ucx = UcxExpertServer::Start(ucx_options);
   CONCLAVE_CHECK_OK(ucx.status());
   (*ucx)->SetHandler(&staged);
   auto nccl_control = GrpcExpertServer::Start("127.0.0.1:0", on_device, nullptr, nullptr, nccl->get());

@@ -7,39 +7,54 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "moe/base/check.h"
+#include "moe/tensor/buffer.h"
 
 namespace conclave {
 
 // 64-byte aligned. Movable. The bytes are unspecified until written.
 class BodyBuffer {
  public:
-  std::byte* data() const { return bytes_.get(); }
+  BodyBuffer() = default;
+  // Its bytes come from `memory`, where that is not null and gives some.
+  explicit BodyBuffer(HostMemory memory) : memory_(std::move(memory)) {}
+  BodyBuffer(BodyBuffer&&) = default;
+  BodyBuffer& operator=(BodyBuffer&&) = default;
+
+  std::byte* data() const { return static_cast<std::byte*>(bytes_.get()); }
   int64_t capacity() const { return capacity_; }
 
   // Makes room for `bytes`, keeping the first `kept`.
   void Reserve(int64_t bytes, int64_t kept = 0) {
     if (bytes <= capacity_) return;
-    const int64_t grown = (bytes + 63) / 64 * 64;
-    auto* fresh = static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(grown)));
+    int64_t grown = (bytes + 63) / 64 * 64;
+    std::shared_ptr<void> fresh;
+    if (memory_ != nullptr) {
+      for (grown = kGivenBytesMin; grown < bytes;) grown *= 2;
+      fresh = memory_(grown);
+    }
+    if (fresh == nullptr) fresh.reset(std::aligned_alloc(64, static_cast<size_t>(grown)), &std::free);
     CONCLAVE_CHECK(fresh != nullptr) << "no memory for a message of " << bytes << " bytes";
-    if (kept > 0) std::memcpy(fresh, bytes_.get(), static_cast<size_t>(kept));
-    bytes_.reset(fresh);
+    if (kept > 0) std::memcpy(fresh.get(), bytes_.get(), static_cast<size_t>(kept));
+    bytes_ = std::move(fresh);
     capacity_ = grown;
   }
-  // Gives the memory back where it is more than `bytes_max`.
-  void TrimTo(int64_t bytes_max) {
-    if (capacity_ <= bytes_max) return;
+  // Gives the memory back where it is more than is worth keeping for the next message.
+  void Trim() {
+    if (capacity_ <= (memory_ == nullptr ? kKeptBytesMax : kKeptGivenBytesMax)) return;
     bytes_.reset();
     capacity_ = 0;
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* bytes) const { std::free(bytes); }
-  };
-  std::unique_ptr<std::byte, Free> bytes_;
+  static constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
+  // Pinned memory takes the system a hundred times as long to make as other memory.
+  static constexpr int64_t kGivenBytesMin = int64_t{64} << 10, kKeptGivenBytesMax = int64_t{256} << 20;
+
+  HostMemory memory_;
+  std::shared_ptr<void> bytes_;
   int64_t capacity_ = 0;
 };
 

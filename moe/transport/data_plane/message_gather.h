@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "moe/tensor/buffer.h"
 #include "moe/transport/data_plane/body_buffer.h"
 #include "moe/transport/data_plane/wire.h"
 
@@ -16,6 +17,9 @@ namespace conclave {
 // Used by one thread.
 class MessageGather {
  public:
+  MessageGather() = default;
+  // Bodies lie in `memory`, where that is not null.
+  explicit MessageGather(const HostMemory& memory) : body_(memory) {}
   // Takes a fragment that passed ReadFragment. True: its message is whole, and header() and Take() are good until the
   // next Accept. INVALID_ARGUMENT names what is wrong: a fragment that is not the next of its message, a message that
   // came before (its sequence is not greater than the last one's). DATA_LOSS: the checksum does not fit. Whatever had

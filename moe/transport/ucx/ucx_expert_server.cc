@@ -30,7 +30,6 @@ constexpr size_t kPeersMax = 1024;
 // What one router may have waiting for its turn.
 constexpr int kCallsQueuedMax = 256;
 constexpr int64_t kBytesQueuedMax = int64_t{1} << 30;
-constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
 constexpr size_t kKeptBodies = 8;
 // Calls that wait for their turn in UCX's own memory, of which it has to find as much again for what comes.
 constexpr size_t kCallsInPlaceMax = 8;
@@ -41,6 +40,7 @@ class Server final : public UcxExpertServer {
       : own_gate_(options.gate == nullptr ? std::make_unique<PeerGate>(options.clock) : nullptr),
         gate_(options.gate == nullptr ? *own_gate_ : *options.gate),
         tokens_(options.clock),
+        memory_(options.memory),
         worker_(std::move(worker)) {}
 
   ~Server() override {
@@ -170,7 +170,7 @@ class Server final : public UcxExpertServer {
         ucp_listener_reject(listener_, arrival.request);
         continue;
       }
-      auto peer = std::make_unique<UcxPeer>(*worker_, arrival.host, now + kGreetTime);
+      auto peer = std::make_unique<UcxPeer>(*worker_, arrival.host, now + kGreetTime, memory_);
       if (const absl::Status accepted = peer->link().Accept(arrival.request); !accepted.ok()) {
         LogWarning(absl::StrCat("ucx: ", arrival.host, " could not connect: ", std::string(accepted.message())));
         continue;
@@ -286,7 +286,7 @@ class Server final : public UcxExpertServer {
 
   // Memory of an earlier message for the next one.
   BodyBuffer SpareBody() {
-    if (bodies_.empty()) return BodyBuffer{};
+    if (bodies_.empty()) return BodyBuffer(memory_);
     BodyBuffer spare = std::move(bodies_.back());
     bodies_.pop_back();
     return spare;
@@ -295,7 +295,7 @@ class Server final : public UcxExpertServer {
   // The call is over: its memory serves others.
   void GiveBack(WaitingCall& call) {
     if (call.held != nullptr) ucp_am_data_release(worker_->handle(), std::exchange(call.held, nullptr));
-    call.body.TrimTo(kKeptBytesMax);
+    call.body.Trim();
     if (bodies_.size() < kKeptBodies) bodies_.push_back(std::move(call.body));
   }
 
@@ -347,7 +347,7 @@ class Server final : public UcxExpertServer {
     if (!status.ok()) Answer(peer, call.header, status);
     if (absl::IsInvalidArgument(status)) OffendingCall(peer, status);
     GiveBack(call);
-    unpacked_.TrimTo(kKeptBytesMax);
+    unpacked_.Trim();
     now_ = absl::Now();
   }
 
@@ -397,6 +397,7 @@ class Server final : public UcxExpertServer {
   const std::unique_ptr<PeerGate> own_gate_;  // null: another's is used
   PeerGate& gate_;
   TokenBook tokens_;
+  const HostMemory memory_;
   std::string address_;
   std::atomic<ExpertHandler*> handler_{nullptr};
   std::atomic<bool> stop_{false}, draining_{false};

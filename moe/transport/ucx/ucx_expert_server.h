@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "moe/base/clock.h"
+#include "moe/tensor/buffer.h"
 #include "moe/transport/data_plane.h"
 #include "moe/transport/expert_handler.h"
 #include "moe/transport/peer_gate.h"
@@ -21,6 +22,9 @@ struct UcxExpertServerOptions {
   std::string address = "127.0.0.1:0";
   PeerGate* gate = nullptr;      // shared with what else the shard listens on, and outlives the server; null: its own
   Clock* clock = Clock::Real();  // of tokens, and of its own gate
+  // Where rows arrive and results lie until they are sent; null: anywhere. Pinned memory, where the handler computes on a
+  // device: copies from and to any other take many times as long. Asked by the server's thread.
+  HostMemory memory;
   UcxWorkerOptions worker;       // loopback_only is set from the address
 };
 

@@ -38,7 +38,7 @@ void UcxPeer::Refuse(const WireHeader& hello, absl::string_view token, const abs
 }
 
 std::unique_ptr<UcxReply> UcxPeer::NewReply() {
-  if (free_.empty()) return std::make_unique<UcxReply>();
+  if (free_.empty()) return std::make_unique<UcxReply>(memory_);
   std::unique_ptr<UcxReply> reply = std::move(free_.back());
   free_.pop_back();
   reply->message = OutgoingMessage{};
@@ -56,7 +56,7 @@ void UcxPeer::Pump() {
     if (!sending_[i]->message.idle()) continue;
     std::unique_ptr<UcxReply> sent = std::move(sending_[i]);
     sending_.erase(sending_.begin() + static_cast<int64_t>(i));
-    sent->body.TrimTo(kKeptBytesMax);
+    sent->body.Trim();
     if (free_.size() < kKeptReplies) free_.push_back(std::move(sent));
   }
 }

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "moe/tensor/buffer.h"
 #include "moe/transport/data_plane/body_buffer.h"
 #include "moe/transport/data_plane/message_gather.h"
 #include "moe/transport/data_plane/wire.h"
@@ -21,6 +22,7 @@ namespace conclave {
 
 // An answer with its memory, which UCX reads until message.idle().
 struct UcxReply {
+  explicit UcxReply(const HostMemory& memory) : body(memory) {}
   OutgoingMessage message;
   BodyBuffer body;   // of outputs
   std::string text;  // of errors
@@ -29,9 +31,9 @@ struct UcxReply {
 // Used by the server's thread alone.
 class UcxPeer {
  public:
-  // `host`: where it connects from. It must be welcomed before `greet_by`.
-  UcxPeer(UcxWorker& worker, std::string host, absl::Time greet_by)
-      : link_(worker), peer_{"", std::move(host)}, greet_by_(greet_by) {}
+  // `host`: where it connects from. It must be welcomed before `greet_by`. memory: of rows and results; may be null.
+  UcxPeer(UcxWorker& worker, std::string host, absl::Time greet_by, const HostMemory& memory)
+      : memory_(memory), link_(worker), gather_(memory), peer_{"", std::move(host)}, greet_by_(greet_by) {}
 
   UcxLink& link() { return link_; }
   MessageGather& gather() { return gather_; }
@@ -69,9 +71,9 @@ class UcxPeer {
   int64_t bytes_queued = 0;
 
  private:
-  static constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
   static constexpr size_t kKeptReplies = 4;
 
+  const HostMemory memory_;
   UcxLink link_;
   MessageGather gather_;
   Peer peer_;

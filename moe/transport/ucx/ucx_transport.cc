@@ -22,8 +22,6 @@
 namespace conclave {
 namespace {
 
-// A flight keeps the memory of its last messages up to this size for the next ones.
-constexpr int64_t kKeptBytesMax = int64_t{32} << 20;
 // How long a shard may go on to take in what is on its way of a call that was taken back. One that stands still would
 // hold the caller's rows for ever.
 constexpr absl::Duration kLetGoTime = absl::Milliseconds(50);
@@ -246,8 +244,8 @@ class Impl final : public UcxTransport {
 
   void Free(Flight& flight) {
     const auto at = std::find_if(flights_.begin(), flights_.end(), [&](const auto& f) { return f.get() == &flight; });
-    flight.meta.TrimTo(kKeptBytesMax);
-    flight.packed.TrimTo(kKeptBytesMax);
+    flight.meta.Trim();
+    flight.packed.Trim();
     free_.push_back(std::move(*at));
     if (at + 1 != flights_.end()) *at = std::move(flights_.back());
     flights_.pop_back();

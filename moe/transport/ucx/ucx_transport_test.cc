@@ -1,5 +1,7 @@
 #include "moe/transport/ucx/ucx_transport.h"
 
+#include <cstddef>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -102,6 +104,50 @@ TEST(UcxTransport, PacksNoRowsForAPeerOfTheVersionBefore) {
   while (!call.done()) (*transport)->Progress(absl::Seconds(1));
   EXPECT_TRUE(call.status().ok()) << call.status();
   EXPECT_TRUE(call.OutIsRight());
+}
+
+// Tells whether the rows and results of its calls lay in the memory that Allocate gave.
+class WatchesMemory final : public ExpertHandler {
+ public:
+  ShardDescription Describe() const override { return ShardDescription{}; }
+  absl::Status Run(const ExpertCall& call, MatView out) override {
+    rows_given = Given(call.rows.data);
+    out_given = Given(out.data);
+    return absl::OkStatus();
+  }
+  std::shared_ptr<void> Allocate(int64_t bytes) {
+    given_.push_back({std::shared_ptr<void>(std::aligned_alloc(64, static_cast<size_t>(bytes)), &std::free), bytes});
+    return given_.back().first;
+  }
+  bool rows_given = false, out_given = false;
+
+ private:
+  bool Given(const void* data) const {
+    for (const auto& [memory, bytes] : given_) {
+      const auto* const begin = static_cast<const std::byte*>(memory.get());
+      if (data >= begin && data < begin + bytes) return true;
+    }
+    return false;
+  }
+  std::vector<std::pair<std::shared_ptr<void>, int64_t>> given_;
+};
+
+TEST(UcxTransport, RowsArriveAndResultsLieInTheMemoryThatTheServerWasGiven) {
+  WatchesMemory handler;
+  UcxExpertServerOptions options;
+  options.memory = [&](int64_t bytes) { return handler.Allocate(bytes); };
+  auto server = UcxExpertServer::Start(options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  (*server)->SetHandler(&handler);
+  const auto shards = std::make_shared<std::vector<DataPlane*>>(1, server->get());
+  auto transport = NewUcxTransport(1, std::make_unique<DirectControl>(shards), UcxTransportOptions{});
+  ASSERT_TRUE(transport.ok()) << transport.status();
+  TestCall call(1, DType::kF32, 64, 4096, {{0}});  // a megabyte: more than one fragment
+  call.Send(**transport, ShardId{0});
+  while (!call.done()) (*transport)->Progress(absl::Seconds(1));
+  EXPECT_TRUE(call.status().ok()) << call.status();
+  EXPECT_TRUE(handler.rows_given);
+  EXPECT_TRUE(handler.out_given);
 }
 
 }  // namespace
