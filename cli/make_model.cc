@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "cli/command.h"
 #include "cli/progress_bar.h"
+#include "cli/stop_flag.h"
 #include "moe/base/status_macros.h"
 #include "moe/tokenizer/byte_tokenizer_writer.h"
 
@@ -39,6 +40,8 @@ class MakeModelCommand final : public Command {
       return UsageError(absl::StrCat("--seed takes a whole number from 0 to 2^64-1, not '", seed_, "'"));
     }
     options_.write_tokenizer = WriteByteTokenizer;
+    options_.stop = StopWanted;
+    CatchStopSignals();
     int64_t bytes = 0;
     {
       ProgressBar bar;

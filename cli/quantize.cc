@@ -2,7 +2,6 @@
 #include "moe/checkpoint/quantize.h"
 
 #include <algorithm>
-#include <csignal>
 #include <cstdint>
 #include <iostream>
 #include <memory>
@@ -10,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/progress_bar.h"
+#include "cli/stop_flag.h"
 #include "moe/base/cpus.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
@@ -17,15 +17,6 @@
 
 namespace conclave {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-
-// Ctrl-C and SIGTERM end the work where it can clean up; a file beyond a limit is an error like a full disk.
-void CatchSignals() {
-  std::signal(SIGINT, [](int) { interrupted = 1; });
-  std::signal(SIGTERM, [](int) { interrupted = 1; });
-  std::signal(SIGXFSZ, SIG_IGN);
-}
 
 class QuantizeCommand final : public Command {
  public:
@@ -50,7 +41,7 @@ class QuantizeCommand final : public Command {
     ASSIGN_OR_RETURN(options_.model, ResolveModelDir(options_.model, context.hub));
     const int cores = UsableCores();
     ThreadPool threads(threads_ > 0 ? threads_ : cores);
-    CatchSignals();
+    CatchStopSignals();
     int64_t bytes = 0;
     {
       ProgressBar bar;
@@ -60,7 +51,7 @@ class QuantizeCommand final : public Command {
             bytes = bytes_total;
             bar.Update(bytes_done, bytes_total);
           },
-          [] { return interrupted != 0; }));
+          StopWanted));
     }
     std::cout << "wrote " << options_.out << " (" << SizeText(bytes)
               << "); see what it costs with: conclave perplexity --model " << options_.out << " --text FILE\n";

@@ -162,6 +162,7 @@ class TensorStream {
   }
 
   absl::Status Append(const void* data, int64_t bytes, SafetensorsWriter& writer) {
+    if (options_.stop && options_.stop()) return absl::CancelledError("interrupted; nothing was left behind");
     RETURN_IF_ERROR(writer.Append(data, bytes));
     bytes_done_ += bytes;
     progress_(bytes_done_, bytes_total_);
@@ -176,12 +177,9 @@ class TensorStream {
   std::vector<std::byte> piece_;
 };
 
-// Creates the directory and checks that it is free.
-absl::Status PrepareDirectory(const std::string& out) {
+absl::Status CheckFree(const std::string& out) {
   if (out.empty()) return absl::InvalidArgumentError("out: must name a directory");
   std::error_code error;
-  fs::create_directories(out, error);
-  if (error) return absl::InvalidArgumentError(absl::StrCat(out, ": cannot create: ", error.message()));
   for (fs::directory_iterator it(out, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (name == "config.json" || absl::StrContains(name, ".safetensors")) {
@@ -204,20 +202,22 @@ absl::Status MakeModel(const MakeModelOptions& options, MakeModelProgress progre
     stored.push_back({{planned.name(), planned.dtype, planned.shape}, planned.is_scales});
     bytes_total += planned.bytes;
   }
-  RETURN_IF_ERROR(PrepareDirectory(options.out));
+  RETURN_IF_ERROR(CheckFree(options.out));
   RETURN_IF_ERROR(CheckRoom(options.out, stored));
   TensorStream stream(options, spec.block_quant.ue8m0_scales, bytes_total, progress);
-  RETURN_IF_ERROR(
-      WriteModelFiles(options.out, stored, options.file_bytes_max,
-                      [&](size_t index, SafetensorsWriter& writer) { return stream.Append(plan[index], writer); }));
-  if (options.write_tokenizer) {
-    RETURN_IF_ERROR(options.write_tokenizer(options.out, spec.vocab, *spec.bos_id, spec.eos_ids[0]));
-  }
-  RETURN_IF_ERROR(WriteTextFile(
-      absl::StrCat(options.out, "/generation_config.json"),
-      absl::StrCat("{\n  \"bos_token_id\": ", *spec.bos_id, ",\n  \"eos_token_id\": ", spec.eos_ids[0], "\n}\n")));
-  return WriteTextFile(absl::StrCat(options.out, "/config.json"),
-                       WriteModelConfig(spec, options.dtype == "f32" ? "float32" : "bfloat16"));
+  return WriteModelDirectory(options.out, [&](const std::string& folder) -> absl::Status {
+    RETURN_IF_ERROR(
+        WriteModelFiles(folder, stored, options.file_bytes_max,
+                        [&](size_t index, SafetensorsWriter& writer) { return stream.Append(plan[index], writer); }));
+    if (options.write_tokenizer) {
+      RETURN_IF_ERROR(options.write_tokenizer(folder, spec.vocab, *spec.bos_id, spec.eos_ids[0]));
+    }
+    RETURN_IF_ERROR(WriteTextFile(
+        absl::StrCat(folder, "/generation_config.json"),
+        absl::StrCat("{\n  \"bos_token_id\": ", *spec.bos_id, ",\n  \"eos_token_id\": ", spec.eos_ids[0], "\n}\n")));
+    return WriteTextFile(absl::StrCat(folder, "/config.json"),
+                         WriteModelConfig(spec, options.dtype == "f32" ? "float32" : "bfloat16"));
+  });
 }
 
 }  // namespace conclave

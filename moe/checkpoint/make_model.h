@@ -27,6 +27,7 @@ struct MakeModelOptions {
   int64_t file_bytes_max = 4'000'000'000;  // beyond it another file is begun, and an index written
   // Writes tokenizer.json and its configuration for ids [0, vocab) of which 0 … 255 are bytes.
   std::function<absl::Status(const std::string& directory, int vocab, int32_t bos, int32_t eos)> write_tokenizer;
+  std::function<bool()> stop;  // asked often; once true, MakeModel ends with CANCELLED
 };
 
 // Bytes of tensors written.
@@ -36,7 +37,7 @@ using MakeModelProgress = WriteProgress;
 absl::StatusOr<ModelSpec> PresetSpec(absl::string_view preset);
 
 // Writes config.json, generation_config.json, the tokenizer and the weights, streamed, with a few MB of memory.
-// config.json comes last: a directory that was interrupted does not open. Equal options give equal bytes.
+// They come to `out` when they are complete; what fails leaves nothing behind. Equal options give equal bytes.
 // INVALID_ARGUMENT: options. ALREADY_EXISTS: `out` holds a model. RESOURCE_EXHAUSTED: not enough disk, checked first.
 absl::Status MakeModel(const MakeModelOptions& options, MakeModelProgress progress);
 

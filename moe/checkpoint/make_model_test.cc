@@ -73,12 +73,12 @@ TEST(MakeModel, ConfigNamesTheSpecialIdsAndTheTokenizerGetsThem) {
   int vocab = 0;
   std::vector<int32_t> ids;
   options.write_tokenizer = [&](const std::string& directory, int size, int32_t bos, int32_t eos) {
-    EXPECT_EQ(directory, options.out);
     vocab = size;
     ids = {bos, eos};
-    return absl::OkStatus();
+    return WriteTextFile(directory + "/tokenizer.json", "{}");
   };
   ASSERT_TRUE(MakeModel(options, NoProgress).ok());
+  EXPECT_TRUE(fs::exists(options.out + "/tokenizer.json"));
   const auto checkpoint = Checkpoint::Open(options.out);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_EQ(vocab, 512);
@@ -178,11 +178,42 @@ TEST(MakeModel, RefusesBadOptions) {
   EXPECT_EQ(error(options).code(), absl::StatusCode::kNotFound);
 }
 
+TEST(MakeModel, WhatFailsLeavesNothingBehind) {
+  const std::string parent = test_files::MakeDirectory("nothing");
+  MakeModelOptions options = Tiny("unused");
+  options.out = parent + "/a/b/model";
+  options.write_tokenizer = [](const std::string&, int, int32_t, int32_t) { return absl::DataLossError("no"); };
+  EXPECT_EQ(MakeModel(options, NoProgress).code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(fs::is_empty(parent));
+  options.out = parent;  // is there, and stays
+  EXPECT_EQ(MakeModel(options, NoProgress).code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(fs::is_directory(parent) && fs::is_empty(parent));
+  int pieces = 0;
+  options.out = parent + "/stopped/";
+  options.stop = [&] { return ++pieces == 10; };
+  EXPECT_EQ(MakeModel(options, NoProgress).code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(fs::is_empty(parent));
+}
+
+TEST(MakeModel, TakesADirectoryThatHoldsOtherThings) {
+  MakeModelOptions options = Tiny("others");
+  const std::string note = options.out + "/note.txt";
+  ASSERT_TRUE(WriteTextFile(note, "mine").ok());
+  ASSERT_TRUE(MakeModel(options, NoProgress).ok());
+  EXPECT_TRUE(fs::exists(note));
+  EXPECT_TRUE(Checkpoint::Open(options.out).ok());
+  for (const auto& entry : fs::directory_iterator(options.out)) EXPECT_TRUE(entry.is_regular_file()) << entry.path();
+  options.out = note;
+  EXPECT_EQ(MakeModel(options, NoProgress).code(), absl::StatusCode::kAlreadyExists);
+}
+
 TEST(CheckRoom, SaysHowMuchIsNeededInUnitsThatShowIt) {
   const auto refusal = [](int64_t rows) {  // there is no room in /proc
     return std::string(CheckRoom("/proc", {{{"a", DType::kF32, {rows, 1000}}}}).message());
   };
   EXPECT_EQ(refusal(9350), "/proc: the weights need 37.4 MB, the disk has 0.0 MB free");
+  EXPECT_THAT(std::string(CheckRoom("/proc/not/there", {{{"a", DType::kF32, {9350, 1000}}}}).message()),
+              HasSubstr("not/there: the weights need"));
   EXPECT_EQ(refusal(625000), "/proc: the weights need 2.5 GB, the disk has 0.0 GB free");
 }
 

@@ -1,5 +1,7 @@
 #include "moe/checkpoint/model_writer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
@@ -15,6 +17,8 @@
 
 namespace conclave {
 namespace {
+
+namespace fs = std::filesystem;
 
 int64_t TotalBytes(const std::vector<PlannedTensor>& plan) {
   int64_t bytes = 0;
@@ -42,6 +46,21 @@ std::vector<std::vector<size_t>> CutIntoFiles(const std::vector<PlannedTensor>& 
   return files;
 }
 
+// Gives `folder`, or all that is in it, to `out`.
+std::error_code MoveTo(const fs::path& folder, const fs::path& out) {
+  std::error_code error;
+  if (!fs::is_directory(out, error)) {
+    fs::rename(folder, out, error);
+    return error;
+  }
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    fs::rename(it->path(), out / it->path().filename(), error);
+    if (error) return error;
+  }
+  if (!error) fs::remove(folder, error);
+  return error;
+}
+
 }  // namespace
 
 int64_t PlannedTensor::bytes() const {
@@ -53,7 +72,9 @@ int64_t PlannedTensor::bytes() const {
 absl::Status CheckRoom(const std::string& out, const std::vector<PlannedTensor>& plan) {
   const int64_t bytes = TotalBytes(plan);
   std::error_code error;
-  const std::filesystem::space_info space = std::filesystem::space(out, error);
+  fs::path there = fs::absolute(out, error);
+  while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+  const fs::space_info space = fs::space(there, error);
   if (error || space.available >= static_cast<uintmax_t>(bytes)) return absl::OkStatus();
   const bool large = bytes >= 1'000'000'000;
   const double unit = large ? 1e9 : 1e6;
@@ -82,6 +103,37 @@ absl::Status WriteModelFiles(const std::string& out, const std::vector<PlannedTe
   }
   if (files.size() == 1) return absl::OkStatus();
   return WriteTextFile(absl::StrCat(out, "/model.safetensors.index.json"), FormatWeightIndex(index));
+}
+
+absl::Status WriteModelDirectory(const std::string& out,
+                                 absl::FunctionRef<absl::Status(const std::string& folder)> write) {
+  std::error_code error;
+  const fs::path target = fs::absolute(out, error).lexically_normal();
+  const bool is_there = fs::is_directory(target, error);
+  if (!is_there && fs::exists(fs::symlink_status(target, error))) {
+    return absl::AlreadyExistsError(absl::StrCat(out, ": exists already and is no directory; give another name"));
+  }
+  // Inside where it is there: it may be where another disk is mounted.
+  const std::string suffix = absl::StrCat(".partial.", getpid());
+  const fs::path named = target.has_filename() ? target : target.parent_path();
+  const fs::path folder = is_there ? named / suffix : fs::path(named.string() + suffix);
+  std::vector<fs::path> created;  // parents, the deepest first
+  for (fs::path parent = folder.parent_path(); !fs::exists(parent, error); parent = parent.parent_path()) {
+    created.push_back(parent);
+  }
+  absl::Status status;
+  if (!fs::create_directories(folder, error) && error) {
+    status = absl::UnavailableError(absl::StrCat(folder.string(), ": cannot create: ", error.message()));
+  } else {
+    status = write(folder.string());
+  }
+  if (status.ok()) {
+    if (error = MoveTo(folder, named); !error) return absl::OkStatus();
+    status = absl::UnavailableError(absl::StrCat(out, ": cannot take the name: ", error.message()));
+  }
+  fs::remove_all(folder, error);
+  for (const fs::path& parent : created) fs::remove(parent, error);
+  return status;
 }
 
 absl::Status WriteTextFile(const std::string& path, absl::string_view text) {

@@ -1,7 +1,5 @@
 #include "moe/checkpoint/quantize.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -231,11 +229,8 @@ absl::StatusOr<std::string> NewConfig(const Checkpoint& checkpoint, const Quanti
   return config.dump(2) + "\n";
 }
 
-absl::Status WriteAll(const Checkpoint& checkpoint, const QuantizePlan& plan, Converter& converter,
-                      const std::string& directory, int64_t file_bytes_max) {
-  std::vector<PlannedTensor> stored;
-  for (const QuantizeStep& step : plan.steps) stored.push_back(step.planned);
-  RETURN_IF_ERROR(CheckRoom(directory, stored));
+absl::Status WriteAll(const Checkpoint& checkpoint, const QuantizePlan& plan, const std::vector<PlannedTensor>& stored,
+                      Converter& converter, const std::string& directory, int64_t file_bytes_max) {
   RETURN_IF_ERROR(WriteModelFiles(
       directory, stored, file_bytes_max,
       [&](size_t index, SafetensorsWriter& writer) { return converter.Append(plan.steps[index], writer); }));
@@ -252,7 +247,7 @@ absl::Status WriteAll(const Checkpoint& checkpoint, const QuantizePlan& plan, Co
 absl::Status CheckFree(const std::string& out) {
   std::error_code error;
   if (!fs::exists(fs::symlink_status(out, error))) return absl::OkStatus();
-  if (fs::is_directory(fs::symlink_status(out, error)) && fs::is_empty(out, error)) return absl::OkStatus();
+  if (fs::is_directory(out, error) && fs::is_empty(out, error)) return absl::OkStatus();
   return absl::AlreadyExistsError(absl::StrCat(out, ": exists already; give another directory"));
 }
 
@@ -264,23 +259,14 @@ absl::Status QuantizeModel(const QuantizeOptions& options, ThreadPool& threads,
   if (options.file_bytes_max < 1) return absl::InvalidArgumentError("file_bytes_max: must be positive");
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.model));
   ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, options.to, options.head));
-  std::string out = options.out;
-  while (out.size() > 1 && out.back() == '/') out.pop_back();
-  RETURN_IF_ERROR(CheckFree(out));
-  const std::string partial = absl::StrCat(out, ".partial.", getpid());
-  std::error_code error;
-  if (!fs::create_directories(partial, error) && error) {
-    return absl::UnavailableError(absl::StrCat(partial, ": cannot create: ", error.message()));
-  }
+  RETURN_IF_ERROR(CheckFree(options.out));
+  std::vector<PlannedTensor> stored;
+  for (const QuantizeStep& step : plan.steps) stored.push_back(step.planned);
+  RETURN_IF_ERROR(CheckRoom(options.out, stored));
   Converter converter(*checkpoint, plan, threads, progress, stop);
-  absl::Status status = WriteAll(*checkpoint, plan, converter, partial, options.file_bytes_max);
-  if (status.ok()) {
-    fs::rename(partial, out, error);
-    if (!error) return absl::OkStatus();
-    status = absl::UnavailableError(absl::StrCat(out, ": cannot take the name: ", error.message()));
-  }
-  fs::remove_all(partial, error);
-  return status;
+  return WriteModelDirectory(options.out, [&](const std::string& folder) {
+    return WriteAll(*checkpoint, plan, stored, converter, folder, options.file_bytes_max);
+  });
 }
 
 }  // namespace conclave

@@ -206,6 +206,20 @@ TEST(QuantizeTest, RefusesWhatItCannotDo) {
   EXPECT_EQ(Quantize(source + "/nothing", "int8", FreshOut("none")).code(), absl::StatusCode::kNotFound);
 }
 
+TEST(QuantizeTest, StoppedInADirectoryThatIsNotThereYetItLeavesNoneOfItsParents) {
+  const std::string source = MakeTiny("bf16"), parent = test_files::MakeDirectory("parents");
+  ThreadPool threads(1);
+  QuantizeOptions options;
+  options.model = source;
+  options.to = "int8";
+  options.out = parent + "/a/b/";
+  EXPECT_EQ(QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return true; }).code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_TRUE(fs::is_empty(parent));
+  EXPECT_TRUE(QuantizeModel(options, threads, [](int64_t, int64_t) {}, [] { return false; }).ok());
+  EXPECT_TRUE(Checkpoint::Open(parent + "/a/b").ok());
+}
+
 TEST(QuantizeTest, StoppedHalfWayItLeavesNothing) {
   const std::string source = MakeTiny("bf16"), out = FreshOut("stopped");
   ThreadPool threads(1);
