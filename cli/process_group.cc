@@ -54,6 +54,15 @@ std::string LastErrorLine(const std::string& log_path) {
   });
 }
 
+// What a process without an error line did: where its log takes no more, it may have had one to write.
+std::string WhyNoErrorLine(const std::string& log_path) {
+  const int log = open(log_path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  const bool written = log >= 0 && write(log, "\n", 1) == 1;
+  const int error = errno;
+  if (log >= 0) close(log);
+  return written ? "it wrote no error" : absl::StrCat("it could not write why: ", strerror(error));
+}
+
 // The environment for children: all but the variables that were meant for this command.
 std::vector<char*> ChildEnvironment() {
   std::vector<char*> variables;
@@ -150,7 +159,7 @@ std::vector<EndedProcess> ProcessGroup::TakeEnded() {
     const std::string line = LastErrorLine(spec.log_path);
     ended.push_back({spec.role, spec.name,
                      absl::StrCat(spec.name, " ", DescribeEnd(process.wait_status), ": ",
-                                  line.empty() ? "it wrote no error" : line, " (log: ", spec.log_path, ")")});
+                                  line.empty() ? WhyNoErrorLine(spec.log_path) : line, " (log: ", spec.log_path, ")")});
   }
   return ended;
 }

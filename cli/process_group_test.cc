@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,6 +66,22 @@ TEST_F(ProcessGroupTest, LogLineThatIsNoErrorIsNotTakenForOne) {
   std::vector<EndedProcess> ended;
   ASSERT_TRUE(Eventually([&] { return !(ended = group.TakeEnded()).empty(); }));
   EXPECT_TRUE(absl::StartsWith(ended[0].message, "expert-0 was killed by signal 9: it wrote no error"))
+      << ended[0].message;
+}
+
+TEST_F(ProcessGroupTest, ProcessWhoseLogIsFullIsReportedWithThat) {
+  signal(SIGXFSZ, SIG_IGN);  // here and in the child: a file beyond the limit is an error, as a full disk is
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  ProcessGroup group;
+  std::vector<EndedProcess> ended;
+  const rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &none), 0);
+  const bool started = group.Start(Shell("expert", "expert-0", "echo 'no such layer' >&2; exit 3")).ok();
+  const bool told = Eventually([&] { return !(ended = group.TakeEnded()).empty(); });
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  ASSERT_TRUE(started && told);
+  EXPECT_TRUE(absl::StartsWith(ended[0].message, "expert-0 ended with exit code 3: it could not write why: File too large"))
       << ended[0].message;
 }
 
