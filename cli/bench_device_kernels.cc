@@ -23,7 +23,8 @@ double Share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 void PrintText(const std::string& name, const AcceleratorCeilings& ceilings,
                       const std::vector<KernelFigure>& figures) {
-  std::cout << absl::StrFormat("%s: copies %.2f TB/s (read and written), 8192^3 by cuBLAS: bfloat16 %.0f, e4m3 %.0f TFLOP/s\n", name,
+  std::cout << absl::StrFormat("%s: copies %.2f TB/s (read and written), 8192^3 by cuBLAS: bfloat16 %.0f, e4m3 %.0f "
+                               "TFLOP/s\n", name,
                                ceilings.copy_bytes_per_second * 1e-12, ceilings.bf16_flops_per_second * 1e-12,
                                ceilings.fp8_flops_per_second * 1e-12);
   std::cout << absl::StrFormat("%-30s %6s %10s %7s %8s %8s %9s\n", "", "rows", "us", "TB/s", "of copy", "TFLOP/s",

@@ -142,7 +142,8 @@ class BenchModelCommand final : public Command {
     std::vector<Figure> figures;
     if (prompt_tokens_ > 0) {
       figures.push_back(
-          {Figure::Kind::kPrefill, absl::StrCat("pp", prompt_tokens_), [n = prompt_tokens_](ModelTimer& timer) { return timer.Prefill(n); }});
+          {Figure::Kind::kPrefill, absl::StrCat("pp", prompt_tokens_),
+           [n = prompt_tokens_](ModelTimer& timer) { return timer.Prefill(n); }});
     }
     if (answer_tokens_ > 0) {
       const auto decode = [n = answer_tokens_](int depth) {

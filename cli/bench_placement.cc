@@ -82,8 +82,8 @@ absl::StatusOr<std::vector<BenchPlacement>> ParseBenchPlacements(absl::string_vi
     const bool known = parts[0] == "inproc" || parts[0] == "ucx" || parts[0] == "grpc";
     if (parts.size() != 2 || !known || !absl::SimpleAtoi(parts[1], &placement.shards) || placement.shards < 1 ||
         placement.shards > kShardsMax) {
-      return UsageError(absl::StrCat("--against takes inproc:N, ucx:N and grpc:N with commas between them, N from 1 to ",
-                                     kShardsMax, "; '", word, "' is none"));
+      return UsageError(absl::StrCat("--against takes inproc:N, ucx:N and grpc:N with commas between them, N from 1 ",
+                                     "to ", kShardsMax, "; '", word, "' is none"));
     }
     placements.push_back(std::move(placement));
   }

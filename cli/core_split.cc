@@ -20,7 +20,8 @@ CoreSplit ShareCores(int cores, int routers, int shards) {
   CONCLAVE_CHECK(cores >= 1 && routers >= 1 && shards >= 0);
   if (shards == 0) return {Even(cores, routers), {}};
   const int least = std::min(2, cores), most = shards == 1 ? cores : std::max(least, cores / 2);
-  return {Even(cores, routers), std::vector<int>(static_cast<size_t>(shards), std::clamp(2 * cores / shards, least, most))};
+  const int each = std::clamp(2 * cores / shards, least, most);
+  return {Even(cores, routers), std::vector<int>(static_cast<size_t>(shards), each)};
 }
 
 CoreSplit SplitCores(int cores, int routers, int shards) {

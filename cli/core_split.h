@@ -15,9 +15,9 @@ struct CoreSplit {
 };
 
 // All cores for the attention services, and all of them for the shards too: a layer's attention waits for its experts
-// and they for it, and who waits sleeps. Several shards together get up to twice the cores, none of them more than half,
-// so that one to which many of a layer's experts fell can use the cores of those that have done; one shard gets all
-// cores once. Nobody has more threads than there are cores, and shards have two at least where there are two cores.
+// and they for it, and who waits sleeps. Several shards together get up to twice the cores, none of them more than
+// half, so that one to which many of a layer's experts fell can use the cores of those that have done; one shard gets
+// all cores once. Nobody has more threads than there are cores, and shards have two at least where there are two cores.
 // REQUIRES: cores >= 1, routers >= 1, shards >= 0
 CoreSplit ShareCores(int cores, int routers, int shards);
 

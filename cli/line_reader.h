@@ -29,8 +29,9 @@ class LineReader {
 };
 
 // Edits with the keys of Emacs or vi, as the user's ~/.editrc says (libedit). What is pasted into a terminal that tells
-// pasting from typing (bracketed paste: xterm and nearly all since) is text, its line breaks too, until Enter. The history is read from `history_file`
-// and written there at the end; empty: it ends with the reader. One at a time: it sets standard input's terminal.
+// pasting from typing (bracketed paste: xterm and nearly all since) is text, its line breaks too, until Enter. The
+// history is read from `history_file` and written there at the end; empty: it ends with the reader. One at a time: it
+// sets standard input's terminal.
 // INVALID_ARGUMENT: the file cannot be written.
 absl::StatusOr<std::unique_ptr<LineReader>> NewTerminalLineReader(const std::string& history_file);
 

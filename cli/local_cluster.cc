@@ -211,7 +211,8 @@ void LocalClusterFlags::Declare(CommandFlags& flags) {
       flags.Add("shards", &shards, "N", "run the experts on N shards in this process; 0: without shards");
   shard_count.minimum = 0;
   shard_count.maximum = 256;
-  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx", "nccl"};
+  flags.Add("transport", &transport, "NAME", "how activations reach the shards").choices = {"inproc", "grpc", "ucx",
+                                                                                            "nccl"};
   flags.Add("row-format", &row_format, "NAME",
             "what rows on their way to experts are rounded to; compute: what experts compute in")
       .choices = {"compute", "fp8"};

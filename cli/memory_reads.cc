@@ -68,7 +68,9 @@ MemoryReads::MemoryReads(ThreadPool& threads)
   double best = 0;
   for (const Reader reader : kReaders) {
     std::vector<double> speeds;
-    for (int64_t read = 0; read < kPoolBytes || speeds.size() < 3; read += piece_bytes_) speeds.push_back(ReadOn(reader));
+    for (int64_t read = 0; read < kPoolBytes || speeds.size() < 3; read += piece_bytes_) {
+      speeds.push_back(ReadOn(reader));
+    }
     const double speed = MedianOf(std::move(speeds));
     if (speed <= best) continue;
     best = speed;

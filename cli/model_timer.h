@@ -15,8 +15,8 @@
 namespace conclave {
 
 // Used by one thread; the cluster, which must outlive it, has no other requests meanwhile. Prompts are random and
-// differ from run to run, so that no cache of prefixes answers for the model. Tokens are chosen as `sampling` says, each
-// sequence with a seed of its own. Errors are the engine's.
+// differ from run to run, so that no cache of prefixes answers for the model. Tokens are chosen as `sampling` says,
+// each sequence with a seed of its own. Errors are the engine's.
 class ModelTimer {
  public:
   ModelTimer(LocalCluster& cluster, const SamplingParams& sampling) : cluster_(cluster), sampling_(sampling) {}

@@ -81,8 +81,8 @@ TEST_F(ProcessGroupTest, ProcessWhoseLogIsFullIsReportedWithThat) {
   const bool told = Eventually([&] { return !(ended = group.TakeEnded()).empty(); });
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   ASSERT_TRUE(started && told);
-  EXPECT_TRUE(absl::StartsWith(ended[0].message, "expert-0 ended with exit code 3: it could not write why: File too large"))
-      << ended[0].message;
+  const char* const says = "expert-0 ended with exit code 3: it could not write why: File too large";
+  EXPECT_TRUE(absl::StartsWith(ended[0].message, says)) << ended[0].message;
 }
 
 TEST_F(ProcessGroupTest, BinaryThatCannotRunIsReportedByName) {

@@ -4,8 +4,8 @@
 
 namespace conclave {
 
-// From now on SIGINT and SIGTERM end no process, but set the flag; and a file beyond a limit is an error, as a full disk
-// is.
+// From now on SIGINT and SIGTERM end no process, but set the flag; and a file beyond a limit is an error, as a full
+// disk is.
 void CatchStopSignals();
 bool StopWanted();
 

@@ -117,8 +117,8 @@ class UpCommand final : public Command {
     replicas.maximum = limits::kShardsMax;
     flags
         .Add("transport", &plan_.transport, "NAME",
-             "auto: ucx where it works, else grpc, to experts in processes of their own; nccl: between GPUs; inproc: in "
-             "the attention service")
+             "auto: ucx where it works, else grpc, to experts in processes of their own; nccl: between GPUs; inproc: "
+             "in the attention service")
         .choices = {"auto", "grpc", "ucx", "nccl", "inproc"};
     DeclareTarget(flags, plan_.target);
     for (auto [flag, port, help] :

@@ -106,8 +106,8 @@ def ask(cluster, prompt, tokens):
     return result.returncode, result.stdout, result.stderr
 
 
-PROMPTS = ["Once upon a time", "def quicksort(", "The theorem of Pythagoras", "2 + 2 =", "What is a mixture of experts?",
-           "Who are you?", "A router decides", "In the beginning"]
+PROMPTS = ["Once upon a time", "def quicksort(", "The theorem of Pythagoras", "2 + 2 =",
+           "What is a mixture of experts?", "Who are you?", "A router decides", "In the beginning"]
 
 
 def run_streams(cluster, tokens, action):

@@ -1,6 +1,6 @@
 """Shards are killed, stopped, slowed, cut off, damaged and restarted under load, and so are the services before them:
-every stream ends with the ids, the text and the logits of the undisturbed run, which is the same for every cluster here.
-The longest gap between two pieces of a stream is printed; it fails the test only beyond any doubt."""
+every stream ends with the ids, the text and the logits of the undisturbed run, which is the same for every cluster
+here. The longest gap between two pieces of a stream is printed; it fails the test only beyond any doubt."""
 import random
 import signal
 import threading

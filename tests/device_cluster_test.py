@@ -37,8 +37,8 @@ class DeviceClusterTest(unittest.TestCase):
         self.assertEqual(tuple(ids), self.expected[400][0])
 
     def test_the_device_draws_the_ids_that_the_host_draws_from_its_logits(self):
-        for sampling in (["--temperature", 1], ["--temperature", 0.8, "--top-p", 0.9], ["--temperature", 1.3, "--top-k", 40],
-                         ["--temperature", 0.7, "--top-k", 50, "--top-p", 0.8]):
+        for sampling in (["--temperature", 1], ["--temperature", 0.8, "--top-p", 0.9],
+                         ["--temperature", 1.3, "--top-k", 40], ["--temperature", 0.7, "--top-k", 50, "--top-p", 0.8]):
             with self.subTest(sampling=sampling):
                 here = ["--model", DEMO_MODEL, *TARGET, "--prompt", PROMPT, "--max-tokens", 200, "--ignore-eos",
                         "--seed", 7, *sampling]
@@ -59,7 +59,8 @@ class DeviceClusterTest(unittest.TestCase):
         self.assertEqual(choices[0]["logprobs"], choices[1]["logprobs"])
 
     def check(self, transport):
-        with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--replicas", 1, "--transport", transport) as cluster:
+        with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--replicas", 1,
+                     "--transport", transport) as cluster:
             times = []
             for _ in range(5):
                 begin = time.monotonic()
@@ -81,7 +82,8 @@ class DeviceClusterTest(unittest.TestCase):
             begin = time.monotonic()
             self.assertEqual(bits_of(generate("--gateway", cluster.gateway(), *request(24))), self.expected[24])
             print(f"{transport}: 24 tokens {sorted(times)[2] * 1e3:.0f} ms (client's start included); killed in "
-                  f"mid-stream: {running}, over {after * 1e3:.0f} ms later; the next answer {1e3 * (time.monotonic() - begin):.0f} ms",
+                  f"mid-stream: {running}, over {after * 1e3:.0f} ms later; the next answer "
+                  f"{1e3 * (time.monotonic() - begin):.0f} ms",
                   flush=True)
 
     def test_nccl(self):

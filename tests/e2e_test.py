@@ -247,7 +247,8 @@ class BadStartTest(unittest.TestCase):
             taken.listen()
             port = taken.getsockname()[1]
             self.assert_refused(1, [str(port), "in use", "--grpc-port"], "--model", DEMO_MODEL, "--grpc-port", port)
-            self.assert_refused(1, [str(port), "in use", "--metrics-port"], "--model", DEMO_MODEL, "--metrics-port", port)
+            self.assert_refused(1, [str(port), "in use", "--metrics-port"], "--model", DEMO_MODEL,
+                                "--metrics-port", port)
 
     def test_chosen_ports_are_used(self):
         grpc_port, metrics_port = free_port(), free_port()
@@ -287,7 +288,8 @@ class BadStartTest(unittest.TestCase):
                 os.symlink(os.path.join(built, name, name), os.path.join(directory, name))
             with open(os.path.join(directory, "expert_service"), "w") as script:
                 real = os.path.join(built, "expert_service", "expert_service")
-                script.write(f'#!/bin/sh\ncase "$*" in *expert-2*) set -- "$@" --no-such-flag ;; esac\nexec {real} "$@"\n')
+                script.write('#!/bin/sh\ncase "$*" in *expert-2*) set -- "$@" --no-such-flag ;; esac\n'
+                             f'exec {real} "$@"\n')
             os.chmod(os.path.join(directory, "expert_service"), 0o755)
             self.assert_refused(1, ["expert-2 ended with exit code 2", "no-such-flag"], "--model", DEMO_MODEL,
                                 "--shards", 4, conclave=conclave)

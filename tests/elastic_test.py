@@ -1,6 +1,6 @@
-"""Shards, attention services and gateways come and go while requests run: nobody is restarted for it, nothing fails, and
-answers keep their ids and their logits. Found by a DNS name where this user may give a process its own hosts, and by a
-list in a file."""
+"""Shards, attention services and gateways come and go while requests run: nobody is restarted for it, nothing fails,
+and answers keep their ids and their logits. Found by a DNS name where this user may give a process its own hosts, and
+by a list in a file."""
 import re
 import unittest
 
@@ -43,14 +43,16 @@ class Scaling(unittest.TestCase):
                 load.wait_for(2)
                 for role, i in (("expert", 2), ("expert", 3), ("router", 0)):
                     self.assertEqual(cluster.stop(role, i), 0, cluster.log(f"{role}-{i}"))
-                self.assertTrue(eventually(lambda: set(shard_rows(cluster, "router-1")) == {"expert-0", "expert-1"}, 30),
+                both = {"expert-0", "expert-1"}
+                self.assertTrue(eventually(lambda: set(shard_rows(cluster, "router-1")) == both, 30),
                                 cluster.log("router-1"))
                 load.wait_for(4)
                 # What has gone is shown no more.
                 self.assertNotIn('shard="expert-3"} 0', "".join(
                     line for line in cluster.metrics("router-1").splitlines() if "shard_up" in line))
                 self.assertTrue(eventually(
-                    lambda: len(re.findall(r"^conclave_gateway_router_up", cluster.metrics("gateway-0"), re.M)) == 1, 30))
+                    lambda: len(re.findall(r"^conclave_gateway_router_up", cluster.metrics("gateway-0"), re.M)) == 1,
+                    30))
             self.assertEqual(load.failures, [])
             self.assertGreater(load.answers, 12)
 

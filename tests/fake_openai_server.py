@@ -43,7 +43,8 @@ class FakeServer:
 
             def complete(self, fate, body):
                 if fate == "refuse":
-                    return self.answer(429, {"error": {"message": "full", "type": "rate_limit_exceeded"}}, Retry_After="2")
+                    return self.answer(429, {"error": {"message": "full", "type": "rate_limit_exceeded"}},
+                                       Retry_After="2")
                 if fate == "fail":
                     return self.answer(500, {"error": {"message": "broken", "type": "server_error"}})
                 if fate == "hang":

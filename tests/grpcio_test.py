@@ -61,7 +61,8 @@ for seconds in [0.02, 0.05, 0.1] * 3:
 
 # Seeds: the same twice, another otherwise; n answers of one seed differ and are each reproducible.
 sampled = {"temperature": 1.0, "seed": 7}
-ask = lambda **more: list(call("Generate", **{"text": "Once upon a time", "max_tokens": 24, "sampling": sampled, **more}))
+story = {"text": "Once upon a time", "max_tokens": 24, "sampling": sampled}
+ask = lambda **more: list(call("Generate", **{**story, **more}))
 first = text(ask())
 assert first == text(ask())
 assert first != text(ask(sampling={**sampled, "seed": 8}))
@@ -108,7 +109,8 @@ class GrpcioTest(unittest.TestCase):
             print("SKIPPED: grpcio cannot be installed here, so no foreign gRPC client was tried")
             self.skipTest("grpcio cannot be installed")
         with Cluster("--model", DEMO_MODEL, "--shards", 2) as cluster:
-            result = subprocess.run([python, "-c", CLIENT, cluster.gateway()], capture_output=True, text=True, timeout=300)
+            result = subprocess.run([python, "-c", CLIENT, cluster.gateway()], capture_output=True, text=True,
+                                    timeout=300)
             self.assertEqual((result.returncode, result.stdout), (0, "all good\n"), result.stdout + result.stderr)
 
 

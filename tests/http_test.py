@@ -172,8 +172,8 @@ class HttpTest(unittest.TestCase):
 
     def test_request_ids_are_echoed_in_header_body_and_log(self):
         with Connection(self.client.address) as connection:
-            connection.send(self.client.request("POST", "/v1/completions", '{"prompt": "secret words", "max_tokens": 2}',
-                                                {"X-Request-Id": "trace-77"}))
+            body = '{"prompt": "secret words", "max_tokens": 2}'
+            connection.send(self.client.request("POST", "/v1/completions", body, {"X-Request-Id": "trace-77"}))
             answer = connection.read_answer()
         self.assertEqual(answer.headers["x-request-id"], "trace-77")
         self.assertEqual(answer.json()["id"], "cmpl-trace-77")
@@ -248,9 +248,10 @@ class TlsTest(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.file = staticmethod(lambda name: os.path.join(cls.folder.name, name))
         for name in ("server", "client", "stranger"):
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                            "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
-                            cls.file(name + ".key"), "-out", cls.file(name + ".pem")], check=True, capture_output=True)
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                            "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+                            "-keyout", cls.file(name + ".key"), "-out", cls.file(name + ".pem")],
+                           check=True, capture_output=True)
         cls.cluster = Cluster("--model", DEMO_MODEL, "--transport", "inproc")
 
     @classmethod

@@ -65,7 +65,8 @@ class Images(unittest.TestCase):
         with open("deploy/prometheus/prometheus.yml") as file:
             jobs = yaml.safe_load(file)["scrape_configs"]
         scraped = {target for job in jobs for config in job["static_configs"] for target in config["targets"]}
-        expected = {f"{name}:{flags_in(s['command'])['metrics-address'].rsplit(':', 1)[1]}" for name, s in self.ours.items()}
+        port = lambda service: flags_in(service["command"])["metrics-address"].rsplit(":", 1)[1]
+        expected = {f"{name}:{port(service)}" for name, service in self.ours.items()}
         self.assertEqual(scraped, expected)
 
     def test_the_sagemaker_entry_point_gives_flags_that_exist(self):

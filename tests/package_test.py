@@ -82,7 +82,8 @@ class EntryPoints(Unpacked):
     def image(self, name):
         """A folder with what the image of the service holds; the path of its entry point."""
         with open("deploy/images/Dockerfile") as file:
-            stage = re.search(rf"^FROM runtime AS {name.rsplit('-', 1)[0]}\n(.*?)(?=^FROM)", file.read(), re.M | re.S)[1]
+            base = name.rsplit("-", 1)[0]
+            stage = re.search(rf"^FROM runtime AS {base}\n(.*?)(?=^FROM)", file.read(), re.M | re.S)[1]
         binary = os.path.basename(re.search(r'ENTRYPOINT \["(\S+)"\]', stage)[1])
         folder = os.path.join(self.folder, "image of " + name)
         os.makedirs(os.path.join(folder, "bin"), exist_ok=True)
@@ -99,8 +100,8 @@ class EntryPoints(Unpacked):
                 word = word.replace(f"={peer}:", f"={host}:")
             words.append(word)
         with open(os.path.join(self.folder, name + ".log"), "w") as log:
-            process = subprocess.Popen([self.image(name), *words], env={"PATH": "/usr/bin:/bin"}, stdout=log, stderr=log,
-                                       cwd="/", user=self.USER)
+            process = subprocess.Popen([self.image(name), *words], env={"PATH": "/usr/bin:/bin"}, stdout=log,
+                                       stderr=log, cwd="/", user=self.USER)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process

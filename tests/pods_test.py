@@ -1,6 +1,6 @@
-"""The pods of k8s/overlays/mtls as processes of this machine: the images' binaries with the arguments and the environment
-that the manifests give them, each at an address of its own, found by the Services' names, with certificates as in
-docs/operations.md. Their probes are asked as the kubelet would, and a question goes through all of them.
+"""The pods of k8s/overlays/mtls as processes of this machine: the images' binaries with the arguments and the
+environment that the manifests give them, each at an address of its own, found by the Services' names, with certificates
+as in docs/operations.md. Their probes are asked as the kubelet would, and a question goes through all of them.
 
 Needs what manifests_test needs, grpcio, and a user who may give a process its own hosts.
 """
@@ -66,7 +66,8 @@ class Pods(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="conclave-pods-")
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
-        built = subprocess.run([manifests_test.kubectl(), "kustomize", OVERLAY], capture_output=True, text=True, check=True)
+        built = subprocess.run([manifests_test.kubectl(), "kustomize", OVERLAY], capture_output=True, text=True,
+                               check=True)
         documents = manifests_test.load_documents(built.stdout)
         self.pods = []
         for workload in manifests_test.workloads(documents):

@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import unittest
 
-from conclave_test_lib import (CONCLAVE, DEMO_MODEL, clean_environment, eventually, generate, read_header, read_tensor, read_tensor_bytes,
-                               run, write_tensors)
+from conclave_test_lib import (CONCLAVE, DEMO_MODEL, clean_environment, eventually, generate, read_header, read_tensor,
+                               read_tensor_bytes, run, write_tensors)
 
 TEXT = "The shard that holds an expert is asked for it. " * 3
 
@@ -22,7 +22,8 @@ def bfloat16(value):
 
 def halves(path, name):
     data = read_tensor_bytes(path, name)
-    return [struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in struct.unpack(f"<{len(data) // 2}H", data)]
+    halves = struct.unpack(f"<{len(data) // 2}H", data)
+    return [struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in halves]
 
 
 def unpack(path, base, bits, columns):
@@ -145,8 +146,8 @@ class QuantizeTest(unittest.TestCase):
     def test_a_full_disk_leaves_nothing(self):
         before = sorted(os.listdir(self.folder.name))
         # A limit on the size of files stands for a disk that is full after 60 KB.
-        result = subprocess.run([CONCLAVE, "quantize", "--model", self.source, "--to", "int8", "--out", self.path("out")],
-                                capture_output=True, text=True, env=clean_environment(), timeout=300,
+        command = [CONCLAVE, "quantize", "--model", self.source, "--to", "int8", "--out", self.path("out")]
+        result = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=300,
                                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertIn("File too large", result.stderr)

@@ -31,8 +31,8 @@ class ReferenceTest(unittest.TestCase):
         reference = os.path.join(model, "reference.safetensors")
         ids = read_tensor(reference, f"{prompt}.input_ids")
         greedy = read_tensor(reference, f"{prompt}.greedy")
-        result = run("logits", "--model", model, "--ids", ",".join(map(str, ids)), "--greedy", len(greedy), "--out", out,
-                     *flags)
+        result = run("logits", "--model", model, "--ids", ",".join(map(str, ids)), "--greedy", len(greedy),
+                     "--out", out, *flags)
         self.assertEqual(result.returncode, 0, result.stderr)
         header = read_header(out)[0]
         self.assertEqual(header["logits"]["shape"][0], len(ids))

@@ -22,8 +22,8 @@ def metrics(process):
 def ask(cluster, number, tokens):
     """One long answer, sampled for odd numbers."""
     sampling = ["--temperature", 0.9, "--seed", number] if number % 2 else []
-    answer = generate("--gateway", cluster.gateway(), "--prompt", PROMPTS[number % len(PROMPTS)], "--max-tokens", tokens,
-                      "--ignore-eos", "--hash-logits", *sampling)
+    answer = generate("--gateway", cluster.gateway(), "--prompt", PROMPTS[number % len(PROMPTS)],
+                      "--max-tokens", tokens, "--ignore-eos", "--hash-logits", *sampling)
     return {key: answer[key] for key in ("ids", "text", "finish_reason", "logits_hash")}
 
 

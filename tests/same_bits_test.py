@@ -28,7 +28,8 @@ def bits_of(result):
 def run_here(compute, sampling, pool, company=(0, 0)):
     beside, chunk = company
     extra = (["--beside", beside] if beside else []) + (["--prefill-chunk", chunk] if chunk else [])
-    return bits_of(generate("--model", DEMO_MODEL, "--device", DEVICE, "--compute", compute, *REQUEST, *SAMPLINGS[sampling], *pool, *extra))
+    return bits_of(generate("--model", DEMO_MODEL, "--device", DEVICE, "--compute", compute, *REQUEST,
+                            *SAMPLINGS[sampling], *pool, *extra))
 
 
 class SameBitsTest(unittest.TestCase):

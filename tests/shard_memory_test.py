@@ -86,7 +86,8 @@ class ShardMemoryTest(unittest.TestCase):
         """Runs prompts until every expert of every layer has had a row."""
         used = {}
         for seed in range(40):
-            result = generate("--gateway", cluster.gateway(), "--prompt", f"{seed} {seed * 7919} letters and numbers " * 12,
+            prompt = f"{seed} {seed * 7919} letters and numbers " * 12
+            result = generate("--gateway", cluster.gateway(), "--prompt", prompt,
                               "--max-tokens", 16, "--temperature", 1, "--seed", seed, "--ignore-eos", "--show-experts")
             for layer in result["expert_use"]:
                 used.setdefault(layer["layer"], set()).update(i for i, n in enumerate(layer["tokens"]) if n)
@@ -103,14 +104,15 @@ class ShardMemoryTest(unittest.TestCase):
             self.assertEqual(len(shards), SHARDS)
             for shard in shards:
                 resident = resident_bytes(shard["pid"])
-                print(f"{compute} {shard['name']}: {resident / MIB:.0f} MiB resident, at most {limit / MIB:.0f} allowed")
+                print(f"{compute} {shard['name']}: {resident / MIB:.0f} MiB resident, "
+                      f"at most {limit / MIB:.0f} allowed")
                 self.assertLessEqual(resident, limit, shard["name"])
                 # The test would prove nothing if the shard's experts had not been in use.
                 self.assertGreater(resident, self.expert_bytes / SHARDS * 0.9, shard["name"])
             router = cluster.processes("router")[0]
             size, resident = mapped_file_bytes(router["pid"], self.model)
-            print(f"{compute} router: maps {size / MIB:.1f} MiB of the model's files, {resident / MIB:.1f} MiB resident, "
-                  f"for {self.other_bytes / MIB:.1f} MiB besides the experts")
+            print(f"{compute} router: maps {size / MIB:.1f} MiB of the model's files, "
+                  f"{resident / MIB:.1f} MiB resident, for {self.other_bytes / MIB:.1f} MiB besides the experts")
             # Mappings are made of whole pages: at most two partial ones for each tensor.
             allowed = self.other_bytes + 2 * 4096 * sum(
                 not EXPERT.match(name) for path in weight_files(self.model) for name in read_header(path)[0])

@@ -1,5 +1,5 @@
-"""Traces of a whole cluster, as a collector gets them: a request over HTTP and one over gRPC, whose spans at gateway and
-attention service are nested, timed and named as docs/tracing.md says."""
+"""Traces of a whole cluster, as a collector gets them: a request over HTTP and one over gRPC, whose spans at gateway
+and attention service are nested, timed and named as docs/tracing.md says."""
 import json
 import threading
 import time
@@ -63,7 +63,8 @@ def end(span):
 
 def cluster_that_sends_to(endpoint):
     flags = f"otlp-endpoint={endpoint} otlp-header=X-Scope=tests"
-    return Cluster("--model", DEMO_MODEL, "--shards", 2, "--http-port", 0, "--gateway-flags", flags, "--router-flags", flags)
+    return Cluster("--model", DEMO_MODEL, "--shards", 2, "--http-port", 0, "--gateway-flags", flags,
+                   "--router-flags", flags)
 
 
 class Tracing(unittest.TestCase):

@@ -31,14 +31,19 @@ done
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-  command -v sudo >/dev/null || { echo "install_dependencies: run as root, or install sudo, to get: ${missing[*]}" >&2; exit 1; }
+  command -v sudo >/dev/null || {
+    echo "install_dependencies: run as root, or install sudo, to get: ${missing[*]}" >&2
+    exit 1
+  }
   as_root=(sudo)
 fi
 echo "Installing ${#missing[@]} Debian packages: ${missing[*]}"
 log=$(mktemp)
-case " ${missing[*]} " in *:arm64\ *) foreign=("${as_root[@]}" dpkg --add-architecture arm64) ;; *) foreign=(true) ;; esac
+foreign=(true)
+[[ " ${missing[*]} " != *:arm64\ * ]] || foreign=("${as_root[@]}" dpkg --add-architecture arm64)
 if ! { "${foreign[@]}" && "${as_root[@]}" apt-get update -qq &&
-       "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+       "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+         apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
   tail -n 20 "$log" >&2
   echo "install_dependencies: apt-get failed; Debian 12 (bookworm) is what Conclave is built on" >&2
   exit 1

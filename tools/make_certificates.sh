@@ -32,7 +32,8 @@ fi
 new_key "$directory/service.key.new"
 openssl req -new -key "$directory/service.key.new" -subj "/CN=conclave" |
   openssl x509 -req -CA "$directory/ca.pem" -CAkey "$directory/ca.key" -CAcreateserial -days "$days" \
-    -extfile <(printf 'basicConstraints=CA:false\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=%s\n' "$names") \
+    -extfile <(printf '%s\n' basicConstraints=CA:false keyUsage=digitalSignature \
+      extendedKeyUsage=serverAuth,clientAuth "subjectAltName=$names") \
     -out "$directory/service.pem.new" 2>/dev/null
 mv "$directory/service.key.new" "$directory/service.key"
 mv "$directory/service.pem.new" "$directory/service.pem"

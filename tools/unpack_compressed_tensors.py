@@ -25,7 +25,8 @@ def unpacked(tensors, weights):
         if part == "weight_packed":
             codes = unpack_from_int32(tensor, weights.num_bits, torch.Size(tensors[f"{base}.weight_shape"].tolist()))
             scales = tensors[f"{base}.weight_scale"].float()
-            result[f"{base}.weight"] = dequantize(codes.float(), scales, None, weights, dtype=torch.float32).contiguous()
+            values = dequantize(codes.float(), scales, None, weights, dtype=torch.float32)
+            result[f"{base}.weight"] = values.contiguous()
         elif part not in ("weight_scale", "weight_shape"):
             result[name] = tensor
     return result

@@ -56,7 +56,8 @@ TEST(CompletionEventTest, PiecesTheFinishAndUsageAreToldApart) {
   EXPECT_FALSE(finish->piece);
 
   const auto usage = ParseCompletionEvent(
-      R"({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}}})");
+      R"({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7,
+          "prompt_tokens_details": {"cached_tokens": 3}}})");
   EXPECT_FALSE(usage->piece);
   EXPECT_EQ(usage->prompt_tokens, 5);
   EXPECT_EQ(usage->completion_tokens, 7);

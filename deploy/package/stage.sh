@@ -23,7 +23,8 @@ done
 glibc='^(ld-linux-x86-64|libc|libm|libmvec|libpthread|libdl|librt|libresolv|libutil|libanl)\.so'
 libraries() { ldd "$@" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u; }
 for library in $(libraries "$target"/bin/*); do
-  [[ $(basename "$library") =~ $glibc ]] || install -m 644 "$(readlink -f "$library")" "$target/lib/$(basename "$library")"
+  name=$(basename "$library")
+  [[ $name =~ $glibc ]] || install -m 644 "$(readlink -f "$library")" "$target/lib/$name"
 done
 # UCX finds its transports by name, in a folder beside libuct.
 if [ -e "$target"/lib/libuct.so.0 ]; then

@@ -45,7 +45,7 @@ def cuda_binary(name, src, hdrs = [], deps = [], **kwargs):
     native.cc_binary(name = name, srcs = [_compile(src, hdrs)], deps = deps, **kwargs)
 
 def cuda_shared_library(name, src, hdrs = [], deps = [], **kwargs):
-    """A shared object whose one exported function is in `src`: what programs without a CUDA dependency open at run time."""
+    """A shared object whose one exported function is in `src`: what programs without CUDA open at run time."""
     if not HAVE_CUDA:
         return
     native.cc_binary(

@@ -1,6 +1,7 @@
 """Writes a kustomize component that fits k8s/base to a checkpoint: shards, memory, the volume, and startup budgets.
 
-    conclave inspect MODEL --shards 16 -o json | python3 tools/kubernetes/sizes.py --read-mb-s 800 > my/sizes/kustomization.yaml
+    conclave inspect MODEL --shards 16 -o json |
+        python3 tools/kubernetes/sizes.py --read-mb-s 800 > my/sizes/kustomization.yaml
 
 --read-mb-s is what one pod reads from the model's volume when all start at once: measure it. A process may take twice
 the time that its bytes need at that rate, and half a minute besides, before the kubelet gives it up.
@@ -45,7 +46,8 @@ def component(model, read_mb_s, copies, kv_gib):
         raise SystemExit(f"sizes: --copies: {copies} is not in [1, {shards}], the shards that were inspected")
     shard_bytes = copies * max(shard["expert_bytes"] for shard in model["shards"])
     router_bytes = model["bytes_total"] - model["expert_bytes"] - model.get("mtp_bytes", 0)
-    lines = [f"# {model['directory']}: {model['bytes_total'] / 1e9:.1f} GB over {shards} shards, {copies} of each expert;",
+    size = f"{model['bytes_total'] / 1e9:.1f} GB"
+    lines = [f"# {model['directory']}: {size} over {shards} shards, {copies} of each expert;",
              f"# read at {read_mb_s} MB/s a pod. Written by tools/kubernetes/sizes.py.",
              "apiVersion: kustomize.config.k8s.io/v1alpha1", "kind: Component", "patches:"]
     lines += patch("PersistentVolumeClaim", "conclave-model",

@@ -66,8 +66,8 @@ EXPERTS = Dashboard("conclave-experts", "Conclave / Experts", [
     Panel("Tokens by expert", [(f'sum by (expert) (rate(conclave_router_expert_tokens_total{{layer=~"$layer"}}'
                                 f"[{RATE}]))", "{{expert}}")], "short", "heatmap", 24,
           "One row an expert; choose the layer above. Needs --per-expert-metrics on the attention services."),
-    Panel("Tokens by shard", [(f'sum by (layer, shard) (rate(conclave_router_layer_shard_tokens_total{{layer=~"$layer"}}'
-                               f"[{RATE}]))", "layer {{layer}} {{shard}}")], "short", "heatmap", 24),
+    Panel("Tokens by shard", [('sum by (layer, shard) (rate(conclave_router_layer_shard_tokens_total'
+                               f'{{layer=~"$layer"}}[{RATE}]))', "layer {{layer}} {{shard}}")], "short", "heatmap", 24),
     Panel("Busiest expert over the mean, by layer", [(EXPERT_IMBALANCE, "layer {{layer}}")], "short", help="1 is "
           "perfect balance; the number of experts is all tokens on one of them."),
     Panel("Balancedness of the shards, by layer", [('min by (layer) (conclave_router_layer_balancedness{of="shards"})',

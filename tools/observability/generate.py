@@ -1,7 +1,8 @@
 """Writes what is generated from dashboards.py, rules.py and the metrics in the code:
 
     python3 tools/observability/generate.py          write the files
-    python3 tools/observability/generate.py --check  exit 1, and name them, where files differ from what would be written
+    python3 tools/observability/generate.py --check  exit 1, and name them, where files differ from what would be
+                                                     written
 
 k8s/components/monitoring/ (dashboards, rules), deploy/prometheus/rules.yaml, docs/metrics.md.
 """
@@ -73,10 +74,11 @@ def rule_groups(shorter=None):
 def metrics_page():
     lines = ["# Metrics", "", "What each service shows on its metrics port. Written by tools/observability/generate.py "
              "from the sources.", "",
-             "Every layer's balance and the hottest experts are always there; `--per-expert-metrics` of attention services "
-             "and shards adds one series for every expert of every layer (14,848 for DeepSeek-V3). Services count experts "
-             "in plain memory and show them at a scrape: [performance.md](performance.md) has what it costs. The label "
-             "`tenant` has the names of the key file and no others; nothing of a request becomes a label.", "",
+             "Every layer's balance and the hottest experts are always there; `--per-expert-metrics` of attention "
+             "services and shards adds one series for every expert of every layer (14,848 for DeepSeek-V3). Services "
+             "count experts in plain memory and show them at a scrape: [performance.md](performance.md) has what it "
+             "costs. The label `tenant` has the names of the key file and no others; nothing of a request becomes a "
+             "label.", "",
              "| metric | kind | what it is |", "|---|---|---|"]
     lines += [f"| `{m.name}` | {m.kind} | {m.help} |" for m in metrics_in_code.find(ROOT)]
     return "\n".join(lines) + "\n"

@@ -26,8 +26,8 @@ ANSWER_TOKENS = 48
 
 def bench_model(model, threads, *flags):
     """Tokens per second by the figure's name, as `conclave bench-model` prints them."""
-    command = [ROOT / "bazel-bin/cli/conclave", "bench-model", "--model", model, "--threads", str(threads), "-o", "json",
-               "--prompt-tokens", "0", "--repetitions", "1", *flags]
+    command = [ROOT / "bazel-bin/cli/conclave", "bench-model", "--model", model, "--threads", str(threads),
+               "-o", "json", "--prompt-tokens", "0", "--repetitions", "1", *flags]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return {figure["name"]: figure["tokens_per_second"] for figure in json.loads(output)["figures"]}
 
@@ -63,7 +63,8 @@ def measure(model, threads, rounds):
                 figures = bench_model(directory, threads, "--answer-tokens", str(ANSWER_TOKENS), "--streams", "")
                 samples["top_k"][k] += figures.values()
             depths = ",".join(str(d) for d in DEPTHS[1:])
-            figures = bench_model(model, threads, "--answer-tokens", str(ANSWER_TOKENS), "--depths", depths, "--streams", "")
+            figures = bench_model(model, threads, "--answer-tokens", str(ANSWER_TOKENS), "--depths", depths,
+                                  "--streams", "")
             for depth, speed in zip(DEPTHS, figures.values()):
                 samples["depth"][depth].append(speed)
             streams = ",".join(str(s) for s in STREAMS)
@@ -71,7 +72,8 @@ def measure(model, threads, rounds):
             for count, speed in zip(STREAMS, figures.values()):
                 samples["streams"][count].append(speed)
             print(f"round {number + 1} of {rounds}", flush=True)
-    medians = {name: {str(x): statistics.median(speeds) for x, speeds in points.items()} for name, points in samples.items()}
+    medians = {name: {str(x): statistics.median(speeds) for x, speeds in points.items()}
+               for name, points in samples.items()}
     return {"threads": threads, "rounds": rounds, "read_gbps": statistics.median(r for r, _ in limits),
             "float32_gflops": statistics.median(f for _, f in limits),
             "config": json.loads((model / "config.json").read_text()), "tokens_per_second": medians}
@@ -111,17 +113,20 @@ def plot(data, out):
     import matplotlib.pyplot as plt
     plt.rcParams.update({"svg.hashsalt": "conclave", "font.size": 9})
     model = CostModel(data)
+    milliseconds = lambda _, speed: 1e3 / speed
     panels = [
-        ("top_k", "experts active of 64", "ms a token", lambda x, speed: 1e3 / speed, lambda x: 1e3 * model.seconds(top_k=x)),
+        ("top_k", "experts active of 64", "ms a token", milliseconds, lambda x: 1e3 * model.seconds(top_k=x)),
         ("top_k", "experts active of 64", "tokens/s", lambda x, speed: speed, lambda x: 1 / model.seconds(top_k=x)),
-        ("depth", "tokens of context", "ms a token", lambda x, speed: 1e3 / speed, lambda x: 1e3 * model.seconds(depth=x)),
+        ("depth", "tokens of context", "ms a token", milliseconds, lambda x: 1e3 * model.seconds(depth=x)),
         ("streams", "streams", "tokens/s, all together", lambda x, speed: speed, lambda x: x / model.seconds(rows=x)),
     ]
     figure, axes = plt.subplots(1, len(panels), figsize=(13, 3), constrained_layout=True)
     for axis, (name, x_label, y_label, seen, expected) in zip(axes, panels):
         points = {int(x): speed for x, speed in data["tokens_per_second"][name].items()}
-        axis.plot(list(points), [seen(x, speed) for x, speed in points.items()], "o-", color="#1f77b4", label="measured")
-        axis.plot(list(points), [expected(x) for x in points], "--", color="#888888", label="model: bytes and operations")
+        measured = [seen(x, speed) for x, speed in points.items()]
+        axis.plot(list(points), measured, "o-", color="#1f77b4", label="measured")
+        axis.plot(list(points), [expected(x) for x in points], "--", color="#888888",
+                  label="model: bytes and operations")
         axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
