@@ -128,7 +128,8 @@ class LimitsTest(unittest.TestCase):
 
     def test_content_length_beside_transfer_encoding_and_two_lengths(self):
         for headers in ("Content-Length: 2\r\nTransfer-Encoding: chunked",
-                        "Transfer-Encoding: chunked\r\nContent-Length: 2", "Content-Length: 2\r\nContent-Length: 3", "Content-Length: -1", "Content-Length: 1e1"):
+                        "Transfer-Encoding: chunked\r\nContent-Length: 2",
+                        "Content-Length: 2\r\nContent-Length: 3", "Content-Length: -1", "Content-Length: 1e1"):
             with self.subTest(headers):
                 self.refused(self.client.raw(f"{self.client.head('POST', COMPLETIONS)}{headers}\r\n\r\n{{}}"), 400)
 

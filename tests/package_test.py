@@ -75,7 +75,7 @@ class EntryPoints(Unpacked):
         with open("deploy/compose/compose.yaml") as file:
             text = file.read()
         cls.commands = {name: [word.strip() for word in words.split(",")] for name, words in re.findall(
-            r"^  ([a-z0-9-]+):\n(?:    (?!command).*\n)*    command: \[(.*)\]$", text, re.M)}
+            r"^  ([a-z0-9-]+):\n(?:    (?!command).*\n)*    command: \[([^\]]*)\]$", text, re.M)}
         cls.hosts = {name: f"127.{60 + os.getpid() % 150}.{os.getpid() // 150 % 250}.{i}"
                      for i, name in enumerate(cls.commands, 1)}
 
