@@ -115,7 +115,13 @@ absl::StatusOr<std::unique_ptr<UcxExpertServer>> StartUcx(const ExpertServiceOpt
   UcxExpertServerOptions ucx;
   ucx.address = options.ucx_address;
   ucx.gate = &gate;
-  if (device != nullptr) ucx.memory = PinnedMemory(device->accelerator());
+  if (device != nullptr) {
+    ASSIGN_OR_RETURN(std::shared_ptr<DeviceStream> stream, device->accelerator().NewStream());
+    ucx.memory = PinnedMemory(device->accelerator());
+    ucx.device_memory = SharedDeviceMemory(device->accelerator());
+    ucx.make_current = [stream] { stream->MakeCurrent(); };
+    ucx.worker.device_memory = UcxDeviceMemory::kCuda;
+  }
   return UcxExpertServer::Start(ucx);
 }
 

@@ -24,6 +24,7 @@ struct DataPlaneRequest {
   // Of those who ask for NCCL: the version they have, and their GPU's own name. 0: NCCL is not meant.
   int nccl_version = 0;
   std::string gpu;
+  bool device_rows = false;  // asks for rows over UCX from device to device
   uint64_t instance = 0;  // a number that no other process has, for as long as it lives; 0: not said
 };
 
@@ -34,6 +35,8 @@ struct DataPlaneOffer {
   std::string token;    // kTokenBytes, secret
   std::string address;  // numeric host:port of the shard's listener
   std::string nccl_id;  // of NCCL: the ncclUniqueId of the communicator to be; else empty
+  bool device_rows = false;        // rows and results travel over UCX from device to device
+  std::string why_no_device_rows;  // where the router asked for that
 };
 inline constexpr int kTokenBytes = 32;
 

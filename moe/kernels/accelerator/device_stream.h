@@ -27,6 +27,9 @@ class DeviceStream {
   // speed. RESOURCE_EXHAUSTED: there is too little left. Free waits for no other queue of the device.
   virtual absl::StatusOr<void*> Allocate(int64_t bytes) = 0;
   virtual void Free(void* memory) = 0;
+  // Device memory that other processes can map, where the device has such; freeing it may wait for all of its queues.
+  virtual absl::StatusOr<void*> AllocateShared(int64_t bytes) { return Allocate(bytes); }
+  virtual void FreeShared(void* memory) { Free(memory); }
   virtual absl::StatusOr<void*> AllocateHost(int64_t bytes) = 0;
   virtual void FreeHost(void* memory) = 0;
   // Whether the device copies from and to `host` at full speed: it lies in memory of AllocateHost, of whatever stream or

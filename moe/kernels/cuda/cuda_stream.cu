@@ -61,6 +61,20 @@ class CudaStream final : public DeviceStream {
     MakeCurrent();
     Note(cudaFreeAsync(memory, stream_));
   }
+  // What is allocated in the order of a stream cannot be mapped by others.
+  absl::StatusOr<void*> AllocateShared(int64_t bytes) override {
+    MakeCurrent();
+    void* memory = nullptr;
+    const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1));
+    if (error == cudaSuccess) return memory;
+    cudaGetLastError();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no ", bytes >> 20, " MiB of device memory to share: ", cudaGetErrorString(error)));
+  }
+  void FreeShared(void* memory) override {
+    MakeCurrent();
+    Note(cudaFree(memory));
+  }
   absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
     MakeCurrent();
     void* memory = nullptr;

@@ -29,17 +29,24 @@ class BodyBuffer {
   // Makes room for `bytes`, keeping the first `kept`.
   void Reserve(int64_t bytes, int64_t kept = 0) {
     if (bytes <= capacity_) return;
-    int64_t grown = (bytes + 63) / 64 * 64;
-    std::shared_ptr<void> fresh;
-    if (memory_ != nullptr) {
-      for (grown = kGivenBytesMin; grown < bytes;) grown *= 2;
-      fresh = memory_(grown);
+    const std::shared_ptr<void> old = bytes_;
+    if (memory_ == nullptr || !TryReserve(bytes)) {
+      capacity_ = (bytes + 63) / 64 * 64;
+      bytes_.reset(std::aligned_alloc(64, static_cast<size_t>(capacity_)), &std::free);
+      CONCLAVE_CHECK(bytes_ != nullptr) << "no memory for a message of " << bytes << " bytes";
     }
-    if (fresh == nullptr) fresh.reset(std::aligned_alloc(64, static_cast<size_t>(grown)), &std::free);
-    CONCLAVE_CHECK(fresh != nullptr) << "no memory for a message of " << bytes << " bytes";
-    if (kept > 0) std::memcpy(fresh.get(), bytes_.get(), static_cast<size_t>(kept));
+    if (kept > 0) std::memcpy(bytes_.get(), old.get(), static_cast<size_t>(kept));
+  }
+  // The same, keeping nothing, out of the memory that was given alone. False: it gives none. REQUIRES: some was given
+  bool TryReserve(int64_t bytes) {
+    if (bytes <= capacity_) return true;
+    int64_t grown = kGivenBytesMin;
+    while (grown < bytes) grown *= 2;
+    std::shared_ptr<void> fresh = memory_(grown);
+    if (fresh == nullptr) return false;
     bytes_ = std::move(fresh);
     capacity_ = grown;
+    return true;
   }
   // Gives the memory back where it is more than is worth keeping for the next message.
   void Trim() {

@@ -32,27 +32,44 @@ absl::StatusOr<bool> MessageGather::Accept(const WireHeader& fragment, const voi
   if (!open_) {
     if (absl::Status begun = Begin(fragment); !begun.ok()) return begun;
   } else if (!SameMessage(header_, fragment) || fragment.offset != received_) {
-    open_ = false;
-    return absl::InvalidArgumentError(absl::StrCat("offset: ", fragment.offset, " of message ", fragment.sequence,
-                                                   " where ", received_, " of message ", header_.sequence,
-                                                   " comes next"));
+    return OutOfOrder(fragment);
   }
   open_ = true;
   const int64_t end = static_cast<int64_t>(received_) + payload_bytes;
-  const int64_t whole = static_cast<int64_t>(header_.body_bytes);
+  const int64_t whole = SentBytes(header_);
+  if (end > whole) return OutOfOrder(fragment);
   if (end > body_.capacity()) {
     body_.Reserve(std::min(whole, std::max(kBelievedBytes, 2 * end)), static_cast<int64_t>(received_));
   }
   if (payload_bytes > 0) std::memcpy(body_.data() + received_, payload, static_cast<size_t>(payload_bytes));
-  const bool checked = (header_.flags & kWireChecksummed) != 0;
-  if (checked) checksum_.Add(payload, payload_bytes);
+  if ((header_.flags & kWireChecksummed) != 0) checksum_.Add(payload, payload_bytes);
   received_ = static_cast<uint64_t>(end);
-  if (end < whole) return false;
+  if (received_ < header_.body_bytes) return false;
   open_ = false;
-  if (checked && checksum_.Digest() != header_.checksum) {
-    return absl::DataLossError(absl::StrCat("message ", header_.sequence, ": its checksum does not fit"));
-  }
+  if (absl::Status checked = CheckSum(); !checked.ok()) return checked;
   return true;
+}
+
+absl::Status MessageGather::AcceptOffer(const WireHeader& fragment, int64_t bytes) {
+  const bool next = open_ && SameMessage(header_, fragment) && fragment.offset == received_;
+  const bool last = static_cast<int64_t>(received_) == SentBytes(header_) &&
+                    received_ + static_cast<uint64_t>(bytes) == header_.body_bytes;
+  if (!next || !last) return OutOfOrder(fragment);
+  open_ = false;
+  return CheckSum();
+}
+
+absl::Status MessageGather::OutOfOrder(const WireHeader& fragment) {
+  open_ = false;
+  return absl::InvalidArgumentError(absl::StrCat("offset: ", fragment.offset, " of message ", fragment.sequence,
+                                                 " where ", received_, " of message ", header_.sequence,
+                                                 " comes next"));
+}
+
+absl::Status MessageGather::CheckSum() const {
+  const bool checked = (header_.flags & kWireChecksummed) != 0;
+  if (!checked || checksum_.Digest() == header_.checksum) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("message ", header_.sequence, ": its checksum does not fit"));
 }
 
 }  // namespace conclave

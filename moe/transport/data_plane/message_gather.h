@@ -25,11 +25,14 @@ class MessageGather {
   // came before (its sequence is not greater than the last one's). DATA_LOSS: the checksum does not fit. Whatever had
   // come of the message is then dropped.
   absl::StatusOr<bool> Accept(const WireHeader& fragment, const void* payload, int64_t payload_bytes);
+  // The last fragment of a message with kWireDeviceRows, of which `bytes` can be fetched: the message is whole, and its
+  // body is the rest. Errors as Accept.
+  absl::Status AcceptOffer(const WireHeader& fragment, int64_t bytes);
   // Whether a fragment that passed ReadFragment is a message by itself that need not be copied to be whole; its
   // checksum, where it has one, wants Accept.
   bool IsWhole(const WireHeader& fragment, int64_t payload_bytes) const {
     return !open_ && fragment.offset == 0 && payload_bytes == static_cast<int64_t>(fragment.body_bytes) &&
-           (fragment.flags & kWireChecksummed) == 0;
+           (fragment.flags & (kWireChecksummed | kWireDeviceRows)) == 0;
   }
   // Takes such a fragment without its body, which stays where it is: header() is good, Take() is not.
   // INVALID_ARGUMENT: it came before. REQUIRES: IsWhole
@@ -43,6 +46,8 @@ class MessageGather {
 
  private:
   absl::Status Begin(const WireHeader& fragment);
+  absl::Status OutOfOrder(const WireHeader& fragment);
+  absl::Status CheckSum() const;
 
   WireHeader header_;
   BodyBuffer body_;

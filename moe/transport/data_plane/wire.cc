@@ -92,8 +92,9 @@ absl::Status ReadHeader(absl::Span<const std::byte> header_bytes, WireHeader* he
   if (header->kind < WireKind::kHello || header->kind > WireKind::kReply) {
     return Bad("kind", static_cast<uint64_t>(header->kind));
   }
-  const int flags_known = header->version < 2 ? kWireChecksummed : kWireChecksummed | kWireFp8Rows;
+  const int flags_known = header->version < 2 ? kWireChecksummed : kWireChecksummed | kWireFp8Rows | kWireDeviceRows;
   if ((header->flags & ~flags_known) != 0) return Bad("flags", header->flags);
+  if (Packed(*header) && (header->flags & kWireDeviceRows) != 0) return Bad("flags", header->flags);
   if (header->dtype > 1) return Bad("dtype", header->dtype);
   return CheckBody(*header);
 }
@@ -118,6 +119,12 @@ bool SameMessage(const WireHeader& first, const WireHeader& next) {
 int64_t CallMetaBytes(int64_t rows, int64_t pairs) {
   const int64_t bytes = (rows + 1) * static_cast<int64_t>(sizeof(uint32_t)) + pairs * sizeof(int32_t);
   return (bytes + kBodyAlignment - 1) / kBodyAlignment * kBodyAlignment;
+}
+
+int64_t SentBytes(const WireHeader& header) {
+  const bool on_device = (header.flags & kWireDeviceRows) != 0 && header.status == 0;
+  if (on_device && header.kind == WireKind::kCall) return CallMetaBytes(header.rows, header.pairs);
+  return on_device && header.kind == WireKind::kReply ? 0 : static_cast<int64_t>(header.body_bytes);
 }
 
 void DescribeCall(const ExpertCall& call, absl::Time now, WireHeader* header) {

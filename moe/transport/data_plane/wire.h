@@ -11,6 +11,9 @@
 //   kCall     router → shard   body: row_offsets u32 [rows + 1], experts i32 [pairs], zeros up to a multiple of 64,
 //                              rows [rows, cols] of `dtype`, or with kWireFp8Rows packed by PackFp8
 //   kReply    shard → router   body: [pairs, cols] of `dtype`; or `status` is not 0 and the body says why
+//
+// With kWireDeviceRows, rows of a call and results of its reply are the last fragment of their message, whole: one that
+// the receiver fetches from the sender's device to its own.
 #ifndef CONCLAVE_MOE_TRANSPORT_DATA_PLANE_WIRE_H_
 #define CONCLAVE_MOE_TRANSPORT_DATA_PLANE_WIRE_H_
 
@@ -43,6 +46,7 @@ enum class WireKind : uint8_t { kHello = 1, kWelcome = 2, kCall = 3, kReply = 4 
 inline constexpr uint32_t kWireMagic = 0x43565831;  // "1XVC" in memory
 inline constexpr uint8_t kWireChecksummed = 1;      // flag: `checksum` holds; the reply to such a call has one too
 inline constexpr uint8_t kWireFp8Rows = 2;      // flag: a call's rows are packed; a reply repeats it, its own are not
+inline constexpr uint8_t kWireDeviceRows = 4;   // flag: see above, where Connect agreed on it; a reply repeats it
 inline constexpr int64_t kWireTextBytesMax = 4096;  // of a status message
 inline constexpr int64_t kBodyAlignment = 64;
 
@@ -60,7 +64,7 @@ struct WireHeader {
   uint64_t offset = 0;      // of this fragment in the body
   uint64_t body_bytes = 0;  // of the whole message
   uint64_t placement_epoch = 0;
-  uint64_t checksum = 0;    // XXH3 of the header, offset and checksum taken as zero, and the body
+  uint64_t checksum = 0;    // XXH3 of the header, offset and checksum taken as zero, and the body but for device rows
   uint64_t timeout_us = 0;  // 0: none
   int32_t layer = 0;
   int32_t status = 0;  // an absl::StatusCode
@@ -82,6 +86,8 @@ bool SameMessage(const WireHeader& first, const WireHeader& next);
 
 // Bytes before the rows in the body of a call.
 int64_t CallMetaBytes(int64_t rows, int64_t pairs);
+// Bytes of the body that come in fragments which are sent, not fetched.
+int64_t SentBytes(const WireHeader& header);
 // Fills in what `call` says; `now` turns its deadline into a timeout.
 void DescribeCall(const ExpertCall& call, absl::Time now, WireHeader* header);
 // Writes CallMetaBytes(..) bytes. REQUIRES: ValidateExpertCall accepts the call

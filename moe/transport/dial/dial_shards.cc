@@ -10,6 +10,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/kernels/accelerator/accelerator.h"
 #include "moe/transport/dial/preferred_transport.h"
+#include "moe/transport/dial/staged_calls.h"
 #include "moe/transport/grpc/grpc_data_plane_client.h"
 #include "moe/transport/grpc/grpc_transport.h"
 #include "moe/transport/nccl/nccl_api.h"
@@ -45,6 +46,9 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> Ucx(const std::vector<std::string>
   ucx.numeric_profile = options.numeric_profile;
   ucx.checksum = options.checksum;
   ucx.worker.loopback_only = AllOnLoopback(addresses);
+  if (options.accelerator != nullptr) {
+    ucx.new_stream = [accelerator = options.accelerator] { return accelerator->NewStream(); };
+  }
   return NewUcxTransport(static_cast<int>(addresses.size()), NewGrpcDataPlaneClient(addresses, options.credentials),
                          ucx);
 }
@@ -130,7 +134,12 @@ absl::StatusOr<std::unique_ptr<Transport>> DialShards(const std::vector<std::str
   }
   LogChoice(addresses, **ucx);
   if (options.kind == TransportKind::kUcx) return std::unique_ptr<Transport>(*std::move(ucx));
-  return NewPreferredTransport(*std::move(ucx), Grpc(addresses, options));
+  std::unique_ptr<StagedCalls> staged;
+  if ((*ucx)->rows_device() == Device::kCuda) {
+    ASSIGN_OR_RETURN(auto stream, options.accelerator->NewStream());
+    staged = std::make_unique<StagedCalls>(std::move(stream));
+  }
+  return NewPreferredTransport(*std::move(ucx), Grpc(addresses, options), std::move(staged));
 }
 
 }  // namespace conclave

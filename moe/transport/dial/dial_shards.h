@@ -40,7 +40,7 @@ struct DialOptions {
   bool checksum = false;  // not over NCCL, where rows stay on the devices
   std::shared_ptr<grpc::ChannelCredentials> credentials;  // of gRPC; null: plaintext
   absl::Duration ucx_wait = absl::Seconds(5);             // for UCX connections, once, before the choice is logged
-  Accelerator* accelerator = nullptr;                     // whose memory NCCL moves; outlives the transport
+  Accelerator* accelerator = nullptr;                     // whose memory NCCL and UCX move; outlives the transport
   absl::Duration nccl_wait = absl::Seconds(30);           // for NCCL connections, once
 };
 

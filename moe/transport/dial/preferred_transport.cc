@@ -20,8 +20,12 @@ constexpr absl::Duration kFallbackTurn = absl::Milliseconds(5);
 
 class PreferredTransport final : public Transport {
  public:
-  PreferredTransport(std::unique_ptr<UcxTransport> fast, std::unique_ptr<Transport> fallback)
-      : fast_(std::move(fast)), fallback_(std::move(fallback)), over_fast_(fast_->shards()) {
+  PreferredTransport(std::unique_ptr<UcxTransport> fast, std::unique_ptr<Transport> fallback,
+                     std::unique_ptr<StagedCalls> staged)
+      : staged_(std::move(staged)),
+        fast_(std::move(fast)),
+        fallback_(std::move(fallback)),
+        over_fast_(fast_->shards()) {
     CONCLAVE_CHECK(fast_->shards() == fallback_->shards()) << fast_->shards() << " and " << fallback_->shards();
     for (int i = 0; i < shards(); ++i) over_fast_[i] = fast_->Connected(ShardId{i});
   }
@@ -31,6 +35,9 @@ class PreferredTransport final : public Transport {
     const bool fast = known && fast_->Connected(shard);
     if (known && over_fast_[Value(shard)] != fast) Note(shard, fast);
     ++(fast ? fast_calls_ : fallback_calls_);
+    if (!fast && call.rows.device == Device::kCuda && staged_ != nullptr) {
+      return staged_->Call(*fallback_, shard, call, out, std::move(done));
+    }
     (fast ? *fast_ : *fallback_).Call(shard, call, out, std::move(done));
   }
 
@@ -54,6 +61,7 @@ class PreferredTransport final : public Transport {
   }
 
   int shards() const override { return fast_->shards(); }
+  Device rows_device() const override { return fast_->rows_device(); }
   const char* Way(ShardId shard) const override {
     return Value(shard) >= 0 && Value(shard) < shards() && over_fast_[Value(shard)] ? "ucx" : "grpc";
   }
@@ -74,6 +82,7 @@ class PreferredTransport final : public Transport {
 
   // Every call ends in a Done that Progress counts, so that these tell how many are in flight.
   int fast_calls_ = 0, fallback_calls_ = 0;
+  const std::unique_ptr<StagedCalls> staged_;
   const std::unique_ptr<UcxTransport> fast_;
   const std::unique_ptr<Transport> fallback_;
   std::vector<bool> over_fast_;  // by shard, at its last call
@@ -82,8 +91,9 @@ class PreferredTransport final : public Transport {
 }  // namespace
 
 std::unique_ptr<Transport> NewPreferredTransport(std::unique_ptr<UcxTransport> fast,
-                                                 std::unique_ptr<Transport> fallback) {
-  return std::make_unique<PreferredTransport>(std::move(fast), std::move(fallback));
+                                                 std::unique_ptr<Transport> fallback,
+                                                 std::unique_ptr<StagedCalls> staged) {
+  return std::make_unique<PreferredTransport>(std::move(fast), std::move(fallback), std::move(staged));
 }
 
 }  // namespace conclave

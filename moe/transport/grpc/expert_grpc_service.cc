@@ -154,6 +154,7 @@ class Service final : public v1::ExpertService::Service {
     asked.nccl_version = static_cast<int>(std::min(request->nccl_version(), uint32_t{INT32_MAX}));
     asked.gpu = request->gpu();
     asked.instance = request->instance();
+    asked.device_rows = request->device_rows();
     const absl::StatusOr<DataPlaneOffer> offer = data_plane->Connect(asked);
     if (!offer.ok()) return ToGrpc(offer.status());
     response->set_wire_version(offer->version);
@@ -161,6 +162,8 @@ class Service final : public v1::ExpertService::Service {
     response->set_token(offer->token);
     nccl ? response->set_nccl_address(offer->address) : response->set_ucx_address(offer->address);
     response->set_nccl_id(offer->nccl_id);
+    response->set_device_rows(offer->device_rows);
+    response->set_why_no_device_rows(offer->why_no_device_rows);
     return grpc::Status::OK;
   }
 

@@ -61,6 +61,7 @@ class Client final : public DataPlaneClient {
     message.set_nccl_version(static_cast<uint32_t>(request.nccl_version));
     message.set_gpu(request.gpu);
     message.set_instance(request.instance);
+    message.set_device_rows(request.device_rows);
     question->nccl = request.nccl_version > 0;
     question->reader = stubs_[Value(shard)]->AsyncConnect(&question->context, message, &queue_);
     question->reader->Finish(&question->response, &question->status, question.get());
@@ -83,6 +84,8 @@ class Client final : public DataPlaneClient {
     offer.address = ReachableAddress(
         answered->nccl ? answered->response.nccl_address() : answered->response.ucx_address(), answered->context.peer());
     offer.nccl_id = answered->response.nccl_id();
+    offer.device_rows = answered->response.device_rows();
+    offer.why_no_device_rows = answered->response.why_no_device_rows();
     return offer;
   }
 

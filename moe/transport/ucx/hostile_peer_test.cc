@@ -3,6 +3,7 @@
 #include <ucp/api/ucp.h>
 
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -134,6 +135,18 @@ class RawRouter {
     if (replies_ > before) return absl::Status(static_cast<absl::StatusCode>(last_.status), text_);
     return link_->broken() ? absl::UnavailableError("cut off") : absl::DeadlineExceededError("nothing came");
   }
+  // Sends what comes before the rows, if it is to, and offers `rows_bytes` of them to be fetched. What Send returns.
+  absl::Status Offer(WireHeader header, bool with_meta, size_t rows_bytes) {
+    const size_t meta_bytes = static_cast<size_t>(CallMetaBytes(1, 1));
+    header.flags |= kWireDeviceRows;
+    if (with_meta) Put(header, body_.data(), meta_bytes);
+    const int before = replies_;
+    header.offset = meta_bytes;
+    Put(header, body_.data() + meta_bytes, rows_bytes, sizeof(header), UCP_AM_SEND_FLAG_RNDV);
+    Until([&] { return replies_ > before || link_->broken(); });
+    if (replies_ > before) return absl::Status(static_cast<absl::StatusCode>(last_.status), text_);
+    return link_->broken() ? absl::UnavailableError("cut off") : absl::DeadlineExceededError("nothing came");
+  }
   bool CutOff() {
     return Until([&] { return link_->broken(); });
   }
@@ -251,6 +264,12 @@ std::vector<Case> MessagesWithoutRight() {
          router.Put(hello, router.body(), hello.body_bytes);
          return router.CutOff() ? absl::UnavailableError("cut off") : absl::OkStatus();
        }},
+      {"of rows on a device, where that was not agreed on", "message", "not agreed on", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.flags = kWireDeviceRows;
+         return router.Send(header);
+       }},
       {"for expert -1", "call", "experts[0]", kInvalid,
        [](RawRouter& router) { return router.Send(router.NewCall(2, -1)); }},
       {"for expert 2^31-1", "call", "experts[0]", kInvalid,
@@ -273,17 +292,74 @@ std::vector<Case> MessagesWithoutRight() {
   };
 }
 
+constexpr size_t kRowBytes = kHidden * sizeof(float);
+
+// To a shard that takes rows on devices.
+std::vector<Case> OffersWithoutSense() {
+  return {
+      {"of fewer rows than it says", "message", "comes next", kCut,
+       [](RawRouter& router) { return router.Offer(router.NewCall(), true, kRowBytes / 2); }},
+      {"of rows without what comes before them", "message", "comes next", kCut,
+       [](RawRouter& router) { return router.Offer(router.NewCall(), false, kRowBytes); }},
+      {"of rows that were to be fetched", "message", "comes next", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.flags = kWireDeviceRows;
+         return router.Send(header);
+       }},
+      {"of rows that are packed on a device", "message", "flags", kCut,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         MarkPacked(&header);
+         return router.Offer(header, true, kRowBytes);
+       }},
+      {"for expert -1", "call", "experts[0]", kInvalid,
+       [](RawRouter& router) { return router.Offer(router.NewCall(2, -1), true, kRowBytes); }},
+      {"with a wrong checksum", "checksum", "checksum", absl::StatusCode::kDataLoss,
+       [](RawRouter& router) {
+         WireHeader header = router.NewCall();
+         header.flags = kWireChecksummed;
+         header.checksum = 1;
+         return router.Offer(header, true, kRowBytes);
+       }},
+  };
+}
+
+// Computes "on a device" what the fake shard computes.
+class OnDevice final : public ExpertHandler {
+ public:
+  explicit OnDevice(ExpertHandler& handler) : handler_(handler) {}
+  ShardDescription Describe() const override { return handler_.Describe(); }
+  bool TakesDeviceRows() const override { return true; }
+  absl::Status Run(const ExpertCall& call, MatView out) override {
+    ExpertCall plain = call;
+    plain.rows.device = out.device = Device::kCpu;
+    return handler_.Run(plain, out);
+  }
+
+ private:
+  ExpertHandler& handler_;
+};
+
 class HostilePeerTest : public testing::Test {
  protected:
-  HostilePeerTest() {
+  HostilePeerTest() { StartServer(UcxDeviceMemory::kNone, handler_); }
+  void StartServer(UcxDeviceMemory device, ExpertHandler& handler) {
     UcxExpertServerOptions options;
     options.gate = &gate_;
     options.clock = &clock_;
+    options.worker.device_memory = device;
+    options.device_memory = [](int64_t bytes) {
+      return std::shared_ptr<void>(std::aligned_alloc(256, static_cast<size_t>(bytes)), &std::free);
+    };
+    server_.reset();
     auto server = UcxExpertServer::Start(options);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-    server_->SetHandler(&handler_);
+    server_->SetHandler(&handler);
   }
+  // Each of them is refused, counted and logged.
+  void AreRefused(const std::vector<Case>& cases);
   void AGoodCallSucceeds(const std::string& name) {
     RawRouter router(*server_, name);
     ASSERT_TRUE(router.Greet()) << name;
@@ -306,9 +382,7 @@ class HostilePeerTest : public testing::Test {
   std::unique_ptr<UcxExpertServer> server_;
 };
 
-TEST_F(HostilePeerTest, EachOffenceIsRefusedCountedAndLoggedAndTheNextGoodCallSucceeds) {
-  std::vector<Case> cases = MessagesWithoutSense();
-  for (Case& bad : MessagesWithoutRight()) cases.push_back(std::move(bad));
+void HostilePeerTest::AreRefused(const std::vector<Case>& cases) {
   std::map<std::string, int> counts;
   for (const Case& bad : cases) {
     SCOPED_TRACE(bad.what);
@@ -331,6 +405,21 @@ TEST_F(HostilePeerTest, EachOffenceIsRefusedCountedAndLoggedAndTheNextGoodCallSu
     EXPECT_THAT(log, HasSubstr(absl::StrCat("ucx: refused from ", name, " at 127.0.0.1 (", bad.reason, "): ")));
     EXPECT_THAT(log, HasSubstr(bad.says));
   }
+}
+
+TEST_F(HostilePeerTest, EachOffenceIsRefusedCountedAndLoggedAndTheNextGoodCallSucceeds) {
+  std::vector<Case> cases = MessagesWithoutSense();
+  for (Case& bad : MessagesWithoutRight()) cases.push_back(std::move(bad));
+  AreRefused(cases);
+}
+
+TEST_F(HostilePeerTest, SoIsEachOffenceOfRowsOnADevice) {
+  OnDevice handler(handler_);
+  StartServer(UcxDeviceMemory::kPretend, handler);
+  AreRefused(OffersWithoutSense());
+  RawRouter router(*server_, "router-z");
+  ASSERT_TRUE(router.Greet());
+  EXPECT_TRUE(router.Offer(router.NewCall(), true, kRowBytes).ok());
 }
 
 TEST_F(HostilePeerTest, ATokenThatIsWrongUsedOrTooOldLetsNobodyIn) {

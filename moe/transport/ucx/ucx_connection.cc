@@ -33,6 +33,7 @@ void UcxConnection::Ask(absl::Time now) {
   request.model_fingerprint = options_.model_fingerprint;
   request.numeric_profile = options_.numeric_profile;
   request.placement_epoch = options_.placement_epoch;
+  request.device_rows = worker_.device_rows();
   control_.Ask(shard_, request);
   state_ = State::kAsking;
   give_up_at_ = now + options_.connect_timeout;
@@ -48,6 +49,9 @@ void UcxConnection::Greet(const DataPlaneOffer& offer) {
     return;
   }
   version_ = static_cast<uint8_t>(offer.version);
+  device_rows_ = offer.device_rows && worker_.device_rows();
+  why_no_device_rows_ =
+      offer.why_no_device_rows.empty() ? "the shard is of an earlier release" : offer.why_no_device_rows.substr(0, 200);
   connection_ = offer.connection;
   token_ = offer.token;
   std::memcpy(&key_, token_.data(), sizeof(key_));
@@ -72,6 +76,12 @@ void UcxConnection::OnWelcome(const WireHeader& header, absl::string_view text) 
     return;
   }
   welcome_ = true;
+}
+
+void UcxConnection::OnInspected(bool pretended) {
+  if (!device_rows_ || pretended || link_->reaches_devices()) return;
+  device_rows_ = false;
+  why_no_device_rows_ = "no wire between the two leads from device to device";
 }
 
 absl::Status UcxConnection::Progressed(absl::Time now) {

@@ -44,6 +44,12 @@ class UcxConnection {
   bool Owns(const WireHeader& header) const;
   // Whether the shard takes packed rows.
   bool TakesPacked() const { return version_ >= 2; }
+  // Whether rows and results travel from device to device, as the shard said at the handshake; and where it would not,
+  // why.
+  bool device_rows() const { return device_rows_; }
+  const std::string& why_no_device_rows() const { return why_no_device_rows_; }
+  // The link has been inspected: device rows need a wire for them, or none where devices are pretended.
+  void OnInspected(bool pretended);
   // The shard's answer to the greeting.
   void OnWelcome(const WireHeader& header, absl::string_view text);
   // Gives the connection up; Step then tells of it.
@@ -74,6 +80,8 @@ class UcxConnection {
   bool welcome_ = false;  // the shard said so
   uint64_t connection_ = 0, key_ = 0;
   uint8_t version_ = kWireVersion;
+  bool device_rows_ = false;
+  std::string why_no_device_rows_;
   std::string token_;
   OutgoingMessage hello_;
   std::unique_ptr<UcxLink> link_;

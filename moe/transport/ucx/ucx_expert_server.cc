@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "moe/transport/data_plane/token_book.h"
 #include "moe/transport/data_plane/wire.h"
 #include "moe/transport/peer_gate.h"
+#include "moe/transport/ucx/ucx_calls.h"
 #include "moe/transport/ucx/ucx_peer.h"
 
 namespace conclave {
@@ -30,7 +32,9 @@ constexpr size_t kPeersMax = 1024;
 // What one router may have waiting for its turn.
 constexpr int kCallsQueuedMax = 256;
 constexpr int64_t kBytesQueuedMax = int64_t{1} << 30;
-constexpr size_t kKeptBodies = 8;
+// What it may take to fetch rows from another device: looks in between, where UCX does not tell, and bytes.
+constexpr absl::Duration kFetchLook = absl::Milliseconds(1);
+constexpr int64_t kFetchBytes = int64_t{1} << 20;
 // Calls that wait for their turn in UCX's own memory, of which it has to find as much again for what comes.
 constexpr size_t kCallsInPlaceMax = 8;
 
@@ -40,8 +44,10 @@ class Server final : public UcxExpertServer {
       : own_gate_(options.gate == nullptr ? std::make_unique<PeerGate>(options.clock) : nullptr),
         gate_(options.gate == nullptr ? *own_gate_ : *options.gate),
         tokens_(options.clock),
-        memory_(options.memory),
-        worker_(std::move(worker)) {}
+        memory_{options.memory, options.device_memory},
+        make_current_(options.make_current),
+        worker_(std::move(worker)),
+        calls_(*worker_, options.memory) {}
 
   ~Server() override {
     stop_ = true;
@@ -88,6 +94,13 @@ class Server final : public UcxExpertServer {
     if (handler == nullptr) return absl::UnavailableError("the shard is not ready");
     ASSIGN_OR_RETURN(DataPlaneOffer offer, AdmitRouter(request, handler->Describe(), Carrier::kUcx, gate_, tokens_));
     offer.address = address_;
+    if (!request.device_rows) return offer;
+    offer.device_rows = worker_->device_rows() && handler->TakesDeviceRows();
+    if (!handler->TakesDeviceRows()) {
+      offer.why_no_device_rows = "the shard computes on a CPU";
+    } else if (!offer.device_rows) {
+      offer.why_no_device_rows = "the shard's UCX was built without CUDA";
+    }
     return offer;
   }
 
@@ -104,20 +117,16 @@ class Server final : public UcxExpertServer {
     ucp_conn_request_h request;
     std::string host;
   };
-  struct WaitingCall {
-    UcxPeer* peer = nullptr;
-    WireHeader header;
-    BodyBuffer body;             // all of it, or what comes before the rows
-    std::byte* held = nullptr;   // the body in UCX's memory, to be given back; null: it was gathered
-    absl::Time arrival;
-  };
-
   void Loop() {
+    if (make_current_) make_current_();
     now_ = absl::Now();
     for (bool came = false; !stop_;) {
       const bool worked = came || worker_->Progress();
       came = false;
       Accept(now_);
+      calls_.Fetch([this](const UcxCall& call) {
+        Answer(*call.peer, call.header, absl::ResourceExhaustedError("the device has no room for the call's rows"));
+      });
       ServeOne();
       absl::Time due = now_ + kHousekeeping;
       int64_t bytes_moving = 0;
@@ -128,7 +137,11 @@ class Server final : public UcxExpertServer {
       }
       CutOff(now_);
       if (draining_ && !drained_) FinishDrain();
-      if (!calls_.empty() || stop_) continue;
+      if (calls_.ready() || stop_) continue;
+      if (!calls_.empty()) {
+        due = std::min(due, now_ + kFetchLook);
+        bytes_moving += kFetchBytes;
+      }
       if (worked) {
         now_ = absl::Now();
       } else {
@@ -138,8 +151,7 @@ class Server final : public UcxExpertServer {
     for (auto& peer : peers_) peer->link().Close();
     std::move(peers_.begin(), peers_.end(), std::back_inserter(leaving_));
     peers_.clear();
-    for (WaitingCall& call : calls_) GiveBack(call);
-    calls_.clear();
+    calls_.Drop(nullptr);
     for (const absl::Time until = absl::Now() + absl::Seconds(2); !leaving_.empty() && absl::Now() < until;) {
       worker_->Progress();
       Reap();
@@ -201,14 +213,19 @@ class Server final : public UcxExpertServer {
     UcxPeer& peer = **at;
     if (!peer.doom().ok()) return false;
     WireHeader fragment;
-    if ((parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
+    const bool offered = (parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
+    if (offered && !TakesDeviceRows()) {
       Offence(peer, Refusal::kMessage, absl::InvalidArgumentError("a rendezvous where none is expected"));
     } else if (absl::Status read = ReadFragment(header, bytes, &fragment); !read.ok()) {
       Offence(peer, Refusal::kMessage, read);
-    } else if (fragment.kind == WireKind::kHello) {
+    } else if (fragment.kind == WireKind::kHello && !offered) {
       OnHello(peer, fragment, data, bytes);
     } else if (!peer.Owns(fragment) || fragment.kind != WireKind::kCall) {
       Offence(peer, Refusal::kToken, absl::UnauthenticatedError("a message without the connection's key"));
+    } else if (offered) {
+      return OnRowsOffered(peer, fragment, data, bytes);
+    } else if ((fragment.flags & kWireDeviceRows) != 0 && !TakesDeviceRows()) {
+      Offence(peer, Refusal::kMessage, absl::InvalidArgumentError("flags: rows on a device, which was not agreed on"));
     } else {
       const bool may_keep = (parameters.recv_attr & UCP_AM_RECV_ATTR_FLAG_DATA) != 0 &&
                             reinterpret_cast<uintptr_t>(data) % kBodyAlignment == 0 &&
@@ -219,6 +236,25 @@ class Server final : public UcxExpertServer {
     return false;
   }
 
+  bool TakesDeviceRows() const { return worker_->device_rows() && handler_.load()->TakesDeviceRows(); }
+
+  // True: the offer is kept.
+  bool OnRowsOffered(UcxPeer& peer, const WireHeader& fragment, void* offer, int64_t bytes) {
+    const absl::Status accepted = peer.gather().AcceptOffer(fragment, bytes);
+    if (absl::IsDataLoss(accepted)) {
+      gate_.Refuse(Carrier::kUcx, Refusal::kChecksum, peer.peer(), accepted.message());
+      Answer(peer, fragment, accepted);
+    } else if (!accepted.ok()) {
+      Offence(peer, Refusal::kMessage, accepted);
+    }
+    UcxCall* const call = accepted.ok() ? Admit(peer) : nullptr;
+    if (call == nullptr) return false;
+    call->body = peer.gather().Take(calls_.SpareBody());
+    call->on_device = true;
+    call->offer = offer;
+    return true;
+  }
+
   void OnCallFragment(UcxPeer& peer, const WireHeader& fragment, const std::byte* data, int64_t bytes) {
     const absl::StatusOr<bool> whole = peer.gather().Accept(fragment, data, bytes);
     if (absl::IsDataLoss(whole.status())) {
@@ -226,8 +262,8 @@ class Server final : public UcxExpertServer {
       Answer(peer, fragment, whole.status());
     } else if (!whole.ok()) {
       Offence(peer, Refusal::kMessage, whole.status());
-    } else if (*whole && Admit(peer)) {
-      calls_.back().body = peer.gather().Take(SpareBody());
+    } else if (*whole) {
+      if (UcxCall* const call = Admit(peer); call != nullptr) call->body = peer.gather().Take(calls_.SpareBody());
     }
   }
 
@@ -238,13 +274,13 @@ class Server final : public UcxExpertServer {
       Offence(peer, Refusal::kMessage, accepted);
       return false;
     }
-    if (!Admit(peer)) return false;
-    WaitingCall& call = calls_.back();
+    UcxCall* const call = Admit(peer);
+    if (call == nullptr) return false;
     const int64_t meta_bytes = CallMetaBytes(fragment.rows, fragment.pairs);
-    call.body = SpareBody();
-    call.body.Reserve(meta_bytes);
-    std::memcpy(call.body.data(), data, static_cast<size_t>(meta_bytes));
-    call.held = data;
+    call->body = calls_.SpareBody();
+    call->body.Reserve(meta_bytes);
+    std::memcpy(call->body.data(), data, static_cast<size_t>(meta_bytes));
+    call->held = data;
     return true;
   }
 
@@ -262,41 +298,20 @@ class Server final : public UcxExpertServer {
     LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " connected"));
   }
 
-  // Puts the call that the peer has sent last into the queue, without its body. False: it is refused.
-  bool Admit(UcxPeer& peer) {
+  // Puts the call that the peer has sent last into the queue, without its body. Null: it is refused.
+  UcxCall* Admit(UcxPeer& peer) {
     const WireHeader& header = peer.gather().header();
     if (draining_) {
       Answer(peer, header, absl::UnavailableError("the shard is draining"));
-      return false;
+      return nullptr;
     }
     const int64_t bytes = static_cast<int64_t>(header.body_bytes);
     if (peer.calls_queued >= kCallsQueuedMax || peer.bytes_queued + bytes > kBytesQueuedMax) {
       gate_.Refuse(Carrier::kUcx, Refusal::kOverload, peer.peer(), "too many calls wait for their turn");
       Answer(peer, header, absl::ResourceExhaustedError("too many calls of this router wait for their turn"));
-      return false;
+      return nullptr;
     }
-    ++peer.calls_queued;
-    peer.bytes_queued += bytes;
-    WaitingCall& call = calls_.emplace_back();
-    call.peer = &peer;
-    call.header = header;
-    call.arrival = now_;
-    return true;
-  }
-
-  // Memory of an earlier message for the next one.
-  BodyBuffer SpareBody() {
-    if (bodies_.empty()) return BodyBuffer(memory_);
-    BodyBuffer spare = std::move(bodies_.back());
-    bodies_.pop_back();
-    return spare;
-  }
-
-  // The call is over: its memory serves others.
-  void GiveBack(WaitingCall& call) {
-    if (call.held != nullptr) ucp_am_data_release(worker_->handle(), std::exchange(call.held, nullptr));
-    call.body.Trim();
-    if (bodies_.size() < kKeptBodies) bodies_.push_back(std::move(call.body));
+    return &calls_.Add(peer, header, now_);
   }
 
   void Answer(UcxPeer& peer, const WireHeader& call, const absl::Status& status) {
@@ -311,7 +326,7 @@ class Server final : public UcxExpertServer {
     WireHeader& header = reply->message.header;
     if ((header.flags & kWireChecksummed) != 0) {
       checksum_.Begin(header);
-      checksum_.Add(reply->message.rows, static_cast<int64_t>(header.body_bytes));
+      checksum_.Add(reply->message.rows, SentBytes(header));
       header.checksum = checksum_.Digest();
     }
     peer.Send(std::move(reply));
@@ -319,36 +334,56 @@ class Server final : public UcxExpertServer {
 
   // Runs the call whose turn it is.
   void ServeOne() {
-    if (calls_.empty()) return;
-    WaitingCall call = std::move(calls_.front());
-    calls_.pop_front();
+    absl::optional<UcxCall> call = calls_.TakeReady();
+    if (!call.has_value()) return;
+    UcxPeer& peer = *call->peer;
+    const absl::Status fetched = call->on_device ? peer.fetch().status() : absl::OkStatus();
+    if (fetched.ok()) {
+      Run(*call);
+    } else {
+      peer.Doom(fetched);
+    }
+    calls_.GiveBack(*call);
+    unpacked_.Trim();
+    now_ = absl::Now();
+  }
+
+  void Run(const UcxCall& call) {
     UcxPeer& peer = *call.peer;
-    --peer.calls_queued;
-    peer.bytes_queued -= static_cast<int64_t>(call.header.body_bytes);
-    const int64_t meta_bytes = CallMetaBytes(call.header.rows, call.header.pairs);
-    const std::byte* const rows = (call.held != nullptr ? call.held : call.body.data()) + meta_bytes;
-    const absl::StatusOr<ExpertCall> decoded =
+    const std::byte* rows = peer.device_rows().data();
+    if (!call.on_device) {
+      rows = (call.held != nullptr ? call.held : call.body.data()) + CallMetaBytes(call.header.rows, call.header.pairs);
+    }
+    absl::StatusOr<ExpertCall> decoded =
         ReadCall(call.header, call.body.data(), rows, &unpacked_, CallLimits{}, call.arrival);
     absl::Status status = decoded.status();
     if (status.ok()) {
       auto reply = peer.NewReply();
+      const Device device = call.on_device ? Device::kCuda : Device::kCpu;
       const int64_t cols = decoded->rows.cols;
       const DType dtype = decoded->rows.dtype;
-      reply->body.Reserve(decoded->pairs() * cols * SizeOf(dtype));
-      const MatView out{reply->body.data(), dtype, Device::kCpu, decoded->pairs(), cols, cols};
-      status = handler_.load()->Run(*decoded, out);
+      decoded->rows.device = device;
+      std::byte* const results = MakeRoom(*reply, decoded->pairs() * cols * SizeOf(dtype), device);
+      status = absl::ResourceExhaustedError("the device has no room for the call's results");
+      if (results != nullptr) {
+        status = handler_.load()->Run(*decoded, MatView{results, dtype, device, decoded->pairs(), cols, cols});
+      }
       if (status.ok()) {
         reply->message.header = ReplyTo(call.header, status, 0);
         bytes_served_ = static_cast<int64_t>(call.header.body_bytes + reply->message.header.body_bytes);
-        reply->message.rows = reply->body.data();
+        reply->message.rows = results;
         Send(peer, std::move(reply));
       }
     }
     if (!status.ok()) Answer(peer, call.header, status);
     if (absl::IsInvalidArgument(status)) OffendingCall(peer, status);
-    GiveBack(call);
-    unpacked_.Trim();
-    now_ = absl::Now();
+  }
+
+  // Null: the device has none.
+  static std::byte* MakeRoom(UcxReply& reply, int64_t bytes, Device device) {
+    if (device == Device::kCuda) return reply.device_body.TryReserve(bytes) ? reply.device_body.data() : nullptr;
+    reply.body.Reserve(std::max<int64_t>(bytes, 1));
+    return reply.body.data();
   }
 
   // A whole message that asks for what cannot be: refused, and the connection stays until there are too many of them.
@@ -367,10 +402,7 @@ class Server final : public UcxExpertServer {
       UcxPeer& peer = *peers_[i];
       if (!peer.Doomed(now)) continue;
       LogInfo(absl::StrCat("ucx: ", peer.peer().Who(), " is gone: ", std::string(peer.doom().message())));
-      const auto its_calls =
-          std::stable_partition(calls_.begin(), calls_.end(), [&](const auto& call) { return call.peer != &peer; });
-      std::for_each(its_calls, calls_.end(), [this](WaitingCall& call) { GiveBack(call); });
-      calls_.erase(its_calls, calls_.end());
+      calls_.Drop(&peer);
       peer.link().Close();
       leaving_.push_back(std::move(peers_[i]));
       peers_.erase(peers_.begin() + static_cast<int64_t>(i));
@@ -380,7 +412,7 @@ class Server final : public UcxExpertServer {
 
   void Reap() {
     for (auto& peer : leaving_) peer->Pump();
-    leaving_.erase(std::remove_if(leaving_.begin(), leaving_.end(), [](auto& peer) { return peer->link().idle(); }),
+    leaving_.erase(std::remove_if(leaving_.begin(), leaving_.end(), [](auto& peer) { return peer->idle(); }),
                    leaving_.end());
   }
 
@@ -397,7 +429,8 @@ class Server final : public UcxExpertServer {
   const std::unique_ptr<PeerGate> own_gate_;  // null: another's is used
   PeerGate& gate_;
   TokenBook tokens_;
-  const HostMemory memory_;
+  const UcxMemory memory_;
+  const std::function<void()> make_current_;
   std::string address_;
   std::atomic<ExpertHandler*> handler_{nullptr};
   std::atomic<bool> stop_{false}, draining_{false};
@@ -412,8 +445,7 @@ class Server final : public UcxExpertServer {
   ucp_listener_h listener_ = nullptr;
   std::deque<Arrival> arrivals_;
   std::vector<std::unique_ptr<UcxPeer>> peers_, leaving_;
-  std::deque<WaitingCall> calls_;
-  std::vector<BodyBuffer> bodies_;
+  UcxCalls calls_;
   BodyBuffer unpacked_;  // rows of the call that runs
   WireChecksum checksum_;
   std::thread thread_;
@@ -425,6 +457,7 @@ absl::StatusOr<std::unique_ptr<UcxExpertServer>> UcxExpertServer::Start(const Uc
   ASSIGN_OR_RETURN(const SocketAddress address, SocketAddress::Parse(options.address));
   UcxWorkerOptions worker_options = options.worker;
   worker_options.loopback_only = address.IsLoopback();
+  if (options.make_current) options.make_current();
   ASSIGN_OR_RETURN(auto worker, UcxWorker::Create(worker_options));
   auto server = std::make_unique<Server>(options, std::move(worker));
   if (absl::Status listening = server->Listen(address); !listening.ok()) {

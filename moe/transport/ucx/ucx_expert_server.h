@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MOE_TRANSPORT_UCX_UCX_EXPERT_SERVER_H_
 #define CONCLAVE_MOE_TRANSPORT_UCX_UCX_EXPERT_SERVER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,6 +26,10 @@ struct UcxExpertServerOptions {
   // Where rows arrive and results lie until they are sent; null: anywhere. Pinned memory, where the handler computes on a
   // device: copies from and to any other take many times as long. Asked by the server's thread.
   HostMemory memory;
+  // Where worker.device_memory says so, rows come from device to device, and results go back so: gives memory of the
+  // device that other processes can map, and makes the device the calling thread's. Asked by the server's thread.
+  std::function<std::shared_ptr<void>(int64_t bytes)> device_memory;
+  std::function<void()> make_current;
   UcxWorkerOptions worker;       // loopback_only is set from the address
 };
 

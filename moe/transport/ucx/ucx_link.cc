@@ -75,8 +75,10 @@ void UcxLink::Pump() {
 bool UcxLink::SendNext(OutgoingMessage& message) {
   if (slots_used_ == kSlots) return false;
   Slot& slot = *std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.message == nullptr; });
-  const int64_t begin = message.handed_over;
-  const int64_t end = std::min(begin + fragment_bytes_, static_cast<int64_t>(message.header.body_bytes));
+  const int64_t begin = message.handed_over, body = static_cast<int64_t>(message.header.body_bytes);
+  const int64_t sent = SentBytes(message.header);  // what comes after it is fetched, in one piece
+  const bool fetched = begin == sent && sent < body;
+  const int64_t end = fetched ? body : std::min(begin + fragment_bytes_, sent);
   slot.link = this;
   slot.message = &message;
   slot.header = message.header;
@@ -98,8 +100,8 @@ bool UcxLink::SendNext(OutgoingMessage& message) {
                             UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   parameters.cb.send = &UcxLink::OnSent;
   parameters.user_data = &slot;
-  parameters.flags = UCP_AM_SEND_FLAG_EAGER | UCP_AM_SEND_FLAG_REPLY;
-  parameters.memory_type = UCS_MEMORY_TYPE_HOST;
+  parameters.flags = (fetched ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER) | UCP_AM_SEND_FLAG_REPLY;
+  parameters.memory_type = fetched ? worker_.device_memory_type() : UCS_MEMORY_TYPE_HOST;
   const void* buffer = parts == 1 ? slot.parts[0].buffer : slot.parts.data();
   size_t count = parts == 1 ? slot.parts[0].length : parts;
   if (parts > 1) {
@@ -164,12 +166,16 @@ std::string UcxLink::InspectWires() {
   fclose(stream);
   std::string wires = "unknown";
   for (absl::string_view line : absl::StrSplit(absl::string_view(text, length), '\n')) {
-    if (!absl::StrContains(line, "lane[") || !absl::StrContains(line, " am ")) continue;
+    if (!absl::StrContains(line, "lane[")) continue;
+    reaches_devices_ = reaches_devices_ || absl::StrContains(line, ":cuda_ipc");
+    if (!absl::StrContains(line, " am ")) continue;
     const std::vector<absl::string_view> halves = absl::StrSplit(line, absl::MaxSplits('/', 1));
     wires = std::string(halves[0].substr(halves[0].rfind(':') + 1));
   }
   free(text);
   const bool shared = wires == "posix";
+  // Between machines only what reaches devices by itself: UCX's own way through host memory is no better than ours.
+  reaches_devices_ = reaches_devices_ || (!shared && wires != "tcp" && wires != "unknown" && wires != "self");
   fragment_bytes_ = shared || wires == "unknown" ? kFragmentBytesShared : kFragmentBytesOther;
   return shared ? "shared memory" : wires;
 }

@@ -31,7 +31,7 @@ struct OutgoingMessage {
   WireHeader header;
   const std::byte* meta = nullptr;  // the first meta_bytes of the body
   int64_t meta_bytes = 0;
-  const std::byte* rows = nullptr;  // the rest of it
+  const std::byte* rows = nullptr;  // the rest of it; with kWireDeviceRows in the device's memory, else in ours
   int64_t handed_over = 0;          // bytes of the body that UCX has
   int pending = 0;                  // fragments that UCX still reads
   bool queued = false;              // more is to be handed over
@@ -69,6 +69,8 @@ class UcxLink {
   // Looks at the wires that UCX chose, which are known once a message has come from the peer: picks the size of
   // fragments, and tells "shared memory", "tcp" or what else it is.
   std::string InspectWires();
+  // As InspectWires found it: one of the wires leads from device memory to device memory.
+  bool reaches_devices() const { return reaches_devices_; }
 
  private:
   static constexpr int kSlots = 32;
@@ -90,6 +92,7 @@ class UcxLink {
   ucp_ep_h endpoint_ = nullptr;
   absl::Status why_;
   int64_t fragment_bytes_ = kFragmentBytesShared;
+  bool reaches_devices_ = false;
   std::deque<OutgoingMessage*> queue_;
   std::array<Slot, kSlots> slots_;
   int slots_used_ = 0;

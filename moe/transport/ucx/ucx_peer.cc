@@ -69,6 +69,12 @@ int64_t UcxPeer::bytes_unsent() const {
   return bytes;
 }
 
+int UcxPeer::results_offered() const {
+  return static_cast<int>(std::count_if(sending_.begin(), sending_.end(), [](const auto& reply) {
+    return SentBytes(reply->message.header) < static_cast<int64_t>(reply->message.header.body_bytes);
+  }));
+}
+
 void UcxPeer::Doom(absl::Status why) {
   if (doom_.ok()) doom_ = std::move(why);
   refused_ = false;

@@ -16,27 +16,45 @@
 #include "moe/transport/data_plane/message_gather.h"
 #include "moe/transport/data_plane/wire.h"
 #include "moe/transport/peer_gate.h"
+#include "moe/transport/ucx/ucx_fetch.h"
 #include "moe/transport/ucx/ucx_link.h"
 
 namespace conclave {
 
+// Where rows and results lie; null: host memory of the allocator, no device memory.
+struct UcxMemory {
+  HostMemory host;
+  HostMemory device;  // memory of the device, in spite of its type's name
+};
+
 // An answer with its memory, which UCX reads until message.idle().
 struct UcxReply {
-  explicit UcxReply(const HostMemory& memory) : body(memory) {}
+  explicit UcxReply(const UcxMemory& memory) : body(memory.host), device_body(memory.device) {}
   OutgoingMessage message;
-  BodyBuffer body;   // of outputs
-  std::string text;  // of errors
+  BodyBuffer body;         // of outputs, or …
+  BodyBuffer device_body;  // … where they lie on the device
+  std::string text;        // of errors
 };
 
 // Used by the server's thread alone.
 class UcxPeer {
  public:
-  // `host`: where it connects from. It must be welcomed before `greet_by`. memory: of rows and results; may be null.
-  UcxPeer(UcxWorker& worker, std::string host, absl::Time greet_by, const HostMemory& memory)
-      : memory_(memory), link_(worker), gather_(memory), peer_{"", std::move(host)}, greet_by_(greet_by) {}
+  // `host`: where it connects from. It must be welcomed before `greet_by`.
+  UcxPeer(UcxWorker& worker, std::string host, absl::Time greet_by, const UcxMemory& memory)
+      : memory_(memory),
+        link_(worker),
+        gather_(memory.host),
+        peer_{"", std::move(host)},
+        greet_by_(greet_by),
+        device_rows_(memory.device) {}
 
   UcxLink& link() { return link_; }
   MessageGather& gather() { return gather_; }
+  // The rows of the call whose turn it is next of those that lie on devices: their memory and how they come there.
+  BodyBuffer& device_rows() { return device_rows_; }
+  UcxFetch& fetch() { return fetch_; }
+  // UCX has let go of all its memory.
+  bool idle() const { return link_.idle() && !fetch_.moving(); }
 
   // Its name is empty as long as it has not said who it is.
   const Peer& peer() const { return peer_; }
@@ -67,13 +85,17 @@ class UcxPeer {
   int64_t bytes_unsent() const;
   absl::Time greet_by() const { return greeted() ? absl::InfiniteFuture() : greet_by_; }
 
+  // Replies whose results on the device it has not fetched.
+  int results_offered() const;
+
   int calls_queued = 0;
+  bool device_rows_used = false;  // by a call that is fetched or runs
   int64_t bytes_queued = 0;
 
  private:
   static constexpr size_t kKeptReplies = 4;
 
-  const HostMemory memory_;
+  const UcxMemory memory_;
   UcxLink link_;
   MessageGather gather_;
   Peer peer_;
@@ -82,6 +104,8 @@ class UcxPeer {
   bool refused_ = false;
   absl::Status doom_;
   std::vector<std::unique_ptr<UcxReply>> sending_, free_;
+  BodyBuffer device_rows_;
+  UcxFetch fetch_;
 };
 
 }  // namespace conclave

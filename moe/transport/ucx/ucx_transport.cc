@@ -1,7 +1,6 @@
 #include "moe/transport/ucx/ucx_transport.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -9,14 +8,15 @@
 #include "absl/time/clock.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
+#include "moe/kernels/accelerator/device_stream.h"
+#include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/row_format.h"
 #include "moe/transport/call_table.h"
-#include "moe/transport/copy_rows.h"
-#include "moe/transport/data_plane/body_buffer.h"
 #include "moe/transport/data_plane/wire.h"
 #include "moe/transport/ucx/reply_forecast.h"
 #include "moe/transport/ucx/ucx_connection.h"
+#include "moe/transport/ucx/ucx_flight.h"
 #include "moe/transport/ucx/ucx_link.h"
 
 namespace conclave {
@@ -26,47 +26,18 @@ namespace {
 // hold the caller's rows for ever.
 constexpr absl::Duration kLetGoTime = absl::Milliseconds(50);
 
-// A call on its way. Kept for its buffers when it is over.
-struct Flight {
-  uint64_t call_id = 0;
-  ShardId shard{0};
-  ConstMatView rows;
-  RowFormat format = RowFormat::kCompute;
-  MatView out;
-  OutgoingMessage message;
-  BodyBuffer meta;
-  BodyBuffer packed;     // the rows, where they are strided or packed
-  bool waiting = false;  // for its connection
-  bool over = false;     // with `status`; only its message is not idle yet
-  absl::Status status;
-  absl::Time let_go_by = absl::InfiniteFuture();  // where it is over
-  absl::Time sent;
-  bool is_long = false;   // it takes longer than anybody spins
-  uint64_t received = 0;  // bytes of the reply
-  uint64_t reply_checksum = 0;
-  WireChecksum checksum;  // of the reply so far; replies of several calls may interleave
-};
-
-// out's bytes [offset, offset + count) taken as one run, whatever its stride.
-void CopyToRun(const std::byte* from, int64_t offset, int64_t count, MatView out) {
-  const int64_t row_bytes = out.cols * SizeOf(out.dtype);
-  if (out.stride == out.cols) {
-    std::memcpy(static_cast<std::byte*>(out.data) + offset, from, static_cast<size_t>(count));
-    return;
-  }
-  while (count > 0) {
-    const int64_t row = offset / row_bytes, within = offset % row_bytes;
-    const int64_t part = std::min(count, row_bytes - within);
-    std::memcpy(out.RowBytes(row) + within, from, static_cast<size_t>(part));
-    from += part, offset += part, count -= part;
-  }
-}
+// Looks at results on their way from another device, where UCX does not tell of their end.
+constexpr absl::Duration kFetchLook = absl::Milliseconds(1);
 
 class Impl final : public UcxTransport {
  public:
   Impl(int shards, std::unique_ptr<DataPlaneClient> control, const UcxTransportOptions& options,
-       std::unique_ptr<UcxWorker> worker)
-      : options_(options), control_(std::move(control)), worker_(std::move(worker)) {
+       std::shared_ptr<DeviceStream> stream, std::unique_ptr<UcxWorker> worker)
+      : options_(options),
+        control_(std::move(control)),
+        stream_(std::move(stream)),
+        worker_(std::move(worker)),
+        table_(rows_device()) {
     for (int i = 0; i < shards; ++i) {
       connections_.push_back(std::make_unique<UcxConnection>(ShardId{i}, options_, *control_, *worker_));
     }
@@ -86,8 +57,16 @@ class Impl final : public UcxTransport {
     for (auto& connection : connections_) connection->Shutdown();
     const absl::Time until = absl::Now() + absl::Seconds(2);
     const auto idle = [](const auto& connection) { return connection->idle(); };
-    while (!std::all_of(connections_.begin(), connections_.end(), idle) && absl::Now() < until) worker_->Progress();
+    const auto fetching = [](const auto& flight) { return flight->fetch.moving(); };
+    while ((!std::all_of(connections_.begin(), connections_.end(), idle) ||
+            std::any_of(flights_.begin(), flights_.end(), fetching)) &&
+           absl::Now() < until) {
+      worker_->Progress();
+    }
     for (auto& connection : connections_) connection->Abandon();
+    for (auto& flight : flights_) {
+      if (flight->fetch.moving()) [[maybe_unused]] UcxFlight* const left = flight.release();
+    }
   }
 
   int shards() const override { return static_cast<int>(connections_.size()); }
@@ -95,31 +74,34 @@ class Impl final : public UcxTransport {
   bool Connected(ShardId shard) const override { return connections_[Value(shard)]->open(); }
   absl::Status WhyNot(ShardId shard) const override { return connections_[Value(shard)]->why(); }
   absl::Status LastRefusal(ShardId shard) const override { return connections_[Value(shard)]->last_refusal(); }
-  std::string Wires(ShardId shard) const override { return Connected(shard) ? wires_[Value(shard)] : ""; }
+  std::string Wires(ShardId shard) const override {
+    return Connected(shard) ? absl::StrCat(wires_[Value(shard)], HowRowsGo(*connections_[Value(shard)])) : "";
+  }
+  Device rows_device() const override {
+    return stream_ != nullptr && worker_->device_rows() ? Device::kCuda : Device::kCpu;
+  }
 
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
+    const uint64_t id = call.call_id;
     if (!table_.Add(shard, shards(), call, out, std::move(done))) return;
+    if (call.rows.device == Device::kCuda && (call.rows.stride != call.rows.cols || out.stride != out.cols)) {
+      return table_.End(id, absl::InvalidArgumentError("rows: on the device they lie without gaps"));
+    }
     const absl::Time now = absl::Now();
     UcxConnection& connection = *connections_[Value(shard)];
     if (connection.down()) StepConnection(shard, now);
     if (connection.down()) return table_.End(call.call_id, connection.why());
-    Flight& flight = NewFlight();
-    flight.call_id = call.call_id;
-    flight.shard = shard;
-    flight.out = out;
-    Prepare(call, now, flight);
-    if (connection.open()) {
-      Launch(connection, flight);
-    } else {
-      flight.waiting = true;
-    }
+    UcxFlight& flight = NewFlight();
+    flight.Begin(shard, call, out, now);
+    flight.waiting = true;
+    if (connection.open()) LaunchWhenReady(connection, flight);
   }
 
   void Cancel(uint64_t call_id) override {
     const auto at = std::find_if(flights_.begin(), flights_.end(),
                                  [&](const auto& flight) { return flight->call_id == call_id && !flight->over; });
     if (at == flights_.end()) return;
-    Flight& flight = **at;
+    UcxFlight& flight = **at;
     UcxConnection& connection = *connections_[Value(flight.shard)];
     if (connection.open()) connection.link().Withdraw(&flight.message);
     flight.let_go_by = absl::Now() + kLetGoTime;
@@ -129,6 +111,7 @@ class Impl final : public UcxTransport {
   int Progress(absl::Duration wait) override {
     absl::Time now = absl::Now();
     const absl::Time until = now + std::min(wait, absl::Hours(1));
+    if (stream_ != nullptr) stream_->MakeCurrent();
     for (bool worked = false;;) {
       if (!worked) worker_->Progress();
       const absl::Time due = ServeTimers(now);
@@ -139,29 +122,18 @@ class Impl final : public UcxTransport {
   }
 
  private:
-  Flight& NewFlight() {
-    if (free_.empty()) free_.push_back(std::make_unique<Flight>());
+  UcxFlight& NewFlight() {
+    if (free_.empty()) free_.push_back(std::make_unique<UcxFlight>(staging_memory_));
     flights_.push_back(std::move(free_.back()));
     free_.pop_back();
-    Flight& flight = *flights_.back();
-    flight.waiting = flight.over = false;
-    flight.let_go_by = absl::InfiniteFuture();
-    flight.received = 0;
-    return flight;
+    return *flights_.back();
   }
 
-  Flight* FindFlight(uint64_t sequence) {
+  UcxFlight* FindFlight(uint64_t sequence) {
     for (auto& flight : flights_) {
       if (!flight->waiting && flight->message.header.sequence == sequence) return flight.get();
     }
     return nullptr;
-  }
-
-  // What a call in flight has to move until it ends: its request, of which it is not known how far it is, and its reply.
-  int64_t BytesMoving(const Flight& flight) const {
-    const int64_t reply = flight.out.rows * flight.out.cols * SizeOf(flight.out.dtype);
-    if (flight.received > 0) return reply - static_cast<int64_t>(flight.received);
-    return reply + static_cast<int64_t>(flight.message.header.body_bytes);
   }
 
   // Waits for something to come. While shards compute for long, and no reply has begun, it does so asleep: they may
@@ -171,70 +143,63 @@ class Impl final : public UcxTransport {
     int computing = 0, others = 0;
     for (const auto& flight : flights_) {
       if (flight->over || flight->waiting) continue;
-      const bool computes = flight->is_long && flight->message.idle() && flight->received == 0;
+      const bool computes = flight->is_long && flight->idle() && flight->received == 0;
       ++(computes ? computing : others);
-      if (!computes) bytes_moving += BytesMoving(*flight);
+      if (!computes) bytes_moving += flight->bytes_moving();
     }
     if (computing == 0 || others > 0) return worker_->Wait(until, bytes_moving, now);
     worker_->Block(until, now);
     return false;
   }
 
-  // Everything of the message but what the connection decides.
-  void Prepare(const ExpertCall& call, absl::Time now, Flight& flight) {
-    OutgoingMessage& message = flight.message;
-    message = OutgoingMessage{};
-    DescribeCall(call, now, &message.header);
-    message.meta_bytes = CallMetaBytes(call.rows.rows, call.pairs());
-    flight.meta.Reserve(message.meta_bytes);
-    WriteCallMeta(call, flight.meta.data());
-    message.meta = flight.meta.data();
-    flight.rows = call.rows;
-    flight.format = call.format;
+  // How rows of this process's device reach the shard's; empty: there is none.
+  std::string HowRowsGo(const UcxConnection& connection) const {
+    if (stream_ == nullptr) return "";
+    if (connection.device_rows()) return ", device memory";
+    return absl::StrCat(", staged through pinned memory, since ",
+                        worker_->device_rows() ? connection.why_no_device_rows() : "this UCX was built without CUDA");
   }
 
-  // Where the message's rows lie, in one piece.
-  void PlaceRows(bool packed, Flight& flight) {
-    OutgoingMessage& message = flight.message;
-    const ConstMatView& rows = flight.rows;
-    message.rows = static_cast<const std::byte*>(rows.data);
-    if (packed) {
-      MarkPacked(&message.header);
-      flight.packed.Reserve(rows.rows * Fp8RowBytes(rows.cols));
-      PackFp8(rows, flight.packed.data());
-    } else if (rows.stride != rows.cols && rows.rows > 1) {
-      flight.packed.Reserve(rows.rows * rows.cols * SizeOf(rows.dtype));
-      CopyRows(rows, MatView{flight.packed.data(), rows.dtype, Device::kCpu, rows.rows, rows.cols, rows.cols});
-    } else {
-      return;
-    }
-    message.rows = flight.packed.data();
-  }
-
-  void Launch(UcxConnection& connection, Flight& flight) {
+  // Sends the call, unless its rows are not complete yet: it then goes on waiting.
+  void LaunchWhenReady(UcxConnection& connection, UcxFlight& flight) {
+    absl::StatusOr<bool> complete = flight.ready != nullptr ? flight.ready->Done() : true;
+    if (complete.ok() && !*complete) return;
+    absl::Status status = complete.status();
+    if (status.ok() && flight.on_device() && !connection.device_rows()) status = flight.Stage(*stream_);
     flight.waiting = false;
+    if (!status.ok()) return EndFlight(flight, status);
+    Launch(connection, flight);
+  }
+
+  void Launch(UcxConnection& connection, UcxFlight& flight) {
     OutgoingMessage& message = flight.message;
     connection.Stamp(&message.header);
-    PlaceRows(flight.format == RowFormat::kFp8 && connection.TakesPacked(), flight);
+    if (flight.on_device()) message.header.flags |= kWireDeviceRows;
+    flight.PlaceRows(flight.format == RowFormat::kFp8 && connection.TakesPacked() && !flight.on_device() &&
+                     !flight.staged());
     message.header.sequence = ++last_sequence_;  // counts up in the order of sending
     if (options_.checksum) {
       message.header.flags |= kWireChecksummed;
       request_checksum_.Begin(message.header);
       request_checksum_.Add(message.meta, message.meta_bytes);
-      request_checksum_.Add(message.rows, static_cast<int64_t>(message.header.body_bytes) - message.meta_bytes);
+      request_checksum_.Add(message.rows, SentBytes(message.header) - message.meta_bytes);
       message.header.checksum = request_checksum_.Digest();
     }
     flight.sent = absl::Now();
     flight.is_long = forecasts_[Value(flight.shard)].AtLeast(message.header.pairs) >
-                     worker_->spin_longest() + UcxWorker::MoveTime(BytesMoving(flight));
+                     worker_->spin_longest() + UcxWorker::MoveTime(flight.bytes_moving());
     connection.link().Push(&message);
   }
 
   // The flight's call is over. Its Done becomes due once UCX has let go of its rows.
-  void EndFlight(Flight& flight, absl::Status status) {
+  void EndFlight(UcxFlight& flight, absl::Status status) {
+    if (flight.staged()) {
+      const absl::Status landed = flight.Land(status.ok(), *stream_);
+      if (status.ok()) status = landed;
+    }
     flight.over = true;
     flight.status = std::move(status);
-    if (!flight.message.idle()) {
+    if (!flight.idle()) {
       table_.Detach(flight.call_id);
       return;
     }
@@ -242,10 +207,11 @@ class Impl final : public UcxTransport {
     Free(flight);
   }
 
-  void Free(Flight& flight) {
+  void Free(UcxFlight& flight) {
     const auto at = std::find_if(flights_.begin(), flights_.end(), [&](const auto& f) { return f.get() == &flight; });
     flight.meta.Trim();
     flight.packed.Trim();
+    flight.staged_out.Trim();
     free_.push_back(std::move(*at));
     if (at + 1 != flights_.end()) *at = std::move(flights_.back());
     flights_.pop_back();
@@ -266,15 +232,16 @@ class Impl final : public UcxTransport {
   void OnOpen(ShardId shard) {
     UcxConnection& connection = *connections_[Value(shard)];
     wires_[Value(shard)] = connection.link().InspectWires();
+    connection.OnInspected(options_.worker.device_memory == UcxDeviceMemory::kPretend);
     for (size_t i = 0; i < flights_.size(); ++i) {
-      if (flights_[i]->waiting && flights_[i]->shard == shard) Launch(connection, *flights_[i]);
+      if (flights_[i]->waiting && flights_[i]->shard == shard) LaunchWhenReady(connection, *flights_[i]);
     }
   }
 
   int EndShard(ShardId shard, const absl::Status& why) {
     int ended = 0;
     for (size_t i = flights_.size(); i-- > 0;) {
-      Flight& flight = *flights_[i];
+      UcxFlight& flight = *flights_[i];
       if (flight.shard != shard || flight.over) continue;
       EndFlight(flight, why);
       ++ended;
@@ -291,9 +258,12 @@ class Impl final : public UcxTransport {
       due = std::min(due, connections_[i]->due(now));
     }
     for (size_t i = flights_.size(); i-- > 0;) {
-      Flight& flight = *flights_[i];
-      if (!flight.over) continue;
-      if (flight.message.idle()) {
+      UcxFlight& flight = *flights_[i];
+      if (!flight.over) {
+        due = std::min(due, Look(flight, now));
+        continue;
+      }
+      if (flight.idle()) {
         table_.End(flight.call_id, std::move(flight.status));
         Free(flight);
       } else if (now >= flight.let_go_by) {
@@ -312,9 +282,19 @@ class Impl final : public UcxTransport {
     return std::min(due, now);  // connections that were given up are to be seen to
   }
 
-  void Expire(Flight& flight) {
+  // When a call in flight is to be looked at again, though nothing comes.
+  absl::Time Look(UcxFlight& flight, absl::Time now) {
+    if (flight.fetch.moving()) return now + kFetchLook;
+    UcxConnection& connection = *connections_[Value(flight.shard)];
+    if (!flight.waiting || !connection.open()) return absl::InfiniteFuture();
+    LaunchWhenReady(connection, flight);
+    return now;
+  }
+
+  void Expire(UcxFlight& flight) {
     const ShardId shard = flight.shard;
     UcxConnection& connection = *connections_[Value(shard)];
+    flight.let_go_by = absl::Now() + kLetGoTime;  // of results that are being fetched
     const absl::Status late =
         absl::DeadlineExceededError(absl::StrCat("shard ", Value(shard), " did not answer within the deadline"));
     if (!flight.message.idle() && !(connection.open() && connection.link().Withdraw(&flight.message))) {
@@ -325,14 +305,14 @@ class Impl final : public UcxTransport {
 
   static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_bytes, void* data, size_t bytes,
                                       const ucp_am_recv_param_t* parameters) {
-    // We send everything eagerly; whoever does not is no shard of ours.
-    if ((parameters->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) return UCS_OK;
+    const bool offered = (parameters->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
     WireHeader fragment;
     const auto* begin = static_cast<const std::byte*>(header);
     if (!ReadFragment(absl::MakeConstSpan(begin, header_bytes), static_cast<int64_t>(bytes), &fragment).ok()) {
       LogDebug("ucx: a message that makes no sense was dropped");
       return UCS_OK;
     }
+    if (offered) return static_cast<Impl*>(self)->OnOffer(fragment, data, static_cast<int64_t>(bytes));
     static_cast<Impl*>(self)->OnFragment(fragment, static_cast<const std::byte*>(data), static_cast<int64_t>(bytes));
     return UCS_OK;
   }
@@ -345,54 +325,57 @@ class Impl final : public UcxTransport {
       }
       return;
     }
-    Flight* flight = fragment.kind == WireKind::kReply ? FindFlight(fragment.sequence) : nullptr;
-    // Late, or a duplicate, or from a shard that was not asked: nobody's.
-    if (flight == nullptr || flight->over || !connections_[Value(flight->shard)]->Owns(fragment)) return;
-    absl::StatusOr<bool> whole = AcceptReply(fragment, data, bytes, *flight);
+    UcxFlight* const flight = FlightOf(fragment);
+    if (flight == nullptr || flight->fetch.moving()) return;
+    absl::StatusOr<bool> whole = flight->Accept(fragment, data, bytes, stream_.get());
     if (!whole.ok()) {
       EndFlight(*flight, std::move(whole).status());
     } else if (*whole) {
-      absl::Status status = StatusOf(fragment, text);
-      if (status.ok() && fragment.pairs > 0) {
-        forecasts_[Value(flight->shard)].Took(fragment.pairs, absl::Now() - flight->sent);
-      }
-      EndFlight(*flight, std::move(status));
+      EndReplied(*flight, StatusOf(fragment, text));
     }
   }
 
-  // Whether the reply is whole. DATA_LOSS: it is not the reply to this call, or was damaged.
-  absl::StatusOr<bool> AcceptReply(const WireHeader& fragment, const std::byte* data, int64_t bytes, Flight& flight) {
-    const WireHeader& asked = flight.message.header;
-    if (fragment.call_id != asked.call_id || fragment.rows != asked.rows || fragment.pairs != asked.pairs ||
-        fragment.cols != asked.cols || fragment.dtype != asked.dtype || fragment.flags != asked.flags) {
-      return absl::DataLossError(absl::StrCat("reply: [", fragment.pairs, ", ", fragment.cols, "] instead of [",
-                                              asked.pairs, ", ", asked.cols, "], or of another call"));
+  // The call that a reply answers. Null: the reply is late, or a duplicate, or from a shard that was not asked: nobody's.
+  UcxFlight* FlightOf(const WireHeader& fragment) {
+    UcxFlight* const flight = fragment.kind == WireKind::kReply ? FindFlight(fragment.sequence) : nullptr;
+    const bool ours = flight != nullptr && !flight->over && connections_[Value(flight->shard)]->Owns(fragment);
+    return ours ? flight : nullptr;
+  }
+
+  void EndReplied(UcxFlight& flight, absl::Status status) {
+    const int64_t pairs = flight.message.header.pairs;
+    if (status.ok() && pairs > 0) forecasts_[Value(flight.shard)].Took(pairs, absl::Now() - flight.sent);
+    EndFlight(flight, std::move(status));
+  }
+
+  // Results that lie on the shard's device. They are fetched where they are wanted; else UCX lets the shard know.
+  ucs_status_t OnOffer(const WireHeader& fragment, void* offer, int64_t bytes) {
+    UcxFlight* const flight = FlightOf(fragment);
+    if (flight == nullptr) return UCS_OK;
+    if (absl::Status accepted = flight->AcceptOffer(fragment, bytes); !accepted.ok()) {
+      EndFlight(*flight, std::move(accepted));
+      return UCS_OK;
     }
-    if (fragment.offset != flight.received || (fragment.offset > 0 && fragment.checksum != flight.reply_checksum)) {
-      return absl::DataLossError(absl::StrCat("reply: bytes from ", fragment.offset, " on where those from ",
-                                              flight.received, " on come next"));
-    }
-    const bool checked = (fragment.flags & kWireChecksummed) != 0;
-    if (fragment.offset == 0) flight.reply_checksum = fragment.checksum;
-    if (checked && fragment.offset == 0) flight.checksum.Begin(fragment);
-    if (fragment.status == 0) CopyToRun(data, static_cast<int64_t>(fragment.offset), bytes, flight.out);
-    if (checked) flight.checksum.Add(data, bytes);
-    flight.received += static_cast<uint64_t>(bytes);
-    if (flight.received < fragment.body_bytes) return false;
-    if (checked && flight.checksum.Digest() != fragment.checksum) {
-      return absl::DataLossError(
-          absl::StrCat("shard ", Value(flight.shard), ": the checksum of its reply does not fit"));
-    }
-    return true;
+    flight->fetch.Start(*worker_, offer, flight->out.data, bytes, [this, flight] {
+      if (!flight->over) EndReplied(*flight, flight->fetch.status());
+    });
+    return UCS_INPROGRESS;
   }
 
   const UcxTransportOptions options_;
   const std::unique_ptr<DataPlaneClient> control_;
+  const std::shared_ptr<DeviceStream> stream_;  // of copies to and from this process's device; null: there is none
+  const HostMemory staging_memory_ = [stream = stream_](int64_t bytes) -> std::shared_ptr<void> {
+    if (stream == nullptr) return nullptr;
+    const absl::StatusOr<void*> memory = stream->AllocateHost(bytes);
+    if (!memory.ok()) return nullptr;
+    return std::shared_ptr<void>(*memory, [stream](void* piece) { stream->FreeHost(piece); });
+  };
   const std::unique_ptr<UcxWorker> worker_;
   CallTable table_;
   uint64_t last_sequence_ = 0;
   WireChecksum request_checksum_;
-  std::vector<std::unique_ptr<Flight>> flights_, free_;
+  std::vector<std::unique_ptr<UcxFlight>> flights_, free_;
   std::vector<std::string> wires_;
   std::vector<ReplyForecast> forecasts_;  // [shards]
   std::vector<std::unique_ptr<UcxConnection>> connections_;
@@ -402,8 +385,16 @@ class Impl final : public UcxTransport {
 
 absl::StatusOr<std::unique_ptr<UcxTransport>> NewUcxTransport(int shards, std::unique_ptr<DataPlaneClient> control,
                                                               const UcxTransportOptions& options) {
-  ASSIGN_OR_RETURN(auto worker, UcxWorker::Create(options.worker));
-  return std::unique_ptr<UcxTransport>(std::make_unique<Impl>(shards, std::move(control), options, std::move(worker)));
+  std::shared_ptr<DeviceStream> stream;
+  UcxWorkerOptions worker_options = options.worker;
+  if (options.new_stream) {
+    ASSIGN_OR_RETURN(stream, options.new_stream());
+    stream->MakeCurrent();
+    if (worker_options.device_memory == UcxDeviceMemory::kNone) worker_options.device_memory = UcxDeviceMemory::kCuda;
+  }
+  ASSIGN_OR_RETURN(auto worker, UcxWorker::Create(worker_options));
+  return std::unique_ptr<UcxTransport>(
+      std::make_unique<Impl>(shards, std::move(control), options, std::move(stream), std::move(worker)));
 }
 
 }  // namespace conclave

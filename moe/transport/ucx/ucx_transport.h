@@ -10,11 +10,13 @@
 #define CONCLAVE_MOE_TRANSPORT_UCX_UCX_TRANSPORT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "moe/kernels/accelerator/device_stream.h"
 #include "moe/transport/data_plane.h"
 #include "moe/transport/transport.h"
 #include "moe/transport/ucx/ucx_worker.h"
@@ -33,6 +35,10 @@ struct UcxTransportOptions {
   absl::Duration backoff_min = absl::Milliseconds(20);
   absl::Duration backoff_max = absl::Seconds(1);
   absl::Duration connect_timeout = absl::Seconds(5);  // of one attempt, from asking to being welcome
+  // Queues on the device whose memory rows and results may lie in, where UCX was built for it: they then travel from
+  // device to device to and from shards that can do so too, and through pinned memory to others. Null: there is none.
+  // Called once.
+  std::function<absl::StatusOr<std::unique_ptr<DeviceStream>>()> new_stream;
   UcxWorkerOptions worker;
 };
 
@@ -45,7 +51,8 @@ class UcxTransport : public Transport {
   virtual absl::Status WhyNot(ShardId shard) const = 0;
   // The status of the last attempt as the shard gave it: UNIMPLEMENTED where it has no UCX.
   virtual absl::Status LastRefusal(ShardId shard) const = 0;
-  // What carries the rows, such as "shared memory" or "tcp"; empty where not connected.
+  // What carries the rows, such as "shared memory" or "tcp", and with a device how they leave it: "shared memory, device
+  // memory", or "…, staged through pinned memory, since …"; empty where not connected.
   virtual std::string Wires(ShardId shard) const = 0;
 };
 

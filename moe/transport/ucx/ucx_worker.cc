@@ -14,6 +14,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/span.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/transport/data_plane/wire.h"
@@ -59,9 +60,17 @@ constexpr Setting kSettings[] = {
     {"CONN_NB", "y"},
     // One lane, so that the fragments of a message arrive in order.
     {"MAX_EAGER_RAILS", "1"},
-    // We never use UCX's rendezvous. Without a lane for it, nothing asks the kernel for TCP's news between two processes
-    // that share memory.
-    {"MAX_RNDV_RAILS", "0"},
+};
+
+// UCX's rendezvous serves device memory alone. Without a lane for it, nothing asks the kernel for TCP's news between two
+// processes that share memory.
+constexpr Setting kHostSettings[] = {{"MAX_RNDV_RAILS", "0"}};
+// The receiver fetches: nobody writes to memory that its owner may have taken back. CUDA_IPC_ is named as UCX's own
+// table names it.
+constexpr Setting kDeviceSettings[] = {
+    {"MAX_RNDV_RAILS", "1"},
+    {"RNDV_SCHEME", "get_zcopy"},
+    {"CUDA_IPC_ENABLE_GET_ZCOPY", "y"},
 };
 
 constexpr int kLooksPerClock = 4;
@@ -94,13 +103,20 @@ absl::Status UcxError(absl::string_view what, ucs_status_t status) {
   }
 }
 
+bool UcxKnowsCuda() {
+  UcxWorkerOptions options;
+  options.device_memory = UcxDeviceMemory::kCuda;
+  const absl::StatusOr<std::unique_ptr<UcxWorker>> worker = UcxWorker::Create(options);
+  return worker.ok() && (*worker)->device_rows();
+}
+
 absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxWorkerOptions& options) {
   auto worker = absl::WrapUnique(new UcxWorker(options));
   RETURN_IF_ERROR(worker->Init(options));
   return worker;
 }
 
-absl::Status UcxWorker::Init(const UcxWorkerOptions& options) {
+absl::Status UcxWorker::MakeContext(const UcxWorkerOptions& options, bool device_rows) {
   [[maybe_unused]] static const bool logged = [] {
     ucs_log_push_handler(&LogOfUcx);
     return true;
@@ -112,13 +128,35 @@ absl::Status UcxWorker::Init(const UcxWorkerOptions& options) {
   // cma copies through the kernel and is slower than shared memory at every size; sysv is a second shared memory.
   ucp_config_modify(config, "TLS", options.links == UcxLinks::kTcp ? "tcp,self" : "^sysv,cma");
   if (options.loopback_only) ucp_config_modify(config, "NET_DEVICES", "lo");
-  for (const Setting& setting : kSettings) ucp_config_modify(config, setting.name, setting.value);
+  const auto set = [config](absl::Span<const Setting> settings) {
+    for (const Setting& setting : settings) ucp_config_modify(config, setting.name, setting.value);
+  };
+  set(kSettings);
+  set(device_rows ? absl::MakeConstSpan(kDeviceSettings) : absl::MakeConstSpan(kHostSettings));
   ucp_params_t parameters = {};
   parameters.field_mask = UCP_PARAM_FIELD_FEATURES;
   parameters.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
   const ucs_status_t made = ucp_init(&parameters, config, &context_);
   ucp_config_release(config);
-  if (made != UCS_OK) return absl::InternalError(absl::StrCat("ucx context: ", ucs_status_string(made)));
+  if (made == UCS_OK) return absl::OkStatus();
+  context_ = nullptr;
+  return absl::InternalError(absl::StrCat("ucx context: ", ucs_status_string(made)));
+}
+
+absl::Status UcxWorker::Init(const UcxWorkerOptions& options) {
+  device_rows_ = options.device_memory != UcxDeviceMemory::kNone;
+  RETURN_IF_ERROR(MakeContext(options, device_rows_));
+  if (options.device_memory == UcxDeviceMemory::kCuda) {
+    device_memory_type_ = UCS_MEMORY_TYPE_CUDA;
+    ucp_context_attr_t attributes = {};
+    attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+    const bool known = ucp_context_query(context_, &attributes) == UCS_OK;
+    device_rows_ = known && (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+    if (!device_rows_) {
+      ucp_cleanup(std::exchange(context_, nullptr));
+      RETURN_IF_ERROR(MakeContext(options, /*device_rows=*/false));
+    }
+  }
   ucp_worker_params_t worker = {};
   worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_AM_ALIGNMENT;
   worker.thread_mode = UCS_THREAD_MODE_SERIALIZED;

@@ -24,16 +24,28 @@ enum class UcxLinks {
   kTcp,   // TCP alone
 };
 
+// The memory beside the process's own that messages may come from and go to.
+enum class UcxDeviceMemory {
+  kNone,
+  kCuda,     // where UCX was built for it
+  kPretend,  // the process's own, treated as if it were another: for tests
+};
+
 // How a worker reaches others and waits for them.
 struct UcxWorkerOptions {
   UcxLinks links = UcxLinks::kAuto;
   bool loopback_only = true;  // no socket of this worker listens anywhere but on the loopback device
   absl::Duration spin_max = absl::Microseconds(50);
+  // kCuda: the device must be the current one of the thread that creates the worker, and of the one that uses it.
+  UcxDeviceMemory device_memory = UcxDeviceMemory::kNone;
 };
 
 // Whatever UCX says as a status of ours: UNAVAILABLE where a peer is gone or unreachable, else INTERNAL. `what` begins
 // the message.
 absl::Status UcxError(absl::string_view what, ucs_status_t status);
+
+// Whether UCX was built for CUDA, and finds a device.
+bool UcxKnowsCuda();
 
 // Used by one thread at a time, but for Wake.
 class UcxWorker {
@@ -65,6 +77,11 @@ class UcxWorker {
   // Progresses until all closing endpoints are gone, `grace` at most.
   void FinishClosing(absl::Duration grace);
 
+  // Whether messages may come from and go to the device memory that was asked for.
+  bool device_rows() const { return device_rows_; }
+  // UCX's name for it. REQUIRES: device_rows()
+  ucs_memory_type_t device_memory_type() const { return device_memory_type_; }
+
   ucp_worker_h handle() const { return worker_; }
   ucp_context_h context() const { return context_; }
 
@@ -72,11 +89,14 @@ class UcxWorker {
 
   explicit UcxWorker(const UcxWorkerOptions& options) : gate_(options.spin_max) {}
   absl::Status Init(const UcxWorkerOptions& options);
+  absl::Status MakeContext(const UcxWorkerOptions& options, bool device_rows);
   bool Spin(absl::Duration budget, bool sparing, absl::Time until, absl::Time* now);
   bool Preempted();
 
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
+  bool device_rows_ = false;
+  ucs_memory_type_t device_memory_type_ = UCS_MEMORY_TYPE_HOST;
   int event_fd_ = -1;
   SpinGate gate_;
   int64_t preemptions_ = 0;  // of this thread, as last seen
