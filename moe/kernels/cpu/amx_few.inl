@@ -11,6 +11,7 @@
 #include "moe/kernels/cpu/amx_few_sums.inl"
 #include "moe/kernels/cpu/amx_pack.h"
 #include "moe/kernels/cpu/amx_products.inl"
+#include "moe/kernels/cpu/amx_scales.inl"
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/amx_weights.h"
 #include "moe/kernels/cpu/dot.h"
@@ -31,7 +32,7 @@ class FewColumns {
   static bool Takes(const PackedBlocks& x, const cpu::RawWeight* w, int matrices, int64_t depth) {
     if (x.blocks() != 1) return false;
     if (Source::kDirect) return true;
-    return Segment(w[0], depth) > 0 && w[0].scales.block_cols == w[matrices - 1].scales.block_cols;
+    return EvenSegment(w[0].scales, depth) > 0 && w[0].scales.block_cols == w[matrices - 1].scales.block_cols;
   }
 
   // REQUIRES: Takes(x, w, matrices, depth), matrices <= 2
@@ -45,7 +46,7 @@ class FewColumns {
         panels_((steps_ + kPanelSteps - 1) / kPanelSteps),
         lanes_{{w[0], 0}, {w[matrices - 1], rows_ - kTileRows16}},
         sums_{{w[0], depth, columns_}, {w[matrices - 1], depth, columns_}} {
-    if constexpr (Source::kScaled) segment_mask_ = Segment(w[0], depth) / kStepDepth - 1;
+    if constexpr (Source::kScaled) segment_mask_ = EvenSegment(w[0].scales, depth) / kStepDepth - 1;
   }
 
   // Of each matrix, in a run.
@@ -74,13 +75,6 @@ class FewColumns {
     const cpu::RawWeight& w;
     int64_t row;  // its first, in a run
   };
-
-  // The length of segments where all begin at multiples of it, a power of two; else 0.
-  static int64_t Segment(const cpu::RawWeight& w, int64_t depth) {
-    const int64_t block_cols = w.scales.block_cols;
-    if (block_cols >= depth) return kSegmentDepth;
-    return block_cols % kStepDepth == 0 && kSegmentDepth % block_cols == 0 ? block_cols : 0;
-  }
 
   // The rows of a lane in the run that begins at n.
   int64_t Count(int lane, int64_t n) const { return MaxOf(0, MinOf(kTileRows16, n_end_ - n - lanes_[lane].row)); }

@@ -6,10 +6,10 @@
 #include <cstdint>
 
 #include "moe/kernels/cpu/amx_products.inl"
+#include "moe/kernels/cpu/amx_scales.inl"
 #include "moe/kernels/cpu/amx_tile.h"
 #include "moe/kernels/cpu/dot.h"
 #include "moe/kernels/cpu/raw_tiles.h"
-#include "moe/kernels/cpu/transpose16.h"
 
 namespace conclave::CONCLAVE_ISA {
 
@@ -17,8 +17,7 @@ namespace conclave::CONCLAVE_ISA {
 // which are scaled together.
 class FewSums {
  public:
-  static constexpr int64_t kSegments = kSegmentDepth / cpu::kTileDepth;
-  static_assert(kSegments == 16);
+  static constexpr int64_t kSegments = kSegmentsOfPanel;
 
   FewSums(const cpu::RawWeight& w, int64_t depth, int64_t columns)
       : stored_(w.scales), columns_(columns), one_scale_(w.scales.block_cols >= depth) {
@@ -32,7 +31,7 @@ class FewSums {
   // Adds the first `segments` sums, which begin at element `k` of the depth, each times its scale, in ascending order.
   // They are of weight rows [row, row + count); where k is 0, to nothing.
   CONCLAVE_NEVER_INLINE void AddSegments(int64_t row, int64_t count, int64_t k, int64_t segments) {
-    if (k == 0 || !one_scale_) ReadScalesOf(row, count, k / stored_.block_cols, one_scale_ ? 1 : segments);
+    if (k == 0 || !one_scale_) ReadRowScales(stored_, row, count, k / stored_.block_cols, one_scale_ ? 1 : segments, scales_);
     const int64_t scale_step = one_scale_ ? 0 : kTileRows16;
     for (int64_t v = 0; v < columns_; ++v) {
       const __m512i row_of_lane = _mm512_load_si512(row_of_sum_ + v * 16);
@@ -46,31 +45,6 @@ class FewSums {
   }
 
  private:
-  // scales_[i] are the scales of the rows, of segment i, from the block `block` on.
-  void ReadScalesOf(int64_t row, int64_t count, int64_t block, int64_t segments) {
-    if (stored_.data == nullptr) {
-      Store(scales_, Set(1.0f));
-      return;
-    }
-    const int64_t first = row / stored_.block_rows;
-    if (first == (row + count - 1) / stored_.block_rows) {
-      alignas(64) float scales[kSegments];
-      ReadScales(stored_, first * stored_.stride + block, segments, scales);
-      for (int64_t i = 0; i < segments; ++i) Store(scales_ + i * 16, Set(scales[i]));
-      return;
-    }
-    alignas(64) float scales[kTileRows16][kSegments] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      ReadScales(stored_, (row + i) / stored_.block_rows * stored_.stride + block, segments, scales[i]);
-    }
-    __m512i v[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(scales[i]);
-    Transpose16(v);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_store_si512(scales_ + i * 16, v[i]);
-  }
-
   const cpu::RawScales& stored_;
   const int64_t columns_;
   const bool one_scale_;

@@ -207,7 +207,7 @@ CONCLAVE_NEVER_INLINE void SwigluOfRows(const cpu::RawTileSwiglu& args) {
     if (FewColumns<Source>::Takes(x, weights, 2, args.x.depth)) return FewSwigluOf<Source, kPlanes>(args, weights, x);
   }
   const PackedBlocks out(args.out, kPlanes);
-  TileProducts<Source> gate(x, args.gate, args.x.depth), up(x, args.up, args.x.depth);
+  TileProducts<Source> gate(x, args.gate, args.x.depth, 0), up(x, args.up, args.x.depth, 1);
   TileShape shape;
   const int64_t at_a_time = BlocksAtATime(x.block_bytes);
   for (int64_t block = 0; block < x.blocks(); block += at_a_time) {
