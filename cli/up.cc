@@ -174,6 +174,9 @@ class UpCommand final : public Command {
     if (plan_.model.empty())
       return UsageError("--model is missing: name the model's directory, such as --model models/demo");
     RETURN_IF_ERROR(ValidateTarget(plan_.target));
+    if (plan_.transport == "nccl" && plan_.target.device == "cpu") {
+      return UsageError("--transport nccl moves rows between GPUs: give --device cuda, or another transport");
+    }
     // Opened here, so that what is missing is said before a process starts, and to name what "auto" means.
     ASSIGN_OR_RETURN(const auto target, ComputeTarget::Create(plan_.target));
     plan_.target.compute = std::string(Name(target->kernels().compute));

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_GATEWAY_CALLER_H_
 #define CONCLAVE_GATEWAY_CALLER_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,7 @@ struct Caller {
   std::shared_ptr<const Tenant> tenant;  // never null in a call to the dispatcher
   std::string peer;                      // address, for the access log
   TraceContext trace = {};               // the front's span; not valid: none
+  int64_t answers_beside = 0;            // that the same call asks for at once, in requests of their own
 };
 
 // Thread-safe.

@@ -118,6 +118,12 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   AnswerPlan plan;
   ASSIGN_OR_RETURN(plan.decode, ToDecodeRequest(model_, *caller.tenant, request, request_id, prompt_ids));
   plan.answers = request.has_n() ? request.n() : 1;
+  const int64_t together = int64_t{plan.answers} + caller.answers_beside;
+  if (const int most = backend_.sequences_max(); most > 0 && together > most) {
+    return absl::InvalidArgumentError(absl::StrCat("n: the request asks for ", together, " answers at once; all ",
+                                                   "attention services together take ", most,
+                                                   " (--max-running and --max-queued)"));
+  }
   plan.echo = EchoText(model_, request, prompt_ids);
   plan.stops = StopsOf(request);
   plan.deadline = deadline;

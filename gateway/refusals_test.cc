@@ -171,6 +171,25 @@ TEST_F(GatewayTest, WhereAllServicesAreFullARequestIsRefusedBeforeItsPromptIsRea
   EXPECT_EQ(lines[0]["limit"], "queue");
 }
 
+TEST_F(GatewayTest, MoreAnswersThanEverRunAtOnceAreNoMatterOfTryingAgain) {
+  router_.SetStatus([](v1::GetStatusResponse& status) {
+    status.set_requests_queued_max(3);
+    status.set_requests_running_max(2);
+  });
+  v1::GenerateRequest request = Text("ab");
+  request.set_n(6);
+  // Until the services have said how many they take, nobody knows.
+  Outcome refused = Generate(request);
+  for (int i = 0; i < 500 && refused.status.ok(); ++i, absl::SleepFor(absl::Milliseconds(10))) {
+    refused = Generate(request);
+  }
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused.status.error_message(), "n: the request asks for 6 answers at once; all attention services "
+                                            "together take 5 (--max-running and --max-queued)");
+  request.set_n(5);
+  EXPECT_TRUE(Generate(request).status.ok());
+}
+
 TEST_F(GatewayTest, EveryRequestLeavesOneUsageRecord) {
   authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"payer", 2, 0, 0, 0, {}, ""});
   v1::GenerateRequest request = Text("hello");

@@ -268,6 +268,7 @@ class BadStartTest(unittest.TestCase):
         self.assert_refused(2, ["--model"])
         self.assert_refused(2, ["--shards"], "--model", DEMO_MODEL, "--shards", "-1")
         self.assert_refused(2, ["--transport", "pigeon"], "--model", DEMO_MODEL, "--transport", "pigeon")
+        self.assert_refused(2, ["--transport nccl", "--device cuda"], "--model", DEMO_MODEL, "--transport", "nccl")
         self.assert_refused(2, ["did you mean --shards"], "--model", DEMO_MODEL, "--shard", "2")
         self.assert_refused(2, ["--replicas 3", "--shards"], "--model", DEMO_MODEL, "--shards", "2", "--replicas", "3")
         self.assert_refused(2, ["GPU"], "--model", DEMO_MODEL, "--compute", "fp8")

@@ -72,7 +72,8 @@ void ApiCall::Start(Dispatcher& dispatcher, absl::Time deadline) {
   const size_t prompts = request_.prompts.size();
   const std::shared_ptr<const Span>& span = exchange_->context().span;
   const Caller caller{exchange_->context().tenant, exchange_->context().peer,
-                      span == nullptr ? TraceContext() : span->context};
+                      span == nullptr ? TraceContext() : span->context,
+                      static_cast<int64_t>(prompts - 1) * request_.choices};
   for (size_t i = 0; i < prompts; ++i) {
     v1::GenerateRequest request = request_.prompts[i];
     request.set_request_id(prompts == 1 ? exchange_->context().request_id

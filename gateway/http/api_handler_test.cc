@@ -6,8 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gateway/cluster/cluster_map.h"
 #include "gateway/gateway_fixture_for_test.h"
 #include "gateway/http/server.h"
@@ -179,6 +182,24 @@ TEST_F(ApiHandlerTest, WhereServicesAreFullAHeadIsEnoughToRefuseARequest) {
   EXPECT_THAT(large.ReadUntil("<never>"), StartsWith("HTTP/1.1 429"));
   EXPECT_TRUE(router_.requests().empty());
   EXPECT_EQ(UsageLines(2).size(), 2u);
+}
+
+TEST_F(ApiHandlerTest, PromptsThatCanNeverRunTogetherAreNoMatterOfTryingAgain) {
+  router_.SetStatus([](v1::GetStatusResponse& status) {
+    status.set_requests_queued_max(3);
+    status.set_requests_running_max(2);
+  });
+  Says({"a"});
+  Serve();
+  std::string answer;
+  for (int i = 0; i < 500; ++i, absl::SleepFor(absl::Milliseconds(10))) {
+    TestSocket client(http_->address());
+    client.Send(Post("/v1/completions", R"({"prompt": ["a", "b", "c"], "n": 2, "max_tokens": 1})"));
+    answer = client.ReadUntil("}}");
+    if (absl::StrContains(answer, "answers at once")) break;
+  }
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 400"));
+  EXPECT_THAT(answer, HasSubstr("asks for 6 answers at once; all attention services together take 5"));
 }
 
 TEST_F(ApiHandlerTest, ATenantSeesTheModelsThatItMayUse) {

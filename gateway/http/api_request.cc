@@ -130,8 +130,9 @@ absl::StatusOr<v1::DetokenizeRequest> TranslateDetokenize(const json& body) {
   BodyFields fields(body, "");
   request.set_model(fields.Text("model").value_or(""));
   const json* tokens = fields.Find("tokens");
-  if (tokens == nullptr) fields.Fail("tokens", "is missing");
-  if (tokens != nullptr) ReadTokenIds(fields, "tokens", *tokens, *request.mutable_ids());
+  // Named as in the dispatcher's request: a prompt's ids are its tokens, and error_body.cc would take these for them.
+  if (tokens == nullptr) fields.Fail("ids", "is missing");
+  if (tokens != nullptr) ReadTokenIds(fields, "ids", *tokens, *request.mutable_ids());
   RETURN_IF_ERROR(fields.Finish());
   return request;
 }

@@ -1,7 +1,9 @@
 #include "gateway/http/api_request.h"
 
 #include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "gateway/http/error_body.h"
 #include "gateway/http/json_body.h"
 #include "gmock/gmock.h"
@@ -12,6 +14,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 nlohmann::json Body(const std::string& text) {
   auto body = ParseJsonBody(text);
@@ -156,7 +159,12 @@ TEST(TranslateTokenize, TextOrMessages) {
   EXPECT_FALSE(TranslateTokenize(Body("{}")).ok());
   EXPECT_FALSE(TranslateTokenize(Body(R"({"prompt": "a", "messages": []})")).ok());
   EXPECT_THAT(TranslateDetokenize(Body(R"({"tokens": [1, 2]})"))->ids(), ElementsAre(1, 2));
-  EXPECT_FALSE(TranslateDetokenize(Body(R"({"tokens": [-1]})")).ok());
+  for (const auto& [body, param] : {std::pair(R"({"tokens": [-1]})", "tokens[0]"),
+                                    std::pair(R"({"tokens": "a"})", "tokens"), std::pair("{}", "tokens")}) {
+    const ApiError error = ToApiError(TranslateDetokenize(Body(body)).status());
+    EXPECT_EQ(error.param, param);
+    EXPECT_THAT(error.message, StartsWith(absl::StrCat(param, ": ")));
+  }
 }
 
 }  // namespace

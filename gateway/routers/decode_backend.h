@@ -20,6 +20,8 @@ class DecodeBackend {
   // RESOURCE_EXHAUSTED (gateway/refusal.h) where no service takes another sequence at the moment, as far as is known
   // here: whoever asks first spares itself the work on a request that would be refused.
   virtual absl::Status CheckRoom() = 0;
+  // How many sequences run or wait at once where all services are full; 0: not known.
+  virtual int sequences_max() const = 0;
   // Where sequences with this request's prompt belong, for Decode: answers to one prompt go to one place, so that they
   // find each other's prefix there.
   virtual int Place(const v1::DecodeRequest& request) = 0;

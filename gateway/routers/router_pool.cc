@@ -173,6 +173,8 @@ class RouterPoolImpl final : public RouterPool {
                         QueueRetryAfter());
   }
 
+  int sequences_max() const override { return set_.load_max(); }
+
   int Place(const v1::DecodeRequest& request) override {
     const std::vector<int> order = set_.Order(AffinityKey(request.prompt_ids(), request.cache_salt()), -1, {});
     return order.empty() ? -1 : order.front();

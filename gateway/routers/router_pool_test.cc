@@ -97,6 +97,16 @@ TEST_F(RouterPoolTest, ThereIsNoRoomWhereEveryServiceHasWhatItTakes) {
   EXPECT_TRUE(pool_->CheckRoom().ok()) << "it is not for want of room";
 }
 
+TEST_F(RouterPoolTest, AComplaintDoesNotNameAServiceTwiceInARow) {
+  Start(1);
+  const std::string& address = options_.addresses[0];
+  routers_[0]->Stop();
+  ASSERT_TRUE(Says("router_up", address, 0));
+  const std::string complaint(pool_->WaitUntilServing(absl::Now()).status().message());
+  EXPECT_THAT(complaint, testing::StartsWith(absl::StrCat("no attention service can be used: the attention service at ",
+                                                          address, " failed: ")));
+}
+
 TEST_F(RouterPoolTest, ItsOwnSequencesCountAtOnce) {
   Start(1);
   routers_[0]->SetStatus([](v1::GetStatusResponse& status) { status.set_requests_running_max(1); });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "gateway/routers/balance.h"
@@ -164,7 +165,9 @@ std::string RouterSet::Complaint() const {
   std::vector<std::string> parts;
   for (int i = 0; i < size(); ++i) {
     const Router& router = routers_[static_cast<size_t>(i)];
-    if (!router.address.empty() && !router.up) parts.push_back(absl::StrCat(router.address, " ", router.why.message()));
+    if (router.address.empty() || router.up) continue;
+    const absl::string_view why = router.why.message();
+    parts.push_back(absl::StrContains(why, router.address) ? std::string(why) : absl::StrCat(router.address, " ", why));
   }
   if (parts.empty()) parts.push_back("none is listed");
   return absl::StrCat("no attention service can be used: ", absl::StrJoin(parts, "; "));
@@ -190,6 +193,17 @@ std::optional<int> RouterSet::Full() const {
     sum += load;
   }
   if (sum == 0) return std::nullopt;
+  return sum;
+}
+
+int RouterSet::load_max() const {
+  absl::MutexLock lock(&mutex_);
+  int sum = 0;
+  for (const Router& router : routers_) {
+    if (!router.up) continue;
+    if (router.load_max == 0) return 0;
+    sum += router.load_max;
+  }
   return sum;
 }
 

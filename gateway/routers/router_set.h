@@ -63,6 +63,8 @@ class RouterSet {
   // Whether every usable service has as many sequences as it takes, running and waiting; the sum of these. Nothing where
   // one has room, or says nothing of its limit, or none is usable.
   std::optional<int> Full() const;
+  // What all usable ones take together, running and queued; 0: one does not say, or there is none.
+  int load_max() const;
   int running(int router) const;  // of ours alone
   RouterLoad total_load() const;
   // Blocks until a service is usable, or false at the deadline.
