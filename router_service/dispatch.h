@@ -4,10 +4,14 @@
 #define CONCLAVE_ROUTER_SERVICE_DISPATCH_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
+#include "moe/kernels/accelerator/accelerator.h"
+#include "moe/kernels/accelerator/row_gather.h"
 #include "moe/kernels/kernels.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/row_format.h"
@@ -38,19 +42,29 @@ class Dispatch {
   // Rows and replies lie in `memory`, where that gives some.
   Dispatch(int64_t rows_max, int64_t pairs_max, int shards, int hidden, DType row_dtype, RowFormat format,
            const HostMemory& memory = nullptr);
+  // The same in the memory of `accelerator`, which must outlive it: Fill queues there what brings the rows. Any thread
+  // may create it. RESOURCE_EXHAUSTED: there is too little memory.
+  static absl::StatusOr<std::unique_ptr<Dispatch>> OnDevice(Accelerator& accelerator, int64_t rows_max,
+                                                            int64_t pairs_max, int shards, int hidden, DType row_dtype);
 
   // Groups `pairs`, which come in ascending order of (row, expert), by shard, and rounds the rows they name out of
-  // x [rows, hidden] F32. Messages are in ascending order of shard, and rows and experts ascend within them.
+  // x [rows, hidden] F32, or on the device copies those of x of the row dtype. Messages are in ascending order of shard, and rows and experts ascend within them.
   void Fill(absl::Span<const RoutedPair> pairs, ConstMatView x, const Kernels& kernels);
   // Views into this object, good until the next Fill.
   absl::Span<ShardMessage> messages() { return absl::MakeSpan(messages_); }
 
  private:
+  Dispatch(MatView rows, MatView replies, int shards, RowFormat format);
   void SortByShard(absl::Span<const RoutedPair> pairs);
+  void TakeRow(ConstMatView x, int64_t row, int64_t place, const Kernels& kernels);
 
   const RowFormat format_;
-  MatBuffer rows_;                 // [rows_max, hidden] row dtype
-  MatBuffer replies_;              // [pairs_max, hidden] row dtype
+  MatBuffer host_rows_, host_replies_;    // or …
+  std::shared_ptr<void> device_memory_;   // … both on the device, where …
+  std::unique_ptr<RowGather> gather_;     // … this brings the rows
+  absl::Span<const void*> addresses_;     // gather_'s, [rows_max]
+  MatView rows_;                          // [rows_max, hidden] row dtype
+  MatView replies_;                       // [pairs_max, hidden] row dtype
   std::vector<RoutedPair> pairs_;  // [pairs_max], by shard, then as given
   std::vector<int32_t> experts_;   // [pairs_max], of pairs_
   std::vector<uint32_t> offsets_;  // one run of rows + 1 for each message

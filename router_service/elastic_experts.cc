@@ -30,6 +30,7 @@ class Impl final : public ElasticExperts {
         connect_(std::move(connect)),
         metrics_(metrics),
         row_dtype_(first->experts->row_dtype()),
+        row_device_(first->experts->row_device()),
         current_(std::move(first)) {
     current_->experts->AskWhileStalled([this] { return MayLeave(); });
     if (peers.changes()) thread_ = std::thread([this] { Follow(); });
@@ -44,6 +45,7 @@ class Impl final : public ElasticExperts {
   }
 
   DType row_dtype() const override { return row_dtype_; }
+  Device row_device() const override { return row_device_; }
   bool works_aside() const override { return true; }
 
   void SetDeadline(absl::Time deadline, absl::Time since) override {
@@ -213,6 +215,7 @@ class Impl final : public ElasticExperts {
   const Connect connect_;
   Metrics* const metrics_;
   const DType row_dtype_;
+  const Device row_device_;
 
   // The engine's thread's.
   std::array<Layer, RemoteExperts::kTicketsMax> layers_;

@@ -99,7 +99,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
   if (options.kv_block_tokens == 0) options.kv_block_tokens = target.kv_block_tokens();
   const DType cache_dtype = CacheDType(target.kernels().compute, options.kv_format);
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
-  ASSIGN_OR_RETURN(auto transformer, target.MakeTransformer(checkpoint, threads, local, plan.transformer()));
+  TransformerOptions transformer_options = plan.transformer();
+  transformer_options.rows_elsewhere = experts.row_device();
+  ASSIGN_OR_RETURN(auto transformer, target.MakeTransformer(checkpoint, threads, local, transformer_options));
   return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, threads, experts, options, Clock::Real());
 }
 

@@ -57,6 +57,24 @@ int64_t PayloadBytes(const ExpertCall& call) {
   return (packed ? call.rows.rows * Fp8RowBytes(call.rows.cols) : BytesOf(call.rows)) + static_cast<int64_t>((call.row_offsets.size() + call.experts.size()) * sizeof(int32_t));
 }
 
+// kTicketsMax of them, on `device`.
+absl::StatusOr<std::vector<std::unique_ptr<LayerTicket>>> MakeTickets(const ModelSpec& spec, DType row_dtype, int shards,
+                                                                      Device device,
+                                                                      const RemoteExpertsOptions& options) {
+  const GateSpec& gate = spec.gate;
+  std::vector<std::unique_ptr<LayerTicket>> tickets;
+  for (int i = 0; i < RemoteExperts::kTicketsMax; ++i) {
+    if (device == Device::kCpu) {
+      tickets.push_back(std::make_unique<LayerTicket>(options.rows_max, gate.top_k, gate.experts, shards, spec.hidden,
+                                                      row_dtype, options.row_format, options.memory));
+      continue;
+    }
+    ASSIGN_OR_RETURN(tickets.emplace_back(), LayerTicket::OnDevice(*options.accelerator, options.rows_max, gate.top_k,
+                                                                   gate.experts, shards, spec.hidden, row_dtype));
+  }
+  return tickets;
+}
+
 absl::Status CheckOptions(const ModelSpec& spec, const RemoteExpertsOptions& options) {
   if (options.rows_max < 1 || options.rows_max > limits::kCallRowsMax) {
     return absl::InvalidArgumentError(
@@ -102,16 +120,23 @@ absl::StatusOr<std::unique_ptr<RemoteExperts>> RemoteExperts::Create(const Model
   for (const ShardDescription& shard : shards) names.push_back(shard.name);
   ASSIGN_OR_RETURN(auto membership, ShardMembership::Create(shards, options.control, membership_options));
   if (options.control == nullptr) RETURN_IF_ERROR(membership->placement()->CheckComplete());
-  return absl::WrapUnique(new RemoteExperts(spec, kernels, transport, std::move(membership), names, options));
+  const bool on_device = options.accelerator != nullptr && options.row_format == RowFormat::kCompute &&
+                         transport.rows_device() == Device::kCuda;
+  const Device device = on_device ? Device::kCuda : Device::kCpu;
+  ASSIGN_OR_RETURN(auto tickets, MakeTickets(spec, RowDType(kernels.compute), transport.shards(), device, options));
+  return absl::WrapUnique(new RemoteExperts(spec, kernels, transport, std::move(membership), names, device,
+                                            std::move(tickets), options));
 }
 
 RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Transport& transport,
                              std::unique_ptr<ShardMembership> membership, const std::vector<std::string>& names,
+                             Device row_device, std::vector<std::unique_ptr<LayerTicket>> tickets,
                              const RemoteExpertsOptions& options)
     : kernels_(kernels),
       transport_(transport),
       options_(options),
       row_dtype_(RowDType(kernels.compute)),
+      row_device_(row_device),
       hidden_(spec.hidden),
       top_k_(spec.gate.top_k),
       experts_(spec.gate.experts),
@@ -119,12 +144,9 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
       health_(names, options.outliers, options.metrics),
       hedge_budget_(options.hedge_share),
       metrics_(options.metrics),
-      shard_tokens_(MoeLayers(spec), names, options.metrics) {
+      shard_tokens_(MoeLayers(spec), names, options.metrics),
+      tickets_(std::move(tickets)) {
   const int shards = static_cast<int>(names.size());
-  for (int i = 0; i < kTicketsMax; ++i) {
-    tickets_.push_back(std::make_unique<LayerTicket>(options.rows_max, top_k_, experts_, shards, hidden_, row_dtype_,
-                                                     options.row_format, options.memory));
-  }
   for (int shard = 0; shard < shards; ++shard) {
     health_.SetReachable(ShardId{shard}, membership_->Usable(ShardId{shard}));
   }
@@ -172,7 +194,10 @@ absl::StatusOr<ExpertTicket> RemoteExperts::Start(LayerId layer, ConstMatView x,
     return absl::ResourceExhaustedError(absl::StrCat(x.rows, " rows of ", routing.top_k, " experts; the pool holds ",
                                                      options_.rows_max, " of ", top_k_));
   }
-  CONCLAVE_CHECK(x.cols == hidden_ && x.dtype == DType::kF32) << Name(x.dtype) << " of " << x.cols;
+  CONCLAVE_CHECK(x.cols == hidden_ && x.device == row_device_ &&
+                 x.dtype == (row_device_ == Device::kCpu ? DType::kF32 : row_dtype_))
+      << Name(x.dtype) << " of " << x.cols;
+  CONCLAVE_CHECK(row_device_ == Device::kCpu || static_cast<int64_t>(routing.fault_layers.size()) == x.rows);
   CONCLAVE_CHECK(static_cast<int64_t>(routing.experts.size()) == x.rows * routing.top_k) << routing.experts.size();
   const bool has_layer = membership_->HasLayer(layer);
   for (const int32_t expert : routing.experts) {
@@ -215,6 +240,14 @@ void RemoteExperts::Pump(absl::Time now) {
   }
 }
 
+// There is no memory to send the batch with at the moment: its pairs stay open, and it is tried again until the deadline.
+void RemoteExperts::KeepOpen(LayerTicket& ticket, const absl::Status& why) {
+  ticket.last_error = why;
+  ticket.open().insert(ticket.open().end(), batch_.begin(), batch_.end());
+  std::sort(ticket.open().begin(), ticket.open().end(),
+            [](const RoutedPair& a, const RoutedPair& b) { return a.out < b.out; });
+}
+
 // Sends the open pairs that have a holder; the others stay open.
 void RemoteExperts::PlanOpen(LayerTicket& ticket, absl::Time now) {
   std::vector<RoutedPair>& open = ticket.open();
@@ -230,7 +263,9 @@ void RemoteExperts::PlanOpen(LayerTicket& ticket, absl::Time now) {
   open.resize(kept);
   if (kept > 0) membership_->LoadOrphans(now);
   if (batch_.empty()) return;
-  Launch(ticket, ticket.Send(batch_, kernels_), /*is_hedge=*/false, now);
+  const absl::StatusOr<Dispatch*> dispatch = ticket.Send(batch_, kernels_);
+  if (!dispatch.ok()) return KeepOpen(ticket, dispatch.status());
+  Launch(ticket, **dispatch, /*is_hedge=*/false, now);
 }
 
 // Sends what a late call has not brought yet to other holders too, if all of it has some and the budget allows it.
@@ -250,9 +285,11 @@ void RemoteExperts::Hedge(Flight& flight, absl::Time now) {
   }
   const int64_t pairs = static_cast<int64_t>(batch_.size());
   if (pairs == 0 || !hedge_budget_.Take(pairs)) return;
+  const absl::StatusOr<Dispatch*> again = ticket.SendAgain(batch_, kernels_);
+  if (!again.ok()) return;  // there is no memory; the late one may answer yet
   counts_.hedged_pairs += pairs;
   metrics_.CountHedge(pairs);
-  Launch(ticket, ticket.SendAgain(batch_, kernels_), /*is_hedge=*/true, now);
+  Launch(ticket, **again, /*is_hedge=*/true, now);
 }
 
 void RemoteExperts::Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedge, absl::Time now) {

@@ -16,55 +16,23 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "moe/base/clock.h"
 #include "moe/base/ids.h"
 #include "moe/checkpoint/model_spec.h"
 #include "moe/kernels/kernels.h"
-#include "moe/metrics/metrics.h"
 #include "moe/model/expert_pool.h"
 #include "moe/placement/placement.h"
-#include "moe/tensor/buffer.h"
-#include "moe/tensor/row_format.h"
 #include "moe/transport/expert_handler.h"
-#include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
 #include "router_service/dispatch.h"
 #include "router_service/failover_metrics.h"
 #include "router_service/hedge_budget.h"
 #include "router_service/layer_shard_tokens.h"
 #include "router_service/layer_ticket.h"
+#include "router_service/remote_experts_options.h"
 #include "router_service/shard_health.h"
 #include "router_service/shard_membership.h"
 
 namespace conclave {
-
-// Sizes, expectations and patience.
-struct RemoteExpertsOptions {
-  int rows_max = 512;                 // rows of one Start; memory is sized for it
-  std::string model_fingerprint;      // what the shards must serve: Checkpoint::fingerprint
-  RowFormat row_format = RowFormat::kCompute;  // to which rows are rounded before they are sent
-  HostMemory memory;                  // where rows and replies lie; null: anywhere
-  bool allow_mixed_numerics = false;  // shards of other numeric profiles; the same bits are then not promised
-  absl::Duration timeout = absl::Seconds(60);  // of one ticket, all attempts together
-  // A call that could go to another holder is given `late_factor` times what hardly any call takes, within these bounds.
-  // One that could not, or of which nothing is known, has late_max.
-  absl::Duration late_min = absl::Milliseconds(250), late_max = absl::Seconds(20);
-  double late_factor = 4;
-  // After what hardly any call takes, and at least this, rows go to a second holder too: at most this share. 0: never.
-  absl::Duration hedge_min = absl::Milliseconds(5);
-  double hedge_share = 0.05;
-  OutlierOptions outliers;
-  ShardControl* control = nullptr;  // null: shards are never asked anything, and no expert finds a new holder
-  Clock* clock = Clock::Real();
-  Metrics* metrics = nullptr;
-};
-
-// What became of calls since start.
-struct FailoverCounts {
-  int64_t sent_pairs = 0;    // first copies
-  int64_t resent_pairs = 0;  // after a call failed
-  int64_t hedged_pairs = 0;  // while a call was late
-};
 
 // Used by the engine's thread alone, which also progresses the transport here; shard_figures, placement and holdings
 // are for any thread. kTicketsMax tickets may be in flight.
@@ -75,13 +43,20 @@ class RemoteExperts final : public ExpertPool {
   // shards[i] is what ShardId{i} said of itself; hidden 0, with a control: nothing yet. Kernels, transport, control,
   // clock and metrics must outlive the pool; the transport must be destroyed, or have no call in flight, before it
   // goes. FAILED_PRECONDITION: which shard does not fit, why, and what to do. UNAVAILABLE names an expert that no shard
-  // holds, where no control could find it one. INVALID_ARGUMENT: options out of range.
+  // holds, where no control could find it one. INVALID_ARGUMENT: options out of range. RESOURCE_EXHAUSTED: the device has
+  // too little memory.
   static absl::StatusOr<std::unique_ptr<RemoteExperts>> Create(const ModelSpec& spec, const Kernels& kernels,
                                                                Transport& transport,
                                                                const std::vector<ShardDescription>& shards,
                                                                const RemoteExpertsOptions& options);
 
+  // What tickets take of a device's memory at creation, with that many shards.
+  static int64_t DeviceBytes(const ModelSpec& spec, DType row_dtype, int rows_max, int shards) {
+    return kTicketsMax * LayerTicket::DeviceBytes(rows_max, spec.gate.top_k, shards, spec.hidden, row_dtype);
+  }
+
   DType row_dtype() const override { return row_dtype_; }
+  Device row_device() const override { return row_device_; }
   bool works_aside() const override { return true; }
   void SetDeadline(absl::Time deadline, absl::Time since) override {
     step_deadline_ = deadline;
@@ -112,10 +87,12 @@ class RemoteExperts final : public ExpertPool {
 
   RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Transport& transport,
                 std::unique_ptr<ShardMembership> membership, const std::vector<std::string>& names,
+                Device row_device, std::vector<std::unique_ptr<LayerTicket>> tickets,
                 const RemoteExpertsOptions& options);
   bool PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard);
   bool HasAlternative(LayerTicket& ticket, const ShardMessage& message) const;
   void Pump(absl::Time now);
+  void KeepOpen(LayerTicket& ticket, const absl::Status& why);
   void PlanOpen(LayerTicket& ticket, absl::Time now);
   void Hedge(Flight& flight, absl::Time now);
   void Launch(LayerTicket& ticket, Dispatch& dispatch, bool is_hedge, absl::Time now);
@@ -130,6 +107,7 @@ class RemoteExperts final : public ExpertPool {
   Transport& transport_;
   const RemoteExpertsOptions options_;
   const DType row_dtype_;
+  const Device row_device_;
   const int hidden_, top_k_, experts_;
   const std::unique_ptr<ShardMembership> membership_;
   ShardHealth health_;

@@ -40,12 +40,12 @@ TEST_F(RemoteExpertsTest, TwoTicketsMayBeInFlightAndFinishInAnyOrder) {
   Connect();
   const Rows a(9, 1), b(5, 2);
   MatBuffer out_a(DType::kF32, 9 * kTopK, kHidden), out_b(DType::kF32, 5 * kTopK, kHidden);
-  const auto first = pool_->Start(LayerId{1}, a.x.view(), a.routing);
-  const auto second = pool_->Start(LayerId{2}, b.x.view(), b.routing);
+  const auto first = Begin(a, LayerId{1});
+  const auto second = Begin(b, LayerId{2});
   ASSERT_TRUE(first.ok() && second.ok());
-  EXPECT_EQ(pool_->Start(LayerId{1}, a.x.view(), a.routing).status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(pool_->Finish(*second, out_b.view()).ok());
-  EXPECT_TRUE(pool_->Finish(*first, out_a.view()).ok());
+  EXPECT_EQ(Begin(a, LayerId{1}).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(End(*second, out_b).ok());
+  EXPECT_TRUE(End(*first, out_a).ok());
   EXPECT_TRUE(a.IsRight(out_a, LayerId{1}));
   EXPECT_TRUE(b.IsRight(out_b, LayerId{2}));
 }
@@ -60,9 +60,9 @@ TEST_F(RemoteExpertsTest, ARowThatIsNotFiniteIsNotSentAndItsNeighboursAreRight) 
       Rows rows(5, 1);
       rows.x.view().Row<float>(2)[kHidden - 1] = bad;
       MatBuffer out(pool_->row_dtype(), 5 * kTopK, kHidden);
-      const auto ticket = pool_->Start(LayerId{1}, rows.x.view(), rows.routing);
+      const auto ticket = Begin(rows);
       ASSERT_TRUE(ticket.ok()) << ticket.status();
-      EXPECT_EQ(pool_->Finish(*ticket, out.view()), absl::OkStatus());
+      EXPECT_EQ(End(*ticket, out), absl::OkStatus());
       for (int64_t pair = 0; pair < 5 * kTopK; ++pair) {
         for (int64_t col = 0; col < kHidden; ++col) {
           const float got = LoadAsFloat(out.view().RowBytes(pair), out.view().dtype, col);
@@ -77,6 +77,22 @@ TEST_F(RemoteExpertsTest, ARowThatIsNotFiniteIsNotSentAndItsNeighboursAreRight) 
       EXPECT_EQ(RunOnce(good), absl::OkStatus());
     }
   }
+}
+
+// On the host there always is some.
+TEST_F(RemoteExpertsTest, WhereADeviceHasNoMemoryForASecondTryTheTicketWaitsAndSaysSo) {
+  Start(3, 2);
+  options_.rows_max = 6;
+  options_.timeout = absl::Milliseconds(300);
+  device_bytes_ = RemoteExperts::DeviceBytes(Spec(), DType::kF32, options_.rows_max, 3);
+  Connect();
+  if (pool_->row_device() == Device::kCpu) GTEST_SKIP() << "rows lie on the host";
+  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  Kill(1);
+  const absl::Status status = RunOnce(Rows(6, 2));
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no room for"));
+  EXPECT_EQ(RunOnce(Rows(6, 3)), absl::OkStatus()) << "it is known to be gone by now";
 }
 
 TEST_F(RemoteExpertsTest, RefusesRowsLayersAndExpertsBeyondItsSize) {

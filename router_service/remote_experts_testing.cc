@@ -4,7 +4,9 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "moe/kernels/accelerator/ops.h"
 #include "moe/model/numeric_profile.h"
+#include "moe/tensor/finite_rows.h"
 
 namespace conclave {
 
@@ -73,18 +75,69 @@ void RemoteExpertsTest::Start(int shards, int copies, Compute compute) {
   kernels_ = &kernels;
 }
 
+void OnDeviceTransport::Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) {
+  EXPECT_EQ(call.rows.device, Device::kCuda);
+  EXPECT_EQ(out.device, Device::kCuda);
+  ASSERT_NE(call.ready, nullptr);
+  EXPECT_EQ(call.ready->Wait(), absl::OkStatus());
+  ExpertCall here = call;
+  here.rows.device = out.device = Device::kCpu;
+  inner_.Call(shard, here, out, std::move(done));
+}
+
 void RemoteExpertsTest::Connect() {
   Transport& transport = faulty_ != nullptr ? static_cast<Transport&>(*faulty_) : *inproc_;
-  auto pool = RemoteExperts::Create(Spec(), *kernels_, transport, descriptions_, options_);
+  if (RowsOnDevice()) {
+    device_ = HostAccelerator::Create(device_bytes_);
+    device_->BeLazy();
+    options_.accelerator = device_.get();
+    on_device_ = std::make_unique<OnDeviceTransport>(transport);
+  }
+  auto pool = RemoteExperts::Create(Spec(), *kernels_, on_device_ != nullptr ? *on_device_ : transport, descriptions_,
+                                    options_);
   ASSERT_TRUE(pool.ok()) << pool.status();
   pool_ = *std::move(pool);
 }
 
+absl::StatusOr<ExpertTicket> RemoteExpertsTest::Begin(const Rows& rows, LayerId layer) {
+  if (pool_->row_device() == Device::kCpu) return pool_->Start(layer, rows.x.view(), rows.routing);
+  const ConstMatView x = rows.x.view();
+  OnDevice there;
+  there.x = MatBuffer(pool_->row_dtype(), x.rows, x.cols);
+  for (int64_t row = 0; row < x.rows; ++row) {
+    there.fault_layers.push_back(FirstNonFiniteRow(x.Rows(row, 1), pool_->row_dtype()) < 0 ? kNoFault : 1);
+  }
+  there.rounded = MatBuffer(pool_->row_dtype(), x.rows, x.cols);
+  kernels_->convert(x, there.rounded.view());
+  device_->CopyIn(there.x.view().data, there.rounded.view().data, there.rounded.bytes());  // in the queue
+  Routing routing = rows.routing;
+  routing.fault_layers = there.fault_layers;
+  MatView view = there.x.view();
+  view.device = Device::kCuda;
+  auto ticket = pool_->Start(layer, view, routing);
+  if (ticket.ok()) {
+    in_flight_[ticket->id] = std::move(there);
+  } else {
+    EXPECT_EQ(device_->Synchronize(), absl::OkStatus());  // `there` goes
+  }
+  return ticket;
+}
+
+absl::Status RemoteExpertsTest::End(ExpertTicket ticket, MatBuffer& out) {
+  MatView view = out.view();
+  view.device = pool_->row_device();
+  const absl::Status status = pool_->Finish(ticket, view);
+  if (view.device == Device::kCpu) return status;
+  EXPECT_EQ(device_->Synchronize(), absl::OkStatus());
+  in_flight_.erase(ticket.id);
+  return status;
+}
+
 absl::Status RemoteExpertsTest::RunOnce(const Rows& rows, LayerId layer) {
   MatBuffer out(pool_->row_dtype(), static_cast<int64_t>(rows.experts.size()), kHidden);
-  const auto ticket = pool_->Start(layer, rows.x.view(), rows.routing);
+  const auto ticket = Begin(rows, layer);
   if (!ticket.ok()) return ticket.status();
-  const absl::Status status = pool_->Finish(*ticket, out.view());
+  const absl::Status status = End(*ticket, out);
   if (!status.ok()) return status;
   return rows.IsRight(out, layer) ? absl::OkStatus() : absl::InternalError("wrong rows");
 }
@@ -98,9 +151,15 @@ void RemoteExpertsTest::StartAgain(int shards, int copies, Compute compute) {
 
 void RemoteExpertsTest::TearDown() {
   for (auto& handler : handlers_) handler->Resume();
+  on_device_.reset();
   faulty_.reset();
   inproc_.reset();
   pool_.reset();
+  if (device_ != nullptr) {
+    EXPECT_EQ(device_->allocated_bytes(), 0);
+  }
+  options_.accelerator = nullptr;
+  device_.reset();
   control_.reset();
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
+#include "moe/kernels/accelerator/host_accelerator.h"
 #include "moe/tensor/buffer.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/faulty/faulty_transport.h"
@@ -67,8 +69,30 @@ class FakeControl final : public ShardControl {
   std::deque<ShardNews> news_;
 };
 
+// Takes rows of calls on the device of a host accelerator, whose memory is this process's, and hands them to another
+// transport as rows on the host.
+class OnDeviceTransport final : public Transport {
+ public:
+  explicit OnDeviceTransport(Transport& inner) : inner_(inner) {}
+  void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override;
+  void Cancel(uint64_t call_id) override { inner_.Cancel(call_id); }
+  int Progress(absl::Duration wait) override { return inner_.Progress(wait); }
+  int shards() const override { return inner_.shards(); }
+  Device rows_device() const override { return Device::kCuda; }
+
+ private:
+  Transport& inner_;
+};
+
 // A pool over fake shards.
 class RemoteExpertsTest : public testing::Test {
+ public:
+  // Whether rows lie on the device of a host accelerator, which is lazy.
+  static bool& RowsOnDevice() {
+    static bool on_device = false;
+    return on_device;
+  }
+
  protected:
   // `copies` holders for each expert: shard i also holds what shards i + 1 … hold.
   void Start(int shards, int copies = 1, Compute compute = Compute::kF32);
@@ -88,6 +112,9 @@ class RemoteExpertsTest : public testing::Test {
   absl::Status Refusal() {
     return RemoteExperts::Create(Spec(), *kernels_, *inproc_, descriptions_, options_).status();
   }
+  // The pool's Start and Finish; rows go to the device and back where they belong there.
+  absl::StatusOr<ExpertTicket> Begin(const Rows& rows, LayerId layer = LayerId{1});
+  absl::Status End(ExpertTicket ticket, MatBuffer& out);
   // Start and Finish of one layer; INTERNAL where the result is not what the experts make of the rows.
   absl::Status RunOnce(const Rows& rows, LayerId layer = LayerId{1});
   // From now on, `faults` happen between router and shards; to be called before Connect.
@@ -102,8 +129,19 @@ class RemoteExpertsTest : public testing::Test {
   std::unique_ptr<InprocTransport> inproc_;
   std::unique_ptr<FaultyTransport> faulty_;
   std::unique_ptr<FakeControl> control_;
+  int64_t device_bytes_ = int64_t{1} << 32;
+  std::unique_ptr<HostAccelerator> device_;  // null: rows lie on the host
+  std::unique_ptr<OnDeviceTransport> on_device_;
   RemoteExpertsOptions options_;
   std::unique_ptr<RemoteExperts> pool_;
+
+ private:
+  // Of a ticket on the device.
+  struct OnDevice {
+    MatBuffer x, rounded;  // the first is made of the second
+    std::vector<int32_t> fault_layers;
+  };
+  std::map<uint64_t, OnDevice> in_flight_;
 };
 
 }  // namespace conclave

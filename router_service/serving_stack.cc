@@ -140,12 +140,16 @@ class StackImpl final : public ServingStack {
     return absl::OkStatus();
   }
 
-  // Of a pair with each shard that the flag names.
+  // Of a pair with each shard that the flag names, and of what goes through them.
   absl::Status PlanNccl(int rows_max) {
     const ModelSpec& spec = checkpoint_->spec();
     const int64_t row_bytes = int64_t{spec.hidden} * SizeOf(RowDType(kernels_->compute));
     const int64_t pair = NcclPairBytesMax(rows_max * row_bytes, rows_max * spec.gate.top_k * row_bytes);
-    return target_->memory()->Reserve("rows over nccl", pair * static_cast<int64_t>(options_.shards.size()));
+    const int shards = static_cast<int>(options_.shards.size());
+    RETURN_IF_ERROR(target_->memory()->Reserve("rows over nccl", pair * shards));
+    if (options_.row_format != RowFormat::kCompute) return absl::OkStatus();
+    return target_->memory()->Reserve(
+        "rows to experts", RemoteExperts::DeviceBytes(spec, RowDType(kernels_->compute), rows_max, shards));
   }
 
   absl::Status UseShards(int rows_max, Metrics& metrics) {
@@ -191,6 +195,7 @@ class StackImpl final : public ServingStack {
     remote.allow_mixed_numerics = options_.allow_mixed_numerics;
     remote.timeout = options_.expert_timeout;
     if (options_.transport == TransportKind::kNccl) remote.memory = target_->pinned_memory();
+    remote.accelerator = transport.accelerator;
     remote.control = set->control.get();
     remote.metrics = &metrics;
     ASSIGN_OR_RETURN(set->experts,

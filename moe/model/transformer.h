@@ -64,6 +64,7 @@ struct TransformerOptions {
   int rows_max = 512;        // rows of one Forward, over all slices
   int logit_rows_max = 512;  // of them, rows whose logits are wanted
   int context_max = 0;       // positions of one sequence; 0: the model's own limit
+  Device rows_elsewhere = Device::kCpu;  // ExpertPool::row_device of pools that are not on the model's own device
 };
 
 // `options` with context_max filled in, as every transformer takes them. INVALID_ARGUMENT names the limit.

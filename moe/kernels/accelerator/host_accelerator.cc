@@ -43,12 +43,14 @@ struct Shared {
     std::free(memory);
     pieces.erase(entry);
   }
-  // The accelerator's queue, as far as anybody has asked. The accelerator's thread's.
-  void Flush() {
-    for (; !queue.empty(); queue.pop_front()) {
+  // Runs the accelerator's queue up to its `place`th piece of work since the beginning. The accelerator's thread's.
+  void Flush(int64_t place) {
+    for (; ran < place && !queue.empty(); queue.pop_front(), ++ran) {
       if (!lost) queue.front()();
     }
   }
+  void Flush() { Flush(place()); }
+  int64_t place() const { return ran + static_cast<int64_t>(queue.size()); }
   static absl::Status Lost() { return absl::UnavailableError("the device is lost: (host accelerator)"); }
 
   const int64_t memory_bytes;
@@ -56,10 +58,10 @@ struct Shared {
   std::mutex mutex;
   std::map<void*, int64_t> pieces;  // guarded by mutex; device memory
   int64_t allocated = 0;            // guarded by mutex
+  int64_t ran = 0;
   std::deque<std::function<void()>> queue;
 };
 
-// All that is queued counts, as on a device that is always ahead of whoever asks.
 class HostEvent final : public DeviceEvent {
  public:
   explicit HostEvent(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
@@ -69,12 +71,14 @@ class HostEvent final : public DeviceEvent {
     return true;
   }
   absl::Status Wait() const override {
-    shared_->Flush();
+    shared_->Flush(place_);
     return shared_->lost ? Shared::Lost() : absl::OkStatus();
   }
+  void Record() { place_ = shared_->place(); }
 
  private:
   const std::shared_ptr<Shared> shared_;
+  int64_t place_ = 0;
 };
 
 // Never behind: what it is asked to do is done when it returns.
@@ -123,7 +127,7 @@ class HostAcceleratorImpl final : public HostAccelerator {
   }
 
   absl::StatusOr<std::unique_ptr<DeviceEvent>> NewEvent() override { return std::make_unique<HostEvent>(shared_); }
-  void Record(DeviceEvent&) override {}
+  void Record(DeviceEvent& event) override { static_cast<HostEvent&>(event).Record(); }
 
   absl::StatusOr<AcceleratorCeilings> MeasureCeilings() override {
     if (shared_->lost) return Shared::Lost();

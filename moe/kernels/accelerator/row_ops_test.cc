@@ -182,9 +182,15 @@ TEST(HostAcceleratorTest, LazyWorkWaitsUntilSomebodyMustSeeIt) {
   ASSERT_TRUE(event.ok());
   int32_t from = 7, to = 0;
   lazy->CopyIn(&to, &from, sizeof(from));
-  EXPECT_EQ(to, 0);
+  EXPECT_TRUE((*event)->Wait().ok());
+  EXPECT_EQ(to, 0) << "it was not recorded";
+  lazy->Record(**event);
+  const int32_t later = 8;
+  lazy->CopyIn(&to, &later, sizeof(later));
   EXPECT_TRUE((*event)->Wait().ok());
   EXPECT_EQ(to, 7);
+  EXPECT_TRUE(lazy->Synchronize().ok());
+  EXPECT_EQ(to, 8);
   lazy->Lose();
   EXPECT_EQ((*event)->Done().status().code(), absl::StatusCode::kUnavailable);
 }

@@ -11,6 +11,7 @@
 #include "moe/base/status_macros.h"
 #include "moe/model/device/device_attention.h"
 #include "moe/model/device/device_weights.h"
+#include "moe/model/device/pool_exchange.h"
 #include "moe/model/device/step_buffers.h"
 #include "moe/model/device/step_plan.h"
 #include "moe/model/numeric_profile.h"
@@ -95,12 +96,12 @@ class DeviceTransformer final : public Transformer {
   CombineArgs Combination(LayerId layer) const;
   void RunExperts(LayerId layer);
   absl::Status RunElsewhere(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
-  absl::StatusOr<ExpertTicket> SendRows(LayerId layer, ExpertPool& experts, ForwardObserver* observer);
-  absl::Status TakeRows(ExpertTicket ticket, ExpertPool& experts);
   void Normalise(const float* weight);
   AddArgs Sum(LayerId layer) const;
   void AddAndNormalise(LayerId layer, const float* weight, bool floats, bool rounded);
   const void* input() const { return rounds_inputs_ ? buffers_.rounded.as<void>() : buffers_.normed.as<void>(); }
+  // What experts take, of row_dtype_.
+  void* row_input() const { return row_dtype_ == DType::kBF16 ? buffers_.rounded.as<void>() : buffers_.normed.as<void>(); }
   DType input_dtype() const { return rounds_inputs_ ? DType::kBF16 : DType::kF32; }
   void Head();
   void FetchResults(absl::Span<const SequenceSlice> slices, MatView logits, bool routing);
@@ -149,7 +150,8 @@ absl::Status DeviceTransformer::Start() {
                                            memory_));
   ASSIGN_OR_RETURN(StepPlan plan, StepPlan::Create(options_, memory_));
   plan_.emplace(std::move(plan));
-  return buffers_.Allocate(spec_, options_, row_dtype_, /*experts_elsewhere=*/local_ == nullptr, memory_);
+  return buffers_.Allocate(spec_, options_, row_dtype_,
+                           /*rows_on_host=*/local_ == nullptr && options_.rows_elsewhere == Device::kCpu, memory_);
 }
 
 absl::Status DeviceTransformer::AllocateWorkspace() {
@@ -182,6 +184,9 @@ absl::Status DeviceTransformer::Forward(absl::Span<const SequenceSlice> slices, 
   if (experts.row_dtype() != row_dtype_) {
     return absl::FailedPreconditionError(absl::StrCat("the expert pool returns rows of ", Name(experts.row_dtype()),
                                                       ", the model was created for ", Name(row_dtype_)));
+  }
+  if (!OnDevice(experts) && (local_ != nullptr || experts.row_device() != options_.rows_elsewhere)) {
+    return absl::FailedPreconditionError("the model was not created for this expert pool");
   }
   RETURN_IF_ERROR(plan_->Set(slices, spec_, kv.block_tokens()));
   plan_->SetCache(kv.Block(LayerId{0}, 0).data);
@@ -325,41 +330,16 @@ CombineArgs DeviceTransformer::Combination(LayerId layer) const {
 }
 
 void DeviceTransformer::RunExperts(LayerId layer) {
-  const DeviceBuffer& input = row_dtype_ == DType::kBF16 ? buffers_.rounded : buffers_.normed;
-  local_->experts().Queue(layer, input.as<void>(), buffers_.experts.as<int32_t>() + PairOffset(layer),
+  local_->experts().Queue(layer, row_input(), buffers_.experts.as<int32_t>() + PairOffset(layer),
                           Combination(layer), buffers_.expert_rows.as<void>());
 }
 
 // The shared expert computes while the pool's rows travel.
 absl::Status DeviceTransformer::RunElsewhere(LayerId layer, ExpertPool& experts, ForwardObserver* observer) {
-  ASSIGN_OR_RETURN(const ExpertTicket ticket, SendRows(layer, experts, observer));
+  const PoolExchange exchange{device_, buffers_, spec_, row_dtype_, row_input(), plan_->rows()};
+  ASSIGN_OR_RETURN(const ExpertTicket ticket, exchange.Send(layer, PairOffset(layer), experts, observer));
   if (HasSharedExpert(layer)) RunPiece([&] { RunFfn(weights_->layers[Value(layer)]); });
-  return TakeRows(ticket, experts);
-}
-
-// Brings the layer's rows and routing to the host and hands them to the pool.
-absl::StatusOr<ExpertTicket> DeviceTransformer::SendRows(LayerId layer, ExpertPool& experts,
-                                                         ForwardObserver* observer) {
-  const int64_t rows = plan_->rows(), offset = PairOffset(layer), pairs = rows * spec_.gate.top_k;
-  int32_t* const chosen = buffers_.host_experts.as<int32_t>() + offset;
-  float* const weights = buffers_.host_expert_weights.as<float>() + offset;
-  float* const normed = buffers_.host_normed.as<float>();
-  device_.CopyOut(chosen, buffers_.experts.as<int32_t>() + offset, pairs * int64_t{sizeof(int32_t)});
-  device_.CopyOut(weights, buffers_.expert_weights.as<float>() + offset, pairs * int64_t{sizeof(float)});
-  device_.CopyOut(normed, buffers_.normed.as<void>(), rows * spec_.hidden * int64_t{sizeof(float)});
-  RETURN_IF_ERROR(device_.Synchronize());
-  const Routing routing{spec_.gate.top_k, absl::MakeConstSpan(chosen, pairs), absl::MakeConstSpan(weights, pairs)};
-  if (observer != nullptr) observer->OnRouting(layer, routing);
-  return experts.Start(layer, MatView{normed, DType::kF32, Device::kCpu, rows, spec_.hidden, spec_.hidden},
-                       routing);
-}
-
-absl::Status DeviceTransformer::TakeRows(ExpertTicket ticket, ExpertPool& experts) {
-  const int64_t pairs = plan_->rows() * spec_.gate.top_k;
-  const MatView rows{buffers_.host_expert_rows.as<void>(), row_dtype_, Device::kCpu, pairs, spec_.hidden, spec_.hidden};
-  RETURN_IF_ERROR(experts.Finish(ticket, rows));
-  device_.CopyIn(buffers_.expert_rows.as<void>(), rows.data, pairs * spec_.hidden * SizeOf(row_dtype_));
-  return absl::OkStatus();
+  return exchange.Take(ticket, experts);
 }
 
 // input() = rms_norm(residual).

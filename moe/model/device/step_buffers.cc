@@ -9,7 +9,7 @@
 namespace conclave {
 
 absl::Status StepBuffers::Allocate(const ModelSpec& spec, const TransformerOptions& options, DType row_dtype,
-                                   bool experts_elsewhere, DeviceMemory& memory) {
+                                   bool rows_on_host, DeviceMemory& memory) {
   const int64_t rows = options.rows_max;
   const int64_t pairs = rows * std::max(spec.gate.top_k, 1);
   const int64_t routed = pairs * std::max(spec.moe_layers(), 1);
@@ -44,7 +44,7 @@ absl::Status StepBuffers::Allocate(const ModelSpec& spec, const TransformerOptio
       {&host_logprobs, options.logit_rows_max * kLogprobBytes},
       {&host_logits, int64_t{options.logit_rows_max} * spec.vocab * kF32},
   };
-  if (experts_elsewhere) {
+  if (rows_on_host) {
     on_host.push_back({&host_normed, rows * hidden * kF32});
     on_host.push_back({&host_expert_rows, pairs * hidden * row_size});
   }

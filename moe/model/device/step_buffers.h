@@ -14,9 +14,9 @@ namespace conclave {
 
 // Device scratch of one step and its pinned twins; sized once.
 struct StepBuffers {
-  // All but the workspace, for the largest step. RESOURCE_EXHAUSTED with the plan where it does not fit.
+  // All but the workspace, for the largest step; experts elsewhere that take rows on the host need twins of them. RESOURCE_EXHAUSTED with the plan where it does not fit.
   absl::Status Allocate(const ModelSpec& spec, const TransformerOptions& options, DType row_dtype,
-                        bool experts_elsewhere, DeviceMemory& memory);
+                        bool rows_on_host, DeviceMemory& memory);
   // Queues the copy of what the step's draws told, so many words, to the host.
   void FetchLogprobs(int64_t words, Accelerator& device) const;
   // What `draw`, of that step, told.
@@ -37,7 +37,7 @@ struct StepBuffers {
   DeviceBuffer logprobs;        // [logit_rows_max, kDrawnLogitsWords + kTopLogprobsMax] words, of the rows that ask
   DeviceBuffer host_experts, host_expert_weights, host_fault_layer, host_drawn, host_logprobs;
   DeviceBuffer host_logits;     // [logit_rows_max, vocab] F32
-  DeviceBuffer host_normed, host_expert_rows;  // only where experts run elsewhere
+  DeviceBuffer host_normed, host_expert_rows;  // only where rows_on_host
 };
 
 }  // namespace conclave

@@ -1,8 +1,9 @@
 // device_transport_bench [--router cuda:N] [--shard cuda:N]: round trips of rows between two processes on GPUs, p50 and
 // p99: NCCL's own send and receive, the NCCL transport, and UCX and gRPC with rows staged through the shard's host
-// memory. As many bytes there as back; the shard computes nothing. The router's rows lie in pinned host memory, where the
-// model's other half has them, so that the NCCL transport's figures hold a copy to the device and one back more than
-// NCCL's own; "unpinned": in other memory, which the NCCL transport copies once more.
+// memory. As many bytes there as back; the shard computes nothing. The router's rows and results lie on its
+// device, which the NCCL transport copies once there, behind an event; "pinned": in pinned host memory, so that there is a
+// copy to the device and one back; "unpinned": in other memory, which the NCCL transport copies once more. UCX and gRPC
+// have pinned ones.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,8 +19,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "moe/base/check.h"
+#include "moe/kernels/accelerator/device_event.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/kernels/accelerator/pinned_memory.h"
+#include "moe/kernels/accelerator/row_gather.h"
 #include "moe/tensor/buffer.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
@@ -133,9 +136,9 @@ std::vector<double> MoveThereAndBack(NcclPair& pair, int64_t bytes, bool router)
   while (true) pause();
 }
 
-// Round trips over `transport` in microseconds.
-std::vector<double> CallAndWait(Transport& transport, int rows, const HostMemory& memory) {
-  MatBuffer in(DType::kBF16, rows, kHidden, memory), out(DType::kBF16, rows, kHidden, memory);
+// Round trips over `transport` between such rows and results, [rows, kHidden] BF16, in microseconds.
+std::vector<double> CallAndWait(Transport& transport, ConstMatView in, MatView out, const DeviceEvent* ready) {
+  const int rows = static_cast<int>(in.rows);
   std::vector<uint32_t> offsets(rows + 1);
   const std::vector<int32_t> experts(rows, 0);
   for (int i = 0; i <= rows; ++i) offsets[i] = static_cast<uint32_t>(i);
@@ -144,13 +147,14 @@ std::vector<double> CallAndWait(Transport& transport, int rows, const HostMemory
   for (int i = 0; i < kWarmUps + kRounds; ++i) {
     ExpertCall call;
     call.call_id = ++last_id;
-    call.rows = in.view();
+    call.rows = in;
+    call.ready = ready;
     call.row_offsets = offsets;
     call.experts = experts;
     bool done = false;
     const absl::Time begin = absl::Now();
     call.deadline = begin + absl::Seconds(5);
-    transport.Call(ShardId{0}, call, out.view(), [&](const absl::Status& status) {
+    transport.Call(ShardId{0}, call, out, [&](const absl::Status& status) {
       CONCLAVE_CHECK_OK(status);
       done = true;
     });
@@ -158,6 +162,22 @@ std::vector<double> CallAndWait(Transport& transport, int rows, const HostMemory
     if (i >= kWarmUps) micros.push_back(absl::ToDoubleMicroseconds(absl::Now() - begin));
   }
   return micros;
+}
+
+// On the host, in `memory` where that is not null.
+std::vector<double> CallFromHost(Transport& transport, int rows, const HostMemory& memory) {
+  MatBuffer in(DType::kBF16, rows, kHidden, memory), out(DType::kBF16, rows, kHidden, memory);
+  return CallAndWait(transport, in.view(), out.view(), nullptr);
+}
+
+std::vector<double> CallFromDevice(Transport& transport, int rows, Accelerator& accelerator) {
+  const auto memory = AllocateDevicePiece(accelerator, 2 * kBytesMax);
+  const auto ready = accelerator.NewEvent();
+  CONCLAVE_CHECK_OK(memory.status());
+  CONCLAVE_CHECK_OK(ready.status());
+  accelerator.Record(**ready);
+  const MatView all{memory->get(), DType::kBF16, Device::kCuda, 2 * rows, kHidden, kHidden};
+  return CallAndWait(transport, all.Rows(0, rows), all.Rows(rows, rows), ready->get());
 }
 
 void Print(const std::string& name, std::vector<double> micros) {
@@ -194,10 +214,11 @@ void Run(const std::string& device, int pipe) {
     std::printf("%8lld bytes, µs", static_cast<long long>(kRows[i]) * kHidden * 2);
     Print("NCCL's own", own[i]);
     const HostMemory pinned = PinnedMemory(*accelerator);
-    Print("nccl", CallAndWait(*transports[0], kRows[i], pinned));
-    Print("nccl, unpinned", CallAndWait(*transports[0], kRows[i], nullptr));
-    Print("ucx, staged", CallAndWait(*transports[1], kRows[i], pinned));
-    Print("grpc, staged", CallAndWait(*transports[2], kRows[i], pinned));
+    Print("nccl", CallFromDevice(*transports[0], kRows[i], *accelerator));
+    Print("nccl, pinned", CallFromHost(*transports[0], kRows[i], pinned));
+    Print("nccl, unpinned", CallFromHost(*transports[0], kRows[i], nullptr));
+    Print("ucx, staged", CallFromHost(*transports[1], kRows[i], pinned));
+    Print("grpc, staged", CallFromHost(*transports[2], kRows[i], pinned));
     std::printf("\n");
   }
 }

@@ -27,6 +27,7 @@ DType DTypeOf(const WireHeader& call) { return call.dtype == 1 ? DType::kBF16 : 
 
 NcclLink::~NcclLink() {
   if (lands_) AwaitLanding().IgnoreError();
+  LetGoOfRows();
   reaper_.Take(std::move(pair_));
 }
 
@@ -135,6 +136,10 @@ void NcclLink::Fetch() {
     const MatView wanted = landing_(call_.call_id, pair_->stream());
     lands_ = wanted.data != nullptr;
     if (lands_) to = wanted.data;
+    if (wanted.device == Device::kCuda) {
+      pair_->stream().CopyWithin(to, pair_->device_results().data(), bytes);
+      return pair_->AwaitCopies();
+    }
   }
   pair_->stream().CopyOut(to, pair_->device_results().data(), bytes);
   pair_->AwaitCopies();
@@ -160,6 +165,7 @@ absl::Status NcclLink::OnMessage(absl::Time now) {
     RETURN_IF_ERROR(StatusOf(header, message_.text()));
     ASSIGN_OR_RETURN(auto stream, options_.new_stream());
     ASSIGN_OR_RETURN(pair_, NcclPair::Join(*options_.api, std::move(stream), id_, NcclPair::Rank::kRouter));
+    ASSIGN_OR_RETURN(rows_read_, pair_->stream().NewEvent());
     Enter(State::kJoining, give_up_at_);
     return absl::OkStatus();
   }
@@ -246,6 +252,13 @@ void NcclLink::Send(const ExpertCall& call, absl::Time now) {
   if (!send_failure_.ok()) return;
   lane_->Push(call_, meta_.data());
   if (bytes == 0) return Enter(State::kAwaiting, absl::InfiniteFuture());
+  if (call.rows.device == Device::kCuda) {
+    if (call.ready != nullptr) pair_->stream().WaitFor(*call.ready);
+    pair_->stream().CopyWithin(pair_->device_rows().data(), call.rows.data, bytes);
+    pair_->stream().Record(*rows_read_);
+    send_failure_ = pair_->Send(pair_->device_rows().data(), bytes);
+    return;
+  }
   const void* from = pair_->host_rows().data();
   if (call.rows.stride == cols && pair_->stream().Pinned(call.rows.data)) {
     from = call.rows.data;
@@ -256,9 +269,20 @@ void NcclLink::Send(const ExpertCall& call, absl::Time now) {
   send_failure_ = pair_->Send(pair_->device_rows().data(), bytes);
 }
 
+void NcclLink::LetGoOfRows() {
+  if (pair_ == nullptr || rows_read_ == nullptr) return;
+  absl::StatusOr<bool> read = rows_read_->Done();
+  while (read.ok() && !*read) {
+    // Where streams have no engine of their own, work goes on while somebody asks.
+    if (const absl::StatusOr<bool> idle = pair_->stream().Idle(); !idle.ok()) return;
+    read = rows_read_->Done();
+  }
+}
+
 void NcclLink::Fail(const absl::Status& why, absl::Time now) {
   why_ = absl::UnavailableError(absl::StrCat("shard ", Value(shard_), " over nccl: ", std::string(why.message())));
   EndLanding(why_);
+  LetGoOfRows();
   reaper_.Take(std::move(pair_));
   lane_.reset();
   reply_here_ = false;

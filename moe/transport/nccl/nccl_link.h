@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "moe/base/ids.h"
+#include "moe/kernels/accelerator/device_event.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/transport/data_plane.h"
 #include "moe/transport/nccl/lane.h"
@@ -56,8 +57,11 @@ class NcclLink {
   bool moving() const { return state_ >= State::kJoining && state_ != State::kOpen && state_ != State::kAwaiting; }
   const absl::Status& why() const { return why_; }
   // REQUIRES: ready(). Pinned rows are read after the return, for as long as a copy takes: what a call that was taken
-  // back by then sends may be a mixture, and nobody hears of what becomes of it. Memory that is not pinned is not used.
+  // back by then sends may be a mixture, and nobody hears of what becomes of it. Rows on the device are read until
+  // LetGoOfRows returns. Memory that is not pinned is not used.
   void Send(const ExpertCall& call, absl::Time now);
+  // Waits until rows on the device that were sent last have been copied, which waits for no peer.
+  void LetGoOfRows();
   // The call's results are on their way into its own memory.
   bool landing(uint64_t call_id) const { return lands_ && call_.call_id == call_id; }
   // The lane, to wait for; null: there is none.
@@ -107,6 +111,7 @@ class NcclLink {
   NcclId id_ = {};
   std::unique_ptr<Lane> lane_;
   std::unique_ptr<NcclPair> pair_;
+  std::unique_ptr<DeviceEvent> rows_read_;  // of the pair's stream
   WireHeader call_;                                     // under way
   int64_t rows_bytes_max_ = 0, results_bytes_max_ = 0;  // of all calls so far
   bool reply_here_ = false;                             // in message_

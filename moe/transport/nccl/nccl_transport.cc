@@ -43,11 +43,16 @@ class Impl final : public NcclTransport {
 
   int shards() const override { return static_cast<int>(links_.size()); }
   const char* Way(ShardId) const override { return "nccl"; }
+  Device rows_device() const override { return Device::kCuda; }
   bool Connected(ShardId shard) const override { return links_[Value(shard)]->open(); }
   absl::Status WhyNot(ShardId shard) const override { return links_[Value(shard)]->why(); }
 
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
+    const uint64_t id = call.call_id;
     if (!table_.Add(shard, shards(), call, out, std::move(done))) return;
+    if (call.rows.device == Device::kCuda && (call.rows.stride != call.rows.cols || out.stride != out.cols)) {
+      return table_.End(id, absl::InvalidArgumentError("rows: on the device they lie without gaps"));
+    }
     const absl::Time now = absl::Now();
     NcclLink& link = *links_[Value(shard)];
     if (link.down()) StepLink(shard, now);
@@ -60,7 +65,9 @@ class Impl final : public NcclTransport {
   void Cancel(uint64_t call_id) override {
     const bool lands = std::any_of(links_.begin(), links_.end(),
                                    [call_id](const auto& link) { return link->landing(call_id); });
-    if (!lands) table_.End(call_id, absl::CancelledError("the caller took it back"));
+    if (lands || table_.Find(call_id) == nullptr) return;
+    LetGoOfRows();
+    table_.End(call_id, absl::CancelledError("the caller took it back"));
   }
 
   int Progress(absl::Duration wait) override {
@@ -76,6 +83,7 @@ class Impl final : public NcclTransport {
         moving = moving || links_[i]->moving();
         due = std::min(due, links_[i]->due(now));
       }
+      if (table_.EarliestDeadline() <= now) LetGoOfRows();
       table_.EndExpired(now);
       if (const int ran = table_.RunDone(); ran > 0) return ran;
       if (now >= until) return 0;
@@ -111,6 +119,11 @@ class Impl final : public NcclTransport {
     if (table_.EndShard(shard, link.why()) > 0) LogWarning(link.why().message());
   }
 
+  // Calls are about to end whose rows may be read yet.
+  void LetGoOfRows() {
+    for (const auto& link : links_) link->LetGoOfRows();
+  }
+
   // The next call that somebody still waits for. Its memory is good until it has ended.
   void SendNext(ShardId shard, absl::Time now) {
     std::deque<ExpertCall>& calls = waiting_[Value(shard)];
@@ -124,7 +137,8 @@ class Impl final : public NcclTransport {
   // From here to its answer neither deadline nor shard end the call.
   MatView Land(uint64_t call_id, const DeviceStream& stream) {
     const CallTable::Pending* const pending = table_.Find(call_id);
-    if (pending == nullptr || pending->out.stride != pending->out.cols || !stream.Pinned(pending->out.data)) return {};
+    if (pending == nullptr || pending->out.stride != pending->out.cols) return {};
+    if (pending->out.device == Device::kCpu && !stream.Pinned(pending->out.data)) return {};
     const MatView out = pending->out;
     table_.Detach(call_id);
     return out;
@@ -144,7 +158,7 @@ class Impl final : public NcclTransport {
   std::vector<std::unique_ptr<NcclLink>> links_;
   std::vector<std::deque<ExpertCall>> waiting_;  // by shard, oldest first; some may have ended
   std::vector<pollfd> polled_;
-  CallTable table_;
+  CallTable table_{Device::kCuda};
 };
 
 }  // namespace

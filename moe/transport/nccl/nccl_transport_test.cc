@@ -21,6 +21,7 @@
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/nccl/fake_nccl.h"
 #include "moe/transport/nccl/lane.h"
+#include "moe/transport/nccl/nccl_testing.h"
 #include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/nccl/nccl_pair.h"
 #include "moe/transport/transport_test_suite.h"
@@ -136,63 +137,6 @@ TEST(NcclTransportSuite, RunsOverAGpuWhereThereIsOne) {
 
 INSTANTIATE_TEST_SUITE_P(Nccl, TransportTest, testing::ValuesIn(Grounds()));
 
-// One shard and one router over the fake, with deadlines that a test can wait for.
-class NcclFaultTest : public testing::Test {
- protected:
-  NcclFaultTest() {
-    server_options_.api = options_.api = &api_;
-    server_options_.new_stream = options_.new_stream = fake_nccl::Streams();
-    server_options_.move_timeout = options_.move_timeout = absl::Milliseconds(100);
-    server_options_.join_timeout = options_.connect_timeout = absl::Milliseconds(200);
-  }
-  ~NcclFaultTest() override {
-    fake_nccl::Reset();
-    Stop();
-    EXPECT_EQ(fake_nccl::communicators(), 0);
-  }
-  void Stop() {
-    transport_.reset();
-    server_.reset();
-  }
-
-  void Start(ExpertHandler* handler = nullptr) {
-    auto server = NcclExpertServer::Start(server_options_);
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-    server_->SetHandler(handler != nullptr ? handler : &handler_);
-    transport_ = NewNcclTransport(
-        1, std::make_unique<DirectControl>(std::make_shared<std::vector<DataPlane*>>(1, server_.get())), options_);
-  }
-  // The status of one call.
-  absl::Status Ask(absl::Duration timeout = absl::Seconds(10)) {
-    const std::vector<std::vector<int32_t>> experts = {{0, 3}, {}, {7}};
-    TestCall call(++last_call_, DType::kF32, 5, kHidden, experts);
-    call.Send(*transport_, ShardId{0}, timeout);
-    const absl::Time until = absl::Now() + absl::Seconds(20);
-    while (!call.done() && absl::Now() < until) transport_->Progress(absl::Milliseconds(10));
-    EXPECT_TRUE(call.done());
-    EXPECT_TRUE(call.status().ok() ? call.OutIsRight() : testing::AssertionResult(call.OutIsUntouched()));
-    return call.status();
-  }
-  absl::Status AskUntilAnswered() {
-    absl::Status last;
-    for (const absl::Time until = absl::Now() + absl::Seconds(10); absl::Now() < until;) {
-      if (last = Ask(); last.ok()) return last;
-      transport_->Progress(absl::Milliseconds(5));
-    }
-    return last;
-  }
-
-  static constexpr int kHidden = 32;
-  NcclApi api_ = fake_nccl::Api();
-  NcclExpertServerOptions server_options_;
-  NcclTransportOptions options_;
-  FakeExpertHandler handler_{"fake-0", kHidden, 16};
-  std::unique_ptr<NcclExpertServer> server_;
-  std::unique_ptr<NcclTransport> transport_;
-  uint64_t last_call_ = 0;
-};
-
 TEST_F(NcclFaultTest, AHandlerOnTheDeviceGetsRowsThere) {
   OnDevice handler(handler_);
   Start(&handler);
@@ -200,60 +144,6 @@ TEST_F(NcclFaultTest, AHandlerOnTheDeviceGetsRowsThere) {
   EXPECT_TRUE(Ask().ok());
   EXPECT_EQ(handler_.runs(), 2);
   EXPECT_EQ(fake_nccl::communicators(), 2);
-  Stop();
-}
-
-// One row to one expert, in pinned memory where `pinned`.
-struct StraightCall {
-  StraightCall(uint64_t id, bool pinned)
-      : stream(*fake_nccl::Streams()()),
-        memory([this](int64_t bytes) {
-          return std::shared_ptr<void>(*stream->AllocateHost(bytes), [this](void* piece) { stream->FreeHost(piece); });
-        }),
-        rows(DType::kF32, 1, kCols, pinned ? memory : nullptr),
-        out(DType::kF32, 1, kCols, pinned ? memory : nullptr) {
-    call.call_id = id;
-    call.rows = rows.view();
-    call.row_offsets = offsets;
-    call.experts = experts;
-    Fill(rows, 1);
-    Fill(out, -1);
-  }
-  static void Fill(MatBuffer& buffer, float value) { std::fill_n(buffer.view().Row<float>(0), kCols, value); }
-  bool OutIs(float value) {
-    const float* const row = out.view().Row<float>(0);
-    return std::all_of(row, row + kCols, [value](float got) { return got == value; });
-  }
-  void Send(Transport& transport) {
-    transport.Call(ShardId{0}, call, out.view(), [this](const absl::Status& ended) { status = ended; });
-  }
-  void Await(Transport& transport) {
-    const absl::Time until = absl::Now() + absl::Seconds(20);
-    while (!status.has_value() && absl::Now() < until) transport.Progress(absl::Milliseconds(10));
-    ASSERT_TRUE(status.has_value());
-  }
-
-  static constexpr int kCols = 32;
-  std::unique_ptr<DeviceStream> stream;
-  HostMemory memory;
-  MatBuffer rows, out;
-  std::vector<uint32_t> offsets = {0, 1};
-  std::vector<int32_t> experts = {3};
-  ExpertCall call;
-  std::optional<absl::Status> status;
-};
-
-TEST_F(NcclFaultTest, PinnedRowsAreTakenFromWhereTheyLie) {
-  Start();
-  ASSERT_TRUE(Ask().ok());
-  for (const bool pinned : {false, true}) {
-    StraightCall call(++last_call_, pinned);
-    call.Send(*transport_);
-    StraightCall::Fill(call.rows, 2);  // the stream has not come to its copy yet
-    call.Await(*transport_);
-    EXPECT_TRUE(call.status->ok()) << *call.status;
-    EXPECT_TRUE(call.OutIs(FakeExpertValue(pinned ? 2 : 1, LayerId{0}, 3))) << pinned;
-  }
   Stop();
 }
 
@@ -271,32 +161,6 @@ TEST_F(NcclFaultTest, APairTakesNoMoreDeviceMemoryThanIsPlanned) {
   const int64_t each = (fake_nccl::device_bytes() - before) / 2;  // the router's and the shard's pair
   EXPECT_GE(each, 2 * most);
   EXPECT_LE(each, NcclPairBytesMax(most, most));
-  Stop();
-}
-
-TEST_F(NcclFaultTest, ResultsNeverLandInMemoryOfACallThatHasEnded) {
-  Start();
-  ASSERT_TRUE(Ask().ok());
-  fake_nccl::CopiesTake(5);
-  int cancelled = 0, answered = 0;
-  for (int patience = 0; patience < 400 && answered < 30; ++patience) {
-    StraightCall call(++last_call_, true);
-    call.Send(*transport_);
-    for (int i = 0; i < patience && !call.status.has_value(); ++i) transport_->Progress(absl::ZeroDuration());
-    transport_->Cancel(call.call.call_id);
-    call.Await(*transport_);
-    if (!call.status->ok()) {
-      EXPECT_EQ(call.status->code(), absl::StatusCode::kCancelled) << *call.status;
-      StraightCall::Fill(call.out, -2);  // it is the caller's again
-      ++cancelled;
-    } else {
-      ++answered;
-    }
-    ASSERT_TRUE(Ask().ok());  // behind which nothing of the other call is left
-    ASSERT_TRUE(call.OutIs(call.status->ok() ? FakeExpertValue(1, LayerId{0}, 3) : -2)) << "patience " << patience;
-  }
-  EXPECT_GT(cancelled, 0);
-  EXPECT_GT(answered, 0);
   Stop();
 }
 
