@@ -1,6 +1,7 @@
 // The Accelerator over CUDA's run-time library: what libconclave_cuda.so exports. One stream, one thread at a time.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -13,6 +14,7 @@
 #include "moe/kernels/accelerator/accelerator.h"
 #include "moe/kernels/accelerator/device_facts.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/cuda/bf16_experts.h"
 #include "moe/kernels/cuda/ceilings.h"
 #include "moe/kernels/cuda/cuda_stream.h"
 #include "moe/kernels/cuda/device_ops.cuh"
@@ -159,13 +161,17 @@ class CudaAccelerator final : public Accelerator {
   void RunExperts(const ExpertFfnArgs& args) override {
     Queue("experts", [&] {
       if (args.compute == Compute::kF8) return RunFp8Experts(args, stream_);
+      if (args.compute == Compute::kBF16 && TakesBf16Experts(args.slots)) return RunBf16Experts(args, stream_);
       RunPlainExperts(args, stream_);
       if (args.combined) cuda::Combine(CombineOf(args), stream_);
       return absl::OkStatus();
     });
   }
   int64_t ExpertWorkspaceBytes(Compute compute, int64_t pairs, const ExpertSlots& slots) const override {
-    return compute == Compute::kF8 ? Fp8ExpertBytes(pairs, slots) : PlainExpertBytes(pairs, slots);
+    if (compute == Compute::kF8) return Fp8ExpertBytes(pairs, slots);
+    // Another layer's weights may be of another dtype.
+    return compute == Compute::kBF16 ? std::max(Bf16ExpertBytes(pairs, slots), PlainExpertBytes(pairs, slots))
+                                     : PlainExpertBytes(pairs, slots);
   }
 
  private:
