@@ -38,7 +38,7 @@ EngineOptions FitOptions(const LocalClusterFlags& flags, const ModelSpec& spec, 
   if (flags.prefill_chunk > 0) options.prefill_chunk_tokens_max = flags.prefill_chunk;
   if (options.context_max == 0) options.context_max = spec.context_max;
   options.kv_block_tokens = flags.block_size > 0 ? flags.block_size : target.kv_block_tokens();
-  const DType cache_dtype = CacheDType(target.kernels().compute, options.kv_format);
+  const DType cache_dtype = target.cache_dtype(spec, options.kv_format);
   const int64_t block_bytes = KvBlockBytes(spec, cache_dtype, options.kv_block_tokens);
   const int64_t blocks_each = options.context_max / options.kv_block_tokens + 1;
   options.kv_bytes = std::min(options.kv_bytes, options.sequences_running_max * blocks_each * block_bytes);

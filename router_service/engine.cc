@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
                                                        const EngineOptions& wanted) {
   EngineOptions options = wanted;
   if (options.kv_block_tokens == 0) options.kv_block_tokens = target.kv_block_tokens();
-  const DType cache_dtype = CacheDType(target.kernels().compute, options.kv_format);
+  const DType cache_dtype = target.cache_dtype(checkpoint.spec(), options.kv_format);
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
   TransformerOptions transformer_options = plan.transformer();
   transformer_options.rows_elsewhere = experts.row_device();

@@ -89,7 +89,7 @@ class StackImpl final : public ServingStack {
     const ModelSpec& spec = checkpoint_->spec();
     identity_ = {options_.model_id,
                  checkpoint_->fingerprint(),
-                 NumericProfile(*kernels_, options_.row_format, engine.kv_format),
+                 NumericProfile(*kernels_, options_.row_format, target_->cache_dtype(spec, engine.kv_format)),
                  spec.model_type,
                  engine.context_max,
                  spec.vocab};
@@ -116,7 +116,7 @@ class StackImpl final : public ServingStack {
   // A model's own limit may need more memory than anybody wants to give to the cache.
   int ContextThatFits(const EngineOptions& engine) const {
     const ModelSpec& spec = checkpoint_->spec();
-    const DType dtype = CacheDType(kernels_->compute, engine.kv_format);
+    const DType dtype = target_->cache_dtype(spec, engine.kv_format);
     const int64_t tokens =
         engine.kv_bytes / KvBlockBytes(spec, dtype, engine.kv_block_tokens) * engine.kv_block_tokens;
     // Where not even one block fits, the engine's own refusal says what is needed.

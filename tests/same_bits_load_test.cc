@@ -18,7 +18,6 @@
 #include "moe/model/device/compute_target.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
-#include "moe/model/numeric_profile.h"
 #include "router_service/engine.h"
 #include "tests/demo_cluster.h"
 
@@ -119,7 +118,7 @@ class SameBitsLoadTest : public testing::TestWithParam<int> {
     options.prefix_cache = prefix_cache;
     options.kv_block_tokens = block_tokens;
     options.kv_bytes = kv_tokens / block_tokens *
-                       KvBlockBytes(DemoCheckpoint().spec(), CacheDType(target_->kernels().compute), block_tokens);
+                       KvBlockBytes(DemoCheckpoint().spec(), target_->cache_dtype(DemoCheckpoint().spec()), block_tokens);
     auto engine = Engine::Create(DemoCheckpoint(), *target_, threads_, *experts_, experts_.get(), options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);

@@ -17,11 +17,15 @@ Compute DenseCompute(const Kernels& kernels) {
 
 }  // namespace
 
-std::string NumericProfile(const Kernels& kernels, RowFormat rows, RowFormat cache) {
+std::string NumericProfile(const Kernels& kernels, RowFormat rows, DType cache) {
   return absl::AsciiStrToLower(absl::StrCat(
       "r", kKernelRevision, "/", kernels.isa, "/", Name(kernels.compute), "/dense-", Name(DenseCompute(kernels)),
       "/row-", Name(RowDType(kernels.compute)), rows == RowFormat::kFp8 ? "-fp8" : "", "/kv-",
-      cache == RowFormat::kFp8 ? "fp8" : Name(CacheDType(kernels.compute)), "/mla-absorbed/tp1"));
+      cache == DType::kF8E4M3 ? "fp8" : Name(cache), "/mla-absorbed/tp1"));
+}
+
+std::string NumericProfile(const Kernels& kernels) {
+  return NumericProfile(kernels, RowFormat::kCompute, CacheDType(kernels.compute));
 }
 
 absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels) {

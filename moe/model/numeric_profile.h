@@ -16,9 +16,10 @@ inline constexpr int kKernelRevision = 4;
 // "r4/avx512-bf16/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1": equal strings mean equal bits. A router refuses
 // shards of another profile unless told --allow-mixed-numerics. Rows that were rounded to FP8 on their way
 // ("…/row-bf16-fp8/…") are part of what an attention service computes, not of what its shards do: they take the values
-// that they get. So are latents that are cached in FP8 ("…/kv-fp8/…").
-std::string NumericProfile(const Kernels& kernels, RowFormat rows = RowFormat::kCompute,
-                           RowFormat cache = RowFormat::kCompute);
+// that they get. So are latents, whatever they are cached in ("…/kv-bf16/…", "…/kv-fp8/…").
+std::string NumericProfile(const Kernels& kernels, RowFormat rows, DType cache);
+// Of a shard: rows as they come, latents as `kernels` would cache them.
+std::string NumericProfile(const Kernels& kernels);
 
 // With Compute::kBF16 the routed experts compute in bfloat16, and their rows travel in it: they are most of the weights
 // and all of the traffic. Everything before a gate computes in float32 over the stored weights, and latents are cached
@@ -39,7 +40,8 @@ absl::StatusOr<const Kernels*> DenseKernels(const Kernels& kernels);
 absl::StatusOr<const Kernels*> GateKernels(const Kernels& kernels);
 // The dtype in which rows travel to experts and back: F32 with Compute::kF32, else BF16.
 DType RowDType(Compute compute);
-// The dtype of cached latents: BF16 with Compute::kF8, else F32; with kFp8 F8_E4M3.
+// The dtype of cached latents on a CPU: BF16 with Compute::kF8, else F32; with kFp8 F8_E4M3. An accelerator has its own
+// (ComputeTarget::cache_dtype).
 DType CacheDType(Compute compute, RowFormat format = RowFormat::kCompute);
 
 }  // namespace conclave

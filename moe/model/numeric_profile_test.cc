@@ -10,8 +10,10 @@ TEST(NumericProfileTest, NamesEverythingThatDecidesBits) {
             "r4/reference/f32/dense-f32/row-f32/kv-f32/mla-absorbed/tp1");
   EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kBF16)),
             "r4/reference/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1");
-  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kBF16), RowFormat::kFp8),
-            "r4/reference/bf16/dense-f32/row-bf16-fp8/kv-f32/mla-absorbed/tp1");
+  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kBF16), RowFormat::kFp8, DType::kBF16),
+            "r4/reference/bf16/dense-f32/row-bf16-fp8/kv-bf16/mla-absorbed/tp1");
+  EXPECT_EQ(NumericProfile(ReferenceKernels(Compute::kF32), RowFormat::kCompute, DType::kF8E4M3),
+            "r4/reference/f32/dense-f32/row-f32/kv-fp8/mla-absorbed/tp1");
 }
 
 // A router compares these strings: shards of the same instruction set that compute in bf16 are refused.

@@ -62,7 +62,7 @@ absl::StatusOr<std::unique_ptr<TestRunner>> TestRunner::Create(const std::string
   const TransformerOptions options{.rows_max = rows_max, .logit_rows_max = rows_max};
   ASSIGN_OR_RETURN(runner->transformer_, target.MakeTransformer(*runner->checkpoint_, *runner->threads_,
                                                                 runner->experts_.get(), options));
-  RETURN_IF_ERROR(runner->NewCache(CacheDType(target.kernels().compute), context));
+  RETURN_IF_ERROR(runner->NewCache(target.cache_dtype(runner->spec()), context));
   return runner;
 }
 

@@ -121,6 +121,11 @@ class HostAcceleratorImpl final : public HostAccelerator {
     if (compute == Compute::kF32 || compute == Compute::kBF16 || compute == Compute::kF8) return absl::OkStatus();
     return absl::InvalidArgumentError("--compute: the host accelerator has f32, bf16 and fp8");
   }
+  // As a Hopper GPU has it, so that tests run either way of the model.
+  DType AttentionDType(Compute compute, int latent, int rope) const override {
+    const bool tensor_cores = compute == Compute::kBF16 && latent == 512 && rope == 64;
+    return compute == Compute::kF8 || tensor_cores ? DType::kBF16 : DType::kF32;
+  }
 
   absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() override {
     return std::make_unique<HostStream>(shared_);

@@ -23,7 +23,7 @@ using OpenAcceleratorFunction = absl::StatusOr<std::unique_ptr<Accelerator>> (*)
 inline constexpr char kAcceleratorSymbol[] = "conclave_open_cuda_accelerator";
 inline constexpr char kCudaLibrary[] = "libconclave_cuda.so";
 // Grows with every change of accelerator.h, ops.h or expert_ops.h.
-inline constexpr int kAcceleratorRevision = 7;
+inline constexpr int kAcceleratorRevision = 8;
 
 }  // namespace conclave
 

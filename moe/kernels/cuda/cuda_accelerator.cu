@@ -44,6 +44,10 @@ class CudaAccelerator final : public Accelerator {
     }
     return SupportsFp8Experts(slots);
   }
+  DType AttentionDType(Compute compute, int latent, int rope) const override {
+    const bool rounds = compute == Compute::kF8 || (compute == Compute::kBF16 && AttendsOnTensorCores(latent, rope));
+    return rounds ? DType::kBF16 : DType::kF32;
+  }
 
   absl::StatusOr<std::unique_ptr<DeviceStream>> NewStream() override { return NewCudaStream(ordinal_); }
 

@@ -4,6 +4,7 @@
 //
 // bfloat16 goes to mla_decode.h where its tensor-core kernel takes the shape.
 #include "moe/kernels/cuda/device_ops.cuh"
+#include "moe/kernels/cuda/hopper_code.h"
 #include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/mla_decode.h"
 #include "moe/tensor/latent_row.h"
@@ -167,6 +168,14 @@ absl::Status Attend(const AttendArgs& args, cudaStream_t stream) {
     Launch<float, float>(args, stream);
   }
   return absl::OkStatus();
+}
+
+bool AttendsOnTensorCores(int latent, int rope) {
+  MlaDecode decode;
+  decode.latent = latent;
+  decode.rope = rope;
+  decode.page_tokens = kAttentionChunkTokens;
+  return RunsHopperCode() && MlaTakesTensorCores(decode);
 }
 
 int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max) {

@@ -25,6 +25,8 @@ int64_t DenseWorkspaceBytes(const DenseLimits& limits);
 void FillCache(const FillCacheArgs& args, cudaStream_t stream);
 void RotateQueries(const RotateArgs& args, cudaStream_t stream);
 absl::Status Attend(const AttendArgs& args, cudaStream_t stream);
+// Whether the current device attends in bfloat16 on tensor cores, in KV blocks of every size.
+bool AttendsOnTensorCores(int latent, int rope);
 int64_t AttendWorkspaceBytes(int64_t rows, int heads, int latent, DType dtype, int64_t tokens_max);
 void AddToResidual(const AddArgs& args, cudaStream_t stream);
 void DrawTokens(const DrawArgs& args, cudaStream_t stream);

@@ -10,6 +10,7 @@
 #include "moe/model/device/device_expert_pool.h"
 #include "moe/model/device/device_transformer.h"
 #include "moe/model/local_experts.h"
+#include "moe/model/numeric_profile.h"
 
 namespace conclave {
 
@@ -59,6 +60,11 @@ absl::StatusOr<std::unique_ptr<ComputeTarget>> ComputeTarget::Create(const Targe
   target->accelerator_ = std::move(accelerator);
   target->memory_ = std::make_unique<DeviceMemory>(*target->accelerator_, options.gpu_memory_bytes);
   return target;
+}
+
+DType ComputeTarget::cache_dtype(const ModelSpec& spec, RowFormat format) const {
+  if (accelerator_ == nullptr || format == RowFormat::kFp8) return CacheDType(kernels_.compute, format);
+  return accelerator_->AttentionDType(kernels_.compute, spec.attention.kv_lora_rank, spec.attention.qk_rope_head_dim);
 }
 
 HostMemory ComputeTarget::pinned_memory() const {

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
+#include "moe/checkpoint/model_spec.h"
 #include "moe/kernels/accelerator/accelerator.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/device/device_memory.h"
@@ -17,6 +18,7 @@
 #include "moe/model/kv_storage.h"
 #include "moe/model/transformer.h"
 #include "moe/tensor/buffer.h"
+#include "moe/tensor/dtype.h"
 #include "moe/tensor/row_format.h"
 
 namespace conclave {
@@ -48,6 +50,8 @@ class ComputeTarget {
   DeviceMemory* memory() const { return memory_.get(); }
   // Tokens of a KV block that attention here reads fastest.
   int kv_block_tokens() const { return memory_ == nullptr ? kKvBlockTokens : kDeviceKvBlockTokens; }
+  // What latents of this model are cached in here.
+  DType cache_dtype(const ModelSpec& spec, RowFormat format = RowFormat::kCompute) const;
   // Pinned memory, which may outlive nothing of the target; null on a CPU. Any thread may ask for it.
   HostMemory pinned_memory() const;
 

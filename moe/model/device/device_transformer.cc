@@ -63,7 +63,8 @@ class DeviceTransformer final : public Transformer {
         local_(local),
         options_(options),
         row_dtype_(RowDType(kernels.compute)),
-        head_dtype_(CacheDType(kernels.compute)),
+        head_dtype_(device_.AttentionDType(kernels.compute, spec_.attention.kv_lora_rank,
+                                           spec_.attention.qk_rope_head_dim)),
         rounds_inputs_(kernels.compute == Compute::kF8),
         precision_(PrecisionOf(kernels.compute)),
         // A router logit decides between experts: it is never rounded to bfloat16.

@@ -21,6 +21,7 @@
 #include "moe/model/numeric_profile.h"
 #include "moe/model/test_models.h"
 #include "moe/model/test_runner.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 namespace {
@@ -92,6 +93,30 @@ INSTANTIATE_TEST_SUITE_P(
               "bf16"},
         Shape{"TiedEmbeddings", {{"tie_word_embeddings", "true"}}, "bf16"}),
     [](const auto& info) { return info.param.name; });
+
+// In bf16 attention with the heads of the large models runs in bfloat16 over a bfloat16 cache, all else in float32.
+TEST(DeviceCacheTest, LatentsThatTensorCoresTakeAreCachedInBfloat16) {
+  const std::string small = Model({}, "bf16");
+  const std::string large = Model({{"kv_lora_rank", "512"}, {"qk_rope_head_dim", "64"}}, "bf16");
+  const HostTarget exact = MakeHostTarget("f32"), rounded = MakeHostTarget("bf16");
+  const std::vector<int32_t> ids = Prompt(37, 3, 300);
+  for (const std::string& model : {small, large}) {
+    const DType want = model == large ? DType::kBF16 : DType::kF32;
+    const auto runner = RunnerOn(*rounded.target, model), oracle = RunnerOn(*exact.target, model);
+    ASSERT_TRUE(runner != nullptr && oracle != nullptr);
+    EXPECT_EQ(rounded.target->cache_dtype(runner->spec()), want);
+    EXPECT_EQ(rounded.target->cache_dtype(runner->spec(), RowFormat::kFp8), DType::kF8E4M3);
+    EXPECT_EQ(exact.target->cache_dtype(runner->spec()), DType::kF32);
+    const auto got = runner->Prefill(0, ids, 16), exact_logits = oracle->Prefill(0, ids, 16);
+    ASSERT_TRUE(got.ok() && exact_logits.ok()) << got.status();
+    const double difference = LargestDifference(*got, *exact_logits);
+    EXPECT_GT(difference, 0) << "nothing was rounded";
+    EXPECT_LT(difference, 0.5);
+    const auto token_by_token = runner->Prefill(2, ids, 1);
+    ASSERT_TRUE(token_by_token.ok());
+    ExpectSameBits(*token_by_token, *got, "one token a step");
+  }
+}
 
 // 300 rows are no whole number of blocks, nor a multiple of 8.
 TEST(DeviceHeadTest, AnFp8HeadIsTheCpus) {

@@ -23,6 +23,7 @@
 #include "moe/model/kv_storage.h"
 #include "moe/model/numeric_profile.h"
 #include "moe/tensor/mat_view.h"
+#include "moe/tensor/row_format.h"
 
 namespace conclave {
 namespace {
@@ -45,9 +46,9 @@ class StepBench {
     const absl::Time begin = absl::Now();
     ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, threads_, limits.rows_max));
     ASSIGN_OR_RETURN(transformer_, target_->MakeTransformer(*checkpoint_, threads_, elsewhere ? nullptr : experts_.get(), limits));
-    ASSIGN_OR_RETURN(kv_, transformer_->NewCache(checkpoint_->spec(), CacheDType(target_->kernels().compute),
+    ASSIGN_OR_RETURN(kv_, transformer_->NewCache(checkpoint_->spec(), target_->cache_dtype(checkpoint_->spec()),
                                                  blocks_each_ * kSequences, block_tokens_));
-    std::printf("%s\nloaded in %.1f s: %s\n", NumericProfile(target_->kernels()).c_str(),
+    std::printf("%s\nloaded in %.1f s: %s\n", NumericProfile(target_->kernels(), RowFormat::kCompute, target_->cache_dtype(checkpoint_->spec())).c_str(),
                 absl::ToDoubleSeconds(absl::Now() - begin), target_->memory()->Plan().c_str());
     return absl::OkStatus();
   }
