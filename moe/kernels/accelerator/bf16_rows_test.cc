@@ -1,5 +1,5 @@
-// Experts in bfloat16 on an accelerator against sums in double, and row by row against themselves: what stands beside a
-// row changes none of its bits. On a machine with a GPU CONCLAVE_TEST_DEVICE=cuda runs it there, else the host
+// Experts and dense products over bfloat16 weights on an accelerator against sums in double, and row by row against
+// themselves: what stands beside a row changes none of its bits. On a machine with a GPU CONCLAVE_TEST_DEVICE=cuda runs it there, else the host
 // accelerator computes. Inputs are new in every run; CONCLAVE_TEST_SEED repeats one.
 #include <gtest/gtest.h>
 
@@ -44,42 +44,12 @@ double RelativeError(const std::vector<float>& got, const std::vector<double>& w
   return error <= norm ? std::sqrt(error / norm) : std::numeric_limits<double>::infinity();
 }
 
-struct Shape {
-  const char* name;
-  int hidden, intermediate, slots, top_k;
-  int64_t rows;
-};
-
-class Bf16ExpertsTest : public testing::TestWithParam<Shape> {
+class Bf16RowsTest : public testing::Test {
  protected:
   void SetUp() override {
     device_ = TestAccelerator();
     ASSERT_NE(device_, nullptr);
     RecordProperty("seed", absl::StrCat(seed_));
-    const Shape& shape = GetParam();
-    x_ = Bf16(shape.rows * shape.hidden, 1.0f);
-    gate_up_ = Bf16(int64_t{2} * shape.slots * shape.intermediate * shape.hidden, 1.5f / std::sqrt(shape.hidden));
-    down_ = Bf16(int64_t{1} * shape.slots * shape.hidden * shape.intermediate, 1.0f / std::sqrt(shape.intermediate));
-    // The last slot but one gets no row, experts and slots have different numbers.
-    for (int64_t pair = 0; pair < shape.rows * shape.top_k; ++pair) {
-      int expert = static_cast<int>(random_() % (shape.slots - 1));
-      pair_experts_.push_back(expert == shape.slots - 2 ? shape.slots - 1 : expert);
-      weights_.push_back(static_cast<float>(random_() % 1000) / 1000.0f);
-    }
-    for (int slot = 0; slot < shape.slots; ++slot) slot_of_.push_back(shape.slots - 1 - slot);
-    args_.compute = Compute::kBF16;
-    args_.row_dtype = DType::kBF16;
-    args_.experts = args_.slots.slots = shape.slots;
-    args_.top_k = shape.top_k;
-    args_.slots.hidden = shape.hidden;
-    args_.slots.intermediate = shape.intermediate;
-    args_.slots.gate_up = Weight(gate_up_, 2 * shape.slots, shape.intermediate, shape.hidden);
-    args_.slots.down = Weight(down_, shape.slots, shape.hidden, shape.intermediate);
-    args_.rows = Upload(x_);
-    args_.slot_of = Upload(slot_of_);
-    args_.out = Poisoned(shape.rows * shape.top_k * shape.hidden * 2);
-    args_.workspace = Poisoned(
-        device_->ExpertWorkspaceBytes(Compute::kBF16, shape.rows * shape.top_k, args_.slots));
   }
   void TearDown() override {
     for (void* memory : memory_) device_->Free(memory);
@@ -123,6 +93,49 @@ class Bf16ExpertsTest : public testing::TestWithParam<Shape> {
     return values;
   }
 
+  const uint64_t seed_ = Seed();
+  std::mt19937_64 random_{seed_};
+  std::unique_ptr<Accelerator> device_;
+  std::vector<void*> memory_;
+};
+
+struct Shape {
+  const char* name;
+  int hidden, intermediate, slots, top_k;
+  int64_t rows;
+};
+
+class Bf16ExpertsTest : public Bf16RowsTest, public testing::WithParamInterface<Shape> {
+ protected:
+  void SetUp() override {
+    Bf16RowsTest::SetUp();
+    ASSERT_NE(device_, nullptr);
+    const Shape& shape = GetParam();
+    x_ = Bf16(shape.rows * shape.hidden, 1.0f);
+    gate_up_ = Bf16(int64_t{2} * shape.slots * shape.intermediate * shape.hidden, 1.5f / std::sqrt(shape.hidden));
+    down_ = Bf16(int64_t{1} * shape.slots * shape.hidden * shape.intermediate, 1.0f / std::sqrt(shape.intermediate));
+    // The last slot but one gets no row, experts and slots have different numbers.
+    for (int64_t pair = 0; pair < shape.rows * shape.top_k; ++pair) {
+      int expert = static_cast<int>(random_() % (shape.slots - 1));
+      pair_experts_.push_back(expert == shape.slots - 2 ? shape.slots - 1 : expert);
+      weights_.push_back(static_cast<float>(random_() % 1000) / 1000.0f);
+    }
+    for (int slot = 0; slot < shape.slots; ++slot) slot_of_.push_back(shape.slots - 1 - slot);
+    args_.compute = Compute::kBF16;
+    args_.row_dtype = DType::kBF16;
+    args_.experts = args_.slots.slots = shape.slots;
+    args_.top_k = shape.top_k;
+    args_.slots.hidden = shape.hidden;
+    args_.slots.intermediate = shape.intermediate;
+    args_.slots.gate_up = Weight(gate_up_, 2 * shape.slots, shape.intermediate, shape.hidden);
+    args_.slots.down = Weight(down_, shape.slots, shape.hidden, shape.intermediate);
+    args_.rows = Upload(x_);
+    args_.slot_of = Upload(slot_of_);
+    args_.out = Poisoned(shape.rows * shape.top_k * shape.hidden * 2);
+    args_.workspace = Poisoned(
+        device_->ExpertWorkspaceBytes(Compute::kBF16, shape.rows * shape.top_k, args_.slots));
+  }
+
   // The results of the pairs [first, first + count), whose rows are x_rows[0], x_rows[1], …, or consecutive from
   // `first_row` on.
   std::vector<uint16_t> Run(int64_t first, int64_t count, int64_t first_row, const std::vector<int32_t>& x_rows) {
@@ -161,10 +174,6 @@ class Bf16ExpertsTest : public testing::TestWithParam<Shape> {
     return out;
   }
 
-  const uint64_t seed_ = Seed();
-  std::mt19937_64 random_{seed_};
-  std::unique_ptr<Accelerator> device_;
-  std::vector<void*> memory_;
   std::vector<uint16_t> x_, gate_up_, down_;
   std::vector<int32_t> pair_experts_, slot_of_;
   std::vector<float> weights_;
@@ -232,6 +241,105 @@ TEST_P(Bf16ExpertsTest, CombiningAtOnceIsCombiningTheRows) {
 INSTANTIATE_TEST_SUITE_P(Shapes, Bf16ExpertsTest,
                          testing::Values(Shape{"FewRows", 512, 384, 5, 2, 9}, Shape{"ManyRows", 256, 128, 3, 2, 300},
                                          Shape{"Odd", 96, 40, 4, 2, 21}),
+                         [](const auto& info) { return info.param.name; });
+
+struct LinearShape {
+  const char* name;
+  int features, cols;
+  DType x_dtype;
+};
+
+class Bf16LinearTest : public Bf16RowsTest, public testing::WithParamInterface<LinearShape> {
+ protected:
+  static constexpr int64_t kGap = 24;  // between rows of the output
+
+  void SetUp() override {
+    Bf16RowsTest::SetUp();
+    ASSERT_NE(device_, nullptr);
+    const LinearShape& shape = GetParam();
+    // Plain loops take their time.
+    rows_ = std::getenv("CONCLAVE_TEST_DEVICE") == nullptr ? 40 : 900;
+    weights_ = Bf16(int64_t{shape.features} * shape.cols, 1.0f / std::sqrt(shape.cols));
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < rows_ * shape.cols; ++i) x_.push_back(normal(random_));
+    args_.x_dtype = shape.x_dtype;
+    if (shape.x_dtype == DType::kBF16) {
+      std::vector<uint16_t> rounded;
+      for (float& value : x_) {
+        rounded.push_back(FloatToBf16(value));
+        value = Bf16ToFloat(rounded.back());
+      }
+      args_.x = Upload(rounded);
+    } else {
+      args_.x = Upload(x_);
+    }
+    args_.w = Weight(weights_, 1, shape.features, shape.cols);
+    args_.features = shape.features;
+    args_.x_stride = shape.cols;
+    args_.out_stride = shape.features + kGap;
+    args_.precision = LinearPrecision::kSplit;
+    DenseLimits limits;
+    limits.precision = LinearPrecision::kSplit;
+    limits.weight_dtype = DType::kBF16;
+    limits.rows = rows_;
+    limits.cols = limits.hidden = shape.cols;
+    args_.workspace = Poisoned(device_->DenseWorkspaceBytes(limits));
+  }
+
+  // [rows, features + kGap].
+  std::vector<float> Run(int64_t rows) {
+    LinearArgs args = args_;
+    args.rows = rows;
+    args.out = Poisoned(rows * args.out_stride * int64_t{sizeof(float)});
+    device_->Linear(args);
+    return Download<float>(args.out, rows * args.out_stride);
+  }
+
+  int64_t rows_ = 0;
+  std::vector<uint16_t> weights_;
+  std::vector<float> x_;
+  LinearArgs args_;
+};
+
+// Sixteen bits of an input are 4e-6 of it.
+TEST_P(Bf16LinearTest, RowsAreNearSumsInDouble) {
+  const LinearShape& shape = GetParam();
+  const std::vector<float> all = Run(rows_);
+  std::vector<float> got;
+  std::vector<double> want;
+  for (int64_t row = 0; row < rows_; row += 13) {
+    for (int feature = 0; feature < shape.features; ++feature) {
+      double sum = 0;
+      for (int i = 0; i < shape.cols; ++i) {
+        sum += double{x_[row * shape.cols + i]} * Bf16ToFloat(weights_[int64_t{feature} * shape.cols + i]);
+      }
+      want.push_back(sum);
+      got.push_back(all[row * args_.out_stride + feature]);
+    }
+  }
+  EXPECT_LT(RelativeError(got, want), 2e-5) << "seed " << seed_;
+  for (int64_t row = 0; row < rows_; ++row) {
+    for (int64_t i = shape.features; i < args_.out_stride; ++i) {
+      ASSERT_TRUE(std::isnan(all[row * args_.out_stride + i])) << "wrote past row " << row;
+    }
+  }
+}
+
+TEST_P(Bf16LinearTest, ARowHasTheSameBitsWhateverTheNumberOfRows) {
+  const std::vector<float> all = Run(rows_);
+  for (const int64_t rows : {1, 7, 16, 32, 40, 64, 130, 300}) {
+    if (rows > rows_) break;
+    const std::vector<float> some = Run(rows);
+    EXPECT_EQ(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)), 0)
+        << rows << " rows, seed " << seed_;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Bf16LinearTest,
+                         testing::Values(LinearShape{"TwoTerms", 2500, 1280, DType::kF32},
+                                         LinearShape{"TwoTermsOfFewBlocks", 1100, 384, DType::kF32},
+                                         LinearShape{"OneTerm", 2500, 1280, DType::kBF16},
+                                         LinearShape{"OddColumns", 333, 200, DType::kF32}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

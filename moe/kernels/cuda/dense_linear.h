@@ -43,6 +43,24 @@ struct Bf16Linear {
 };
 absl::Status LaunchBf16Linear(const Bf16Linear& problem, void* stream);
 
+// Many rows over bfloat16 weights, in tc_linear.cuh's order of accumulation: each row is one bfloat16 row, or the sum of two.
+struct SplitLinear {
+  const void* x = nullptr;   // [rows · terms, x_stride] bf16, 16-byte aligned: of two terms, a row's high part and then its low part
+  int64_t x_stride = 0;      // a multiple of 8
+  int terms = 2;             // or 1
+  const void* w = nullptr;   // [features, cols] bf16, 16-byte aligned
+  int features = 0;
+  int cols = 0;              // a multiple of 128
+  int rows = 0;
+  void* out = nullptr;       // [rows, out_stride] float32 …
+  bool bf16_out = false;     // … or bfloat16
+  int64_t out_stride = 0;
+};
+absl::Status LaunchSplitLinear(const SplitLinear& problem, void* stream);
+// Into how many tiles of 128 · halves features, halves being 1 or 2, the launch cuts a problem: with less than some
+// dozens of them most of the GPU idles.
+int SplitTiles(const SplitLinear& problem, int halves);
+
 }  // namespace conclave::cuda
 
 #endif  // CONCLAVE_MOE_KERNELS_CUDA_DENSE_LINEAR_H_

@@ -5,8 +5,10 @@
 #include "moe/kernels/cuda/dense_linear.h"
 #include "moe/kernels/cuda/device_ops.cuh"
 #include "moe/kernels/cuda/head_products.h"
+#include "moe/kernels/cuda/hopper_code.h"
 #include "moe/kernels/cuda/overlap.cuh"
 #include "moe/kernels/cuda/quantise_row.cuh"
+#include "moe/kernels/cuda/tc_linear.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -14,6 +16,9 @@ namespace {
 constexpr int kThreads = 256;
 // Up to so many rows gate+up may leave its sums in memory.
 constexpr int64_t kApartRowsMax = 128;
+// From so many rows and tiles on wgmma is faster than tc_linear.cu's kernels.
+constexpr int64_t kSplitRowsMin = 33;
+constexpr int kSplitTilesMin = 64;
 
 int64_t Rounded(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 int64_t Capacity(int64_t rows) { return (rows + 3) / 4 * 4; }
@@ -64,6 +69,18 @@ __global__ void __launch_bounds__(kThreads) RoundRowsKernel(const float* x, int6
       make_uint2(*reinterpret_cast<const uint32_t*>(&low), *reinterpret_cast<const uint32_t*>(&high));
 }
 
+// Row r becomes the rows 2 r and 2 r + 1 of `out`: itself in bfloat16, and what that lost.
+__global__ void __launch_bounds__(kThreads) SplitRowsKernel(const float* x, int64_t stride, int cols, uint2* out) {
+  FollowKernelsBefore();
+  const int64_t row = blockIdx.x;
+  const int four = blockIdx.y * kThreads + threadIdx.x, fours = cols / 4;
+  if (four >= fours) return;
+  const float4 v = *reinterpret_cast<const float4*>(x + row * stride + 4 * four);
+  const uint32_t low = tc::HighPair(v.x, v.y), high = tc::HighPair(v.z, v.w);
+  out[2 * row * fours + four] = make_uint2(low, high);
+  out[(2 * row + 1) * fours + four] = make_uint2(tc::LowPair(v.x, v.y, low), tc::LowPair(v.z, v.w, high));
+}
+
 bool Fp8Weight(const DeviceWeight& w) {
   return w.dtype == DType::kF8E4M3 && w.scales != nullptr && w.block_rows == kScaleBlock && w.block_cols == kScaleBlock &&
          w.cols % kScaleBlock == 0 && w.rows % 8 == 0;
@@ -85,6 +102,29 @@ bool TakesBf16(const LinearArgs& args) {
   return args.precision >= LinearPrecision::kBf16 && Dense(args) && args.x_dtype == DType::kF32 &&
          args.out_dtype == DType::kF32 && args.w.dtype == DType::kBF16 && args.w.cols % 64 == 0 && args.features % 8 == 0 &&
          args.out_stride == args.features;
+}
+
+SplitLinear SplitProduct(const LinearArgs& args) {
+  SplitLinear linear;
+  linear.terms = args.x_dtype == DType::kF32 ? 2 : 1;
+  linear.x = linear.terms == 2 ? static_cast<std::byte*>(args.workspace) + kOperandsOffset : args.x;
+  linear.x_stride = linear.terms == 2 ? args.w.cols : args.x_stride;
+  linear.w = args.w.data;
+  linear.features = static_cast<int>(args.features);
+  linear.cols = static_cast<int>(args.w.cols);
+  linear.rows = static_cast<int>(args.rows);
+  linear.out = args.out;
+  linear.bf16_out = args.out_dtype == DType::kBF16;
+  linear.out_stride = args.out_stride;
+  return linear;
+}
+
+// Many rows over bfloat16 weights. tc_linear.cu, which takes the rest, gives the same bits, so that rows may choose.
+bool TakesSplit(const LinearArgs& args) {
+  if (args.rows < kSplitRowsMin || args.w.dtype != DType::kBF16 || !TakesTensorCores(args) || !Dense(args)) return false;
+  const bool two_terms = args.x_dtype == DType::kF32 && args.precision == LinearPrecision::kSplit;
+  const bool one_term = args.x_dtype == DType::kBF16 && args.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
+  return (two_terms || one_term) && SplitTiles(SplitProduct(args), 1) >= kSplitTilesMin && RunsHopperCode();
 }
 
 // A small matrix for every head.
@@ -138,6 +178,17 @@ absl::Status RunBf16(const LinearArgs& args, cudaStream_t stream) {
   linear.row_range = RowRange(args.workspace);
   linear.out = static_cast<float*>(args.out);
   return LaunchBf16Linear(linear, stream);
+}
+
+absl::Status RunSplit(const LinearArgs& args, cudaStream_t stream) {
+  const SplitLinear linear = SplitProduct(args);
+  if (linear.terms == 2) {
+    LaunchOverlapped(SplitRowsKernel,
+                     dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>((linear.cols / 4 + kThreads - 1) / kThreads)),
+                     kThreads, 0, stream, static_cast<const float*>(args.x), args.x_stride, linear.cols,
+                     static_cast<uint2*>(const_cast<void*>(linear.x)));
+  }
+  return LaunchSplitLinear(linear, stream);
 }
 
 absl::Status RunHeads(const LinearArgs& args, cudaStream_t stream) {
@@ -211,11 +262,25 @@ absl::Status RunFp8(const FfnArgs& args, cudaStream_t stream) {
   return LaunchFp8Linear(down, stream);
 }
 
+// What RunFloat keeps between products: gate, up and activation.
+int64_t FloatsBytes(int64_t rows, int64_t intermediate) { return Rounded(rows * 3 * intermediate * int64_t{sizeof(float)}); }
+
+// Whether its products may run on wgmma, for which rows are taken apart behind those.
+bool SplitsFfn(LinearPrecision precision, DType weights) {
+  return precision == LinearPrecision::kSplit && weights == DType::kBF16;
+}
+
+// Bytes of a row's two bfloat16 numbers a value, behind kOperandsOffset of a workspace.
+int64_t SplitBytes(int64_t rows, int64_t cols) { return Rounded(rows * cols * 4); }
+
 // Product by product, in float32 between them.
 absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
   const int64_t hidden = args.gate_up.cols, intermediate = args.down.cols;
   float* const gate_up = reinterpret_cast<float*>(static_cast<std::byte*>(args.workspace) + kOperandsOffset);
   float* const activation = gate_up + args.rows * 2 * intermediate;
+  const bool split = SplitsFfn(args.precision, args.gate_up.dtype) && SplitsFfn(args.precision, args.down.dtype);
+  void* const workspace =
+      split ? static_cast<std::byte*>(args.workspace) + kOperandsOffset + FloatsBytes(args.rows, intermediate) : nullptr;
   LinearArgs linear;
   linear.precision = args.precision;
   linear.rows = args.rows;
@@ -223,8 +288,15 @@ absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
   linear.x_dtype = args.x_dtype;
   linear.x_stride = hidden;
   linear.w = args.gate_up;
-  linear.batch = 2;
-  linear.features = linear.out_batch = intermediate;
+  if (split) {  // one matrix of both
+    linear.w.rows *= 2;
+    linear.w.matrices = 1;
+    linear.features = 2 * intermediate;
+  } else {
+    linear.batch = 2;
+    linear.features = linear.out_batch = intermediate;
+  }
+  linear.workspace = workspace;
   linear.out = gate_up;
   linear.out_stride = 2 * intermediate;
   if (absl::Status status = Linear(linear, stream); !status.ok()) return status;
@@ -236,6 +308,7 @@ absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
   linear.x_stride = intermediate;
   linear.w = args.down;
   linear.features = linear.out_stride = hidden;
+  linear.workspace = workspace;
   linear.out = args.out;
   return Linear(linear, stream);
 }
@@ -246,6 +319,7 @@ absl::Status Linear(const LinearArgs& args, cudaStream_t stream) {
   if (TakesFp8(args)) return RunFp8(args, stream);
   if (TakesBf16(args)) return RunBf16(args, stream);
   if (TakesHeads(args)) return RunHeads(args, stream);
+  if (TakesSplit(args)) return RunSplit(args, stream);
   if (TakesTensorCores(args)) {
     TensorCoreLinear(args, stream);
   } else {
@@ -259,7 +333,12 @@ absl::Status Ffn(const FfnArgs& args, cudaStream_t stream) {
 }
 
 int64_t DenseWorkspaceBytes(const DenseLimits& limits) {
-  int64_t bytes = limits.rows * 3 * limits.intermediate * int64_t{sizeof(float)};
+  int64_t bytes = FloatsBytes(limits.rows, limits.intermediate);
+  if (limits.precision == LinearPrecision::kSplit) {
+    const int64_t operands = kOperandsOffset + SplitBytes(limits.rows, std::max(limits.hidden, limits.intermediate));
+    if (SplitsFfn(limits.precision, limits.weight_dtype)) bytes += operands;
+    bytes = std::max(bytes, SplitBytes(limits.rows, std::max(limits.cols, limits.hidden)));
+  }
   if (limits.precision == LinearPrecision::kFp8) {
     if (limits.weight_dtype == DType::kF8E4M3) bytes = 0;
     bytes = std::max({bytes, Fp8RowsBytes(limits.rows, limits.cols), Rounded(limits.rows * limits.hidden * 2),

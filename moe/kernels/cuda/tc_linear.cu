@@ -63,9 +63,10 @@ __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
   const X* x[kTiles];
 #pragma unroll
   for (int r = 0; r < kTiles; ++r) {
-    x[r] = static_cast<const X*>(args.x) + min(first_row + r * 8 + g, args.rows - 1) * args.x_stride + blockIdx.z * args.x_batch + t * 16;
+    x[r] = static_cast<const X*>(args.x) + min(first_row + r * 8 + g, args.rows - 1) * args.x_stride + blockIdx.z * args.x_batch;
   }
-  float slice[kTiles][4] = {}, block[kTiles][4] = {};
+  constexpr int kSums = tc::kSumsOf<kType, kTerms>;
+  float slice[kTiles][4] = {}, block[kTiles][kSums][4] = {};
   tc::WeightBlock<kType> now, next;
   int64_t k = static_cast<int64_t>(warp) * kBlockK;
   if (k < args.w.cols) next.Load(args.w, base_low, base_high, k);
@@ -81,19 +82,22 @@ __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
 #pragma unroll
         for (int r = 0; r < kTiles; ++r) {
           const FourActivations<X, kTerms> four(
-              *reinterpret_cast<const tc::Four<X>*>(x[r] + k + half * 64 + step * 4));
-          tc::Multiply(block[r], w, four.high[0], four.high[1]);
-          if constexpr (kTerms == 2) tc::Multiply(block[r], w, four.low[0], four.low[1]);
+              *reinterpret_cast<const tc::Four<X>*>(x[r] + k + half * 64 + tc::LaneColumn<kType>(step, t)));
+          tc::Multiply(block[r][0], w, four.high[0], four.high[1]);
+          if constexpr (kTerms == 2) tc::Multiply(block[r][kSums - 1], w, four.low[0], four.low[1]);
         }
       }
     }
-    const float scale_low = ScaleAt(args.w, lanes.matrix, lanes.row_low, k);
-    const float scale_high = ScaleAt(args.w, lanes.matrix, lanes.row_high, k);
+    if constexpr (kType == DType::kF8E4M3) {
+      const float scale_low = ScaleAt(args.w, lanes.matrix, lanes.row_low, k);
+      const float scale_high = ScaleAt(args.w, lanes.matrix, lanes.row_high, k);
 #pragma unroll
-    for (int r = 0; r < kTiles; ++r) tc::JoinSlice(slice[r], block[r], scale_low, scale_high);
+      for (int r = 0; r < kTiles; ++r) tc::JoinSlice(slice[r], block[r][0], scale_low, scale_high);
+    }
   }
 #pragma unroll
   for (int r = 0; r < kTiles; ++r) {
+    if constexpr (kType == DType::kBF16) tc::JoinTerms(slice[r], block[r]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) slices[warp][g + (i >> 1) * 8][r * 8 + 2 * t + (i & 1)] = slice[r][i];
   }
@@ -108,16 +112,18 @@ __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
 
 constexpr int kWideTiles = 8;             // of 8 rows
 constexpr int kWideRows = kWideTiles * 8;
-constexpr int kRowBytes = kBlockK * 2 + 8;  // of shared memory; the odd 8 spread a warp's reads over all banks
+// Bytes of a row of shared memory; what is more than the row spreads a warp's reads over all banks.
+template <DType kType>
+constexpr int kRowBytes = kBlockK * 2 + (kType == DType::kBF16 ? 32 : 8);
 constexpr int kLoads = kWideRows * kBlockK / 4 / kThreads;  // float4s of a thread
 
 // Rows of one block of K as bfloat16 in shared memory.
-template <typename X, int kTerms>
+template <DType kType, typename X, int kTerms>
 __device__ __forceinline__ void StageRows(const tc::Four<X> (&fetched)[kLoads],
-                                          std::byte (&shared)[kTerms][kWideRows * kRowBytes]) {
+                                          std::byte (&shared)[kTerms][kWideRows * kRowBytes<kType>]) {
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) {
-    const int index = i * kThreads + threadIdx.x, at = (index >> 5) * kRowBytes + (index & 31) * 8;
+    const int index = i * kThreads + threadIdx.x, at = (index >> 5) * kRowBytes<kType> + (index & 31) * 8;
     const FourActivations<X, kTerms> four(fetched[i]);
     *reinterpret_cast<uint2*>(&shared[0][at]) = make_uint2(four.high[0], four.high[1]);
     if constexpr (kTerms == 2) *reinterpret_cast<uint2*>(&shared[1][at]) = make_uint2(four.low[0], four.low[1]);
@@ -125,10 +131,10 @@ __device__ __forceinline__ void StageRows(const tc::Four<X> (&fetched)[kLoads],
 }
 
 // block += the weights of one block of K times the staged rows.
-template <DType kType, int kTerms>
+template <DType kType, int kTerms, int kSums>
 __device__ __forceinline__ void MultiplyBlock(const tc::WeightBlock<kType>& weights,
-                                              const std::byte (&shared)[kTerms][kWideRows * kRowBytes],
-                                              float (&block)[kWideTiles][4]) {
+                                              const std::byte (&shared)[kTerms][kWideRows * kRowBytes<kType>],
+                                              float (&block)[kWideTiles][kSums][4]) {
   const int g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -138,11 +144,11 @@ __device__ __forceinline__ void MultiplyBlock(const tc::WeightBlock<kType>& weig
       weights.Fragment(half, step, w);
 #pragma unroll
       for (int r = 0; r < kWideTiles; ++r) {
-        const int at = (r * 8 + g) * kRowBytes + (half * 64 + t * 16 + step * 4) * 2;
+        const int at = (r * 8 + g) * kRowBytes<kType> + (half * 64 + tc::LaneColumn<kType>(step, t)) * 2;
 #pragma unroll
         for (int term = 0; term < kTerms; ++term) {
           const uint2 x = *reinterpret_cast<const uint2*>(&shared[term][at]);
-          tc::Multiply(block[r], w, x.x, x.y);
+          tc::Multiply(block[r][term % kSums], w, x.x, x.y);
         }
       }
     }
@@ -153,13 +159,14 @@ __device__ __forceinline__ void MultiplyBlock(const tc::WeightBlock<kType>& weig
 template <DType kType, typename X, int kTerms>
 __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
   FollowKernelsBefore();
-  __shared__ __align__(16) std::byte shared[kTerms][kWideRows * kRowBytes];
+  __shared__ __align__(16) std::byte shared[kTerms][kWideRows * kRowBytes<kType>];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int64_t first_feature = static_cast<int64_t>(blockIdx.y) * kSlices * kFeatures + warp * kFeatures;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kWideRows;
   const LaneFeatures lanes(args, first_feature);
   const int64_t base_low = lanes.Base(args.w, lanes.row_low), base_high = lanes.Base(args.w, lanes.row_high);
-  float total[kWideTiles][4] = {}, slice[kWideTiles][4] = {}, block[kWideTiles][4] = {};
+  constexpr int kSums = tc::kSumsOf<kType, kTerms>;
+  float total[kWideTiles][4] = {}, slice[kWideTiles][4] = {}, block[kWideTiles][kSums][4] = {};
   tc::WeightBlock<kType> now, next;
   tc::Four<X> fetched[kLoads];
   const auto fetch = [&](int64_t k) {
@@ -177,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
   for (int s = 0; s < kSlices; ++s) {
     for (k = static_cast<int64_t>(s) * kBlockK; k < args.w.cols; k += kSlices * kBlockK) {
       __syncthreads();
-      StageRows<X, kTerms>(fetched, shared);
+      StageRows<kType, X, kTerms>(fetched, shared);
       now = next;
       __syncthreads();
       // The block after this one: in this slice, else the first of the next.
@@ -186,14 +193,17 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(LinearArgs args) {
       if (s + 1 < kSlices || following != static_cast<int64_t>(s + 1) * kBlockK) {
         if (following < args.w.cols) fetch(following);
       }
-      MultiplyBlock<kType, kTerms>(now, shared, block);
-      const float scale_low = ScaleAt(args.w, lanes.matrix, lanes.row_low, k);
-      const float scale_high = ScaleAt(args.w, lanes.matrix, lanes.row_high, k);
+      MultiplyBlock<kType, kTerms, kSums>(now, shared, block);
+      if constexpr (kType == DType::kF8E4M3) {
+        const float scale_low = ScaleAt(args.w, lanes.matrix, lanes.row_low, k);
+        const float scale_high = ScaleAt(args.w, lanes.matrix, lanes.row_high, k);
 #pragma unroll
-      for (int r = 0; r < kWideTiles; ++r) tc::JoinSlice(slice[r], block[r], scale_low, scale_high);
+        for (int r = 0; r < kWideTiles; ++r) tc::JoinSlice(slice[r], block[r][0], scale_low, scale_high);
+      }
     }
 #pragma unroll
     for (int r = 0; r < kWideTiles; ++r) {
+      if constexpr (kType == DType::kBF16) tc::JoinTerms(slice[r], block[r]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         total[r][i] = s == 0 ? slice[r][i] : total[r][i] + slice[r][i];
@@ -232,9 +242,9 @@ void Launch(const LinearArgs& args, cudaStream_t stream) {
 }  // namespace
 
 bool TakesTensorCores(const LinearArgs& args) {
-  const bool dtype = args.w.dtype == DType::kBF16 || args.w.dtype == DType::kF8E4M3;
-  const bool blocks = args.w.scales == nullptr || args.w.block_cols == kBlockK;
-  return dtype && blocks && !args.transposed && args.precision != LinearPrecision::kFloat32 &&
+  const bool bf16 = args.w.dtype == DType::kBF16 && args.w.scales == nullptr;
+  const bool e4m3 = args.w.dtype == DType::kF8E4M3 && (args.w.scales == nullptr || args.w.block_cols == kBlockK);
+  return (bf16 || e4m3) && !args.transposed && args.precision != LinearPrecision::kFloat32 &&
          args.w.cols % kBlockK == 0 && args.x_stride % 4 == 0 && args.x_batch % 4 == 0;
 }
 

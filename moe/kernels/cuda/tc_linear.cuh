@@ -2,9 +2,12 @@
 // carried as the sum of two bfloat16 numbers, sixteen bits of mantissa (kSplit).
 //
 // One order of accumulation for every output, whatever the number of rows: blocks of 128 along K are dealt to eight
-// slices, block b to slice b % 8. Within a block eight m16n8k16 instructions add up 16 columns each; a block's sum,
-// times its weights' scale where they have one, joins its slice; slices join in ascending order. Two kernels keep that
-// order: for few rows a warp owns a slice, for many rows a warp owns 16 features and walks the slices one by one.
+// slices, block b to slice b % 8, and slices join in ascending order. Within a block eight m16n8k16 instructions add up 16
+// columns each. Over e4m3 a block's sum, times its weights' scale, joins its slice. Over bfloat16 the instructions go on
+// through a slice's blocks, the two terms of activations apart, and their two sums are added.
+//
+// Two kernels keep that order: for few rows a warp owns a slice, for many rows a warp owns 16 features and walks the
+// slices one by one. So does sm90_bf16_split_linear.cuh over bfloat16.
 #pragma once
 
 #include <type_traits>
@@ -17,15 +20,21 @@ inline constexpr int kBlockK = 128;
 inline constexpr int kSlices = 8;
 inline constexpr int kFeatures = 16;  // of one instruction
 
-// 16 neighbouring weights of one row as the bfloat16 pairs of four instructions: [step][pair].
+// Where in 64 columns of K the four begin that lane t of each four brings to instruction `step`. Over bfloat16 an
+// instruction has 16 neighbouring columns, as wgmma's have; over e4m3 a lane's 16 weights are neighbours, one load.
+template <DType kType>
+__device__ __forceinline__ int LaneColumn(int step, int t) {
+  return kType == DType::kBF16 ? step * 16 + t * 4 : t * 16 + step * 4;
+}
+
+// A lane's 16 weights of one row and 64 columns as the bfloat16 pairs of four instructions: [step][pair].
 template <DType kType>
 struct WeightRun {
-  uint4 raw[kType == DType::kBF16 ? 2 : 1];
+  uint4 raw;  // e4m3
 
+  // `index`: of the first of the 64 columns.
   __device__ void Load(const void* data, int64_t index) {
-    const auto* at = reinterpret_cast<const uint4*>(static_cast<const std::byte*>(data) + index * (kType == DType::kBF16 ? 2 : 1));
-    raw[0] = __ldg(at);
-    if constexpr (kType == DType::kBF16) raw[1] = __ldg(at + 1);
+    raw = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(data) + index + LaneColumn<kType>(0, threadIdx.x & 3)));
   }
   __device__ static uint32_t Widen(uint32_t two) {
     const __half2 halves(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3));
@@ -34,10 +43,22 @@ struct WeightRun {
     return *reinterpret_cast<const uint32_t*>(&pair);
   }
   __device__ uint32_t Pair(int step, int half) const {
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(raw);
-    if constexpr (kType == DType::kBF16) return words[2 * step + half];
-    return Widen(half == 0 ? words[step] & 0xffffu : words[step] >> 16);
+    const uint32_t word = reinterpret_cast<const uint32_t*>(&raw)[step];
+    return Widen(half == 0 ? word & 0xffffu : word >> 16);
   }
+};
+template <>
+struct WeightRun<DType::kBF16> {
+  uint2 raw[4];
+
+  __device__ void Load(const void* data, int64_t index) {
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      const int64_t at = index + LaneColumn<DType::kBF16>(step, threadIdx.x & 3);
+      raw[step] = __ldg(reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(data) + at));
+    }
+  }
+  __device__ uint32_t Pair(int step, int half) const { return half == 0 ? raw[step].x : raw[step].y; }
 };
 
 // Four neighbouring activations in one load.
@@ -67,11 +88,10 @@ struct WeightBlock {
   WeightRun<kType> runs[2][2];  // [half][feature]
 
   __device__ void Load(const DeviceWeight& w, int64_t base_low, int64_t base_high, int64_t k) {
-    const int t = threadIdx.x & 3;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      runs[half][0].Load(w.data, base_low + k + half * 64 + t * 16);
-      runs[half][1].Load(w.data, base_high + k + half * 64 + t * 16);
+      runs[half][0].Load(w.data, base_low + k + half * 64);
+      runs[half][1].Load(w.data, base_high + k + half * 64);
     }
   }
   __device__ void Fragment(int half, int step, uint32_t (&w)[4]) const {
@@ -89,6 +109,20 @@ __device__ inline void JoinSlice(float (&slice)[4], float (&block)[4], float sca
   slice[2] = fmaf(block[2], scale_high, slice[2]);
   slice[3] = fmaf(block[3], scale_high, slice[3]);
   block[0] = block[1] = block[2] = block[3] = 0.0f;
+}
+
+// Sums that a slice has for one output.
+template <DType kType, int kTerms>
+inline constexpr int kSumsOf = kType == DType::kBF16 ? kTerms : 1;
+
+// slice = the sums of bfloat16's terms, which are zero again.
+template <int kSums>
+__device__ inline void JoinTerms(float (&slice)[4], float (&sums)[kSums][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    slice[i] = kSums == 2 ? sums[0][i] + sums[kSums - 1][i] : sums[0][i];
+    sums[0][i] = sums[kSums - 1][i] = 0.0f;
+  }
 }
 
 }  // namespace conclave::cuda::tc

@@ -163,7 +163,7 @@ absl::Status DeviceTransformer::AllocateWorkspace() {
   limits.intermediate = IntermediateMax(spec_);
   for (const DeviceLayer& layer : weights_->layers) {
     limits.cols = std::max({limits.cols, layer.qkv_a.cols, layer.kv_a.cols, layer.q.cols, layer.o.cols});
-    if (layer.down.data != nullptr) limits.weight_dtype = layer.down.dtype;
+    if (layer.down.data != nullptr && limits.weight_dtype != DType::kBF16) limits.weight_dtype = layer.down.dtype;
   }
   const int64_t bytes = DeviceMemory::Rounded(device_.DenseWorkspaceBytes(limits));
   RETURN_IF_ERROR(memory_.Reserve("workspace of products", bytes));
