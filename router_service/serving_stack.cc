@@ -140,16 +140,12 @@ class StackImpl final : public ServingStack {
     return absl::OkStatus();
   }
 
-  // Of a pair with each shard that the flag names, and of what goes through them.
+  // Of a pair with each shard that the flag names.
   absl::Status PlanNccl(int rows_max) {
     const ModelSpec& spec = checkpoint_->spec();
     const int64_t row_bytes = int64_t{spec.hidden} * SizeOf(RowDType(kernels_->compute));
     const int64_t pair = NcclPairBytesMax(rows_max * row_bytes, rows_max * spec.gate.top_k * row_bytes);
-    const int shards = static_cast<int>(options_.shards.size());
-    RETURN_IF_ERROR(target_->memory()->Reserve("rows over nccl", pair * shards));
-    if (options_.row_format != RowFormat::kCompute) return absl::OkStatus();
-    return target_->memory()->Reserve(
-        "rows to experts", RemoteExperts::DeviceBytes(spec, RowDType(kernels_->compute), rows_max, shards));
+    return target_->memory()->Reserve("rows over nccl", pair * static_cast<int64_t>(options_.shards.size()));
   }
 
   absl::Status UseShards(int rows_max, Metrics& metrics) {
@@ -163,7 +159,10 @@ class StackImpl final : public ServingStack {
     ASSIGN_OR_RETURN(auto pool, ElasticExperts::Create(*peers_, connect, deadline, &metrics));
     remote_ = pool.get();
     experts_ = std::move(pool);
-    return absl::OkStatus();
+    if (experts_->row_device() == Device::kCpu) return absl::OkStatus();
+    return target_->memory()->Reserve(
+        "rows to experts", RemoteExperts::DeviceBytes(checkpoint_->spec(), experts_->row_dtype(), rows_max,
+                                                      static_cast<int>(options_.shards.size())));
   }
 
   absl::StatusOr<std::unique_ptr<ShardSet>> Connect(const std::vector<std::string>& addresses, int rows_max,
