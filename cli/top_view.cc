@@ -33,7 +33,7 @@ std::string RouterLine(const RouterSnapshot& router, bool colour) {
 }
 
 std::string ShardLine(const ShardActivity& shard, uint64_t rows, double seconds, bool colour) {
-  const char* state = shard.healthy ? "healthy" : "failing";
+  const char* state = shard.healthy ? "healthy" : shard.avoided ? "avoided" : "failing";
   return absl::StrFormat("%-16s %-22s %s%-9s%s %8d %12s %5d%%\n", shard.name, shard.address,
                          !colour         ? ""
                          : shard.healthy ? kGreen
@@ -99,8 +99,8 @@ std::string TopJson(const ClusterSnapshot* before, const ClusterSnapshot& now) {
   json.End().Key("shards").BeginArray();
   for (const ShardActivity& shard : activity.shards) {
     json.BeginObject().Key("name").Text(shard.name).Key("address").Text(shard.address);
-    json.Key("healthy").Bool(shard.healthy).Key("experts").Number(shard.experts_held());
-    json.Key("rows").Number(static_cast<int64_t>(shard.rows)).End();
+    json.Key("healthy").Bool(shard.healthy).Key("avoided").Bool(shard.avoided);
+    json.Key("experts").Number(shard.experts_held()).Key("rows").Number(static_cast<int64_t>(shard.rows)).End();
   }
   json.End().Key("layers").BeginArray();
   for (const auto& [layer, tokens] : activity.layers) {

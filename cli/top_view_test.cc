@@ -72,6 +72,19 @@ TEST(TopViewTest, AShardIsFailingWhereOneAttentionServiceSaysSo) {
   EXPECT_FALSE(absl::StrContains(view, "\033")) << "no colours were allowed";
 }
 
+TEST(TopViewTest, AShardIsAvoidedWhereOneAttentionServiceLeavesItAloneAndNoneFailsToReachIt) {
+  const auto view = [](bool first_reaches, bool second_reaches) {
+    std::vector<RouterSnapshot> routers = {Router({1, 1}, 2), Router({0, 0}, 0)};
+    routers[0].experts.mutable_shards(0)->set_healthy(first_reaches);
+    routers[1].experts.mutable_shards(0)->set_healthy(false);
+    routers[1].experts.mutable_shards(0)->set_avoided(second_reaches);
+    return TopView(nullptr, At(0, routers), 100, 10, false);
+  };
+  EXPECT_TRUE(absl::StrContains(view(true, true), "avoided"));
+  EXPECT_TRUE(absl::StrContains(view(true, false), "failing"));
+  EXPECT_TRUE(absl::StrContains(view(false, true), "failing"));
+}
+
 TEST(TopViewTest, AServiceThatDoesNotAnswerIsShownWithItsReason) {
   RouterSnapshot down;
   down.address = "127.0.0.1:7009";
@@ -102,7 +115,8 @@ TEST(TopViewTest, JsonHoldsTheSame) {
       TopJson(nullptr, At(0, {Router({3, 1}, 4)})),
       R"({"seconds": 0, "attention_services": [{"address": "127.0.0.1:7000", "up": true, "model": "demo", )"
       R"("running": 0, "queued": 0, "kv_blocks_used": 0, "kv_blocks_total": 0, "placement_epoch": 0}], )"
-      R"("shards": [{"name": "expert-0", "address": "127.0.0.1:7001", "healthy": true, "experts": 3, "rows": 4}], )"
+      R"("shards": [{"name": "expert-0", "address": "127.0.0.1:7001", "healthy": true, "avoided": false, )"
+      R"("experts": 3, "rows": 4}], )"
       R"("layers": [{"layer": 1, "imbalance": 1.5, "tokens": [3, 1]}]})");
 }
 

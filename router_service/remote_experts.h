@@ -70,7 +70,7 @@ class RemoteExperts final : public ExpertPool {
   // shard said last, DEADLINE_EXCEEDED at the step's, where no shard had failed, or CANCELLED where it is abandoned.
   absl::Status Finish(ExpertTicket ticket, MatView out) override;
 
-  std::vector<ShardFigures> shard_figures() const { return health_.Figures(); }
+  std::vector<ShardFigures> shard_figures() const { return health_.Figures(options_.clock->Now()); }
   std::shared_ptr<const Placement> placement() const { return membership_->placement(); }
   std::vector<ShardHoldings> holdings() const { return membership_->holdings(); }
   const FailoverCounts& counts() const { return counts_; }  // the engine's thread's

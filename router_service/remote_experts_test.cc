@@ -207,7 +207,7 @@ TEST_F(RemoteExpertsTest, AShardThatReturnsAsAnotherModelIsLeftOut) {
     absl::SleepFor(absl::Milliseconds(5));
   }
   EXPECT_EQ(handlers_[1]->runs(), runs);
-  EXPECT_FALSE(pool_->shard_figures()[1].healthy);
+  EXPECT_FALSE(pool_->shard_figures()[1].healthy());
 }
 
 TEST_F(RemoteExpertsTest, AsksAnotherHolderWhenAShardIsGone) {
@@ -216,14 +216,14 @@ TEST_F(RemoteExpertsTest, AsksAnotherHolderWhenAShardIsGone) {
   for (int gone = 0; gone < 4; ++gone) {
     Kill(gone);
     for (uint32_t seed = 0; seed < 10; ++seed) EXPECT_EQ(RunOnce(Rows(6, seed)), absl::OkStatus());
-    EXPECT_FALSE(pool_->shard_figures()[gone].healthy);
+    EXPECT_FALSE(pool_->shard_figures()[gone].healthy());
     EXPECT_EQ(handlers_[gone]->Describe().placement_epoch, 5u) << "nothing needed to be loaded";
     Revive(gone);
-    for (int i = 0; i < 200 && !pool_->shard_figures()[gone].healthy; ++i) {
+    for (int i = 0; i < 200 && !pool_->shard_figures()[gone].healthy(); ++i) {
       EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
       absl::SleepFor(absl::Milliseconds(5));
     }
-    EXPECT_TRUE(pool_->shard_figures()[gone].healthy) << "it must be taken back";
+    EXPECT_TRUE(pool_->shard_figures()[gone].healthy()) << "it must be taken back";
   }
 }
 

@@ -42,6 +42,7 @@ void FillExpertMap(const ExpertMapView& map, const Engine& engine, v1::GetExpert
     state->set_name(shard.holdings.name);
     state->set_address(shard.address);
     state->set_healthy(shard.healthy);
+    state->set_avoided(shard.avoided);
     state->set_rows_total(shard.rows_total);
     for (const LayerHolding& holding : shard.holdings.holdings) {
       v1::ShardLayer* layer = state->add_layers();

@@ -37,6 +37,7 @@ struct ShardView {
   bool healthy = true;
   ShardHoldings holdings;
   uint64_t rows_total = 0;
+  bool avoided = false;  // for the moment, though it is there
 };
 // All shards, and the epoch of the placement that says so.
 struct ExpertMapView {

@@ -118,7 +118,8 @@ class RouterServiceTest : public ::testing::Test {
     service_->SetEngine(&engine_, {"demo", "fingerprint", "profile", "deepseek_v3", 96, 61}, [] {
       ExpertMapView map;
       map.placement_epoch = 4;
-      map.shards.push_back({"127.0.0.1:5", true, {"expert-0", {{LayerId{1}, {ExpertId{0}, ExpertId{2}}}}}, 99});
+      map.shards.push_back(
+          {"127.0.0.1:5", false, {"expert-0", {{LayerId{1}, {ExpertId{0}, ExpertId{2}}}}}, 99, true});
       return map;
     });
   }
@@ -400,7 +401,8 @@ TEST_F(RouterServiceTest, ShowsStatusExpertsAndMetrics) {
   ASSERT_EQ(map.shards_size(), 1);
   EXPECT_EQ(map.shards(0).name(), "expert-0");
   EXPECT_EQ(map.shards(0).address(), "127.0.0.1:5");
-  EXPECT_TRUE(map.shards(0).healthy());
+  EXPECT_FALSE(map.shards(0).healthy());
+  EXPECT_TRUE(map.shards(0).avoided());
   ASSERT_EQ(map.shards(0).layers_size(), 1);
   EXPECT_THAT(map.shards(0).layers(0).experts(), ElementsAre(0, 2));
   ASSERT_EQ(map.use_size(), 1);

@@ -107,7 +107,8 @@ class StackImpl final : public ServingStack {
     const std::vector<ShardFigures> figures = set->experts->shard_figures();
     const std::vector<ShardHoldings> holdings = set->experts->holdings();
     for (size_t i = 0; i < figures.size(); ++i) {
-      map.shards.push_back({set->addresses[i], figures[i].healthy, holdings[i], figures[i].rows});
+      map.shards.push_back(
+          {set->addresses[i], figures[i].healthy(), holdings[i], figures[i].rows, figures[i].avoided});
     }
     return map;
   }

@@ -44,7 +44,6 @@ void ShardHealth::RecordAnswer(ShardId id, int64_t rows, int64_t pairs, absl::Du
   const int64_t latest = absl::ToInt64Nanoseconds(latency);
   shard.latency_recent_ns.store(before == 0 ? latest : before + (latest - before) / 8, std::memory_order_relaxed);
   shard.failures_in_row = shard.late_in_row = 0;
-  if (!Ejected(id, now)) shard.ejected.store(false, std::memory_order_relaxed);
   latency_.Record(id, pairs, latency);
   if (shard.latency_seconds != nullptr) {
     shard.latency_seconds->Observe(absl::ToDoubleSeconds(latency));
@@ -90,7 +89,7 @@ void ShardHealth::SetReachable(ShardId id, bool reachable) {
 
 bool ShardHealth::MayEject(absl::Time now) const {
   const auto ejected = std::count_if(shards_.begin(), shards_.end(),
-                                     [&](const auto& shard) { return now < shard->ejected_until; });
+                                     [&](const auto& shard) { return shard->Ejected(now); });
   const double after = static_cast<double>(ejected) + 1;
   return ejected == 0 || after <= options_.ejected_share_max * static_cast<double>(shards_.size());
 }
@@ -101,20 +100,20 @@ void ShardHealth::Eject(ShardId id, absl::string_view why, absl::Time now) {
   if (now - shard.last_ejected > options_.forgiven_after) shard.ejections_recent = 0;
   const absl::Duration duration =
       std::min(options_.ejection_base * ++shard.ejections_recent, options_.ejection_max);
-  shard.ejected_until = shard.last_ejected = now + duration;
+  shard.last_ejected = now + duration;
+  shard.ejected_until_ns.store(absl::ToUnixNanos(now + duration), std::memory_order_relaxed);
   shard.failures_in_row = shard.late_in_row = 0;
   // Judged anew when it is back: what it did before would eject it at once.
   latency_.Forget(id);
-  shard.ejected.store(true, std::memory_order_relaxed);
   shard.ejections.fetch_add(1, std::memory_order_relaxed);
   if (shard.ejections_total != nullptr) shard.ejections_total->Add(1);
   LogWarning(absl::StrCat("expert shard ", shard.name, " ", why, "; avoided for ", absl::FormatDuration(duration)));
 }
 
-std::vector<ShardFigures> ShardHealth::Figures() const {
+std::vector<ShardFigures> ShardHealth::Figures(absl::Time now) const {
   std::vector<ShardFigures> figures;
   for (const auto& shard : shards_) {
-    figures.push_back({shard->name, shard->reachable && !shard->ejected, shard->calls, shard->failures, shard->rows,
+    figures.push_back({shard->name, shard->reachable, shard->Ejected(now), shard->calls, shard->failures, shard->rows,
                        absl::Nanoseconds(shard->latency_recent_ns.load(std::memory_order_relaxed)), shard->ejections});
   }
   return figures;

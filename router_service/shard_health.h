@@ -32,7 +32,9 @@ struct OutlierOptions {
 // One shard's figures since start.
 struct ShardFigures {
   std::string name;
-  bool healthy = true;  // reachable and not ejected
+  bool reachable = true;
+  bool avoided = false;  // ejected, for the moment
+  bool healthy() const { return reachable && !avoided; }
   uint64_t calls = 0;
   uint64_t failures = 0;
   uint64_t rows = 0;                                     // answered; a row counts once for each call it went with
@@ -55,16 +57,17 @@ class ShardHealth {
   void SetReachable(ShardId shard, bool reachable);
 
   // Whether the shard is to be avoided where another holder exists.
-  bool Ejected(ShardId shard, absl::Time now) const { return now < shards_[Value(shard)]->ejected_until; }
+  bool Ejected(ShardId shard, absl::Time now) const { return shards_[Value(shard)]->Ejected(now); }
   const CallLatency& latency() const { return latency_; }
-  std::vector<ShardFigures> Figures() const;
+  std::vector<ShardFigures> Figures(absl::Time now) const;
 
  private:
   struct Shard {
     std::string name;
-    absl::Time ejected_until = absl::InfinitePast(), last_ejected = absl::InfinitePast();
+    absl::Time last_ejected = absl::InfinitePast();
     int ejections_recent = 0, failures_in_row = 0, late_in_row = 0;
-    std::atomic<bool> reachable{true}, ejected{false};
+    std::atomic<bool> reachable{true};
+    std::atomic<int64_t> ejected_until_ns{INT64_MIN};  // since the epoch
     std::atomic<uint64_t> calls{0}, failures{0}, rows{0}, ejections{0};
     std::atomic<int64_t> latency_recent_ns{0};
     Histogram* latency_seconds = nullptr;
@@ -72,6 +75,9 @@ class ShardHealth {
     Counter* failures_total = nullptr;
     Counter* ejections_total = nullptr;
     Gauge* up = nullptr;
+    bool Ejected(absl::Time now) const {
+      return absl::ToUnixNanos(now) < ejected_until_ns.load(std::memory_order_relaxed);
+    }
   };
   void Eject(ShardId shard, absl::string_view why, absl::Time now);
   bool MayEject(absl::Time now) const;

@@ -30,13 +30,13 @@ TEST_F(ShardHealthTest, ALateShardIsAvoidedForAWhile) {
   EXPECT_FALSE(health_.Ejected(kA, now_));
   health_.RecordFailure(kA, kLate, now_);
   EXPECT_TRUE(health_.Ejected(kA, now_));
-  EXPECT_FALSE(health_.Figures()[0].healthy);
+  EXPECT_TRUE(health_.Figures(now_)[0].avoided);
+  EXPECT_FALSE(health_.Figures(now_)[0].healthy());
   now_ += absl::Milliseconds(999);
   EXPECT_TRUE(health_.Ejected(kA, now_));
   now_ += absl::Milliseconds(1);
   EXPECT_FALSE(health_.Ejected(kA, now_));
-  Answer(kA);
-  EXPECT_TRUE(health_.Figures()[0].healthy);
+  EXPECT_TRUE(health_.Figures(now_)[0].healthy()) << "whether anybody has asked it since or not";
 }
 
 TEST_F(ShardHealthTest, EachEjectionLastsLongerUntilItIsForgiven) {
@@ -108,11 +108,12 @@ TEST_F(ShardHealthTest, AStaleCallAndADeadShardAreNoOutliers) {
   }
   EXPECT_FALSE(health_.Ejected(kA, now_));
   health_.SetReachable(kA, false);
-  EXPECT_FALSE(health_.Figures()[0].healthy);
+  EXPECT_FALSE(health_.Figures(now_)[0].reachable);
+  EXPECT_FALSE(health_.Figures(now_)[0].avoided);
   EXPECT_THAT(metrics_->Text(), HasSubstr("conclave_router_shard_up{shard=\"a\"} 0"));
   health_.SetReachable(kA, true);
-  EXPECT_TRUE(health_.Figures()[0].healthy);
-  EXPECT_EQ(health_.Figures()[0].failures, 20u);
+  EXPECT_TRUE(health_.Figures(now_)[0].healthy());
+  EXPECT_EQ(health_.Figures(now_)[0].failures, 20u);
 }
 
 }  // namespace

@@ -120,6 +120,35 @@ class Console(unittest.TestCase):
         self.assertEqual(page.evaluate("getComputedStyle(document.body).backgroundColor"), "rgb(16, 20, 27)")
         self.check_quiet()
 
+    def test_2_an_answer_of_many_layers_stays_in_view_above_its_frames(self):
+        page = self.open("light")
+        frames = page.evaluate("""() => {
+            const turn = document.createElement('p'), experts = {};
+            document.querySelector('#talk').append(turn);
+            for (let layer = 3; layer < 61; ++layer) experts[layer] = [1, 255];
+            const answer = new AnswerTokens(turn, 256, () => {});
+            for (let i = 0; i < 200; ++i) answer.add('word ', [{id: i, experts}]);
+            const frames = turn.querySelector('.frames');
+            return {shown: frames.clientHeight, all: frames.scrollHeight, seen: frames.scrollTop + frames.clientHeight};
+        }""")
+        self.assertLess(frames["shown"], 150)
+        self.assertGreater(frames["all"], 1000)
+        self.assertAlmostEqual(frames["seen"], frames["all"], delta=2)  # the latest
+        self.check_quiet()
+
+    def test_2_a_shard_that_is_left_alone_for_a_while_is_not_called_dead(self):
+        page = self.open("light")
+        state, text = page.evaluate("""() => {
+            const snapshot = structuredClone(history[history.length - 1].snapshot);
+            Object.assign(snapshot.shards.find(shard => shard.name === 'expert-1'), {healthy: false, avoided: true});
+            drawCluster(snapshot);
+            const shard = document.querySelector(".node[data-name='expert-1']");
+            return [shard.dataset.state, shard.textContent];
+        }""")
+        self.assertEqual(state, "avoided")
+        self.assertIn("avoided: slow or late", text)
+        self.check_quiet()
+
     def test_3_a_shard_that_dies_turns_red(self):
         page = self.open("dark")
         shard = page.locator(".node[data-name='expert-2']")

@@ -30,7 +30,9 @@ void AddShards(const RouterSnapshot& router, const RouterSnapshot* before, std::
     const v1::ShardState& state = router.experts.shards(i);
     auto shard = std::find_if(shards.begin(), shards.end(), [&](const auto& s) { return s.name == state.name(); });
     if (shard == shards.end()) shard = shards.insert(shards.end(), {state.name(), state.address()});
+    const bool reached = (shard->healthy || shard->avoided) && (state.healthy() || state.avoided());
     shard->healthy = shard->healthy && state.healthy();
+    shard->avoided = reached && !shard->healthy;
     shard->experts.clear();
     for (const v1::ShardLayer& layer : state.layers()) {
       shard->experts[layer.layer()].assign(layer.experts().begin(), layer.experts().end());

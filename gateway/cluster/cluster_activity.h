@@ -15,6 +15,7 @@ namespace conclave {
 struct ShardActivity {
   std::string name, address;
   bool healthy = true;                                          // every attention service says so
+  bool avoided = false;                                         // by one at least, for the moment; all reach it
   absl::btree_map<int32_t, std::vector<int32_t>> experts = {};  // held, by layer
   uint64_t rows = 0;                                            // answered
   int experts_held() const;

@@ -56,8 +56,9 @@ function drawCluster(snapshot) {
   const shards = snapshot.shards.map(shard => {
     const was = before.snapshot.shards.find(s => s.name === shard.name);
     const rows = growth(was ? was.rows : 0, shard.rows) / seconds;
-    return node(shard.name, shard.healthy ? 'up' : 'down',
-                [shard.address, `${shard.experts} experts`, shard.healthy ? `${rate(rows)} rows/s` : 'does not answer']);
+    const state = shard.healthy ? 'up' : shard.avoided ? 'avoided' : 'down';
+    const now = {up: `${rate(rows)} rows/s`, avoided: 'avoided: slow or late', down: 'does not answer'}[state];
+    return node(shard.name, state, [shard.address, `${shard.experts} experts`, now]);
   });
   $('shards').replaceChildren(...(shards.length ? shards : [node('in the attention service', 'up', ['experts'])]));
 }
@@ -78,7 +79,7 @@ function drawFigures(snapshot) {
   const imbalances = tokensOfPeriod().map(imbalance).filter(value => value > 0);
   $('figures').replaceChildren(
       figure('tokens/s computed', rate(tokens)), figure('running', sum('running')), figure('queued', sum('queued')),
-      figure('shards up', `${snapshot.shards.filter(s => s.healthy).length} of ${snapshot.shards.length}`),
+      figure('shards up', `${snapshot.shards.filter(s => s.healthy || s.avoided).length} of ${snapshot.shards.length}`),
       figure('worst layer, max/mean', imbalances.length ? Math.max(...imbalances).toFixed(2) : '–'),
       figure('placement epoch', snapshot.placement_epoch));
 }
@@ -197,8 +198,10 @@ async function poll() {
     history.push({time: performance.now() / 1000, snapshot});
     while (history.length > 2 && history[history.length - 1].time - history[0].time > HISTORY_S) history.shift();
     $('model').textContent = snapshot.model;
-    const down = snapshot.shards.filter(shard => !shard.healthy).length;
-    $('state').textContent = down ? `${down} of ${snapshot.shards.length} shards down` : 'live';
+    const down = snapshot.shards.filter(shard => !shard.healthy && !shard.avoided).length;
+    const avoided = snapshot.shards.filter(shard => shard.avoided).length;
+    $('state').textContent = down ? `${down} of ${snapshot.shards.length} shards down` :
+        avoided ? `live; ${avoided} of ${snapshot.shards.length} shards avoided` : 'live';
     drawCluster(snapshot); drawFigures(snapshot); drawMap();
   } catch (error) {
     $('state').textContent = `no news: ${error.message}`;

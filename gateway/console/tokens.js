@@ -33,7 +33,10 @@ class AnswerTokens {
     this.strip.className = 'strip';
     this.strip.hidden = true;
     this.strip.setAttribute('aria-hidden', 'true');
-    holder.append(this.list, this.strip);
+    this.frames = document.createElement('div');  // many layers make tall frames: they scroll, and leave the text in view
+    this.frames.className = 'frames';
+    this.frames.append(this.strip);
+    holder.append(this.list, this.frames);
     this.list.addEventListener('keydown', event => this.key(event));
     this.list.addEventListener('focus', () => this.select(this.current < 0 ? 0 : this.current));
     this.list.addEventListener('blur', () => this.select(-1));
@@ -55,6 +58,7 @@ class AnswerTokens {
     span.setAttribute('role', 'option');
     this.tokens.push({text, layers: expertsOf(tokens), span});
     this.draw();
+    this.frames.scrollTop = this.frames.scrollHeight;
   }
 
   key(event) {
