@@ -1,6 +1,7 @@
 """An attention service and two shards as three processes on one GPU, over every transport: a single process's ids and
 hashes, also when a shard is killed in mid-stream. Runs where CONCLAVE_TEST_DEVICE names a GPU (CONCLAVE_TEST_COMPUTE:
 in which numbers; CONCLAVE_TEST_TRANSPORTS: over which of nccl,ucx,grpc); on one GPU NCCL needs MPS to be fast."""
+import glob
 import json
 import os
 import signal
@@ -81,6 +82,9 @@ class DeviceClusterTest(unittest.TestCase):
             self.assertEqual(bits_of(json.loads(output)), self.expected[400], log)
             begin = time.monotonic()
             self.assertEqual(bits_of(generate("--gateway", cluster.gateway(), *request(24))), self.expected[24])
+            for path in glob.glob(os.path.join(cluster.run_dir, "**", "router*.log"), recursive=True):
+                with open(path) as file:
+                    print(*(line for line in file if "activations over" in line), sep="", end="")
             print(f"{transport}: 24 tokens {sorted(times)[2] * 1e3:.0f} ms (client's start included); killed in "
                   f"mid-stream: {running}, over {after * 1e3:.0f} ms later; the next answer "
                   f"{1e3 * (time.monotonic() - begin):.0f} ms",

@@ -11,8 +11,8 @@ namespace conclave {
 
 absl::StatusOr<std::shared_ptr<void>> AllocateDevicePiece(Accelerator& accelerator, int64_t bytes) {
   ASSIGN_OR_RETURN(std::shared_ptr<DeviceStream> stream, accelerator.NewStream());
-  ASSIGN_OR_RETURN(void* const memory, stream->Allocate(bytes));
-  std::shared_ptr<void> piece(memory, [stream](void* data) { stream->Free(data); });
+  ASSIGN_OR_RETURN(void* const memory, stream->AllocateShared(bytes));
+  std::shared_ptr<void> piece(memory, [stream](void* data) { stream->FreeShared(data); });
   // Memory is the stream's until its queue has come to it.
   absl::StatusOr<bool> idle = false;
   while (idle.ok() && !*idle) idle = stream->Idle();

@@ -15,7 +15,8 @@
 
 namespace conclave {
 
-// Device memory with a stream of its own, so that any thread may ask and free, once no queue uses it any more.
+// Device memory with a stream of its own, so that any thread may ask and free, once no queue uses it any more. A
+// transport may let other processes map it.
 // RESOURCE_EXHAUSTED: there is too little left. The accelerator must be there when it is asked for.
 absl::StatusOr<std::shared_ptr<void>> AllocateDevicePiece(Accelerator& accelerator, int64_t bytes);
 

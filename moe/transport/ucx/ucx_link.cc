@@ -18,7 +18,7 @@ namespace conclave {
 
 UcxLink::~UcxLink() {
   // UCX would write into a link that is gone.
-  CONCLAVE_CHECK(idle()) << slots_used_ << " fragments are under way";
+  CONCLAVE_CHECK(idle()) << slots_used_ + offers_.size() << " fragments are under way";
 }
 
 void UcxLink::OnError(void* link, ucp_ep_h, ucs_status_t status) {
@@ -71,14 +71,20 @@ void UcxLink::Pump() {
   }
 }
 
+UcxLink::Slot& UcxLink::NewSlot(bool offer) {
+  if (offer) return *offers_.emplace_back(std::make_unique<Slot>());
+  ++slots_used_;
+  return *std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.message == nullptr; });
+}
+
 // False: UCX has as much as it may have for now, or the link broke.
 bool UcxLink::SendNext(OutgoingMessage& message) {
   if (slots_used_ == kSlots) return false;
-  Slot& slot = *std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.message == nullptr; });
   const int64_t begin = message.handed_over, body = static_cast<int64_t>(message.header.body_bytes);
   const int64_t sent = SentBytes(message.header);  // what comes after it is fetched, in one piece
   const bool fetched = begin == sent && sent < body;
   const int64_t end = fetched ? body : std::min(begin + fragment_bytes_, sent);
+  Slot& slot = NewSlot(fetched);
   slot.link = this;
   slot.message = &message;
   slot.header = message.header;
@@ -110,7 +116,6 @@ bool UcxLink::SendNext(OutgoingMessage& message) {
   } else if (parts == 0) {
     count = 0;
   }
-  ++slots_used_;
   ++message.pending;
   const ucs_status_ptr_t request =
       ucp_am_send_nbx(endpoint_, kWireActiveMessage, &slot.header, sizeof(slot.header), buffer, count, &parameters);
@@ -129,12 +134,21 @@ bool UcxLink::SendNext(OutgoingMessage& message) {
 
 void UcxLink::Release(Slot& slot) {
   --slot.message->pending;
+  const auto offer = std::find_if(offers_.begin(), offers_.end(), [&](const auto& o) { return o.get() == &slot; });
+  if (offer != offers_.end()) {
+    offers_.erase(offer);
+    return;
+  }
   slot.message = nullptr;
   --slots_used_;
 }
 
 void UcxLink::OnSent(void* request, ucs_status_t status, void* slot) {
   auto& self = *static_cast<Slot*>(slot);
+  if (self.link == nullptr) {
+    delete &self;
+    return ucp_request_free(request);
+  }
   UcxLink& link = *self.link;
   if (status != UCS_OK && link.why_.ok()) link.why_ = UcxError("sending", status);
   link.Release(self);
@@ -154,6 +168,13 @@ void UcxLink::Close() {
   if (closed()) return;
   worker_.Close(std::exchange(endpoint_, nullptr));
   if (why_.ok()) why_ = absl::UnavailableError("connection closed");
+  if (worker_.device_memory_type() != UCS_MEMORY_TYPE_CUDA) return;
+  for (std::unique_ptr<Slot>& offer : offers_) {
+    --offer->message->pending;
+    offer->link = nullptr;
+    [[maybe_unused]] Slot* const left = offer.release();  // UCX may read its header as long as it likes
+  }
+  offers_.clear();
 }
 
 std::string UcxLink::InspectWires() {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -58,10 +59,11 @@ class UcxLink {
   // Forgets what has not been handed over of `message`, which is only possible where nothing has. False: something has.
   bool Withdraw(OutgoingMessage* message);
 
-  // Ends the connection at once. Messages become idle within the next Progress calls.
+  // Ends the connection at once. Messages become idle within the next Progress calls, those with rows on a CUDA device
+  // at once: this end's UCX does not touch such rows, and some releases never tell that they have let go of them.
   void Close();
   bool closed() const { return endpoint_ == nullptr; }
-  bool idle() const { return closed() && slots_used_ == 0; }
+  bool idle() const { return closed() && slots_used_ == 0 && offers_.empty(); }
   // The peer went, or the network says so.
   bool broken() const { return !why_.ok(); }
   const absl::Status& why() const { return why_; }
@@ -76,7 +78,7 @@ class UcxLink {
   static constexpr int kSlots = 32;
   // A fragment that UCX reads: its header and parts must keep their place.
   struct Slot {
-    UcxLink* link = nullptr;
+    UcxLink* link = nullptr;  // null: of an offer whose link was closed
     WireHeader header;
     std::array<ucp_dt_iov_t, 2> parts;
     OutgoingMessage* message = nullptr;  // null: free
@@ -86,6 +88,7 @@ class UcxLink {
   static void OnSent(void* request, ucs_status_t status, void* slot);
   absl::Status Open(ucp_ep_params_t& parameters);
   bool SendNext(OutgoingMessage& message);
+  Slot& NewSlot(bool offer);
   void Release(Slot& slot);
 
   UcxWorker& worker_;
@@ -96,6 +99,7 @@ class UcxLink {
   std::deque<OutgoingMessage*> queue_;
   std::array<Slot, kSlots> slots_;
   int slots_used_ = 0;
+  std::vector<std::unique_ptr<Slot>> offers_;  // fragments that the peer fetches
 };
 
 }  // namespace conclave

@@ -65,12 +65,12 @@ constexpr Setting kSettings[] = {
 // UCX's rendezvous serves device memory alone. Without a lane for it, nothing asks the kernel for TCP's news between two
 // processes that share memory.
 constexpr Setting kHostSettings[] = {{"MAX_RNDV_RAILS", "0"}};
-// The receiver fetches: nobody writes to memory that its owner may have taken back. CUDA_IPC_ is named as UCX's own
-// table names it.
+// The receiver fetches: nobody writes to memory that its owner may have taken back. The last one is CUDA IPC's, which
+// would else do so over NVLink alone.
 constexpr Setting kDeviceSettings[] = {
     {"MAX_RNDV_RAILS", "1"},
     {"RNDV_SCHEME", "get_zcopy"},
-    {"CUDA_IPC_ENABLE_GET_ZCOPY", "y"},
+    {"ENABLE_GET_ZCOPY", "y"},
 };
 
 constexpr int kLooksPerClock = 4;
