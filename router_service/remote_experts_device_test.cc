@@ -1,4 +1,4 @@
-// remote_experts_test.cc once more, with rows on the device of a host accelerator.
+// Linked with the tests of the fixture, it has them run with rows on the device of a host accelerator.
 #include "router_service/remote_experts_testing.h"
 
 namespace conclave {
