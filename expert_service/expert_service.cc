@@ -17,6 +17,7 @@
 #include "moe/daemon/target_flags.h"
 #include "moe/daemon/thread_flags.h"
 #include "moe/daemon/tls.h"
+#include "moe/kernels/accelerator/device_stream.h"
 #include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
@@ -29,6 +30,7 @@
 #include "moe/transport/nccl/nccl_expert_server.h"
 #include "moe/transport/peer_gate.h"
 #include "moe/transport/ucx/ucx_expert_server.h"
+#include "moe/transport/ucx/ucx_worker.h"
 
 namespace conclave {
 namespace {
@@ -177,6 +179,9 @@ absl::Status RunExpertService(const ExpertServiceOptions& options) {
   if (!options.nccl_address.empty()) {
     RETURN_IF_ERROR(ReserveNcclPairs(checkpoint->spec(), RowDType(target->kernels().compute), options.nccl_routers,
                                      *target->memory()));
+  }
+  if (!options.ucx_address.empty() && target->memory() != nullptr && UcxKnowsCuda()) {
+    RETURN_IF_ERROR(ReserveUcxRows(checkpoint->spec(), RowDType(target->kernels().compute), *target->memory()));
   }
   ASSIGN_OR_RETURN(const auto shard, ExpertShard::Create(shard_options, *checkpoint));
   const ShardDescription description = shard->Describe();

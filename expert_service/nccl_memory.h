@@ -1,4 +1,4 @@
-// Device memory of a shard that routers' rows over NCCL need: part of the plan of --gpu-memory.
+// Device memory of a shard that routers' rows over NCCL and UCX need: part of the plan of --gpu-memory.
 #ifndef CONCLAVE_EXPERT_SERVICE_NCCL_MEMORY_H_
 #define CONCLAVE_EXPERT_SERVICE_NCCL_MEMORY_H_
 
@@ -12,6 +12,9 @@ namespace conclave {
 // Notes room for a pair with each of `routers` routers, for the largest calls of rows of `row_dtype` that there are.
 // RESOURCE_EXHAUSTED with the plan where it does not fit.
 absl::Status ReserveNcclPairs(const ModelSpec& spec, DType row_dtype, int routers, DeviceMemory& memory);
+
+// The same for one router whose rows come over UCX from device to device.
+absl::Status ReserveUcxRows(const ModelSpec& spec, DType row_dtype, DeviceMemory& memory);
 
 }  // namespace conclave
 

@@ -33,5 +33,12 @@ TEST(NcclMemoryTest, WhatDoesNotFitIsRefusedWithThePlanAndLeavesItAlone) {
   EXPECT_TRUE(ReserveNcclPairs(Spec(), DType::kBF16, 1, *host.target->memory()).ok());
 }
 
+TEST(UcxMemoryTest, ARouterHasRoomForItsRowsAndTwiceItsResults) {
+  const HostTarget host = MakeHostTarget("bf16", int64_t{8} << 30);
+  // 256 MiB and twice 512, and half as much again for pieces that are outgrown.
+  ASSERT_TRUE(ReserveUcxRows(Spec(), DType::kBF16, *host.target->memory()).ok());
+  EXPECT_THAT(host.target->memory()->Plan(), HasSubstr("rows over ucx 1920.0 MiB"));
+}
+
 }  // namespace
 }  // namespace conclave

@@ -40,13 +40,18 @@ class BodyBuffer {
   // The same, keeping nothing, out of the memory that was given alone. False: it gives none. REQUIRES: some was given
   bool TryReserve(int64_t bytes) {
     if (bytes <= capacity_) return true;
-    int64_t grown = kGivenBytesMin;
-    while (grown < bytes) grown *= 2;
+    const int64_t grown = GivenBytes(bytes);
     std::shared_ptr<void> fresh = memory_(grown);
     if (fresh == nullptr) return false;
     bytes_ = std::move(fresh);
     capacity_ = grown;
     return true;
+  }
+  // How much is asked for where memory is given and `bytes` are needed.
+  static int64_t GivenBytes(int64_t bytes) {
+    int64_t given = kGivenBytesMin;
+    while (given < bytes) given *= 2;
+    return given;
   }
   // Gives the memory back where it is more than is worth keeping for the next message.
   void Trim() {

@@ -31,6 +31,9 @@ struct UcxCall {
 // Used by the server's thread alone.
 class UcxCalls {
  public:
+  // Results on the device that a router has not fetched, before its next call runs; their memory is its own.
+  static constexpr int kResultsOfferedMax = 2;
+
   // `memory`: of bodies; may be null.
   UcxCalls(UcxWorker& worker, HostMemory memory) : worker_(worker), memory_(std::move(memory)) {}
 
@@ -54,8 +57,6 @@ class UcxCalls {
 
  private:
   static constexpr size_t kKeptBodies = 8;
-  // Results on the device that a router has not fetched; their memory is its own.
-  static constexpr int kResultsOfferedMax = 2;
   static bool Ready(const UcxCall& call);
 
   UcxWorker& worker_;

@@ -16,6 +16,7 @@
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/transport/data_plane/admit_router.h"
+#include "moe/transport/data_plane/body_buffer.h"
 #include "moe/transport/data_plane/socket_address.h"
 #include "moe/transport/data_plane/token_book.h"
 #include "moe/transport/data_plane/wire.h"
@@ -452,6 +453,12 @@ class Server final : public UcxExpertServer {
 };
 
 }  // namespace
+
+int64_t UcxDeviceBytesMax(int64_t rows_bytes, int64_t results_bytes) {
+  const int64_t bytes = BodyBuffer::GivenBytes(rows_bytes) +
+                        UcxCalls::kResultsOfferedMax * BodyBuffer::GivenBytes(results_bytes);
+  return bytes + bytes / 2;  // a piece that is outgrown goes once there is the next one, which is twice as large
+}
 
 absl::StatusOr<std::unique_ptr<UcxExpertServer>> UcxExpertServer::Start(const UcxExpertServerOptions& options) {
   ASSIGN_OR_RETURN(const SocketAddress address, SocketAddress::Parse(options.address));

@@ -33,6 +33,9 @@ struct UcxExpertServerOptions {
   UcxWorkerOptions worker;       // loopback_only is set from the address
 };
 
+// Device memory that a server may take for one router whose calls have rows and results of so many bytes at most.
+int64_t UcxDeviceBytesMax(int64_t rows_bytes, int64_t results_bytes);
+
 // One thread progresses UCX and runs calls, one after the other, in the order of their arrival: a shard's experts are
 // computed one call at a time anyway, and a hand-off would cost more than a small message.
 //
