@@ -162,19 +162,24 @@ bool UcxLink::Withdraw(OutgoingMessage* message) {
   return true;
 }
 
+void UcxLink::LetGo(const OutgoingMessage* message) {
+  if (worker_.device_memory_type() != UCS_MEMORY_TYPE_CUDA) return;
+  for (size_t i = offers_.size(); i-- > 0;) {
+    if (message != nullptr && offers_[i]->message != message) continue;
+    --offers_[i]->message->pending;
+    offers_[i]->link = nullptr;
+    [[maybe_unused]] Slot* const left = offers_[i].release();  // UCX may read its header as long as it likes
+    offers_.erase(offers_.begin() + static_cast<int64_t>(i));
+  }
+}
+
 void UcxLink::Close() {
   for (OutgoingMessage* message : queue_) message->queued = false;
   queue_.clear();
   if (closed()) return;
   worker_.Close(std::exchange(endpoint_, nullptr));
   if (why_.ok()) why_ = absl::UnavailableError("connection closed");
-  if (worker_.device_memory_type() != UCS_MEMORY_TYPE_CUDA) return;
-  for (std::unique_ptr<Slot>& offer : offers_) {
-    --offer->message->pending;
-    offer->link = nullptr;
-    [[maybe_unused]] Slot* const left = offer.release();  // UCX may read its header as long as it likes
-  }
-  offers_.clear();
+  LetGo(nullptr);
 }
 
 std::string UcxLink::InspectWires() {

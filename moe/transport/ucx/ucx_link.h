@@ -59,8 +59,11 @@ class UcxLink {
   // Forgets what has not been handed over of `message`, which is only possible where nothing has. False: something has.
   bool Withdraw(OutgoingMessage* message);
 
-  // Ends the connection at once. Messages become idle within the next Progress calls, those with rows on a CUDA device
-  // at once: this end's UCX does not touch such rows, and some releases never tell that they have let go of them.
+  // Rows on a CUDA device that the peer has not fetched need not stay as they are any longer: this end's UCX does not
+  // touch them, and what the peer makes of them is nobody's. Of one message, or of all (null).
+  void LetGo(const OutgoingMessage* message);
+  // Ends the connection at once. Messages become idle within the next Progress calls, those of which LetGo speaks at
+  // once: some releases of UCX never tell of them.
   void Close();
   bool closed() const { return endpoint_ == nullptr; }
   bool idle() const { return closed() && slots_used_ == 0 && offers_.empty(); }

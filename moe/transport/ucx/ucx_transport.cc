@@ -103,7 +103,7 @@ class Impl final : public UcxTransport {
     if (at == flights_.end()) return;
     UcxFlight& flight = **at;
     UcxConnection& connection = *connections_[Value(flight.shard)];
-    if (connection.open()) connection.link().Withdraw(&flight.message);
+    if (connection.open() && !connection.link().Withdraw(&flight.message)) connection.link().LetGo(&flight.message);
     flight.let_go_by = absl::Now() + kLetGoTime;
     EndFlight(flight, absl::CancelledError("the caller took it back"));
   }
@@ -297,7 +297,8 @@ class Impl final : public UcxTransport {
     flight.let_go_by = absl::Now() + kLetGoTime;  // of results that are being fetched
     const absl::Status late =
         absl::DeadlineExceededError(absl::StrCat("shard ", Value(shard), " did not answer within the deadline"));
-    if (!flight.message.idle() && !(connection.open() && connection.link().Withdraw(&flight.message))) {
+    if (connection.open() && !connection.link().Withdraw(&flight.message)) connection.link().LetGo(&flight.message);
+    if (!flight.message.idle()) {
       connection.Break(absl::UnavailableError("it takes no more messages"));
     }
     EndFlight(flight, late);
