@@ -72,6 +72,7 @@ absl::Status RunBf16Experts(const ExpertFfnArgs& args, void* stream) {
   if (absl::Status status = LaunchBf16GroupedGateUp(problem, space.activation, stream); !status.ok()) return status;
   problem.x = {space.activation, capacity, args.slots.intermediate};
   problem.w = Matrices(args.slots.down, args.slots.slots);
+  problem.follows_grouped = true;
   if (absl::Status status = LaunchBf16GroupedGemm(problem, space.out, stream); !status.ok()) return status;
   ReturnRows(args, space.sorted, space.out, cuda_stream);
   return absl::OkStatus();

@@ -76,6 +76,7 @@ struct Bf16GroupedGemm {
   const int32_t* row_begins = nullptr;  // as in GroupedGemm
   const int32_t* row_counts = nullptr;
   int rows_per_expert = 0;
+  bool follows_grouped = false;
 };
 
 // As LaunchGroupedGemm.

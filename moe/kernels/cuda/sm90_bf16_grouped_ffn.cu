@@ -33,37 +33,40 @@ absl::Status Check(const Bf16GroupedGemm& problem, const void* out) {
   return absl::OkStatus();
 }
 
-template <int kTokens, Output kOutput>
+template <int kTokens, int kHalf, Output kOutput>
 absl::Status Launch(const Bf16GroupedGemm& problem, void* out, int multiprocessors, cudaStream_t stream) {
   CUtensorMap weights, rows;
   constexpr auto kType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   auto status = MakeTensorMap(&weights, problem.w.data, kType, 2, int64_t{problem.w.experts} * problem.w.rows, problem.w.cols,
-                              sm90::kHalfFeatures, sm90::bf16::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
+                              kHalf, sm90::bf16::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   status = MakeTensorMap(&rows, problem.x.data, kType, 2, problem.x.rows_capacity, problem.x.cols, kTokens, sm90::bf16::kBlockK,
                          CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  const auto kernel = sm90::bf16::GroupedKernel<kTokens, kOutput>;
+  const auto kernel = sm90::bf16::GroupedKernel<kTokens, kHalf, kOutput>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
   KernelArguments arguments{};
-  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, (problem.w.rows + 255) / 256,
+  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, (problem.w.rows + 2 * kHalf - 1) / (2 * kHalf),
                      problem.w.cols / sm90::bf16::kBlockK};
   arguments.features = problem.w.rows;
   arguments.out = out;
-  LaunchOverlapped(kernel, dim3(multiprocessors), sm90::kThreads, sm90::kSharedBytesMax, stream, weights, rows, arguments);
+  arguments.early_weights = problem.follows_grouped;
+  LaunchOverlapped(kernel, dim3(multiprocessors), sm90::bf16::kConsumersOf<kHalf> + 128, sm90::kSharedBytesMax, stream, weights, rows, arguments);
   return LaunchStatus("bf16 grouped GEMM launch");
 }
 
-// The narrowest tile that takes an expert's rows at once; every width gives the same bits.
+// The narrowest tile that takes an expert's rows at once; every width gives the same bits. Of few rows half as many features,
+// so that even few experts' weights keep all multiprocessors reading.
 template <Output kOutput>
 absl::Status LaunchNarrowest(const Bf16GroupedGemm& problem, void* out, int multiprocessors, cudaStream_t stream) {
-  if (problem.rows_per_expert <= 8) return Launch<8, kOutput>(problem, out, multiprocessors, stream);
-  if (problem.rows_per_expert <= 16) return Launch<16, kOutput>(problem, out, multiprocessors, stream);
-  if (problem.rows_per_expert <= 32) return Launch<32, kOutput>(problem, out, multiprocessors, stream);
-  if (problem.rows_per_expert <= 64) return Launch<64, kOutput>(problem, out, multiprocessors, stream);
-  return Launch<128, kOutput>(problem, out, multiprocessors, stream);
+  constexpr int kWhole = sm90::kHalfFeatures, kSmall = kOutput == Output::kFloat ? kWhole : kWhole / 2;
+  if (problem.rows_per_expert <= 8) return Launch<8, kSmall, kOutput>(problem, out, multiprocessors, stream);
+  if (problem.rows_per_expert <= 16) return Launch<16, kSmall, kOutput>(problem, out, multiprocessors, stream);
+  if (problem.rows_per_expert <= 32) return Launch<32, kWhole, kOutput>(problem, out, multiprocessors, stream);
+  if (problem.rows_per_expert <= 64) return Launch<64, kWhole, kOutput>(problem, out, multiprocessors, stream);
+  return Launch<128, kWhole, kOutput>(problem, out, multiprocessors, stream);
 }
 
 template <Output kOutput>
