@@ -342,5 +342,80 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Bf16LinearTest,
                                          LinearShape{"OddColumns", 333, 200, DType::kF32}),
                          [](const auto& info) { return info.param.name; });
 
+// A feed-forward that both wgmma products take with many rows.
+class Bf16FfnTest : public Bf16RowsTest {
+ protected:
+  static constexpr int kHidden = 256, kIntermediate = 384;
+
+  void SetUp() override {
+    Bf16RowsTest::SetUp();
+    ASSERT_NE(device_, nullptr);
+    rows_ = std::getenv("CONCLAVE_TEST_DEVICE") == nullptr ? 50 : 2100;
+    gate_up_ = Bf16(int64_t{2} * kIntermediate * kHidden, 1.5f / std::sqrt(kHidden));
+    down_ = Bf16(int64_t{kHidden} * kIntermediate, 1.0f / std::sqrt(kIntermediate));
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < rows_ * kHidden; ++i) x_.push_back(normal(random_));
+    args_.x = Upload(x_);
+    args_.gate_up = Weight(gate_up_, 2, kIntermediate, kHidden);
+    args_.down = Weight(down_, 1, kHidden, kIntermediate);
+    args_.precision = LinearPrecision::kSplit;
+    DenseLimits limits;
+    limits.precision = LinearPrecision::kSplit;
+    limits.weight_dtype = DType::kBF16;
+    limits.rows = rows_;
+    limits.hidden = kHidden;
+    limits.intermediate = kIntermediate;
+    args_.workspace = Poisoned(device_->DenseWorkspaceBytes(limits));
+  }
+
+  std::vector<float> Run(int64_t rows) {
+    FfnArgs args = args_;
+    args.rows = rows;
+    args.out = static_cast<float*>(Poisoned(rows * kHidden * int64_t{sizeof(float)}));
+    device_->Ffn(args);
+    return Download<float>(args.out, rows * kHidden);
+  }
+
+  double Dot(const double* x, const std::vector<uint16_t>& weights, int64_t row, int cols) const {
+    double sum = 0;
+    for (int i = 0; i < cols; ++i) sum += x[i] * Bf16ToFloat(weights[row * cols + i]);
+    return sum;
+  }
+
+  int64_t rows_ = 0;
+  std::vector<uint16_t> gate_up_, down_;
+  std::vector<float> x_;
+  FfnArgs args_;
+};
+
+TEST_F(Bf16FfnTest, RowsAreNearSumsInDouble) {
+  const std::vector<float> all = Run(rows_);
+  std::vector<float> got;
+  std::vector<double> want;
+  for (int64_t row = 0; row < rows_; row += 13) {
+    const std::vector<double> x(x_.begin() + row * kHidden, x_.begin() + (row + 1) * kHidden);
+    std::vector<double> activation(kIntermediate);
+    for (int i = 0; i < kIntermediate; ++i) {
+      const double gate = Dot(x.data(), gate_up_, i, kHidden), up = Dot(x.data(), gate_up_, kIntermediate + i, kHidden);
+      activation[i] = gate / (1 + std::exp(-gate)) * up;
+    }
+    for (int i = 0; i < kHidden; ++i) {
+      want.push_back(Dot(activation.data(), down_, i, kIntermediate));
+      got.push_back(all[row * kHidden + i]);
+    }
+  }
+  EXPECT_LT(RelativeError(got, want), 2e-5) << "seed " << seed_;
+}
+
+TEST_F(Bf16FfnTest, ARowHasTheSameBitsWhateverTheNumberOfRows) {
+  const std::vector<float> all = Run(rows_);
+  for (const int64_t rows : {1, 7, 16, 32, 40, 300, 1400}) {
+    if (rows > rows_) break;
+    const std::vector<float> some = Run(rows);
+    EXPECT_EQ(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)), 0)
+        << rows << " rows, seed " << seed_;
+  }
+}
+
 }  // namespace
 }  // namespace conclave

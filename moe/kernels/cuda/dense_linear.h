@@ -55,6 +55,9 @@ struct SplitLinear {
   void* out = nullptr;       // [rows, out_stride] float32 …
   bool bf16_out = false;     // … or bfloat16
   int64_t out_stride = 0;
+  // w is [2 · features, cols], gate over up, and what comes out is the x of two terms of the product behind them: of
+  // silu(gate) ⊙ up, [2 · rows, out_stride] bf16.
+  bool swiglu = false;
 };
 absl::Status LaunchSplitLinear(const SplitLinear& problem, void* stream);
 // Into how many tiles of 128 · halves features, halves being 1 or 2, the launch cuts a problem: with less than some

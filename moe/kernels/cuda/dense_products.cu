@@ -180,14 +180,17 @@ absl::Status RunBf16(const LinearArgs& args, cudaStream_t stream) {
   return LaunchBf16Linear(linear, stream);
 }
 
+// Fills in the operand of a product of two terms.
+void SplitRows(const void* x, int64_t stride, const SplitLinear& linear, cudaStream_t stream) {
+  LaunchOverlapped(SplitRowsKernel,
+                   dim3(static_cast<unsigned>(linear.rows), static_cast<unsigned>((linear.cols / 4 + kThreads - 1) / kThreads)),
+                   kThreads, 0, stream, static_cast<const float*>(x), stride, linear.cols,
+                   static_cast<uint2*>(const_cast<void*>(linear.x)));
+}
+
 absl::Status RunSplit(const LinearArgs& args, cudaStream_t stream) {
   const SplitLinear linear = SplitProduct(args);
-  if (linear.terms == 2) {
-    LaunchOverlapped(SplitRowsKernel,
-                     dim3(static_cast<unsigned>(args.rows), static_cast<unsigned>((linear.cols / 4 + kThreads - 1) / kThreads)),
-                     kThreads, 0, stream, static_cast<const float*>(args.x), args.x_stride, linear.cols,
-                     static_cast<uint2*>(const_cast<void*>(linear.x)));
-  }
+  if (linear.terms == 2) SplitRows(args.x, args.x_stride, linear, stream);
   return LaunchSplitLinear(linear, stream);
 }
 
@@ -273,6 +276,49 @@ bool SplitsFfn(LinearPrecision precision, DType weights) {
 // Bytes of a row's two bfloat16 numbers a value, behind kOperandsOffset of a workspace.
 int64_t SplitBytes(int64_t rows, int64_t cols) { return Rounded(rows * cols * 4); }
 
+// A feed-forward of many rows as two products by wgmma, whose first leaves the second's operand behind its own.
+struct SplitFfn {
+  SplitLinear gate_up, down;
+
+  explicit SplitFfn(const FfnArgs& args) {
+    const int hidden = static_cast<int>(args.gate_up.cols), intermediate = static_cast<int>(args.down.cols);
+    std::byte* const operands = static_cast<std::byte*>(args.workspace) + kOperandsOffset;
+    gate_up.x = operands;
+    gate_up.w = args.gate_up.data;
+    gate_up.rows = down.rows = static_cast<int>(args.rows);
+    gate_up.cols = hidden;
+    gate_up.features = intermediate;
+    gate_up.x_stride = hidden;
+    gate_up.out = operands + SplitBytes(args.rows, hidden);
+    gate_up.out_stride = intermediate;
+    gate_up.swiglu = true;
+    down.x = gate_up.out;
+    down.w = args.down.data;
+    down.cols = intermediate;
+    down.features = hidden;
+    down.x_stride = intermediate;
+    down.out = args.out;
+    down.out_stride = hidden;
+  }
+};
+
+// RunFloat, which takes the rest, gives the same bits.
+bool TakesSplit(const FfnArgs& args) {
+  const auto plain_bf16 = [&](const DeviceWeight& w) {
+    return SplitsFfn(args.precision, w.dtype) && w.scales == nullptr && w.cols % tc::kBlockK == 0;
+  };
+  if (args.rows < kSplitRowsMin || args.x_dtype != DType::kF32 || !plain_bf16(args.gate_up) || !plain_bf16(args.down)) return false;
+  const SplitFfn ffn(args);
+  return SplitTiles(ffn.gate_up, 1) >= kSplitTilesMin && SplitTiles(ffn.down, 1) >= kSplitTilesMin && RunsHopperCode();
+}
+
+absl::Status RunSplit(const FfnArgs& args, cudaStream_t stream) {
+  const SplitFfn ffn(args);
+  SplitRows(args.x, args.gate_up.cols, ffn.gate_up, stream);
+  if (absl::Status status = LaunchSplitLinear(ffn.gate_up, stream); !status.ok()) return status;
+  return LaunchSplitLinear(ffn.down, stream);
+}
+
 // Product by product, in float32 between them.
 absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
   const int64_t hidden = args.gate_up.cols, intermediate = args.down.cols;
@@ -329,7 +375,8 @@ absl::Status Linear(const LinearArgs& args, cudaStream_t stream) {
 }
 
 absl::Status Ffn(const FfnArgs& args, cudaStream_t stream) {
-  return TakesFp8(args) ? RunFp8(args, stream) : RunFloat(args, stream);
+  if (TakesFp8(args)) return RunFp8(args, stream);
+  return TakesSplit(args) ? RunSplit(args, stream) : RunFloat(args, stream);
 }
 
 int64_t DenseWorkspaceBytes(const DenseLimits& limits) {
@@ -341,7 +388,8 @@ int64_t DenseWorkspaceBytes(const DenseLimits& limits) {
   }
   if (limits.precision == LinearPrecision::kFp8) {
     if (limits.weight_dtype == DType::kF8E4M3) bytes = 0;
-    bytes = std::max({bytes, Fp8RowsBytes(limits.rows, limits.cols), Rounded(limits.rows * limits.hidden * 2),
+    // Router logits take two terms.
+    bytes = std::max({bytes, Fp8RowsBytes(limits.rows, limits.cols), SplitBytes(limits.rows, limits.hidden),
                       Fp8RowsBytes(limits.rows, limits.hidden) + Fp8RowsBytes(limits.rows, limits.intermediate) +
                           std::min(limits.rows, kApartRowsMax) * 2 * limits.intermediate * int64_t{sizeof(float)}});
   }

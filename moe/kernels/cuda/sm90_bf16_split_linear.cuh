@@ -47,7 +47,7 @@ struct Ring {
 
 template <int kHalves>
 __device__ inline void ProduceTile(Ring<kHalves>& ring, const CUtensorMap& weights, const CUtensorMap& rows, int feature,
-                                   int operand_row, int blocks) {
+                                   int half_step, int operand_row, int blocks) {
   for (int slice = 0; slice < kSlices; ++slice) {
     for (int step = 2 * slice; step < 2 * blocks; step += step % 2 == 0 ? 1 : 2 * kSlices - 1) {
       const int k = step * kStageK;
@@ -56,8 +56,7 @@ __device__ inline void ProduceTile(Ring<kHalves>& ring, const CUtensorMap& weigh
       BarrierArriveExpectAt(full, Stage<kHalves>::kBytes);
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) {
-        CopyTensor2dAt(&weights, full, stage + half * Stage<kHalves>::kHalfBytes, k, feature + half * kHalfFeatures,
-                       kEvictNormal);
+        CopyTensor2dAt(&weights, full, stage + half * Stage<kHalves>::kHalfBytes, k, feature + half * half_step, kEvictNormal);
       }
       CopyTensor2dAt(&rows, full, stage + kHalves * Stage<kHalves>::kHalfBytes, k, operand_row, kEvictLast);
       ring.Advance();
@@ -129,12 +128,37 @@ __device__ inline void StoreTile(const float (&total)[kHalves][kTotals<kTerms>],
   }
 }
 
-template <int kHalves, int kTerms>
+// A tile whose halves are gate and up of the same features: silu(gate) · up as the operand of the next product, a row's high
+// part and its low part.
+__device__ inline void StoreSwiGlu(const float (&total)[2][kTotals<2>], const SplitLinear& p, int row, int feature) {
+  const int lane = threadIdx.x % 32;
+  row += lane % 4;
+  feature += 16 * (threadIdx.x / 32) + lane / 4;
+  __nv_bfloat16* at = static_cast<__nv_bfloat16*>(p.out) + 2 * row * p.out_stride + feature;
+#pragma unroll
+  for (int j = 0; j < kOperandRows / 8; ++j) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (row >= p.rows || feature + 8 * h >= p.features) continue;
+      const float gate = total[0][2 * j + h], up = total[1][2 * j + h];
+      const float value = gate / (1.0f + expf(-gate)) * up;  // SiluMul's
+      const __nv_bfloat16 high = __float2bfloat16_rn(value);
+      at[8 * h] = high;
+      at[p.out_stride + 8 * h] = __float2bfloat16_rn(value - __bfloat162float(high));
+    }
+    row += 4;
+    at += 8 * p.out_stride;
+  }
+}
+
+template <int kHalves, int kTerms, bool kSwiGlu>
 __global__ void __launch_bounds__(kThreads, 1)
     SplitKernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap rows,
                 const __grid_constant__ SplitLinear p) {
   extern __shared__ uint8_t unaligned[];
-  constexpr int kStages = Stage<kHalves>::kStages, kRows = kOperandRows / kTerms, kFeatures = kHalves * kHalfFeatures;
+  static_assert(!kSwiGlu || (kHalves == 2 && kTerms == 2));
+  constexpr int kStages = Stage<kHalves>::kStages, kRows = kOperandRows / kTerms;
+  constexpr int kFeatures = kSwiGlu ? kHalfFeatures : kHalves * kHalfFeatures;
   const uint32_t shared = (SharedAddress(unaligned) + 1023) / 1024 * 1024, barriers = shared + kStages * Stage<kHalves>::kBytes;
   Ring<kHalves> ring{shared, barriers, barriers + 8 * kStages};
   if (threadIdx.x == 0) {
@@ -153,7 +177,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x != kConsumers) return;
     for (int number = blockIdx.x; number < row_tiles * feature_tiles; number += gridDim.x) {
       const TilePlace place = PlaceOf(number, row_tiles, feature_tiles);
-      ProduceTile(ring, weights, rows, place.feature_tile * kFeatures, place.row_tile * kOperandRows, blocks);
+      ProduceTile(ring, weights, rows, place.feature_tile * kFeatures, kSwiGlu ? p.features : kHalfFeatures,
+                  place.row_tile * kOperandRows, blocks);
     }
     return;
   }
@@ -185,7 +210,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int i = 0; i < kTotals<kTerms>; ++i) total[half][i] += empty;
     }
     const int row = place.row_tile * kRows, feature = place.feature_tile * kFeatures;
-    if (p.bf16_out) {
+    if constexpr (kSwiGlu) {
+      StoreSwiGlu(total, p, row, feature);
+    } else if (p.bf16_out) {
       StoreTile<__nv_bfloat16, kHalves, kTerms>(total, p, row, feature);
     } else {
       StoreTile<float, kHalves, kTerms>(total, p, row, feature);

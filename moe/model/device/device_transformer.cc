@@ -66,9 +66,7 @@ class DeviceTransformer final : public Transformer {
         head_dtype_(device_.AttentionDType(kernels.compute, spec_.attention.kv_lora_rank,
                                            spec_.attention.qk_rope_head_dim)),
         rounds_inputs_(kernels.compute == Compute::kF8),
-        precision_(PrecisionOf(kernels.compute)),
-        // A router logit decides between experts: it is never rounded to bfloat16.
-        gate_precision_(kernels.compute == Compute::kF8 ? LinearPrecision::kSplit : LinearPrecision::kFloat32) {}
+        precision_(PrecisionOf(kernels.compute)) {}
 
   absl::Status Start();
   absl::StatusOr<std::unique_ptr<KvStorage>> NewCache(const ModelSpec& spec, DType dtype, int32_t blocks,
@@ -120,7 +118,7 @@ class DeviceTransformer final : public Transformer {
   const TransformerOptions options_;
   const DType row_dtype_, head_dtype_;
   const bool rounds_inputs_;  // of attention and feed-forwards, to bfloat16
-  const LinearPrecision precision_, gate_precision_;
+  const LinearPrecision precision_;
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<DeviceAttention> attention_;
   std::optional<StepPlan> plan_;
@@ -289,7 +287,8 @@ void DeviceTransformer::Route(LayerId layer) {
   const DeviceLayer& weights = weights_->layers[Value(layer)];
   const GateSpec& gate = spec_.gate;
   LinearArgs linear;
-  linear.precision = gate_precision_;
+  // A router logit decides between experts: it is never rounded to bfloat16.
+  linear.precision = std::min(precision_, LinearPrecision::kSplit);
   linear.rows = plan_->rows();
   linear.x = buffers_.normed.as<float>();
   linear.x_stride = spec_.hidden;
@@ -297,6 +296,7 @@ void DeviceTransformer::Route(LayerId layer) {
   linear.features = gate.experts;
   linear.out = buffers_.gate_logits.as<float>();
   linear.out_stride = gate.experts;
+  linear.workspace = buffers_.workspace.as<void>();
   device_.Linear(linear);
   SelectArgs select;
   select.logits = buffers_.gate_logits.as<float>();
