@@ -257,6 +257,26 @@ TEST_F(RemoteExpertsTest, AsksASecondHolderBeforeTheDeadlineWithinItsBudget) {
   EXPECT_EQ(counts.resent_pairs, 0);
 }
 
+// On the host there always is some.
+TEST_F(RemoteExpertsTest, WhereADeviceHasNoMemoryForASecondCopyTheLateShardIsWaitedFor) {
+  Start(2, /*copies=*/2);
+  options_.rows_max = 6;
+  options_.late_min = options_.late_max = absl::Seconds(20);
+  options_.hedge_share = 0.5;
+  device_bytes_ = RemoteExperts::DeviceBytes(Spec(), DType::kF32, options_.rows_max, 2);
+  Connect();
+  if (pool_->row_device() == Device::kCpu) GTEST_SKIP() << "rows lie on the host";
+  WarmUp();
+  handlers_[0]->Hang();
+  std::thread shard([&] {
+    absl::SleepFor(absl::Milliseconds(200));
+    handlers_[0]->Resume();
+  });
+  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  shard.join();
+  EXPECT_EQ(pool_->counts().hedged_pairs, 0);
+}
+
 TEST_F(RemoteExpertsTest, EndsWithinItsTimeoutWhenEveryHolderHangs) {
   Start(2, /*copies=*/2);
   options_.late_min = options_.late_max = absl::Milliseconds(50);
