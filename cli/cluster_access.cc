@@ -85,8 +85,11 @@ absl::Status StatusOfCall(const grpc::Status& status, absl::string_view who, con
       (absl::StartsWith(message, "failed to connect") || absl::StartsWith(message, "DNS resolution failed") ||
        absl::StartsWith(message, "connections to all backends") ||
        message == "Broken pipe" || message == "Connection reset by peer")) {
+    // So it looks where one side speaks TLS and the other does not, or shows no certificate.
+    const bool closed = absl::StrContains(message, "Socket closed");
     return absl::UnavailableError(
-        absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there? (", message, ")"));
+        absl::StrCat("no ", who, " answers at ", address, "; is `conclave up` running there",
+                     closed ? ", and does it ask for --tls-ca or --tls-client-cert" : "", "? (", message, ")"));
   }
   return absl::Status(code, message);
 }

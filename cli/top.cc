@@ -107,6 +107,10 @@ class TopCommand final : public Command {
       if (router.error.ok()) return absl::OkStatus();
     }
     const RouterSnapshot& first = snapshot.routers.front();
+    if (absl::IsUnimplemented(first.error)) {
+      return absl::UnavailableError(absl::StrCat("what answers at ", first.address, " is no attention service of this ",
+                                                 "version: top asks those, not gateways"));
+    }
     return absl::UnavailableError(
         absl::StrCat("no attention service answers at ", first.address, ": ", std::string(first.error.message())));
   }

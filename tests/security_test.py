@@ -127,8 +127,11 @@ class TlsTest(unittest.TestCase):
         secured = json.loads(ask(*self.files(*client)).stdout)
         here = json.loads(run("generate", "--model", DEMO_MODEL, "--compute", "f32", *ASK, "--hash-logits").stdout)
         self.assertEqual((secured["ids"], secured["logits_hash"]), (here["ids"], here["logits_hash"]))
-        for flags in ([], self.files("tls-ca"), self.files(*client, whose="theirs")):
-            self.assertEqual(ask(*flags).returncode, 1, flags)
+        for flags, why in (([], "--tls-ca"), (self.files("tls-ca"), "--tls-client-cert"),
+                           (self.files(*client, whose="theirs"), "certificate verify failed")):
+            refused = ask(*flags)
+            self.assertEqual(refused.returncode, 1, flags)
+            self.assertIn(why, refused.stderr, flags)
 
     def test_every_verb_gets_in_by_the_same_flags(self):
         ours = self.certificates["ours"]
@@ -175,6 +178,8 @@ class TlsTest(unittest.TestCase):
         for flags in ([], [*access, "--tls-server-name=cluster.example"]):
             refused = ask(top, *flags)
             self.assertIn("no attention service answers", refused.stderr, flags)
+        at_gateway = ask(["top", *grpc], *access, "--tls-server-name=cluster.example")
+        self.assertIn("is no attention service", at_gateway.stderr)
         self.assertIn("--tls-server-name: needs --tls-ca", ask(top, "--tls-server-name=x").stderr)
 
     def refusal(self, *flags):

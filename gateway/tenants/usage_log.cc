@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -68,8 +69,25 @@ void UsageLog::Write(const UsageRecord& record) {
     if (std::rename(path_.c_str(), absl::StrCat(path_, ".1").c_str()) != 0) Complain("renamed");
     ReopenLocked();
   }
-  if (::write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) Complain("written");
+  if (!AppendLocked(line)) return Complain("written");
   bytes_ += size;
+}
+
+// Whether the line stands in the file, whole; else errno says why, and no part of it stays.
+bool UsageLog::AppendLocked(const std::string& line) {
+  ssize_t written = ::write(file_, line.data(), line.size());
+  if (written == static_cast<ssize_t>(line.size())) return true;
+  if (written <= 0) return false;
+  // The disk was full after a part: the next attempt tells.
+  const ssize_t more = ::write(file_, line.data() + written, line.size() - static_cast<size_t>(written));
+  const int error = more < 0 ? errno : ENOSPC;
+  written += std::max<ssize_t>(more, 0);
+  if (written == static_cast<ssize_t>(line.size())) return true;
+  struct stat status {};
+  const bool last = ::fstat(file_, &status) == 0 && status.st_size == bytes_ + written;
+  if (last && ::ftruncate(file_, bytes_) != 0) bytes_ += written;
+  errno = error;
+  return false;
 }
 
 void UsageLog::Reopen() {

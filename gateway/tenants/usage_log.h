@@ -45,6 +45,7 @@ class UsageLog {
  private:
   UsageLog(std::string path, int64_t bytes_max, int file, int64_t bytes)
       : path_(std::move(path)), bytes_max_(bytes_max), file_(file), bytes_(bytes) {}
+  bool AppendLocked(const std::string& line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReopenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complain(const char* what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -1,7 +1,9 @@
 #include "gateway/tenants/usage_log.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -109,6 +111,28 @@ TEST(UsageLog, LinesOfManyThreadsStayWholeThroughRotations) {
   (*log)->Reopen();
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(Lines(path).size() + Lines(path + ".1").size(), 800u);
+}
+
+TEST(UsageLog, ALineThatDoesNotFitLeavesNoPartOfItself) {
+  signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit is an error then, as a full disk is
+  const std::string path = FreshPath("full.jsonl");
+  const auto log = UsageLog::Open(path, 0);
+  ASSERT_TRUE(log.ok()) << log.status();
+  for (int i = 0; i < 10; ++i) (*log)->Write(Record("first"));
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit little = {10 * (ShowUsage(Record("first")).size() + 1) + 50, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &little), 0);
+  testing::internal::CaptureStderr();
+  (*log)->Write(Record("second"));
+  const std::string complaint = testing::internal::GetCapturedStderr();
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_THAT(complaint, HasSubstr("could not be written: File too large"));
+  (*log)->Write(Record("third"));
+  const auto lines = Lines(path);
+  ASSERT_THAT(lines, SizeIs(11));
+  EXPECT_EQ(lines[9]["request_id"], "first");
+  EXPECT_EQ(lines[10]["request_id"], "third");
 }
 
 TEST(UsageLog, APathThatCannotBeWrittenIsNamed) {

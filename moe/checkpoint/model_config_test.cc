@@ -302,7 +302,7 @@ TEST(ModelConfig, NamesWhatPackedIntegersMayNotBe) {
 }
 
 TEST(ModelConfig, RefusesWhatIsNotAStrictJsonObject) {
-  ExpectRefused("", {"config.json", "not valid JSON"});
+  ExpectRefused("", {"config.json", "not valid JSON at byte 1: parse error at line 1"});
   ExpectRefused(published_configs::kDeepSeekV3 + std::string(1, '\0') + "x", {"a zero byte"});
   ExpectRefused("[]", {"must be a JSON object"});
   ExpectRefused("{\"model_type\": \"deepseek_v3\", \"model_type\": \"deepseek_v2\"}", {"model_type", "twice"});

@@ -10,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "moe/base/limits.h"
+#include "moe/base/json_complaint.h"
 #include "moe/base/status_macros.h"
 #include "moe/checkpoint/safetensors.h"
 #include "nlohmann/json.hpp"
@@ -120,7 +121,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
 
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
     return Fail(absl::StrCat("header is not valid JSON at byte ", position, ": ",
-                             absl::CHexEscape(absl::string_view(error.what()).substr(0, 300))));
+                             absl::CHexEscape(JsonComplaint(error.what()).substr(0, 300))));
   }
 
   const absl::Status& status() const { return status_; }

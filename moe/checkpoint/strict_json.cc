@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "moe/base/json_complaint.h"
 #include "moe/base/limits.h"
 #include "nlohmann/json.hpp"
 
@@ -35,7 +36,7 @@ class StructureHandler final : public nlohmann::json_sax<nlohmann::json> {
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
     status_ = absl::InvalidArgumentError(absl::StrCat(
-        "not valid JSON at byte ", position, ": ", absl::CHexEscape(absl::string_view(error.what()).substr(0, 300))));
+        "not valid JSON at byte ", position, ": ", absl::CHexEscape(JsonComplaint(error.what()).substr(0, 300))));
     return false;
   }
   const absl::Status& status() const { return status_; }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "moe/base/json_complaint.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/tokenizer/utf8.h"
@@ -71,7 +72,7 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::str
   try {  // Only with exceptions does the library say what is wrong and where.
     value = nlohmann::json::parse(text.begin(), text.end());
   } catch (const nlohmann::json::exception& error) {
-    return FileError(file, error.what());
+    return FileError(file, JsonComplaint(error.what()));
   }
   if (!value.is_object()) return FileError(file, "its top level must be a JSON object");
   return value;
