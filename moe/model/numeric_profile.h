@@ -11,9 +11,9 @@
 namespace conclave {
 
 // Grows whenever a kernel's order of accumulation or rounding changes.
-inline constexpr int kKernelRevision = 4;
+inline constexpr int kKernelRevision = 5;
 
-// "r4/avx512-bf16/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1": equal strings mean equal bits. A router refuses
+// "r5/avx512-bf16/bf16/dense-f32/row-bf16/kv-f32/mla-absorbed/tp1": equal strings mean equal bits. A router refuses
 // shards of another profile unless told --allow-mixed-numerics. Rows that were rounded to FP8 on their way
 // ("…/row-bf16-fp8/…") are part of what an attention service computes, not of what its shards do: they take the values
 // that they get. So are latents, whatever they are cached in ("…/kv-bf16/…", "…/kv-fp8/…").

@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, Sorte
   for (int slot = threadIdx.x; slot < slots; slot += kThreads) counts[slot] = 0;
   for (int64_t i = threadIdx.x; i < sorted.capacity; i += kThreads) sorted.order[i] = -1;
   for (int64_t i = threadIdx.x; i < sorted.tiles_max; i += kThreads) sorted.tile_slot[i] = -1;
+  for (int i = threadIdx.x; i <= slots; i += kThreads) sorted.progress[i] = 0;
   __syncthreads();
   ForEachPair(args, [&](int64_t, int32_t slot) { return atomicAdd(&counts[slot], 1); },
               [&](int64_t pair, int32_t number) { sorted.places[pair] = number; });
@@ -90,7 +91,7 @@ int64_t TilesMax(int64_t pairs, int slots) { return pairs / kExpertTileRows + (p
 
 int64_t SortedPairsBytes(int64_t pairs, int slots, int alignment) {
   const int64_t integers = 2 * Rounded(slots) + Rounded(SortedCapacity(pairs, slots, alignment)) + Rounded(pairs) +
-                           2 * Rounded(TilesMax(pairs, slots));
+                           2 * Rounded(TilesMax(pairs, slots)) + Rounded(1 + slots);
   return integers * static_cast<int64_t>(sizeof(int32_t));
 }
 
@@ -104,6 +105,7 @@ SortedPairs SortedPairsIn(void* memory, int64_t pairs, int slots, int alignment)
   sorted.places = sorted.order + Rounded(sorted.capacity);
   sorted.tile_slot = sorted.places + Rounded(pairs);
   sorted.tile_begin = sorted.tile_slot + Rounded(sorted.tiles_max);
+  sorted.progress = sorted.tile_begin + Rounded(sorted.tiles_max);
   return sorted;
 }
 

@@ -22,6 +22,7 @@ struct SortedPairs {
   int32_t* places;      // [pairs]: order[places[p]] is p
   int32_t* tile_slot;   // [tiles_max] of each tile of kExpertTileRows rows; -1: none
   int32_t* tile_begin;  // [tiles_max] its first place in order
+  int32_t* progress;    // [1 + slots] zeros, for the kernel after to count in
   int64_t capacity;
   int64_t tiles_max;
 };

@@ -87,17 +87,16 @@ absl::Status RunFp8Experts(const ExpertFfnArgs& args, void* stream) {
   const Workspace space = Layout(args.workspace, args.pairs, args.slots);
   SortPairs(args, space.sorted, kRowAlignment, cuda_stream);
   SortRows(args, space.sorted, Quantised{space.x}, QuantiseBlocks(args.slots.hidden), cuda_stream);
-  GroupedGemm problem;
+  GroupedFfn problem;
   problem.x = space.x;
-  problem.w = Matrices(args.slots.gate_up, args.slots.slots);
+  problem.gate_up = Matrices(args.slots.gate_up, args.slots.slots);
+  problem.down = Matrices(args.slots.down, args.slots.slots);
+  problem.activation = space.activation;
   problem.row_begins = space.sorted.begins;
   problem.row_counts = space.sorted.counts;
   problem.rows_per_expert = static_cast<int>((args.pairs + args.slots.slots - 1) / args.slots.slots);
-  if (absl::Status status = LaunchGroupedGateUp(problem, space.activation, stream); !status.ok()) return status;
-  problem.x = space.activation;
-  problem.w = Matrices(args.slots.down, args.slots.slots);
-  problem.follows_grouped = true;
-  if (absl::Status status = LaunchGroupedGemm(problem, space.out, stream); !status.ok()) return status;
+  problem.progress = space.sorted.progress;
+  if (absl::Status status = LaunchGroupedFfn(problem, space.out, stream); !status.ok()) return status;
   ReturnRows(args, space.sorted, space.out, cuda_stream);
   return absl::OkStatus();
 }

@@ -45,9 +45,6 @@ struct GroupedGemm {
   const int32_t* row_begins = nullptr;   // [experts]: expert e has the rows from row_begins[e], a multiple of 4 …
   const int32_t* row_counts = nullptr;   // [experts]: … to row_begins[e] + row_counts[e]; 0: none
   int rows_per_expert = 0;               // what to expect, chooses the tile only; any actual counts are right
-  // The kernel right before this launch is a grouped one with the same row_begins and row_counts: then weights are asked
-  // for while it still runs.
-  bool follows_grouped = false;
 };
 
 // out[r, n] = Σ_k x[r, k] · W_e[n, k] in bfloat16, [rows_capacity, w.rows]; rows of no expert stay untouched.
@@ -57,6 +54,21 @@ absl::Status LaunchGroupedGemm(const GroupedGemm& problem, void* out, void* stre
 // w holds gate over up: [experts, 2 · intermediate, hidden]. out = quantise(silu(gate · x) ⊙ up · x) with a scale per
 // row and block of 128 along the intermediate size; neither product is rounded before. out.cols is w.rows / 2.
 absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out, void* stream);
+
+// The whole feed-forward: gate+up with SwiGLU and quantisation, then down.
+struct GroupedFfn {
+  Fp8Rows x;
+  Fp8Experts gate_up;                   // [experts, 2 · intermediate, hidden]
+  Fp8Experts down;                      // [experts, hidden, intermediate]
+  Fp8Rows activation;                   // between the two; as many rows as x, cols is down.cols
+  const int32_t* row_begins = nullptr;  // as in GroupedGemm
+  const int32_t* row_counts = nullptr;
+  int rows_per_expert = 0;
+  int32_t* progress = nullptr;          // [1 + experts], zeros before every launch
+};
+
+// out = what LaunchGroupedGateUp and LaunchGroupedGemm compute one after the other, bit for bit, but in one launch.
+absl::Status LaunchGroupedFfn(const GroupedFfn& problem, void* out, void* stream);
 
 // bfloat16 rows and experts, as their FP8 counterparts but without scales.
 struct Bf16Rows {
@@ -76,6 +88,8 @@ struct Bf16GroupedGemm {
   const int32_t* row_begins = nullptr;  // as in GroupedGemm
   const int32_t* row_counts = nullptr;
   int rows_per_expert = 0;
+  // The kernel right before this launch is a grouped one with the same row_begins and row_counts: then weights are asked
+  // for while it still runs.
   bool follows_grouped = false;
 };
 

@@ -138,6 +138,55 @@ void CheckGateUp(const std::vector<int>& rows, int intermediate, int k, uint64_t
   Free(p);
 }
 
+// Both products in one launch give the bits of two, whatever the tile; several launches each, for what waits for what
+// depends on timing.
+void CheckFfn(const std::vector<int>& rows, int hidden, int intermediate, uint64_t seed) {
+  Problem up = MakeProblem(rows, 2 * intermediate, hidden, seed);
+  Problem down = MakeProblem(rows, hidden, intermediate, seed + 5);
+  const int experts = static_cast<int>(rows.size());
+  const int64_t capacity = up.gemm.x.rows_capacity, count = capacity * hidden, activations = capacity * intermediate;
+  auto* out = Allocate<uint16_t>(count);
+  auto* progress = Allocate<int32_t>(1 + experts);
+  const auto poison = [&] {
+    Must(cudaMemset(out, 0xff, count * 2), "poison");
+    Must(cudaMemset(down.gemm.x.data, 0xff, activations), "poison");
+    Must(cudaMemset(down.gemm.x.scales, 0xff, activations / 128 * 4), "poison");
+    Must(cudaMemset(progress, 0, (1 + experts) * 4), "zeros");
+  };
+  poison();
+  Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up");
+  Must(LaunchGroupedGemm(down.gemm, out, nullptr), "down");
+  Must(cudaDeviceSynchronize(), "two launches");
+  const auto want = ToHost<uint16_t>(out, count);
+  GroupedFfn ffn;
+  ffn.x = up.gemm.x;
+  ffn.gate_up = up.gemm.w;
+  ffn.down = down.gemm.w;
+  ffn.activation = down.gemm.x;
+  ffn.row_begins = up.gemm.row_begins;
+  ffn.row_counts = up.gemm.row_counts;
+  ffn.progress = progress;
+  for (int width : kWidths) {
+    if (width == 0) continue;
+    ffn.rows_per_expert = width;
+    int differ = 0;
+    for (int repetition = 0; repetition < 5; ++repetition) {
+      poison();
+      Must(LaunchGroupedFfn(ffn, out, nullptr), "ffn");
+      Must(cudaDeviceSynchronize(), "ffn");
+      differ += ToHost<uint16_t>(out, count) != want;
+    }
+    char text[160];
+    std::snprintf(text, sizeof text, "ffn %d to %d and back, %d experts, %d rows, tile %d%s", hidden, intermediate,
+                  experts, up.rows, width, differ == 0 ? "" : ": BITS DIFFER FROM TWO LAUNCHES'");
+    Report(differ == 0, text);
+  }
+  cudaFree(out);
+  cudaFree(progress);
+  Free(up);
+  Free(down);
+}
+
 void Bench(int experts, int rows, double ceiling, bool sustained) {
   constexpr int kHidden = 7168, kIntermediate = 2048;
   const std::vector<int> counts(experts, rows);
@@ -151,14 +200,20 @@ void Bench(int experts, int rows, double ceiling, bool sustained) {
   const auto& between = sustained ? nothing : settle;
   const double plain_us = Median(20, [&] { Must(LaunchGroupedGemm(up.gemm, out, nullptr), "gemm"); }, between);
   const double up_us = Median(20, [&] { Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up"); }, between);
-  GroupedGemm after_up = down.gemm;
-  after_up.row_begins = up.gemm.row_begins;
-  after_up.row_counts = up.gemm.row_counts;
-  after_up.follows_grouped = true;
-  const double both_us = Median(20, [&] {
-    Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up");
-    Must(LaunchGroupedGemm(after_up, out, nullptr), "down");
-  }, between);
+  auto* progress = Allocate<int32_t>(1 + experts);
+  GroupedFfn ffn;
+  ffn.x = up.gemm.x;
+  ffn.gate_up = up.gemm.w;
+  ffn.down = down.gemm.w;
+  ffn.activation = down.gemm.x;
+  ffn.row_begins = up.gemm.row_begins;
+  ffn.row_counts = up.gemm.row_counts;
+  ffn.rows_per_expert = rows;
+  ffn.progress = progress;
+  const double both_us = Median(20, [&] { Must(LaunchGroupedFfn(ffn, out, nullptr), "ffn"); }, [&] {
+    cudaMemsetAsync(progress, 0, (1 + experts) * sizeof(int32_t));
+    between();
+  });
   const double down_us = Median(20, [&] { Must(LaunchGroupedGemm(down.gemm, out, nullptr), "down"); }, between);
   cudaFree(flush);
   const double flops = 2.0 * experts * rows * kHidden * kIntermediate;
@@ -169,6 +224,7 @@ void Bench(int experts, int rows, double ceiling, bool sustained) {
               down_bytes / down_us * 1e-6, 100 * down_bytes / down_us * 1e-6 / ceiling, flops / down_us * 1e-6, both_us);
   std::fflush(stdout);
   cudaFree(out);
+  cudaFree(progress);
   Free(up);
   Free(down);
 }
@@ -188,9 +244,12 @@ int main(int argc, char** argv) {
   CheckGemm({3, 0, 17, 1, 130}, 512, 384, seed);
   CheckGemm({1}, 256, 128, seed + 10);
   CheckGateUp({5, 64, 0, 129, 2}, 256, 512, seed + 20);
+  CheckFfn({5, 64, 0, 129, 2}, 512, 256, seed + 50);
+  CheckFfn({1}, 256, 128, seed + 60);
   if (!check_only) {
     CheckGemm({9, 200}, 7168, 2048, seed + 30);
     CheckGateUp({140, 7}, 2048, 7168, seed + 40);
+    CheckFfn({140, 7, 0, 33, 1, 64}, 7168, 2048, seed + 70);
     const double ceiling = CopyBandwidth();
     std::printf("copy bandwidth %.2f TB/s\n", ceiling);
     const int shapes[][2] = {{32, 4}, {32, 8}, {32, 16}, {32, 32}, {32, 64}, {32, 128}, {32, 256}, {8, 128}, {8, 1024}, {256, 8}};

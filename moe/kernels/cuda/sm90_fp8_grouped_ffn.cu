@@ -8,6 +8,7 @@
 #include "moe/kernels/cuda/grouped_ffn.h"
 #include "moe/kernels/cuda/launch.h"
 #include "moe/kernels/cuda/plain_grouped_ffn.h"
+#include "moe/kernels/cuda/sm90_fp8_ffn.cuh"
 #include "moe/kernels/cuda/tensor_map.h"
 
 namespace conclave::cuda {
@@ -37,39 +38,57 @@ absl::Status Check(const GroupedGemm& problem, int features_multiple) {
   return absl::OkStatus();
 }
 
-template <int kTokens, Epilogue kEpilogue>
-absl::Status Launch(const GroupedGemm& problem, KernelArguments arguments, cudaStream_t stream) {
-  CUtensorMap weights, rows, scales;
+template <int kTokens>
+absl::Status MakeMaps(const GroupedGemm& problem, sm90::ProductMaps* maps) {
   const int k = problem.w.cols;
-  auto status = MakeTensorMap(&weights, problem.w.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
-                        static_cast<int64_t>(problem.w.experts) * problem.w.rows, k, sm90::kHalfFeatures, sm90::kBlockK,
-                        CU_TENSOR_MAP_SWIZZLE_128B);
+  absl::Status status = MakeTensorMap(&maps->weights, problem.w.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
+                                      static_cast<int64_t>(problem.w.experts) * problem.w.rows, k, sm90::kHalfFeatures,
+                                      sm90::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  status = MakeTensorMap(&rows, problem.x.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.x.rows_capacity, k, kTokens, sm90::kBlockK,
-                   CU_TENSOR_MAP_SWIZZLE_128B);
+  status = MakeTensorMap(&maps->rows, problem.x.data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.x.rows_capacity, k,
+                         kTokens, sm90::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  status = MakeTensorMap(&scales, problem.x.scales, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, k / kScaleBlock, problem.x.rows_capacity, 1,
-                   kTokens, CU_TENSOR_MAP_SWIZZLE_NONE);
-  if (!status.ok()) return status;
+  return MakeTensorMap(&maps->scales, problem.x.scales, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, k / kScaleBlock,
+                       problem.x.rows_capacity, 1, kTokens, CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
+// One block of threads on each multiprocessor.
+template <auto kKernel, typename... Arguments>
+absl::Status LaunchEverywhere(cudaStream_t stream, const Arguments&... arguments) {
   const auto limits = Limits();
   if (!limits.ok()) return limits.status();
-  const auto kernel = sm90::GroupedKernel<kTokens, kEpilogue>;
   static const cudaError_t raised =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
-  LaunchOverlapped(kernel, dim3(limits->multiprocessors), sm90::kThreads, sm90::kSharedBytesMax, stream, weights, rows, scales, arguments);
+  LaunchOverlapped(kKernel, dim3(limits->multiprocessors), sm90::kThreads, sm90::kSharedBytesMax, stream, arguments...);
   return LaunchStatus("grouped GEMM launch");
 }
 
+template <int kTokens, Epilogue kEpilogue>
+absl::Status Launch(const GroupedGemm& problem, const KernelArguments& arguments, cudaStream_t stream) {
+  sm90::ProductMaps maps;
+  if (absl::Status status = MakeMaps<kTokens>(problem, &maps); !status.ok()) return status;
+  return LaunchEverywhere<sm90::GroupedKernel<kTokens, kEpilogue>>(stream, maps.weights, maps.rows, maps.scales,
+                                                                   arguments);
+}
+
+template <int kTokens>
+absl::Status LaunchFfn(const GroupedGemm& gate_up, const GroupedGemm& down, const sm90::FfnArguments& arguments,
+                       cudaStream_t stream) {
+  sm90::FfnMaps maps;
+  if (absl::Status status = MakeMaps<kTokens>(gate_up, &maps.gate_up); !status.ok()) return status;
+  if (absl::Status status = MakeMaps<kTokens>(down, &maps.down); !status.ok()) return status;
+  return LaunchEverywhere<sm90::FfnKernel<kTokens>>(stream, maps, arguments);
+}
+
 // The narrowest tile that takes an expert's rows at once, so that weights stream through each block once. Every width
-// gives the same bits (sm90_fp8_mainloop.cuh), which is why a guess is enough here.
-template <Epilogue kEpilogue>
-absl::Status Configure(const GroupedGemm& problem, const KernelArguments& arguments, void* stream) {
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  if (problem.rows_per_expert <= 8) return Launch<8, kEpilogue>(problem, arguments, cuda_stream);
-  if (problem.rows_per_expert <= 16) return Launch<16, kEpilogue>(problem, arguments, cuda_stream);
-  if (problem.rows_per_expert <= 32) return Launch<32, kEpilogue>(problem, arguments, cuda_stream);
-  return Launch<sm90::kWideTokens, kEpilogue>(problem, arguments, cuda_stream);
+// gives the same bits (sm90_fp8_mainloop.cuh), which is why a guess is enough here. Calls run<kTokens>().
+template <typename Run>
+absl::Status WithTile(int rows_per_expert, Run run) {
+  if (rows_per_expert <= 8) return run.template operator()<8>();
+  if (rows_per_expert <= 16) return run.template operator()<16>();
+  if (rows_per_expert <= 32) return run.template operator()<32>();
+  return run.template operator()<sm90::kWideTokens>();
 }
 
 KernelArguments Arguments(const GroupedGemm& problem, int tile_features) {
@@ -77,7 +96,6 @@ KernelArguments Arguments(const GroupedGemm& problem, int tile_features) {
   arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, problem.w.rows / tile_features, problem.w.cols / kScaleBlock};
   arguments.weight_scales = problem.w.scales;
   arguments.features = problem.w.rows;
-  arguments.early_weights = problem.follows_grouped;
   return arguments;
 }
 
@@ -91,7 +109,9 @@ absl::Status LaunchGroupedGemm(const GroupedGemm& problem, void* out, void* stre
   if (!limits->hopper) return LaunchPlainGroupedGemm(problem, out, stream);
   KernelArguments arguments = Arguments(problem, 256);
   arguments.out = out;
-  return Configure<Epilogue::kBf16>(problem, arguments, stream);
+  return WithTile(problem.rows_per_expert, [&]<int kTokens>() {
+    return Launch<kTokens, Epilogue::kBf16>(problem, arguments, static_cast<cudaStream_t>(stream));
+  });
 }
 
 absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out, void* stream) {
@@ -106,7 +126,40 @@ absl::Status LaunchGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out,
   arguments.out = out.data;
   arguments.out_scales = out.scales;
   arguments.out_scale_stride = out.rows_capacity;
-  return Configure<Epilogue::kSwiGluQuantise>(problem, arguments, stream);
+  return WithTile(problem.rows_per_expert, [&]<int kTokens>() {
+    return Launch<kTokens, Epilogue::kSwiGluQuantise>(problem, arguments, static_cast<cudaStream_t>(stream));
+  });
+}
+
+absl::Status LaunchGroupedFfn(const GroupedFfn& problem, void* out, void* stream) {
+  const GroupedGemm gate_up = {problem.x, problem.gate_up, problem.row_begins, problem.row_counts,
+                               problem.rows_per_expert};
+  const GroupedGemm down = {problem.activation, problem.down, problem.row_begins, problem.row_counts,
+                            problem.rows_per_expert};
+  const auto limits = Limits();
+  if (!limits.ok()) return limits.status();
+  if (!limits->hopper) {
+    if (absl::Status status = LaunchGroupedGateUp(gate_up, problem.activation, stream); !status.ok()) return status;
+    return LaunchGroupedGemm(down, out, stream);
+  }
+  for (const GroupedGemm& product : {gate_up, down}) {
+    if (absl::Status status = Check(product, 256); !status.ok()) return status;
+  }
+  if (gate_up.w.rows != 2 * down.w.cols || gate_up.w.experts != down.w.experts ||
+      gate_up.x.rows_capacity != down.x.rows_capacity || out == nullptr || problem.progress == nullptr) {
+    return absl::InvalidArgumentError("grouped FFN: gate_up, down and activation must agree, out and progress be set");
+  }
+  sm90::FfnArguments arguments;
+  arguments.gate_up = Arguments(gate_up, 256);
+  arguments.gate_up.out = problem.activation.data;
+  arguments.gate_up.out_scales = problem.activation.scales;
+  arguments.gate_up.out_scale_stride = problem.activation.rows_capacity;
+  arguments.down = Arguments(down, 256);
+  arguments.down.out = out;
+  arguments.progress = problem.progress;
+  return WithTile(problem.rows_per_expert, [&]<int kTokens>() {
+    return LaunchFfn<kTokens>(gate_up, down, arguments, static_cast<cudaStream_t>(stream));
+  });
 }
 
 }  // namespace conclave::cuda

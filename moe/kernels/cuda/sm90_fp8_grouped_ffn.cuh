@@ -101,19 +101,36 @@ __device__ void StoreSwiGluQuantised(float (&acc)[2][kTokens / 2], uint8_t* stag
   }
 }
 
-// Asks for the weights of the first tile's first stages; returns of how many. The arguments are copies: nothing moves on.
+// acc = the sums of a tile whose halves begin at `half_features` of its expert's matrix.
 template <int kTokens>
-__device__ inline int ProduceEarly(Ring<kTokens> ring, const CUtensorMap& weights, TileDealer<kTokens> dealer, int features,
-                                   int tile_step, int half_step, int k_blocks) {
-  Tile tile;
-  if (!dealer.Next(&tile)) return 0;
-  const int first = tile.expert * features + tile.feature_tile * tile_step;
-  const int stages = min(Ring<kTokens>::kStages, k_blocks);
-  for (int block = 0; block < stages; ++block) {
-    BringWeights(ring, weights, {first, first + half_step}, block);
-    ring.Advance();
+__device__ __forceinline__ void MultiplyTile(Ring<kTokens>& ring, const Tile& tile, const int (&half_features)[2],
+                                             const KernelArguments& arguments, float (&acc)[2][kTokens / 2]) {
+  const int k_blocks = arguments.shape.k_blocks;
+  const float* of_expert = arguments.weight_scales + int64_t{tile.expert} * (arguments.features / 128) * k_blocks;
+  const float* const weight_scales[2] = {of_expert + static_cast<int64_t>(half_features[0] / 128) * k_blocks,
+                                         of_expert + static_cast<int64_t>(half_features[1] / 128) * k_blocks};
+  if constexpr (kTokens == kWideTokens) {
+    ConsumeWideTile(ring, weight_scales, k_blocks, acc);
+  } else {
+    ConsumeTile<kTokens>(ring, weight_scales, k_blocks, acc);
   }
-  return stages;
+}
+
+template <int kTokens, Epilogue kEpilogue>
+__device__ __forceinline__ void StoreTile(float (&acc)[2][kTokens / 2], uint8_t* staging, const Tile& tile,
+                                          const int (&half_features)[2], const KernelArguments& arguments) {
+  if constexpr (kTokens == kWideTokens) {
+    if constexpr (kEpilogue == Epilogue::kSwiGluQuantise) {
+      StoreWideSwiGluQuantised(acc, tile, arguments);
+    } else {
+      StoreWideBf16(acc, tile, half_features, arguments.features, arguments.features,
+                    static_cast<__nv_bfloat16*>(arguments.out));
+    }
+  } else if constexpr (kEpilogue == Epilogue::kSwiGluQuantise) {
+    StoreSwiGluQuantised<kTokens>(acc, staging, tile, arguments);
+  } else {
+    StoreBf16<kTokens, 2>(acc, tile, half_features, arguments.features, arguments.out);
+  }
 }
 
 template <int kTokens, Epilogue kEpilogue>
@@ -123,9 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t unaligned[];
   Ring<kTokens> ring;
   uint8_t* staging = MakeRing(unaligned, ring);
-  // The next kernel may count on the counts of rows.
-  if (!arguments.early_weights) conclave::cuda::AwaitKernelsBefore();
-  conclave::cuda::LetNextKernelStart();
+  conclave::cuda::FollowKernelsBefore();
   TileDealer<kTokens> dealer(arguments.shape);
   Tile tile;
   const int k_blocks = arguments.shape.k_blocks;
@@ -139,10 +154,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       PrefetchTensorMap(&rows);
       PrefetchTensorMap(&scales);
       int asked = 0;
-      if (arguments.early_weights) {
-        asked = ProduceEarly(ring, weights, dealer, arguments.features, tile_step, half_step, k_blocks);
-        conclave::cuda::AwaitKernelsBefore();
-      }
       while (dealer.Next(&tile)) {
         const int first = tile.expert * arguments.features + tile.feature_tile * tile_step;
         ProduceTile(ring, weights, rows, scales, tile, {first, first + half_step}, k_blocks, asked);
@@ -150,28 +161,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     RegistersUp<232>();
-    conclave::cuda::AwaitKernelsBefore();
     float acc[2][kTokens / 2];
     while (dealer.Next(&tile)) {
       const int half_features[2] = {tile.feature_tile * tile_step, tile.feature_tile * tile_step + half_step};
-      const float* of_expert = arguments.weight_scales + static_cast<int64_t>(tile.expert) * (arguments.features / 128) * k_blocks;
-      const float* const weight_scales[2] = {of_expert + static_cast<int64_t>(half_features[0] / 128) * k_blocks,
-                                             of_expert + static_cast<int64_t>(half_features[1] / 128) * k_blocks};
-      if constexpr (kTokens == kWideTokens) {
-        ConsumeWideTile(ring, weight_scales, k_blocks, acc);
-        if constexpr (kEpilogue == Epilogue::kSwiGluQuantise) {
-          StoreWideSwiGluQuantised(acc, tile, arguments);
-        } else {
-          StoreWideBf16(acc, tile, half_features, arguments.features, arguments.features, static_cast<__nv_bfloat16*>(arguments.out));
-        }
-        continue;
-      }
-      ConsumeTile<kTokens>(ring, weight_scales, k_blocks, acc);
-      if constexpr (kEpilogue == Epilogue::kSwiGluQuantise) {
-        StoreSwiGluQuantised<kTokens>(acc, staging, tile, arguments);
-      } else {
-        StoreBf16<kTokens, 2>(acc, tile, half_features, arguments.features, arguments.out);
-      }
+      MultiplyTile<kTokens>(ring, tile, half_features, arguments, acc);
+      StoreTile<kTokens, kEpilogue>(acc, staging, tile, half_features, arguments);
     }
   }
 }
