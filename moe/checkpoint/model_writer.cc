@@ -123,7 +123,7 @@ absl::Status WriteModelDirectory(const std::string& out,
   }
   absl::Status status;
   if (!fs::create_directories(folder, error) && error) {
-    status = absl::UnavailableError(absl::StrCat(folder.string(), ": cannot create: ", error.message()));
+    status = absl::UnavailableError(absl::StrCat(out, ": cannot create: ", error.message()));
   } else {
     status = write(folder.string());
   }
