@@ -50,7 +50,7 @@ size_t MlaWorkspaceBytes(int rows, int heads, int latent, int tokens_max);
 bool MlaTakesTensorCores(const MlaDecode& problem);
 
 // `stream` is a cudaStream_t. Cached tokens at or past a row's length are never read into its result, be they NaN.
-// bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens, or 16 to 64 where packed (a power of two; 64 is the fastest) runs on Hopper's tensor
+// bfloat16 with latent 512, rope 64 and pages of 8 to 64 tokens (a power of two; 64 is the fastest) runs on Hopper's tensor
 // cores; all else runs plain loops, which are slow. Which of the two, depends on the fields above other than rows, lengths and tables.
 // A packed cache gives the bits of the same values in bfloat16. INVALID_ARGUMENT names the field; INTERNAL carries CUDA's error.
 absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream);

@@ -17,6 +17,7 @@ struct Case {
   std::vector<int> lengths;
   float sharpness = 1.5f;  // the scores' standard deviation: where it is large, the maximum keeps moving
   bool packed = false;     // the cache in eight bits
+  float magnitude = 1.0f;  // of cached values
 };
 
 // A problem on the device and its inputs on the host. Pages are shuffled; slots that no row reaches are NaN.
@@ -76,7 +77,7 @@ Problem MakeProblem(const Case& c, uint64_t seed) {
   for (int row = 0; row < rows; ++row) {
     for (int t = 0; t < c.lengths[row]; ++t) {
       const size_t slot = size_t(p.tables[row * stride + t / c.page_tokens]) * c.page_tokens + t % c.page_tokens;
-      for (int i = 0; i < width; ++i) p.cache[slot * width + i] = normal(random);
+      for (int i = 0; i < width; ++i) p.cache[slot * width + i] = c.magnitude * normal(random);
     }
   }
   MlaDecode& d = p.decode;
@@ -94,7 +95,7 @@ Problem MakeProblem(const Case& c, uint64_t seed) {
   d.page_tokens = c.page_tokens;
   d.table_stride = stride;
   d.tokens_max = longest;
-  d.scale = c.sharpness / std::sqrt(static_cast<float>(width));
+  d.scale = c.sharpness / c.magnitude / std::sqrt(static_cast<float>(width));
   d.out = Allocate<float>(int64_t{rows} * c.heads * c.latent);
   d.workspace = Allocate<uint8_t>(MlaWorkspaceBytes(rows, c.heads, c.latent, longest) + 16);
   return p;
@@ -162,6 +163,18 @@ bool RowsAloneAreEqual(const Problem& p, const std::vector<float>& together) {
   return true;
 }
 
+// A packed cache must give the bits of the same values in bfloat16.
+bool UnpackedIsEqual(const Problem& p, const std::vector<float>& packed) {
+  MlaDecode unpacked = p.decode;
+  std::vector<float> values = p.cache;
+  void* const cache = Upload(MlaDtype::kBf16, values);
+  unpacked.packed = false;
+  unpacked.cache = cache;
+  const auto got = Run(unpacked, false);
+  cudaFree(cache);
+  return std::memcmp(got.data(), packed.data(), packed.size() * 4) == 0;
+}
+
 void Check(const Case& c, uint64_t seed) {
   const Problem p = MakeProblem(c, seed);
   const MlaDecode& d = p.decode;
@@ -183,13 +196,14 @@ void Check(const Case& c, uint64_t seed) {
   for (float value : got) finite = finite && std::isfinite(value);
   error = norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
   plain_error = norm > 0 ? std::sqrt(plain_error / norm) : std::sqrt(plain_error);
-  const bool bits = RowsAloneAreEqual(p, got);
+  const bool bits = RowsAloneAreEqual(p, got), unpacked = !c.packed || UnpackedIsEqual(p, got);
   const double bound = c.dtype == MlaDtype::kF32 ? 1e-5 : 4e-3;  // bfloat16 weights and results round to about 2e-3
   char text[200];
-  std::snprintf(text, sizeof text, "%s%s %d heads of %d+%d, pages of %d, %d rows to %d tokens: relative error %.2e, plain loops %.2e%s%s",
+  std::snprintf(text, sizeof text, "%s%s %d heads of %d+%d, pages of %d, %d rows to %d tokens: relative error %.2e, plain loops %.2e%s%s%s",
                 c.dtype == MlaDtype::kF32 ? "f32" : "bf16", c.packed ? " over fp8," : "", c.heads, c.latent, c.rope, c.page_tokens, d.rows, d.tokens_max, error,
-                plain_error, finite ? "" : ", NOT FINITE", bits ? "" : ", BITS DIFFER ALONE");
-  Report(error < bound && plain_error < bound && finite && bits, text);
+                plain_error, finite ? "" : ", NOT FINITE", bits ? "" : ", BITS DIFFER ALONE",
+                unpacked ? "" : ", BITS DIFFER UNPACKED");
+  Report(error < bound && plain_error < bound && finite && bits && unpacked, text);
   Free(d);
 }
 
@@ -207,6 +221,8 @@ void CheckAll(uint64_t seed, bool quick) {
   Check({bf16, 128, 512, 64, 16, {0, 1, 15, 16, 63, 64, 65, 500}, 1.5f, true}, seed + 10);
   Check({bf16, 16, 512, 64, 64, {2047, 70, 129}, 8.0f, true}, seed + 11);
   Check({bf16, 70, 512, 64, 32, {200, 2500}, 1.5f, true}, seed + 12);
+  Check({bf16, 20, 512, 64, 8, {9, 333, 64}, 1.5f, true}, seed + 18);
+  Check({bf16, 20, 512, 64, 16, {70, 130}, 1.5f, true, 1e6f}, seed + 19);  // scales beyond 2^7
   // More work than multiprocessors: each takes several, of one block, of some, and of rows without tokens.
   std::vector<int> lengths(90);
   std::mt19937_64 random(seed + 13);

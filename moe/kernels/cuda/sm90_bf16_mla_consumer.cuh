@@ -193,8 +193,12 @@ __device__ inline void ShrinkSum(Consumer& c, const float (&shrink)[2]) {
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
 }
 
+// Columns [128 half, 128 half + 128) of a thread's sum. Where widening warps leave a kernel no more than 128 registers a
+// thread to start with, the compiler takes no product of 256 columns; bits are the same.
+__device__ __forceinline__ float (&HalfOf(float (&sum)[128], int half))[64] { return reinterpret_cast<float (&)[64]>(sum[64 * half]); }
+
 // Issues sum = sum · shrink + weights · latents of a block of the other warpgroup, this one's columns.
-template <int kWarpgroup>
+template <int kWarpgroup, bool kByHalf>
 __device__ inline void IssueSumOfOther(Shared& s, Consumer& c, Place at) {
   BarrierWait(&s.weights[at.stage], at.phase);
   const uint32_t of_row = SharedAddress(&s.shrink[at.stage][c.row]);
@@ -205,13 +209,18 @@ __device__ inline void IssueSumOfOther(Shared& s, Consumer& c, Place at) {
   WgmmaFence();
 #pragma unroll
   for (int step = 0; step < kBlockTokens / 16; ++step) {
-    WgmmaBf16Transposed<256>::Run(c.sum, weights + 2 * step, latents + 128 * step, 1);
+    if constexpr (kByHalf) {
+      WgmmaBf16Transposed<128>::Run(HalfOf(c.sum, 0), weights + 2 * step, latents + 128 * step, 1);
+      WgmmaBf16Transposed<128>::Run(HalfOf(c.sum, 1), weights + 2 * step, latents + 128 * step + 2 * (kPanelBytes >> 4), 1);
+    } else {
+      WgmmaBf16Transposed<256>::Run(c.sum, weights + 2 * step, latents + 128 * step, 1);
+    }
   }
   WgmmaCommit();
 }
 
 // The same of a block whose weights this warpgroup has in registers.
-template <int kWarpgroup>
+template <int kWarpgroup, bool kByHalf>
 __device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 maximum) {
   const float shrink[2] = {maximum.z, maximum.w};
   ShrinkSum(c, shrink);
@@ -219,7 +228,12 @@ __device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 ma
   WgmmaFence();
 #pragma unroll
   for (int step = 0; step < kBlockTokens / 16; ++step) {
-    WgmmaBf16TransposedFromRegisters(c.sum, &c.weights[4 * step], latents + 128 * step);
+    if constexpr (kByHalf) {
+      WgmmaBf16TransposedFromRegisters(HalfOf(c.sum, 0), &c.weights[4 * step], latents + 128 * step);
+      WgmmaBf16TransposedFromRegisters(HalfOf(c.sum, 1), &c.weights[4 * step], latents + 128 * step + 2 * (kPanelBytes >> 4));
+    } else {
+      WgmmaBf16TransposedFromRegisters(c.sum, &c.weights[4 * step], latents + 128 * step);
+    }
   }
   WgmmaCommit();
 }
@@ -227,55 +241,50 @@ __device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 ma
 __device__ inline void FreeQuery(Shared& s) { BarrierArrive(&s.query_empty); }
 
 // Scores, weights and sum of a block, after the sum over the one before, which is the other warpgroup's: that sum runs
-// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kFreeEarly: where
-// blocks take longer to come than to multiply, and come by halves, the one before is summed and freed before this one's
-// scores.
-template <int kWarpgroup, bool kFreeEarly, bool kFirst>
+// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kByHalf: blocks
+// come by halves, as from a cache in eight bits.
+template <int kWarpgroup, bool kByHalf, bool kFirst>
 __device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, int blocks, float scale_log2) {
   const Place at(c.first + block), other(c.first + block - 1);
-  const int valid = AwaitAndClearTail<kWarpgroup, kFreeEarly>(s, at, block, tokens);
-  if constexpr (kFreeEarly && !kFirst) {
-    IssueSumOfOther<kWarpgroup>(s, c, other);
-    Free<kWarpgroup>(s, c, other);
-  }
-  IssueScores<kWarpgroup, kFreeEarly>(s, c, at);
-  if constexpr (!kFreeEarly && !kFirst) IssueSumOfOther<kWarpgroup>(s, c, other);
+  const int valid = AwaitAndClearTail<kWarpgroup, kByHalf>(s, at, block, tokens);
+  IssueScores<kWarpgroup, kByHalf>(s, c, at);
+  if constexpr (!kFirst) IssueSumOfOther<kWarpgroup, kByHalf>(s, c, other);
   Before before;
   if constexpr (!kFirst) before = AwaitBefore(s, c, other);  // while scores are multiplied: shared memory answers late then
-  WgmmaWait<kFreeEarly || kFirst ? 0 : 1>();
+  WgmmaWait<kFirst ? 0 : 1>();
 #pragma unroll
   for (int i = 0; i < 32; ++i) WgmmaTouch(c.scores[i]);
   if (block + 2 >= blocks) FreeQuery(s);
   Mask(c, valid);
   const float4 maximum = UpdateMaximum(s, c, at, before, scale_log2);
   TakeWeights(c, maximum, scale_log2);
-  if constexpr (!kFreeEarly && !kFirst) Free<kWarpgroup>(s, c, other);
-  IssueSumOfOwn<kWarpgroup>(s, c, at, maximum);
+  if constexpr (!kFirst) Free<kWarpgroup>(s, c, other);
+  IssueSumOfOwn<kWarpgroup, kByHalf>(s, c, at, maximum);
   PublishWeights<kWarpgroup>(s, c, at);
   Free<kWarpgroup>(s, c, at);
 }
 
-template <int kWarpgroup>
+template <int kWarpgroup, bool kByHalf>
 __device__ inline void SumOfLast(Shared& s, Consumer& c, int blocks) {
   const Place last(c.first + blocks - 1);
-  IssueSumOfOther<kWarpgroup>(s, c, last);
+  IssueSumOfOther<kWarpgroup, kByHalf>(s, c, last);
   Free<kWarpgroup>(s, c, last);
 }
 
 // The first warpgroup: scores of even blocks.
-template <bool kFreeEarly>
+template <bool kByHalf>
 __device__ inline void ConsumeEven(Shared& s, Consumer& c, int tokens, int blocks, float scale_log2) {
-  TakeBlock<0, kFreeEarly, true>(s, c, 0, tokens, blocks, scale_log2);
-  for (int block = 2; block < blocks; block += 2) TakeBlock<0, kFreeEarly, false>(s, c, block, tokens, blocks, scale_log2);
-  if (blocks % 2 == 0) SumOfLast<0>(s, c, blocks);
+  TakeBlock<0, kByHalf, true>(s, c, 0, tokens, blocks, scale_log2);
+  for (int block = 2; block < blocks; block += 2) TakeBlock<0, kByHalf, false>(s, c, block, tokens, blocks, scale_log2);
+  if (blocks % 2 == 0) SumOfLast<0, kByHalf>(s, c, blocks);
 }
 
 // The second: scores of odd blocks.
-template <bool kFreeEarly>
+template <bool kByHalf>
 __device__ inline void ConsumeOdd(Shared& s, Consumer& c, int tokens, int blocks, float scale_log2) {
   if (blocks < 2) FreeQuery(s);
-  for (int block = 1; block < blocks; block += 2) TakeBlock<1, kFreeEarly, false>(s, c, block, tokens, blocks, scale_log2);
-  if (blocks % 2 == 1) SumOfLast<1>(s, c, blocks);
+  for (int block = 1; block < blocks; block += 2) TakeBlock<1, kByHalf, false>(s, c, block, tokens, blocks, scale_log2);
+  if (blocks % 2 == 1) SumOfLast<1, kByHalf>(s, c, blocks);
 }
 
 }  // namespace conclave::sm90::mla

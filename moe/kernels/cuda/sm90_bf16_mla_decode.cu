@@ -13,7 +13,7 @@ using namespace sm90::mla;
 
 bool Sm90Bf16MlaTakes(const MlaDecode& problem) {
   return problem.dtype == MlaDtype::kBf16 && problem.latent == kLatent && problem.rope == kRope &&
-         problem.page_tokens >= (problem.packed ? kWarpRows : 8) && problem.page_tokens <= kBlockTokens &&
+         problem.page_tokens >= kWarpRows && problem.page_tokens <= kBlockTokens &&
          (problem.page_tokens & (problem.page_tokens - 1)) == 0;
 }
 
@@ -31,7 +31,7 @@ absl::Status Launch(const MlaDecode& problem, const Maps& maps, cudaStream_t str
   const int whole = WholeTiles(problem, limits->multiprocessors);
   const int64_t work = whole + (int64_t{problem.rows} * tiles - whole) * splits;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(work, limits->multiprocessors));
-  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kThreads, kSharedBytes, stream, maps, problem, whole);
+  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kPacked ? kPackedThreads : kThreads, kSharedBytes, stream, maps, problem, whole);
   if (const int first = whole / tiles; first < problem.rows) {
     LaunchOverlapped(MergeKernel, dim3((problem.rows - first) * problem.heads), kLatent / 4, 0, stream, problem, splits, first);
   }
@@ -48,7 +48,11 @@ absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
   auto status = MakeTensorMap(&maps.query, problem.query, kType, 2, int64_t{problem.rows} * problem.heads, kWidth, kHeads, 64,
                               CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  if (problem.packed) return Launch<true>(problem, maps, stream);
+  if (problem.packed) {
+    const TensorShape<2> keys = {{kRope, static_cast<cuuint64_t>(tokens)}, {kPackedBytes}, {64, kWarpRows}};
+    status = MakeTensorMap(&maps.cache, static_cast<const uint8_t*>(problem.cache) + kKeysAt, kType, keys, CU_TENSOR_MAP_SWIZZLE_128B);
+    return status.ok() ? Launch<true>(problem, maps, stream) : status;
+  }
   status = MakeTensorMap(&maps.cache, problem.cache, kType, 2, tokens, kWidth, problem.page_tokens, 64, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   const TensorShape<3> panels = {{64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, kPiecePanels}};

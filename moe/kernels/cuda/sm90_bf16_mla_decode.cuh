@@ -66,14 +66,16 @@ __device__ inline void Consume(Shared& s, const MlaDecode& p) {
   }
 }
 
-// `producers`: threads that arrive for each piece, or for the first of each half.
-__device__ inline void InitBarriers(Shared& s, int producers) {
+template <bool kPacked>
+__device__ inline void InitBarriers(Shared& s) {
   BarrierInit(&s.query_full, 1);
   BarrierInit(&s.query_empty, kConsumers);
   BarrierInit(&s.denominators_full, kConsumers);
   for (int stage = 0; stage < kStages; ++stage) {
     for (int piece = 0; piece < kPieces; ++piece) {
-      BarrierInit(&s.full[stage][piece], producers);
+      // Threads that widen, or warps that ask the copy engine.
+      const int of_packed = piece + 1 < kPieces ? 32 * kProducerWarps : kProducerWarps;
+      BarrierInit(&s.full[stage][piece], kPacked ? of_packed : 1);
       BarrierInit(&s.empty[stage][piece], piece + 1 < kPieces ? 4 : 8);  // warps
     }
     BarrierInit(&s.maxima[stage], 128);
@@ -84,19 +86,19 @@ __device__ inline void InitBarriers(Shared& s, int producers) {
 
 // kPacked: from a cache in eight bits. `whole`: see WholeTiles.
 template <bool kPacked>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kPacked ? kPackedThreads : kThreads, 1)
     DecodeKernel(const __grid_constant__ Maps maps, const __grid_constant__ MlaDecode p, int whole) {
   extern __shared__ uint8_t unaligned[];
   Shared& s = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
-  if (threadIdx.x == 0) InitBarriers(s, kPacked ? 32 * kProducerWarps : 1);
+  if (threadIdx.x == 0) InitBarriers<kPacked>(s);
   __syncthreads();
   conclave::cuda::FollowKernelsBefore();
   if (threadIdx.x >= kConsumers) {
-    RegistersDown<kPacked ? 72 : 56>();  // 16 registers that widening would have to spill
+    RegistersDown<56>();  // of eight warps too: with 48 widening spills, and memory takes long beside all that streams by
     if constexpr (kPacked) return ProducePacked(s, maps, p, whole);
     Producer(s, maps, p, whole, __shfl_sync(~0u, threadIdx.x / 32, 0) - kConsumers / 32).Run();
   } else {
-    RegistersUp<kPacked ? 216 : 224>();
+    RegistersUp<kPacked ? 200 : 224>();
     Consume<kPacked>(s, p);
   }
 }

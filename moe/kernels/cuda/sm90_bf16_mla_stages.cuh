@@ -150,7 +150,7 @@ class WorkDealer {
 // Everything that the copy engine reads from.
 struct Maps {
   CUtensorMap query;  // boxes of 64 heads x 64 columns
-  CUtensorMap cache;  // boxes of one page x 64 columns
+  CUtensorMap cache;  // boxes of one page x 64 columns; of a packed cache eight rows' keys
   CUtensorMap pieces;  // boxes of one page of 64 tokens x kPiecePanels panels of 64 columns
 };
 

@@ -1,9 +1,10 @@
 // The warps that feed MLA decode on Hopper from a cache in eight bits (moe/tensor/latent_row.h): see
 // sm90_bf16_mla_decode.cuh.
 //
-// The tensor cores take bfloat16, which holds a code times its power of two exactly. Four warps read rows from memory,
-// widen them in registers and write them where the copy engine would have put them. A lane has 16 codes of a row: 32
-// lanes, 512 codes.
+// The tensor cores take bfloat16, which holds a code times its power of two exactly. Eight warps read codes from memory,
+// widen them in registers and write them where the copy engine would have put them; rotated keys, which are bfloat16, it
+// brings itself. A warp has eight rows of every block and takes half of their columns at a time, in the order in which
+// the consumers free them: what is next waits in registers, so that it is in place soon after there is room for it.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_MLA_PRODUCER_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_MLA_PRODUCER_CUH_
 
@@ -15,34 +16,32 @@ namespace conclave::sm90::mla {
 inline constexpr LatentRowLayout kPackedRow = {.latent = kLatent, .rope = kRope};
 inline constexpr int kPackedBytes = static_cast<int>(kPackedRow.bytes());
 inline constexpr int kScalesAt = static_cast<int>(kPackedRow.scales_at()), kKeysAt = static_cast<int>(kPackedRow.rope_at());
-static_assert(kPackedBytes % 16 == 0 && kScalesAt % 4 == 0 && kPackedRow.scales() == 4);
-inline constexpr int kProducerWarps = 4;  // more would not leave wgmma the registers that it needs
+static_assert(kPackedBytes % 16 == 0 && kKeysAt % 16 == 0 && kPackedRow.scales() == 4);
+inline constexpr int kProducerWarps = 8;
 inline constexpr int kWarpRows = kBlockTokens / kProducerWarps;  // of a block
-inline constexpr int kGroupRows = 4;                             // that a warp has on their way
+inline constexpr int kPairs = kWarpRows / 2;                     // of rows, of which a lane has 16 codes each time
+inline constexpr int kPackedThreads = kConsumers + 32 * kProducerWarps;
 inline constexpr int kBlocksAhead = 2;  // how far ahead rows are called to the second-level cache
 
-// Row `token` of a split, in memory.
-__device__ __forceinline__ const uint8_t* PackedRow(const MlaDecode& p, const Work& work, int page_shift, int token) {
-  const int64_t page = __ldg(work.pages + (token >> page_shift));
-  return static_cast<const uint8_t*>(p.cache) + ((page << page_shift) + (token & (p.page_tokens - 1))) * kPackedBytes;
-}
-
-// A warp's rows of a block, which lie in one page. Loads ask nothing, as a load under a condition would be waited for at
-// once: past the end of the split they get what the last page holds, which nobody writes on.
-__device__ __forceinline__ const uint8_t* WarpRows(const MlaDecode& p, const Work& work, int page_shift, int token) {
-  return PackedRow(p, work, page_shift, min(token, (work.tokens - 1) / kWarpRows * kWarpRows));
-}
-
+// Loads and stores are volatile for the sake of their order: what loads again the registers just stored must stay behind
+// the store. Sooner it goes to others, whose copy waits for memory.
 __device__ __forceinline__ uint4 Load16(const uint8_t* from) {
   uint4 value;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                : "l"(from));
   return value;
 }
 
-__device__ __forceinline__ void Store16(uint32_t to, const uint4& value) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
+__device__ __forceinline__ uint32_t LoadByte(const uint8_t* from) {
+  uint32_t value;
+  asm volatile("ld.volatile.global.u8 %0, [%1];" : "=r"(value) : "l"(from));
+  return value;
+}
+
+__device__ __forceinline__ void Store16(uint32_t to, const uint32_t* words) {
+  asm volatile("st.volatile.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+               "r"(words[3])
                : "memory");
 }
 
@@ -52,114 +51,161 @@ __device__ __forceinline__ uint32_t TimesPair(uint32_t pair, uint32_t factor) {
   return product;
 }
 
-// Four e4m3 codes as bfloat16, times a power of two. A code's bits, moved to a bfloat16's, are its value times 2^-120,
-// the ones below the normal range too; 2^120 times the scale need not fit.
-__device__ __forceinline__ uint2 WidenFour(uint32_t codes, uint32_t scale) {
-  constexpr uint32_t kBias = 0x7b807b80u;  // 2^120
-  const uint32_t low = __byte_perm(codes, 0, 0x1404), high = __byte_perm(codes, 0, 0x3424);
-  const uint32_t first = (low >> 4 & 0x07f007f0u) | (low & 0x80008000u);
-  const uint32_t second = (high >> 4 & 0x07f007f0u) | (high & 0x80008000u);
-  return make_uint2(TimesPair(TimesPair(first, kBias), scale), TimesPair(TimesPair(second, kBias), scale));
+// Two e4m3 codes, bytes of `codes` that kSelect names with their signs spread over the next byte, as bfloat16. A code's
+// bits, moved to a bfloat16's, are its value times 2^-120, those below the normal range too.
+template <uint32_t kSelect>
+__device__ __forceinline__ uint32_t WidenPair(uint32_t codes, uint32_t factor) {
+  uint32_t spread;
+  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(spread) : "r"(codes), "n"(kSelect));
+  return TimesPair(spread << 4 & 0x87f087f0u, factor);
 }
 
-// What a producer thread knows of its place.
+// Scales up to this one, times 2^120, fit bfloat16. Only values beyond 57,344 need a larger one.
+inline constexpr uint32_t kScaleOfOneStep = 134;
+static_assert(kScaleOfOneStep + 120 == 0xfe);  // the largest exponent
+
+// What a producer lane holds of half of its warp's rows: 16 codes of one row of each pair, and their scale.
+struct PackedHalf {
+  uint4 codes[kPairs];
+  uint32_t scales[kPairs];
+};
+
+// A producer lane's place: row `lane` / 4 % 2 of each pair, panel `lane` / 8 of the half, chunks of eight columns 2
+// (`lane` % 4) and the next. So neighbours write to all banks.
 struct PackedLane {
-  int lane;
-  uint32_t panel;  // of its codes, from the first panel of a block
-  int chunk;       // of 16 bytes of bfloat16 that it writes first: odd panels write their second one first, so that a
-                   // warp's writes meet all banks
+  uint32_t lane;
+  uint32_t codes;   // bytes from the warp's first row to the lane's codes of the first half
+  uint32_t scales;  // and to their scale
+  uint32_t to;      // the lane's first chunk of the first block in shared memory
+
+  __device__ explicit PackedLane(Shared& s) : lane(threadIdx.x % 32) {
+    const int first = FirstOfWarp(), odd = lane / 4 % 2;
+    codes = odd * kPackedBytes + lane / 8 * 64 + lane % 4 * 16;
+    scales = odd * kPackedBytes + kScalesAt + lane / 16;
+    to = SharedAddress(s.stages) + lane / 8 * kPanelBytes + (first + odd) * 128 + (lane % 4 * 2 ^ odd) * 16;
+    asm volatile("" : "+r"(codes), "+r"(scales), "+r"(to));  // sums that the compiler would keep in parts
+  }
+  static __device__ int FirstOfWarp() { return (threadIdx.x - kConsumers) / 32 * kWarpRows; }  // row in a block
 };
 
-// Row `token` of a block: this lane's codes of it.
-__device__ __forceinline__ void StoreCodes(const PackedLane& at, uint32_t block, int token, const uint4& codes, uint32_t scales) {
-  const uint32_t exponent = scales >> at.lane / 8 * 8 & 0xff;
-  const uint32_t scale = (exponent == 0xff ? 0x7fc0u : exponent << 7) * 0x10001u;
-  const uint32_t row = block + at.panel + token * 128;
-  const bool swap = at.chunk & 1;
+// Where a lane writes its first or second chunk of a row of a pair: the rows of a warp are an atom of the swizzle.
+static_assert(kWarpRows == 8);
+__device__ __forceinline__ uint32_t ChunkAt(uint32_t to, int pair, int chunk) { return (to ^ (pair << 5 | chunk << 4)) + pair * 256; }
+
+__device__ __forceinline__ const uint8_t* RowAt(const MlaDecode& p, int row) {
+  return static_cast<const uint8_t*>(p.cache) + int64_t{row} * kPackedBytes;
+}
+
+// Loads a pair of rows; the pointers are to the lane's codes and their scale in the first one.
+__device__ __forceinline__ void LoadPair(PackedHalf& half, int pair, const uint8_t* codes, const uint8_t* scales) {
+  half.codes[pair] = Load16(codes + 2 * pair * kPackedBytes);
+  half.scales[pair] = LoadByte(scales + 2 * pair * kPackedBytes);
+}
+
+// Writes a half to `to`, this lane's first chunk there, and loads the next one.
+__device__ __forceinline__ void TurnOver(PackedHalf& half, uint32_t to, const uint8_t* codes, const uint8_t* scales) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const bool second = half != swap;
-    const uint2 low = WidenFour(second ? codes.z : codes.x, scale), high = WidenFour(second ? codes.w : codes.y, scale);
-    Store16(row + ((at.chunk ^ half ^ (token & 7)) << 4), make_uint4(low.x, low.y, high.x, high.y));
+  for (int pair = 0; pair < kPairs; ++pair) {
+    // 2^120 times the scale, twice.
+    const uint32_t factor = (min(half.scales[pair], kScaleOfOneStep) + 120) * 0x00800080u;
+    const uint4 narrow = half.codes[pair];
+    const uint32_t words[4] = {narrow.x, narrow.y, narrow.z, narrow.w};
+    uint32_t wide[8];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      wide[2 * i] = WidenPair<0x9180>(words[i], factor);
+      wide[2 * i + 1] = WidenPair<0xb3a2>(words[i], factor);
+    }
+    Store16(ChunkAt(to, pair, 0), wide);
+    Store16(ChunkAt(to, pair, 1), wide + 4);
+    LoadPair(half, pair, codes, scales);
   }
 }
 
-// Calls the rows of a block to the second-level cache: a thread for each of its pages.
-__device__ __forceinline__ void CallRows(const MlaDecode& p, const Work& work, int page_shift, int block, int thread) {
-  const int token = block * kBlockTokens + (thread << page_shift);
-  if (thread >= kBlockTokens >> page_shift || token >= work.tokens) return;
-  const uint32_t bytes = min(p.page_tokens, work.tokens - token) * kPackedBytes;
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(PackedRow(p, work, page_shift, token)), "r"(bytes));
-}
-
-// A group of a warp's rows on its way: each row's codes, the scales of row `lane` % 4, a part of the key of row
-// `lane` / 8.
-struct PackedGroup {
-  uint4 codes[kGroupRows], keys;
-  uint32_t scales;
-};
-
-__device__ __forceinline__ void LoadRest(PackedGroup& group, const uint8_t* rows, int lane) {
-  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(group.scales) : "l"(rows + lane % kGroupRows * kPackedBytes + kScalesAt));
-  group.keys = Load16(rows + lane / 8 * kPackedBytes + kKeysAt + lane % 8 * 16);
-}
-
-// Writes the group, rows [token, token + kGroupRows) of a block at `to` that has `tokens`, and loads the one at `rows`.
-__device__ __forceinline__ void TurnOver(const PackedLane& at, PackedGroup& group, uint32_t to, int token, int tokens,
-                                         const uint8_t* rows) {
+// Multiplies what this lane wrote by what its scales have above kScaleOfOneStep.
+__device__ inline void TakeSecondStep(uint32_t to, const uint8_t* scales) {
+#pragma unroll 1
+  for (int i = 0; i < 2 * kPairs; ++i) {
+    const uint32_t scale = LoadByte(scales + i / 2 * 2 * kPackedBytes), at = ChunkAt(to, i / 2, i % 2);
+    if (scale <= kScaleOfOneStep) continue;
+    const uint32_t factor = scale == 0xff ? 0x7fc07fc0u : (scale - kScaleOfOneStep + 127) * 0x00800080u;
+    uint32_t words[4];
 #pragma unroll
-  for (int i = 0; i < kGroupRows; ++i) {
-    const uint32_t scales = __shfl_sync(~0u, group.scales, i);
-    if (token + i < tokens) StoreCodes(at, to, token + i, group.codes[i], scales);
-    group.codes[i] = Load16(rows + i * kPackedBytes + at.lane * 16);
+    for (int word = 0; word < 4; ++word) words[word] = TimesPair(__float_as_uint(LoadShared(at + 4 * word)), factor);
+    Store16(at, words);
   }
-  const int row = token + at.lane / 8;
-  if (row < tokens) Store16(to + (kPanels - 1) * kPanelBytes + row * 128 + ((at.lane % 8 ^ (row & 7)) << 4), group.keys);
-  LoadRest(group, rows, at.lane);
+}
+
+// The rows of the cache where each block of a split has this warp's first row: lane by lane, for a split has as many blocks
+// as a warp lanes. Nothing asks whether there are tokens, as a load under a condition would be waited for at once: past the
+// end of the split these are the last rows that some warp has there, which the consumers clear.
+static_assert(kMlaSplitTokens == 32 * kBlockTokens);
+__device__ __forceinline__ int FirstRows(const MlaDecode& p, const Work& work, uint32_t lane) {
+  const int page_shift = __ffs(p.page_tokens) - 1;
+  const int token = min(static_cast<int>(lane) * kBlockTokens + PackedLane::FirstOfWarp(), (work.tokens - 1) / kWarpRows * kWarpRows);
+  return (__ldg(work.pages + (token >> page_shift)) << page_shift) + (token & (p.page_tokens - 1));
+}
+
+// Calls the warp's rows of a block to the second-level cache.
+__device__ __forceinline__ void CallRows(const MlaDecode& p, uint32_t lane, int row) {
+  if (lane == 0) PrefetchBulk(RowAt(p, row), kWarpRows * kPackedBytes);
+}
+
+// Asks for the keys of the warp's rows of a block. The first lane's place in the first panel is that of the first row.
+__device__ __forceinline__ void BringKeys(Shared& s, const Maps& maps, const PackedLane& at, int stage, int row) {
+  if (at.lane == 0) {
+    const uint32_t full = SharedAddress(&s.full[stage][kPieces - 1]);
+    BarrierArriveExpectAt(full, kWarpRows * 128);
+    CopyTensor2dAt(&maps.cache, full, at.to + (stage * kPanels + kPanels - 1) * kPanelBytes, 0, row, kEvictFirst);
+  }
+  __syncwarp();
 }
 
 // Brings the blocks of one work, `before` blocks after the first of all.
-__device__ inline void BringPacked(Shared& s, const MlaDecode& p, const Work& work, const PackedLane& at, int before) {
-  const int thread = threadIdx.x - kConsumers, first = thread / 32 * kWarpRows;
-  const int page_shift = __ffs(p.page_tokens) - 1;
-  const uint32_t stages = SharedAddress(s.stages);
-  for (int block = 0; block < min(kBlocksAhead, work.blocks); ++block) CallRows(p, work, page_shift, block, thread);
-  PackedGroup group;
-  const uint8_t* rows = WarpRows(p, work, page_shift, first);
-#pragma unroll
-  for (int i = 0; i < kGroupRows; ++i) group.codes[i] = Load16(rows + i * kPackedBytes + at.lane * 16);
-  LoadRest(group, rows, at.lane);
-  for (int block = 0; block < work.blocks; ++block) {
-    const int stage = (before + block) % kStages, phase = (before + block) / kStages & 1 ^ 1;
-    const int tokens = work.tokens - block * kBlockTokens;  // from this block on
-    const uint32_t to = stages + stage * (kPanels * kPanelBytes);
-    const uint8_t* const next = WarpRows(p, work, page_shift, (block + 1) * kBlockTokens + first);
-    if (block + kBlocksAhead < work.blocks) CallRows(p, work, page_shift, block + kBlocksAhead, thread);
-#pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) BarrierWait(&s.empty[stage][piece], phase);
+__device__ inline void BringPacked(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work, const PackedLane& at, int before) {
+  const int rows = FirstRows(p, work, at.lane), blocks = work.blocks;
+  PackedHalf half;
 #pragma unroll 1
-    for (int i = 0; i < kWarpRows; i += kGroupRows) {
-      rows = i + kGroupRows < kWarpRows ? rows + kGroupRows * kPackedBytes : next;
-      TurnOver(at, group, to, first + i, tokens, rows);
-    }
-    FenceSharedForAsync();
+  for (int block = 0; block < min(kBlocksAhead, blocks); ++block) CallRows(p, at.lane, __shfl_sync(~0u, rows, block));
+  const int row = __shfl_sync(~0u, rows, 0);
 #pragma unroll
-    for (int piece = 0; piece < kPieces; piece += kHalfPieces) BarrierArrive(&s.full[stage][piece]);
+  for (int pair = 0; pair < kPairs; ++pair) LoadPair(half, pair, RowAt(p, row) + at.codes, RowAt(p, row) + at.scales);
+  // Of even blocks the first half is free first, of odd ones the second.
+#pragma unroll 1
+  for (int i = 0; i < 2 * blocks; ++i) {
+    const int block = i / 2, side = (i ^ block) & 1;
+    const Place place(before + block);
+#pragma unroll
+    for (int piece = 0; piece < kHalfPieces; ++piece) BarrierWait(&s.empty[place.stage][kHalfPieces * side + piece], place.phase ^ 1);
+    const uint32_t to = at.to + (place.stage * kPanels + 4 * side) * kPanelBytes;
+    const uint8_t* const next = RowAt(p, __shfl_sync(~0u, rows, (i + 1) / 2));  // past the last block some of the split's rows
+    const int side_after = ~block & 1;
+    uint32_t largest = 0;
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) largest = max(largest, half.scales[pair]);
+    const bool two_steps = __any_sync(~0u, largest > kScaleOfOneStep);
+    TurnOver(half, to, next + (at.codes + 256 * side_after), next + (at.scales + 2 * side_after));
+    if (two_steps) [[unlikely]] TakeSecondStep(to, RowAt(p, __shfl_sync(~0u, rows, block)) + (at.scales + 2 * side));
+    FenceSharedForAsync();
+    BarrierArrive(&s.full[place.stage][kHalfPieces * side]);
+    if (i % 2 == 0) {
+      if (block + kBlocksAhead < blocks) CallRows(p, at.lane, __shfl_sync(~0u, rows, block + kBlocksAhead));
+    } else {
+      BarrierWait(&s.empty[place.stage][kPieces - 1], place.phase ^ 1);
+      BringKeys(s, maps, at, place.stage, __shfl_sync(~0u, rows, block));
+    }
   }
 }
 
 // All threads of the producer warps.
 __device__ inline void ProducePacked(Shared& s, const Maps& maps, const MlaDecode& p, int whole) {
-  PackedLane at;
-  at.lane = threadIdx.x % 32;
-  at.panel = at.lane / 4 * kPanelBytes;
-  at.chunk = at.lane % 4 * 2 + at.lane / 4 % 2;
+  const PackedLane at(s);
   WorkDealer dealer(p, whole);
   int number = 0, before = 0;
   for (Work work = dealer.Next();; work = dealer.After(work), ++number) {
     if (threadIdx.x < kConsumers + 32) TellWork(s, maps, p, work, number);
     if (work.row < 0) return;
-    if (work.blocks > 0) BringPacked(s, p, work, at, before);
+    if (work.blocks > 0) BringPacked(s, maps, p, work, at, before);
     before += work.blocks;
   }
 }
