@@ -1,8 +1,8 @@
 // Rows and results that lie on devices, without a device: host memory that is treated as one. The promises of every
 // transport hold there too, for shards that take such rows and for those that do not.
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -64,7 +64,8 @@ class FromDevice final : public Transport {
   ~FromDevice() override {
     transport_.reset();
     for (const Ended& ended : ended_) {
-      EXPECT_EQ(std::memcmp(ended.out.get(), ended.bytes.data(), ended.bytes.size()), 0) << "touched after its Done";
+      const auto* const bytes = static_cast<const std::byte*>(ended.out.get());
+      EXPECT_TRUE(std::equal(ended.bytes.begin(), ended.bytes.end(), bytes)) << "touched after its Done";
     }
   }
   void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
