@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/expert_shard.h"
-#include "expert_service/nccl_memory.h"
+#include "expert_service/row_memory.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"

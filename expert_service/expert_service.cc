@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/expert_shard.h"
-#include "expert_service/nccl_memory.h"
+#include "expert_service/row_memory.h"
 #include "expert_service/shard_metrics.h"
 #include "moe/base/clock.h"
 #include "moe/base/limits.h"

@@ -14,22 +14,13 @@
 
 #include "absl/types/span.h"
 #include "moe/kernels/accelerator/accelerator.h"
-#include "moe/kernels/accelerator/host_accelerator.h"
-#include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/accelerator/accelerator_testing.h"
 #include "moe/kernels/token_draw.h"
 #include "router_service/logprobs.h"
 #include "router_service/sampler.h"
 
 namespace conclave {
 namespace {
-
-std::unique_ptr<Accelerator> TestAccelerator() {
-  const char* const device = std::getenv("CONCLAVE_TEST_DEVICE");
-  if (device == nullptr) return HostAccelerator::Create(int64_t{1} << 30);
-  auto opened = OpenAccelerator(device);
-  EXPECT_TRUE(opened.ok()) << opened.status();
-  return opened.ok() ? *std::move(opened) : nullptr;
-}
 
 // What one row asks for.
 struct Row {
@@ -170,7 +161,7 @@ class DeviceDrawTest : public testing::Test {
 };
 
 TEST_F(DeviceDrawTest, TakesTheIdsThatTheSamplerTakes) {
-  const auto device = TestAccelerator();
+  const auto device = TestAccelerator(std::getenv("CONCLAVE_TEST_DEVICE"));
   ASSERT_NE(device, nullptr);
   for (const int vocab : {1, 7, 300, 5000, 32000, 129280}) {
     Sampler sampler(vocab);
@@ -190,7 +181,7 @@ TEST_F(DeviceDrawTest, TakesTheIdsThatTheSamplerTakes) {
 }
 
 TEST_F(DeviceDrawTest, TellsTheLogProbabilitiesOfTheRowAsItWas) {
-  const auto device = TestAccelerator();
+  const auto device = TestAccelerator(std::getenv("CONCLAVE_TEST_DEVICE"));
   ASSERT_NE(device, nullptr);
   for (const int vocab : {1, 7, 64, 1000, 32000, 129280}) {
     std::vector<Row> rows;
@@ -220,7 +211,7 @@ TEST_F(DeviceDrawTest, TellsTheLogProbabilitiesOfTheRowAsItWas) {
 }
 
 TEST_F(DeviceDrawTest, ARowWithALogitThatIsNotANumberHasNoId) {
-  const auto device = TestAccelerator();
+  const auto device = TestAccelerator(std::getenv("CONCLAVE_TEST_DEVICE"));
   ASSERT_NE(device, nullptr);
   std::vector<Row> rows;
   for (int i = 0; i < 8; ++i) rows.push_back(RandomRow(700));

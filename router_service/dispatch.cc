@@ -6,6 +6,7 @@
 #include "absl/memory/memory.h"
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 
 namespace conclave {
 

@@ -8,6 +8,7 @@
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
 #include "moe/kernels/accelerator/ops.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/tensor/finite_rows.h"
 
 namespace conclave {
@@ -55,9 +56,7 @@ absl::StatusOr<std::unique_ptr<LayerTicket>> LayerTicket::OnDevice(Accelerator& 
   const std::vector<std::byte> nan_row(static_cast<size_t>(row_bytes), std::byte{kNanByte});
   ASSIGN_OR_RETURN(const auto stream, accelerator.NewStream());
   stream->CopyIn(ticket->device_nan_row_.get(), nan_row.data(), row_bytes);
-  absl::StatusOr<bool> idle = false;
-  while (idle.ok() && !*idle) idle = stream->Idle();
-  RETURN_IF_ERROR(idle.status());
+  RETURN_IF_ERROR(stream->Await());
   ticket->nan_row_ = static_cast<const std::byte*>(ticket->device_nan_row_.get());
   return ticket;
 }
@@ -168,10 +167,13 @@ int LayerTicket::TakeReply(const ShardMessage& message) {
 void LayerTicket::Reopen(const ShardMessage& message) {
   Land(message);
   for (const RoutedPair& pair : message.pairs) {
-    if (rows_[pair.out] != nullptr || covering_[pair.out] > 0) continue;
-    open_.push_back(pair);
-    open_sorted_ = false;
+    if (rows_[pair.out] == nullptr && covering_[pair.out] == 0) PutBack(absl::MakeConstSpan(&pair, 1));
   }
+}
+
+void LayerTicket::PutBack(absl::Span<const RoutedPair> pairs) {
+  open_.insert(open_.end(), pairs.begin(), pairs.end());
+  open_sorted_ = false;
 }
 
 void LayerTicket::CopyTo(MatView out) const {

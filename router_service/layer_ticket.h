@@ -47,7 +47,8 @@ class LayerTicket {
 
   // Every pair of the routing becomes open, but those of rows that are not finite: shards refuse such a call whole, its
   // other rows too, so that they are not sent. Their experts' outputs are NaN, and whoever samples from them will see.
-  // Which rows those are is looked up on the CPU; of rows on the device the routing's fault_layers tell. x must stay unchanged until the ticket is idle again.
+  // Which rows those are is looked up on the CPU; of rows on the device the routing's fault_layers tell. x must stay
+  // unchanged until the ticket is idle again.
   void Begin(uint64_t id, LayerId layer, ConstMatView x, const Routing& routing, absl::Time deadline);
   // The pairs in `batch`, which are open and carry their shards, go out in messages of their own.
   // Ascending by out. The dispatch lives until the next Begin. RESOURCE_EXHAUSTED: the device has no memory for more than
@@ -59,6 +60,8 @@ class LayerTicket {
   int TakeReply(const ShardMessage& message);
   // A message's call ended without an answer: what no other call brings becomes open.
   void Reopen(const ShardMessage& message);
+  // Pairs that were taken out of open() and are not sent after all.
+  void PutBack(absl::Span<const RoutedPair> pairs);
   // out[i] = the row of pair i, on the device in the accelerator's queue. REQUIRES: missing() == 0
   void CopyTo(MatView out) const;
 

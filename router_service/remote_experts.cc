@@ -243,9 +243,7 @@ void RemoteExperts::Pump(absl::Time now) {
 // There is no memory to send the batch with at the moment: its pairs stay open, and it is tried again until the deadline.
 void RemoteExperts::KeepOpen(LayerTicket& ticket, const absl::Status& why) {
   ticket.last_error = why;
-  ticket.open().insert(ticket.open().end(), batch_.begin(), batch_.end());
-  std::sort(ticket.open().begin(), ticket.open().end(),
-            [](const RoutedPair& a, const RoutedPair& b) { return a.out < b.out; });
+  ticket.PutBack(batch_);
 }
 
 // Sends the open pairs that have a holder; the others stay open.

@@ -1,6 +1,6 @@
 // Experts and dense products over bfloat16 weights on an accelerator against sums in double, and row by row against
-// themselves: what stands beside a row changes none of its bits. On a machine with a GPU CONCLAVE_TEST_DEVICE=cuda runs it there, else the host
-// accelerator computes. Inputs are new in every run; CONCLAVE_TEST_SEED repeats one.
+// themselves: what stands beside a row changes none of its bits. On a machine with a GPU CONCLAVE_TEST_DEVICE=cuda runs
+// it there, else the host accelerator computes. Inputs are new in every run; CONCLAVE_TEST_SEED repeats one.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,20 +14,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "moe/kernels/accelerator/accelerator.h"
-#include "moe/kernels/accelerator/host_accelerator.h"
-#include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/accelerator/accelerator_testing.h"
 #include "moe/tensor/dtype.h"
 
 namespace conclave {
 namespace {
-
-std::unique_ptr<Accelerator> TestAccelerator() {
-  const char* const device = std::getenv("CONCLAVE_TEST_DEVICE");
-  if (device == nullptr) return HostAccelerator::Create(int64_t{1} << 30);
-  auto opened = OpenAccelerator(device);
-  EXPECT_TRUE(opened.ok()) << opened.status();
-  return opened.ok() ? *std::move(opened) : nullptr;
-}
 
 uint64_t Seed() {
   const char* const seed = std::getenv("CONCLAVE_TEST_SEED");
@@ -47,7 +38,7 @@ double RelativeError(const std::vector<float>& got, const std::vector<double>& w
 class Bf16RowsTest : public testing::Test {
  protected:
   void SetUp() override {
-    device_ = TestAccelerator();
+    device_ = TestAccelerator(std::getenv("CONCLAVE_TEST_DEVICE"));
     ASSERT_NE(device_, nullptr);
     RecordProperty("seed", absl::StrCat(seed_));
   }

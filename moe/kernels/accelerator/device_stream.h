@@ -50,6 +50,12 @@ class DeviceStream {
   virtual void Record(DeviceEvent& event) = 0;
   // Whether all queued work has ended; never waits. INTERNAL or UNAVAILABLE: it failed, or the device is lost.
   virtual absl::StatusOr<bool> Idle() = 0;
+  // Waits for all queued work, awake. Errors as Idle.
+  absl::Status Await() {
+    absl::StatusOr<bool> idle = false;
+    while (idle.ok() && !*idle) idle = Idle();
+    return idle.status();
+  }
 };
 
 }  // namespace conclave

@@ -9,9 +9,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "moe/base/log.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "moe/base/log.h"
 
 namespace conclave {
 namespace {

@@ -9,17 +9,6 @@
 
 namespace conclave {
 
-absl::StatusOr<std::shared_ptr<void>> AllocateDevicePiece(Accelerator& accelerator, int64_t bytes) {
-  ASSIGN_OR_RETURN(std::shared_ptr<DeviceStream> stream, accelerator.NewStream());
-  ASSIGN_OR_RETURN(void* const memory, stream->AllocateShared(bytes));
-  std::shared_ptr<void> piece(memory, [stream](void* data) { stream->FreeShared(data); });
-  // Memory is the stream's until its queue has come to it.
-  absl::StatusOr<bool> idle = false;
-  while (idle.ok() && !*idle) idle = stream->Idle();
-  RETURN_IF_ERROR(idle.status());
-  return piece;
-}
-
 absl::StatusOr<std::unique_ptr<RowGather>> RowGather::Create(Accelerator& accelerator, int64_t rows_max) {
   ASSIGN_OR_RETURN(auto stream, accelerator.NewStream());
   ASSIGN_OR_RETURN(auto done, accelerator.NewEvent());

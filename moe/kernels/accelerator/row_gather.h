@@ -1,5 +1,5 @@
 // A gather of rows on an accelerator that is asked for again and again: the table of addresses that it reads, and the
-// event behind it. And device memory that owns itself.
+// event behind it.
 #ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_ROW_GATHER_H_
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_ROW_GATHER_H_
 
@@ -14,11 +14,6 @@
 #include "moe/kernels/accelerator/device_stream.h"
 
 namespace conclave {
-
-// Device memory with a stream of its own, so that any thread may ask and free, once no queue uses it any more. A
-// transport may let other processes map it.
-// RESOURCE_EXHAUSTED: there is too little left. The accelerator must be there when it is asked for.
-absl::StatusOr<std::shared_ptr<void>> AllocateDevicePiece(Accelerator& accelerator, int64_t bytes);
 
 // Any thread may create and destroy; used by the accelerator's.
 class RowGather {

@@ -14,8 +14,8 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "moe/kernels/accelerator/accelerator.h"
+#include "moe/kernels/accelerator/accelerator_testing.h"
 #include "moe/kernels/accelerator/host_accelerator.h"
-#include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/tensor/dtype.h"
 
 namespace conclave {
@@ -24,16 +24,8 @@ namespace {
 class RowOpsTest : public testing::Test {
  protected:
   void SetUp() override {
-    const char* const device = std::getenv("CONCLAVE_TEST_DEVICE");
-    if (device == nullptr) {
-      auto lazy = HostAccelerator::Create();
-      lazy->BeLazy();
-      device_ = std::move(lazy);
-      return;
-    }
-    auto opened = OpenAccelerator(device);
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    device_ = *std::move(opened);
+    device_ = TestAccelerator(std::getenv("CONCLAVE_TEST_DEVICE"), /*lazy=*/true);
+    ASSERT_NE(device_, nullptr);
   }
   ~RowOpsTest() override {
     for (void* memory : memory_) device_->Free(memory);

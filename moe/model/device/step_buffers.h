@@ -14,7 +14,8 @@ namespace conclave {
 
 // Device scratch of one step and its pinned twins; sized once.
 struct StepBuffers {
-  // All but the workspace, for the largest step; experts elsewhere that take rows on the host need twins of them. RESOURCE_EXHAUSTED with the plan where it does not fit.
+  // All but the workspace, for the largest step; experts elsewhere that take rows on the host need twins of them.
+  // RESOURCE_EXHAUSTED with the plan where it does not fit.
   absl::Status Allocate(const ModelSpec& spec, const TransformerOptions& options, DType row_dtype,
                         bool rows_on_host, DeviceMemory& memory);
   // Queues the copy of what the step's draws told, so many words, to the host.

@@ -27,7 +27,6 @@
 #include "moe/kernels/accelerator/device_stream.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
 #include "moe/kernels/accelerator/pinned_memory.h"
-#include "moe/kernels/accelerator/row_gather.h"
 #include "moe/tensor/buffer.h"
 #include "moe/transport/dial/dial_shards.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
@@ -79,9 +78,7 @@ class NoExperts final : public ExpertHandler {
     auto stream = accelerator_.NewStream();
     CONCLAVE_CHECK_OK(stream.status());
     (*stream)->CopyWithin(out.data, call.rows.data, out.rows * out.cols * 2);
-    absl::StatusOr<bool> idle = false;
-    while (idle.ok() && !*idle) idle = (*stream)->Idle();
-    return idle.status();
+    return (*stream)->Await();
   }
 
   Accelerator& accelerator_;

@@ -3,22 +3,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/status/statusor.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 
 namespace conclave {
 
 StagedCalls::StagedCalls(std::shared_ptr<DeviceStream> stream)
-    : stream_(std::move(stream)), host_([pinned = stream_](int64_t bytes) -> std::shared_ptr<void> {
-        const absl::StatusOr<void*> memory = pinned->AllocateHost(bytes);
-        if (!memory.ok()) return nullptr;
-        return std::shared_ptr<void>(*memory, [pinned](void* piece) { pinned->FreeHost(piece); });
-      }) {}
-
-absl::Status StagedCalls::Await() {
-  absl::StatusOr<bool> idle = stream_->Idle();
-  while (idle.ok() && !*idle) idle = stream_->Idle();
-  return idle.status();
-}
+    : stream_(std::move(stream)), host_(PinnedMemory(stream_)) {}
 
 void StagedCalls::Call(Transport& over, ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) {
   if (free_.empty()) free_.push_back(std::make_shared<Memory>(host_));
@@ -34,7 +24,7 @@ void StagedCalls::Call(Transport& over, ShardId shard, const ExpertCall& call, M
   staged.rows = MatView{memory->rows.data(), dtype, Device::kCpu, call.rows.rows, call.rows.cols, call.rows.cols};
   if (call.ready != nullptr) stream_->WaitFor(*call.ready);
   stream_->CopyOut(memory->rows.data(), call.rows.data, rows_bytes);
-  const absl::Status copied = Await();
+  const absl::Status copied = stream_->Await();
   if (!copied.ok()) staged.deadline = absl::InfinitePast();  // so that its Done comes due like any other
   const MatView host_out{memory->out.data(), dtype, Device::kCpu, out.rows, out.cols, out.cols};
   over.Call(shard, staged, host_out,
@@ -42,7 +32,7 @@ void StagedCalls::Call(Transport& over, ShardId shard, const ExpertCall& call, M
               if (!copied.ok()) status = copied;
               if (status.ok()) {
                 stream_->CopyIn(device_out, memory->out.data(), out_bytes);
-                status = Await();
+                status = stream_->Await();
               }
               free_.push_back(memory);
               done(status);

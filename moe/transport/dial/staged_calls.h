@@ -26,7 +26,6 @@ class StagedCalls {
     explicit Memory(const HostMemory& host) : rows(host), out(host) {}
     BodyBuffer rows, out;
   };
-  absl::Status Await();
 
   const std::shared_ptr<DeviceStream> stream_;
   const HostMemory host_;

@@ -146,11 +146,7 @@ void NcclLink::Fetch() {
 }
 
 // Until the copy into the caller's memory, which waits for no peer, has ended.
-absl::Status NcclLink::AwaitLanding() {
-  absl::StatusOr<bool> idle = false;
-  while (idle.ok() && !*idle) idle = pair_->stream().Idle();
-  return idle.status();
-}
+absl::Status NcclLink::AwaitLanding() { return pair_->stream().Await(); }
 
 void NcclLink::EndLanding(const absl::Status& status) {
   if (!std::exchange(lands_, false)) return;

@@ -30,13 +30,6 @@ void CopyToRun(const std::byte* from, int64_t offset, int64_t count, MatView out
 
 int64_t BytesOf(const ConstMatView& view) { return view.rows * view.cols * SizeOf(view.dtype); }
 
-// What is queued takes as long as a copy.
-absl::Status Await(DeviceStream& stream) {
-  absl::StatusOr<bool> idle = stream.Idle();
-  while (idle.ok() && !*idle) idle = stream.Idle();
-  return idle.status();
-}
-
 }  // namespace
 
 void UcxFlight::Begin(ShardId to, const ExpertCall& call, MatView results, absl::Time now) {
@@ -80,7 +73,7 @@ absl::Status UcxFlight::Stage(DeviceStream& stream) {
   staged_out.Reserve(std::max<int64_t>(BytesOf(out), 1));
   device_out = out;
   out = MatView{staged_out.data(), out.dtype, Device::kCpu, out.rows, out.cols, out.cols};
-  return Await(stream);
+  return stream.Await();
 }
 
 absl::Status UcxFlight::Land(bool ok, DeviceStream& stream) {
@@ -88,7 +81,7 @@ absl::Status UcxFlight::Land(bool ok, DeviceStream& stream) {
     stream.CopyIn(static_cast<std::byte*>(device_out.data) + landed, staged_out.data() + landed,
                   static_cast<int64_t>(received - landed));
   }
-  return Await(stream);
+  return stream.Await();
 }
 
 absl::Status UcxFlight::Check(const WireHeader& fragment) const {

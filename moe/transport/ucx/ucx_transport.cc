@@ -9,6 +9,7 @@
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/kernels/accelerator/device_stream.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/tensor/buffer.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/row_format.h"
@@ -366,12 +367,7 @@ class Impl final : public UcxTransport {
   const UcxTransportOptions options_;
   const std::unique_ptr<DataPlaneClient> control_;
   const std::shared_ptr<DeviceStream> stream_;  // of copies to and from this process's device; null: there is none
-  const HostMemory staging_memory_ = [stream = stream_](int64_t bytes) -> std::shared_ptr<void> {
-    if (stream == nullptr) return nullptr;
-    const absl::StatusOr<void*> memory = stream->AllocateHost(bytes);
-    if (!memory.ok()) return nullptr;
-    return std::shared_ptr<void>(*memory, [stream](void* piece) { stream->FreeHost(piece); });
-  };
+  const HostMemory staging_memory_ = stream_ == nullptr ? HostMemory() : PinnedMemory(stream_);
   const std::unique_ptr<UcxWorker> worker_;
   CallTable table_;
   uint64_t last_sequence_ = 0;

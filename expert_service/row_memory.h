@@ -1,6 +1,6 @@
 // Device memory of a shard that routers' rows over NCCL and UCX need: part of the plan of --gpu-memory.
-#ifndef CONCLAVE_EXPERT_SERVICE_NCCL_MEMORY_H_
-#define CONCLAVE_EXPERT_SERVICE_NCCL_MEMORY_H_
+#ifndef CONCLAVE_EXPERT_SERVICE_ROW_MEMORY_H_
+#define CONCLAVE_EXPERT_SERVICE_ROW_MEMORY_H_
 
 #include "absl/status/status.h"
 #include "moe/checkpoint/model_spec.h"
@@ -18,4 +18,4 @@ absl::Status ReserveUcxRows(const ModelSpec& spec, DType row_dtype, DeviceMemory
 
 }  // namespace conclave
 
-#endif  // CONCLAVE_EXPERT_SERVICE_NCCL_MEMORY_H_
+#endif  // CONCLAVE_EXPERT_SERVICE_ROW_MEMORY_H_

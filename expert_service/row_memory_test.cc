@@ -1,4 +1,4 @@
-#include "expert_service/nccl_memory.h"
+#include "expert_service/row_memory.h"
 
 #include <string>
 
