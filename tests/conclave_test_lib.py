@@ -6,6 +6,7 @@ import atexit
 import glob
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -88,10 +89,34 @@ def eventually(condition, seconds=30.0):
         time.sleep(0.02)
 
 
+def quiet_ports():
+    """Ports that nobody is given by chance: those that the system hands to connections and to listeners on port 0 lie
+    elsewhere. All ports where it hands out nearly all."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first, last = map(int, file.read().split())
+    return [port for port in range(10000, 65536) if not first <= port <= last] or list(range(10000, 65536))
+
+
+RESERVED_PORTS = []  # sockets that say to other tests what this process has taken, until it ends
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, that stays free while a process that was killed there is started again, and that
+    no other test of this machine is given while this process lives."""
+    ports = quiet_ports()
+    random.shuffle(ports)
+    for port in ports:
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0conclave-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("0.0.0.0", port))
+        except OSError:
+            reservation.close()
+            continue
+        RESERVED_PORTS.append(reservation)
+        return port
+    raise AssertionError("every port from 10000 on is taken")
 
 
 class Cluster:

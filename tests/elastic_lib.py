@@ -3,14 +3,13 @@ finds the others through a DNS name (names_work()) or a list in a file."""
 import json
 import os
 import re
-import socket
 import subprocess
 import tempfile
 import threading
 import urllib.request
 
 import chaos_lib
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, clean_environment, eventually
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, clean_environment, eventually, free_port
 
 SHARDS_NAME, ROUTERS_NAME = "conclave-expert", "conclave-router"
 # What a process sees as /etc/hosts: a file of ours, in a mount namespace of its own.
@@ -30,12 +29,6 @@ def names_work():
         return "127.9.9.9" in found.stdout
 
 
-def free_port_everywhere():
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return probe.getsockname()[1]
-
-
 class ElasticCluster(chaos_lib.Cluster):
     """Names of processes: expert-0 …, router-0 …, gateway-0 …."""
 
@@ -44,7 +37,7 @@ class ElasticCluster(chaos_lib.Cluster):
         self.processes, self.arguments, self.hosts_given = {}, {}, 0
         self.by_name, self.shares, self.replicas = by_name, shares, replicas
         self.router_flags, self.gateway_flags = router_flags, gateway_flags
-        self.ports = {role: free_port_everywhere() for role in ("expert", "router", "gateway")}
+        self.ports = {role: free_port() for role in ("expert", "router", "gateway")}
         self.addresses = {"expert": {}, "router": {}, "gateway": {}}
         self.generation = ""  # "_next": binaries that stand in for the next release
         try:
