@@ -34,9 +34,10 @@ std::string BenchCeilings::OfDecode(const Checkpoint& checkpoint, double tokens_
                          Percent(bytes, ceilings_.copy_bytes_per_second));
 }
 
-std::string BenchCeilings::OfPrefill(const Checkpoint& checkpoint, double tokens_per_second) const {
+std::string BenchCeilings::OfPrefill(const Checkpoint& checkpoint, int prompt_tokens, double tokens_per_second) const {
   if (!known()) return "";
-  const double rate = 2.0 * static_cast<double>(CountParameters(checkpoint.spec()).active) * tokens_per_second;
+  const double operations = PrefillOperations(CountParameters(checkpoint.spec()), prompt_tokens);
+  const double rate = operations / prompt_tokens * tokens_per_second;
   return absl::StrFormat("  %.0f TFLOP/s, %.0f%% of bfloat16, %.0f%% of e4m3", rate * 1e-12,
                          Percent(rate, ceilings_.bf16_flops_per_second), Percent(rate, ceilings_.fp8_flops_per_second));
 }

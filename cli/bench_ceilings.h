@@ -23,8 +23,8 @@ class BenchCeilings {
   std::string Text() const;
   // Of one sequence that decodes: the weights that a token reads, over the bandwidth of copies.
   std::string OfDecode(const Checkpoint& checkpoint, double tokens_per_second) const;
-  // Of reading a prompt: two operations for each weight of a token, over the rates of products.
-  std::string OfPrefill(const Checkpoint& checkpoint, double tokens_per_second) const;
+  // Of reading a prompt of so many tokens: its PrefillOperations, over the rates of products.
+  std::string OfPrefill(const Checkpoint& checkpoint, int prompt_tokens, double tokens_per_second) const;
 
  private:
   AcceleratorCeilings ceilings_;

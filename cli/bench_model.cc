@@ -222,7 +222,9 @@ class BenchModelCommand final : public Command {
         if (ways.size() > 1) std::cout << absl::StrFormat(" %-10s", way.name);
         std::cout << absl::StrFormat(" %9.1f tokens/s  (%.1f to %.1f)", way.Median(figure), *least, *most);
         const Figure::Kind kind = figures[figure].kind;
-        if (kind == Figure::Kind::kPrefill) std::cout << ceilings_.OfPrefill(checkpoint, way.Median(figure));
+        if (kind == Figure::Kind::kPrefill) {
+          std::cout << ceilings_.OfPrefill(checkpoint, prompt_tokens_, way.Median(figure));
+        }
         if (kind == Figure::Kind::kDecode) std::cout << ceilings_.OfDecode(checkpoint, way.Median(figure));
         if (!way.name.empty()) std::cout << absl::StrFormat("  %5.1f%%", 100 * way.MedianRatio(figure, ways.front()));
         std::cout << "\n";

@@ -49,8 +49,16 @@ ParameterCounts CountParameters(const ModelSpec& spec) {
     // The experts of a layer are alike, so that the first top_k stand for any.
     const bool looked_up = tensor.role == TensorRole::kEmbedding && !spec.tie_word_embeddings;
     if (tensor.expert < spec.gate.top_k && !looked_up) counts.active += elements;
+    const bool makes_logits = tensor.role == TensorRole::kHead || tensor.role == TensorRole::kEmbedding;
+    if (makes_logits && !looked_up) counts.head += elements;
   });
   return counts;
+}
+
+double PrefillOperations(const ParameterCounts& counts, int prompt_tokens) {
+  CONCLAVE_CHECK(prompt_tokens >= 1) << prompt_tokens;
+  const double every_token = static_cast<double>(counts.active - counts.head);
+  return 2 * (every_token * prompt_tokens + static_cast<double>(counts.head));
 }
 
 ModelReport Inspect(const Checkpoint& checkpoint, int shards) {

@@ -17,11 +17,17 @@ struct ParameterCounts {
   int64_t total = 0;    // of the decoder with embedding and head, without MTP layers
   int64_t active = 0;   // that take part in one token: top_k experts a layer; without the embedding, which is a look-up
   int64_t experts = 0;  // in routed experts, part of total
+  int64_t head = 0;     // that make logits of a hidden state, part of active: lm_head, or the embedding that it shares
   int64_t mtp = 0;      // in MTP layers, beside total; without copies of embedding and head
 };
 
 // Counts by the shape alone. Block scales are not parameters.
 ParameterCounts CountParameters(const ModelSpec& spec);
+
+// Additions and multiplications that reading a prompt takes: two for each active weight of every token, but the head's
+// for the last token alone, of which logits are needed. Without attention's over earlier tokens.
+// REQUIRES: prompt_tokens >= 1
+double PrefillOperations(const ParameterCounts& counts, int prompt_tokens);
 
 // What one expert shard would hold.
 struct ShardReport {

@@ -49,6 +49,34 @@ TEST(CountParameters, OfThePresets) {
   EXPECT_EQ(slice.mtp, 0);
 }
 
+TEST(CountParameters, TheHeadIsActiveWhetherItIsTheEmbeddingOrNot) {
+  ModelSpec spec = *PresetSpec("small");
+  const ParameterCounts apart = CountParameters(spec);
+  spec.tie_word_embeddings = true;
+  const ParameterCounts tied = CountParameters(spec);
+  EXPECT_EQ(apart.head, int64_t{spec.vocab} * spec.hidden);
+  EXPECT_EQ(tied.head, apart.head);
+  EXPECT_EQ(tied.active, apart.active);
+  EXPECT_EQ(tied.total, apart.total - apart.head);
+}
+
+TEST(PrefillOperations, CountTheHeadOnceAPrompt) {
+  ParameterCounts counts;
+  counts.active = 1000;
+  counts.head = 300;
+  EXPECT_EQ(PrefillOperations(counts, 1), 2 * 1000);
+  EXPECT_EQ(PrefillOperations(counts, 2), 2 * (2 * 700 + 300));
+  EXPECT_EQ(PrefillOperations(counts, 512), 2 * (512 * 700 + 300));
+}
+
+// A slice of three layers is a third head.
+TEST(PrefillOperations, OfASliceAreFarFewerThanWithAHeadForEveryToken) {
+  const ParameterCounts slice = CountParameters(*PresetSpec("v3-slice"));
+  EXPECT_NEAR(static_cast<double>(slice.head) / 1e9, 0.927, 0.001);  // 129,280 x 7,168
+  EXPECT_NEAR(PrefillOperations(slice, 512) / 512 * 1e-9, 3.51, 0.01);
+  EXPECT_NEAR(2 * slice.active * 1e-9, 5.36, 0.01);
+}
+
 class InspectTest : public testing::Test {
  protected:
   std::unique_ptr<Checkpoint> Make(const std::string& dtype) {
