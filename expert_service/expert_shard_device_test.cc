@@ -85,6 +85,25 @@ TEST_F(ExpertShardDeviceTest, ARowOnTheDeviceThatIsNotFiniteSpoilsItsOwnResultsA
   for (int64_t row = 2; row < 4; ++row) EXPECT_TRUE(SameRow(healthy, beside, row)) << row;
 }
 
+TEST_F(ExpertShardDeviceTest, AShardThatStartsWithoutExpertsComputesThoseThatItTakesOver) {
+  HostTarget host = MakeHostTarget("f32");
+  ExpertShardOptions options;
+  options.kernels = &host.target->kernels();
+  options.device = host.target->memory();
+  options.shard_count = 40;  // more than the model has experts
+  auto spare = ExpertShard::Create(options, DemoModel());
+  ASSERT_TRUE(spare.ok()) << spare.status();
+  ASSERT_EQ((*spare)->store().experts(), 0);
+  const auto loaded = (*spare)->LoadExperts({{LayerId{3}, {ExpertId{0}, ExpertId{1}, ExpertId{9}}}});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  MatBuffer want(DType::kF32, 4, Hidden()), got(DType::kF32, 4, Hidden());
+  ASSERT_TRUE(shard_->Run(call_, want.view()).ok());
+  call_.placement_epoch = loaded->placement_epoch;
+  const absl::Status status = (*spare)->Run(call_, got.view());
+  ASSERT_TRUE(status.ok()) << status;
+  for (int64_t row = 0; row < 4; ++row) EXPECT_TRUE(SameRow(want, got, row)) << row;
+}
+
 TEST_F(ExpertShardDeviceTest, ALostDeviceIsToldOnceAndItsCallsAreUnavailable) {
   MatBuffer out(DType::kF32, 4, Hidden());
   ASSERT_TRUE(shard_->Run(call_, out.view()).ok());

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "moe/base/check.h"
 #include "moe/kernels/accelerator/host_ops.h"
 
 namespace conclave {
@@ -42,6 +43,12 @@ struct Shared {
     allocated -= entry->second;
     std::free(memory);
     pieces.erase(entry);
+  }
+  // Of the piece that begins at `memory`; 0: there is none.
+  int64_t BytesAt(void* memory) {
+    std::lock_guard<std::mutex> lock(mutex);
+    const auto entry = pieces.find(memory);
+    return entry == pieces.end() ? 0 : entry->second;
   }
   // Runs the accelerator's queue up to its `place`th piece of work since the beginning. The accelerator's thread's.
   void Flush(int64_t place) {
@@ -185,8 +192,14 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void DrawTokens(const DrawArgs& args) override { Run([args] { host_ops::DrawTokens(args); }); }
   void GatherRows(const GatherRowsArgs& args) override { Run([args] { host_ops::GatherRows(args); }); }
   void Combine(const CombineArgs& args) override { Run([args] { host_ops::Combine(args); }); }
-  void RunExperts(const ExpertFfnArgs& args) override { Run([args] { host_ops::RunExperts(args); }); }
-  int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots&) const override { return 1; }
+  void RunExperts(const ExpertFfnArgs& args) override {
+    const int64_t workspace_bytes = ExpertWorkspaceBytes(args.compute, args.pairs, args.slots);
+    CONCLAVE_CHECK(shared_->BytesAt(args.workspace) >= workspace_bytes) << "a workspace of " << workspace_bytes << " bytes";
+    Run([args] { host_ops::RunExperts(args); });
+  }
+  int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots& slots) const override {
+    return slots.intermediate * int64_t{sizeof(float)};
+  }
 
   void Lose() override { shared_->lost = true; }
   int64_t allocated_bytes() const override {

@@ -335,7 +335,7 @@ void Combine(const CombineArgs& args) {
 
 void RunExperts(const ExpertFfnArgs& args) {
   const int hidden = args.slots.hidden, intermediate = args.slots.intermediate;
-  std::vector<float> product(intermediate);
+  auto* const product = static_cast<float*>(args.workspace);  // [intermediate]
   for (int64_t pair = 0; pair < args.pairs; ++pair) {
     const int64_t slot = args.slot_of[args.pair_experts[pair]];
     const int64_t row = args.pair_rows == nullptr ? pair / args.top_k : args.pair_rows[pair];

@@ -126,15 +126,12 @@ absl::Status DeviceExperts::Hold(absl::Span<const LayerHolding> experts) {
 }
 
 absl::Status DeviceExperts::AllocateScratch() {
-  int64_t workspace = 1;
-  ExpertSlots widest;  // a layer may get more experts later
-  for (const auto& layer : layers_) {
-    if (layer->slots.slots > 0) widest = layer->slots;
-  }
+  ExpertSlots widest;  // whatever is held now, a layer may get all experts later
   widest.slots = experts_;
-  if (widest.hidden > 0) {
-    workspace = memory_.accelerator().ExpertWorkspaceBytes(options_.compute, options_.pairs_max, widest);
-  }
+  widest.hidden = hidden_;
+  widest.intermediate = intermediate_;
+  const int64_t workspace =
+      memory_.accelerator().ExpertWorkspaceBytes(options_.compute, options_.pairs_max, widest);
   const int64_t row_bytes = hidden_ * int64_t{SizeOf(row_dtype_)};
   const int64_t staging = DeviceMemory::Rounded(options_.rows_max * row_bytes) +
                           DeviceMemory::Rounded(options_.pairs_max * row_bytes) +
