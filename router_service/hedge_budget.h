@@ -21,6 +21,8 @@ class HedgeBudget {
     tokens_ -= static_cast<double>(pairs);
     return true;
   }
+  // Pairs that were paid for and could not be sent.
+  void GiveBack(int64_t pairs) { tokens_ = std::min(burst_, tokens_ + static_cast<double>(pairs)); }
 
  private:
   const double share_, burst_;

@@ -284,7 +284,7 @@ void RemoteExperts::Hedge(Flight& flight, absl::Time now) {
   const int64_t pairs = static_cast<int64_t>(batch_.size());
   if (pairs == 0 || !hedge_budget_.Take(pairs)) return;
   const absl::StatusOr<Dispatch*> again = ticket.SendAgain(batch_, kernels_);
-  if (!again.ok()) return;  // there is no memory; the late one may answer yet
+  if (!again.ok()) return hedge_budget_.GiveBack(pairs);  // there is no memory; the late one may answer yet
   counts_.hedged_pairs += pairs;
   metrics_.CountHedge(pairs);
   Launch(ticket, **again, /*is_hedge=*/true, now);

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/tensor/buffer.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "router_service/remote_experts_testing.h"
@@ -275,6 +276,34 @@ TEST_F(RemoteExpertsTest, WhereADeviceHasNoMemoryForASecondCopyTheLateShardIsWai
   EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
   shard.join();
   EXPECT_EQ(pool_->counts().hedged_pairs, 0);
+}
+
+// On the host there always is some.
+TEST_F(RemoteExpertsTest, ASecondCopyForWhichADeviceHadNoMemoryTakesNothingOfTheBudget) {
+  Start(2, /*copies=*/2);
+  options_.rows_max = 6;
+  options_.late_min = options_.late_max = absl::Seconds(20);
+  options_.hedge_share = 0.04;  // of 20 layers of 24 pairs: 19 pairs
+  options_.outliers.slowness_max = 1e9;
+  constexpr int64_t kRoom = 1 << 20;
+  device_bytes_ = RemoteExperts::DeviceBytes(Spec(), DType::kF32, options_.rows_max, 2) + kRoom;
+  Connect();
+  if (pool_->row_device() == Device::kCpu) GTEST_SKIP() << "rows lie on the host";
+  auto taken = AllocateDevicePiece(*device_, kRoom);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  WarmUp();
+  handlers_[0]->Hang();
+  std::thread shard([&] {
+    absl::SleepFor(absl::Milliseconds(200));
+    handlers_[0]->Resume();
+  });
+  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  shard.join();
+  EXPECT_EQ(pool_->counts().hedged_pairs, 0);
+  taken->reset();
+  handlers_[1]->Hang();
+  EXPECT_EQ(RunOnce(Rows(6, 2)), absl::OkStatus());
+  EXPECT_GT(pool_->counts().hedged_pairs, 10);
 }
 
 TEST_F(RemoteExpertsTest, EndsWithinItsTimeoutWhenEveryHolderHangs) {
