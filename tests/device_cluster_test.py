@@ -10,10 +10,9 @@ import time
 import unittest
 import urllib.request
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, DEVICE, Cluster, clean_environment, generate
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, DEVICE, TRANSPORTS, Cluster, clean_environment, generate
 
 COMPUTE = os.environ.get("CONCLAVE_TEST_COMPUTE", "bf16")
-TRANSPORTS = os.environ.get("CONCLAVE_TEST_TRANSPORTS", "nccl,ucx,grpc").split(",")
 TARGET = ["--device", DEVICE, "--compute", COMPUTE]
 PROMPT = "The old lighthouse keeper counted the ships twice,"
 

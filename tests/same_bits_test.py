@@ -8,13 +8,13 @@ CONCLAVE_TEST_DEVICE=cuda does the same on a GPU, over NCCL too and with fp8.
 import itertools
 import unittest
 
-from conclave_test_lib import DEMO_MODEL, DEVICE, FULL, Cluster, generate
+from conclave_test_lib import DEMO_MODEL, DEVICE, FULL, TRANSPORTS, Cluster, generate
 
 PROMPT = ("The old lighthouse keeper counted the ships twice, because the first time he had been thinking of his "
           "sister, and the second time of the storm that was coming.")
 SAMPLINGS = {"greedy": ["--temperature", 0], "sampled": ["--temperature", 0.8, "--seed", 20231]}
 POOLS = [[]] + [["--shards", shards, "--transport", transport]
-                for transport in (["inproc", "grpc", "ucx"] if DEVICE == "cpu" else ["inproc", "grpc", "ucx", "nccl"])
+                for transport in (["inproc", "grpc", "ucx"] if DEVICE == "cpu" else ["inproc", *TRANSPORTS])
                 for shards in ((1, 2, 3, 5, 8) if DEVICE == "cpu" else (2, 3))]
 # (other requests at the same time, prompt rows in one step). 1 is decode's own shape: one row at a time.
 COMPANY = [(0, 0), (7, 0), (0, 16), (7, 5)]
