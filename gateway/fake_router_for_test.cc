@@ -3,9 +3,9 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "moe/base/check.h"
 
 namespace conclave {
 
@@ -16,20 +16,23 @@ v1::DecodeResponse Ids(const std::vector<int32_t>& ids, const std::string& finis
   return response;
 }
 
-FakeRouter::FakeRouter(const std::string& where) {
+FakeRouter::FakeRouter(const std::string& where) : address(where) {
   script_ = [](grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter* writer) {
     writer->Write(Ids({'o', 'k', 256}, "stop"));
     return grpc::Status::OK;
   };
   status_.set_model_fingerprint("tiny");
   status_.set_numeric_profile("f32");
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddListeningPort(where, grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(this);
-  server_ = builder.BuildAndStart();
-  address = absl::StrCat("127.0.0.1:", port);
+  // A port that was in use a moment ago may need a moment.
+  for (int i = 0; i < 100 && server_ == nullptr; ++i) {
+    if (i > 0) absl::SleepFor(absl::Milliseconds(20));
+    grpc::ServerBuilder builder;
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddListeningPort(where, grpc::InsecureServerCredentials());
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  CONCLAVE_CHECK(server_ != nullptr);
 }
 
 void FakeRouter::Stop() { server_->Shutdown(std::chrono::system_clock::now()); }

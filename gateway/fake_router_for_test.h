@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "conclave/v1/control.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
+#include "moe/base/test_port.h"
 
 namespace conclave {
 
@@ -25,8 +26,8 @@ class FakeRouter final : public v1::RouterService::Service {
  public:
   using Script = std::function<grpc::Status(grpc::ServerContext*, const v1::DecodeRequest&, DecodeWriter*)>;
 
-  // Listens on a port of its own, or on `address` again.
-  explicit FakeRouter(const std::string& address = "127.0.0.1:0");
+  // Listens on a port of its own, which nobody else is given once it has stopped, or on `address` again.
+  explicit FakeRouter(const std::string& address = NewTestAddress());
   ~FakeRouter() override { Stop(); }
   // As a process that dies: connections break. Scripts that go on are waited for.
   void Stop();
@@ -42,7 +43,7 @@ class FakeRouter final : public v1::RouterService::Service {
   grpc::Status GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest* request,
                          v1::GetStatusResponse* response) override;
 
-  std::string address;
+  const std::string address;
 
  private:
   absl::Mutex mutex_;

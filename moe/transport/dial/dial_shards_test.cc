@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/base/test_port.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
 #include "moe/transport/grpc/grpc_data_plane_client.h"
@@ -22,7 +23,7 @@ using ::testing::HasSubstr;
 
 // A shard as expert_service runs it: control and calls over gRPC, and UCX beside it where asked for.
 struct Shard {
-  Shard(ExpertHandler* handler, bool with_ucx, const std::string& address = "127.0.0.1:0") {
+  Shard(ExpertHandler* handler, bool with_ucx, const std::string& address = NewTestAddress()) {
     if (with_ucx) {
       auto started = UcxExpertServer::Start(UcxExpertServerOptions{});
       EXPECT_TRUE(started.ok()) << started.status();

@@ -12,6 +12,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/base/test_port.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/grpc/expert_grpc_service.h"
 
@@ -106,7 +107,7 @@ TEST(GrpcShardControl, SaysThatSomethingElseAnswers) {
 
 TEST(GrpcShardControl, AnswersForShardsThatAreGone) {
   LoadingHandler handler;
-  auto server = GrpcExpertServer::Start("127.0.0.1:0", handler);
+  auto server = GrpcExpertServer::Start(NewTestAddress(), handler);
   ASSERT_TRUE(server.ok()) << server.status();
   const auto control = NewGrpcShardControl({(*server)->address()}, "");
   server->reset();

@@ -17,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
+#include "moe/base/test_port.h"
 #include "moe/tensor/dtype.h"
 #include "moe/transport/fake_expert_handler.h"
 #include "moe/transport/grpc/describe.h"
@@ -43,8 +44,8 @@ class GrpcHarness final : public TransportHarness {
  public:
   explicit GrpcHarness(std::vector<ExpertHandler*> handlers) : handlers_(std::move(handlers)) {
     for (ExpertHandler* handler : handlers_) {
-      servers_.push_back(MustStart("127.0.0.1:0", *handler));
-      addresses_.push_back(servers_.back()->address());
+      addresses_.push_back(NewTestAddress());
+      servers_.push_back(MustStart(addresses_.back(), *handler));
     }
     transport_ = NewGrpcTransport(addresses_, GrpcTransportOptions{});
   }
@@ -93,9 +94,7 @@ TEST(GrpcTransport, RefusesAShardThatServesAnotherModelOrProfile) {
 }
 
 TEST(GrpcTransport, FailsFastWhereNobodyListens) {
-  FakeExpertHandler handler("fake-0", 8, 4);
-  std::string address;
-  { address = MustStart("127.0.0.1:0", handler)->address(); }
+  const std::string address = NewTestAddress();
   const auto transport = NewGrpcTransport({address}, GrpcTransportOptions{});
   const absl::Time begin = absl::Now();
   const absl::Status status = OneCall(*transport, 1);
@@ -220,7 +219,7 @@ TEST(DescribeShards, TellsWhatEveryShardHolds) {
 
 TEST(DescribeShards, WaitsForAShardThatStillStarts) {
   FakeExpertHandler handler("late", 8, 4);
-  const std::string address = MustStart("127.0.0.1:0", handler)->address();  // and gone again
+  const std::string address = NewTestAddress();
   std::unique_ptr<GrpcExpertServer> server;
   std::thread starter([&] {
     absl::SleepFor(absl::Milliseconds(300));
@@ -233,8 +232,8 @@ TEST(DescribeShards, WaitsForAShardThatStillStarts) {
 
 TEST(DescribeShards, NamesTheShardThatIsMissingOrServesAnotherModel) {
   FakeExpertHandler handler("a", 8, 4);
-  auto server = MustStart("127.0.0.1:0", handler);
-  const std::string address = server->address();
+  const std::string address = NewTestAddress();
+  auto server = MustStart(address, handler);
   const auto other = DescribeShards({address}, "another", absl::Now() + absl::Seconds(20));
   EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(other.status().message()), HasSubstr("expert shard 0 at " + address));
