@@ -215,6 +215,44 @@ TEST_F(GatewayTest, LogprobsComeWithTheTokensBytesAndThePromptsWithEcho) {
   EXPECT_EQ(asked, 1) << "once for all answers";
 }
 
+TEST_F(GatewayTest, WithoutTokensToGenerateTheEchoIsTheAnswer) {
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest& request, DecodeWriter* writer) {
+    v1::DecodeResponse response = Ids({}, "length");
+    response.set_cached_tokens(request.choice());
+    if (request.prompt_logprobs()) {
+      for (const int32_t id : request.prompt_ids()) {
+        v1::TokenLogprob* logprob = response.add_prompt_logprobs();
+        logprob->set_id(id);
+        logprob->set_logprob(-0.5f);
+      }
+    }
+    writer->Write(response);
+    return grpc::Status::OK;
+  });
+  v1::GenerateRequest request = Text("he!");
+  request.set_max_tokens(0);
+  request.set_echo(true);
+  request.set_logprobs(0);
+  request.set_n(2);
+  const Outcome outcome = Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  ASSERT_EQ(outcome.messages.size(), 2u);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(outcome.text(i), "he!");
+    EXPECT_TRUE(outcome.ids(i).empty());
+    EXPECT_EQ(outcome.finish_reason(i), "length");
+    ASSERT_EQ(outcome.messages[i].prompt_logprobs_size(), 2);
+    EXPECT_EQ(outcome.messages[i].prompt_logprobs(1).logprob(), -0.5f);
+    EXPECT_EQ(outcome.messages[i].logprobs_size(), 0);
+  }
+  const v1::Usage& usage = outcome.messages.back().usage();
+  EXPECT_EQ(usage.prompt_tokens(), 2);
+  EXPECT_EQ(usage.completion_tokens(), 0);
+  const auto sent = router_.requests();
+  ASSERT_EQ(sent.size(), 2u);
+  for (const auto& decode : sent) EXPECT_EQ(decode.max_tokens(), 0);
+}
+
 TEST_F(GatewayTest, SlowReadersGetEveryAnswersTextInOrderAndTheUsageLast) {
   router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest& request, DecodeWriter* writer) {
     for (int i = 0; i < 500; ++i) writer->Write(Ids({'a' + request.choice()}));

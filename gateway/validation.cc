@@ -127,8 +127,8 @@ absl::Status ValidateStops(const v1::GenerateRequest& request, int vocab) {
     return Invalid("stop_token_ids: has ", request.stop_token_ids_size(), " ids; at most ", kStopIdsMax, " are taken");
   }
   RETURN_IF_ERROR(ValidateIds("stop_token_ids", request.stop_token_ids(), vocab));
-  if (request.has_max_tokens() && request.max_tokens() < 1) {
-    return Invalid("max_tokens: is ", request.max_tokens(), "; it must be at least 1");
+  if (request.has_max_tokens() && request.max_tokens() < (request.echo() ? 0 : 1)) {
+    return Invalid("max_tokens: is ", request.max_tokens(), "; it must be at least 1, or 0 with echo");
   }
   if (request.has_min_tokens() && request.min_tokens() < 0) {
     return Invalid("min_tokens: is ", request.min_tokens(), "; it must be 0 or more");

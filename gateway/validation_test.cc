@@ -54,6 +54,9 @@ TEST(ValidateGenerate, AcceptsTheThreePromptsAndTheEdges) {
   request.add_stop_token_ids(0);
   request.set_priority(-3);
   EXPECT_TRUE(ValidateGenerate(request, "demo", kVocab).ok());
+  request.set_min_tokens(0);
+  request.set_max_tokens(0);
+  EXPECT_TRUE(ValidateGenerate(request, "demo", kVocab).ok()) << "it has an echo";
   request.mutable_tokens()->add_ids(0);
   request.mutable_tokens()->add_ids(kVocab - 1);
   EXPECT_TRUE(ValidateGenerate(request, "demo", kVocab).ok());
@@ -78,6 +81,19 @@ TEST(ValidateGenerate, NamesTheFieldThatIsWrong) {
   ExpectRefused([](auto& r) { r.mutable_tokens()->add_ids(kVocab); }, "tokens.ids[0]");
   ExpectRefused([](auto& r) { r.set_max_tokens(0); }, "max_tokens");
   ExpectRefused([](auto& r) { r.set_max_tokens(-1); }, "max_tokens");
+  ExpectRefused(
+      [](auto& r) {
+        r.set_echo(true);
+        r.set_max_tokens(-1);
+      },
+      "max_tokens");
+  ExpectRefused(
+      [](auto& r) {
+        r.set_echo(true);
+        r.set_max_tokens(0);
+        r.set_min_tokens(1);
+      },
+      "min_tokens");
   ExpectRefused([](auto& r) { r.set_request_id("a b"); }, "request_id");
   ExpectRefused([](auto& r) { r.set_request_id("a\nI forged"); }, "request_id");
   ExpectRefused([](auto& r) { r.set_request_id(std::string(kRequestIdBytesMax + 1, 'x')); }, "request_id");

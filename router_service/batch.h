@@ -42,10 +42,10 @@ struct Batch {
   int logit_rows = 0;
 };
 
-// A token that a sequence got.
+// A token that a sequence got, or the end of one that was to get none.
 struct ScheduledToken {
   SequenceId sequence{0};
-  int32_t token = 0;
+  int32_t token = 0;  // -1: none, and the end
   FinishReason finish = FinishReason::kNone;
 };
 

@@ -29,6 +29,9 @@ void DecodeStream::OnEvent(const TokenEvent& event) {
   progress_.admission = event.admission;
   progress_.cached_tokens += event.cached_tokens;
   if (event.token >= 0) CountToken();
+  if (event.token < 0 && event.finish != FinishReason::kNone) {
+    metrics_.prefill_tokens->Add(static_cast<double>(progress_.prompt_tokens));
+  }
   if (tracer_ != nullptr) {
     absl::MutexLock lock(&mutex_);
     traced_ = progress_;

@@ -48,12 +48,15 @@ struct EngineOptions {
 // DEADLINE_EXCEEDED, INTERNAL (a logit that is not a number), or what the expert pool said of the step.
 struct TokenEvent {
   SequenceId sequence{0};
-  int32_t token = -1;  // -1: none (a failure)
+  int32_t token = -1;  // -1: none (a failure, or max_tokens is 0)
   FinishReason finish = FinishReason::kNone;
-  uint64_t logits_hash = 0;  // where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]
+  // Where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]; where max_tokens is 0, over those
+  // that the first token would be drawn from.
+  uint64_t logits_hash = 0;
   std::optional<TokenLogprobs> logprobs;  // where asked: of `token`
-  int32_t cached_tokens = 0;              // with the first token: of prompt_ids, those found in the prefix cache
-  // Where asked, with the first token: one for each of prompt_ids; the first one follows nothing, and is 0.
+  // With the first token, or the end that comes without one: of prompt_ids, those found in the prefix cache.
+  int32_t cached_tokens = 0;
+  // Where asked, as early: one for each of prompt_ids; the first one follows nothing, and is 0.
   std::vector<TokenLogprobs> prompt_logprobs;
   // Where asked, at the end: rows that went to each expert, [layers][experts], dense layers empty. Rows that were
   // computed again after a preemption count once, rows found in the prefix cache not at all.
@@ -83,7 +86,8 @@ struct EngineRequest {
   // the same logits_hash, as if they had come from here; they are not sent again.
   std::vector<int32_t> generated_ids;
   SamplingParams sampling;
-  int max_tokens = 128;  // >= 1; generated_ids count
+  // generated_ids count. 0: the prompt is only read, and the answer ends with kLength and without a token.
+  int max_tokens = 128;
   int min_tokens = 0;    // ids that would end the answer are not sampled before so many tokens; generated_ids count
   bool ignore_eos = false;
   std::vector<int32_t> stop_ids;    // end the answer as an end-of-sequence id does

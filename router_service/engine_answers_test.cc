@@ -204,6 +204,63 @@ TEST(EngineTest, LogprobsOfAnswerAndPromptAreThoseOfTheRawLogits) {
   }
 }
 
+TEST(EngineTest, WithoutTokensToGenerateAPromptHasTheLogprobsOfOneWithAnAnswer) {
+  for (const bool draws : {false, true}) {
+    for (const int chunk : {1, 7, 64}) {
+      SCOPED_TRACE(testing::Message() << (draws ? "drawn, " : "") << "chunks of " << chunk);
+      EngineOptions options = TestEngineOptions();
+      options.prefill_chunk_tokens_max = chunk;
+      auto engine = draws ? MakeDrawingEngine(options) : MakeEngine(options);
+      for (const int prompt : {1, 16, 40}) {
+        EngineRequest read = TestRequest(prompt, 0, 4), answered = TestRequest(prompt, 1, 4);
+        for (EngineRequest* request : {&read, &answered}) {
+          request->top_logprobs = 3;
+          request->prompt_logprobs = true;
+          request->hash_logits = !draws;
+        }
+        Answer of_read, of_answered;
+        ASSERT_TRUE(engine->Submit(read, of_read.Callback()).ok());
+        const TokenEvent& end = of_read.Wait();
+        ASSERT_TRUE(end.status.ok()) << end.status;
+        EXPECT_EQ(end.finish, FinishReason::kLength);
+        EXPECT_EQ(end.token, -1);
+        EXPECT_TRUE(of_read.ids().empty() && of_read.logprobs().empty() && end.token_experts.empty());
+        ASSERT_TRUE(engine->Submit(answered, of_answered.Callback()).ok());
+        const TokenEvent& answer_end = of_answered.Wait();
+        ASSERT_EQ(of_answered.ids().size(), 1u);
+        EXPECT_EQ(end.expert_use, answer_end.expert_use);
+        EXPECT_EQ(end.logits_hash, answer_end.logits_hash);
+        const std::vector<TokenLogprobs>& wanted = of_answered.prompt_logprobs();
+        ASSERT_EQ(of_read.prompt_logprobs().size(), read.prompt_ids.size());
+        ASSERT_EQ(wanted.size(), read.prompt_ids.size());
+        for (size_t i = 0; i < wanted.size(); ++i) {
+          EXPECT_EQ(of_read.prompt_logprobs()[i].id, read.prompt_ids[i]);
+          EXPECT_EQ(of_read.prompt_logprobs()[i].logprob, wanted[i].logprob) << i;
+          EXPECT_EQ(of_read.prompt_logprobs()[i].top, wanted[i].top) << i;
+        }
+      }
+      EXPECT_EQ(engine->stats().kv_blocks_held(), 0);
+    }
+  }
+}
+
+TEST(EngineTest, APromptThatWasOnlyReadIsFoundInTheCache) {
+  auto engine = MakeEngine();
+  const EngineRequest answered = TestRequest(70, 10, 8);
+  for (int turn = 0; turn < 2; ++turn) {
+    EngineRequest read = answered;
+    read.max_tokens = 0;
+    Answer answer;
+    ASSERT_TRUE(engine->Submit(read, answer.Callback()).ok());
+    EXPECT_EQ(answer.Wait().finish, FinishReason::kLength);
+    EXPECT_EQ(answer.cached_tokens(), turn == 0 ? 0 : 64);
+  }
+  Answer answer;
+  ASSERT_TRUE(engine->Submit(answered, answer.Callback()).ok());
+  ExpectAnswer(answer, answered);
+  EXPECT_EQ(answer.cached_tokens(), 64);
+}
+
 TEST(EngineTest, ChoicesThatArriveTogetherComputeTheirPromptOnceAndAnswerAsTheyWouldAlone) {
   for (int chunk : {5, 64}) {
     EngineOptions options = TestEngineOptions();

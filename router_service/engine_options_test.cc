@@ -110,8 +110,15 @@ TEST(EngineRequestTest, NamesTheFieldThatIsOutOfRange) {
   expect("prompt_ids[2] is -1", [](EngineRequest& request) { request.prompt_ids[2] = -1; });
   expect("prompt_ids has 96 tokens; the context holds 96",
          [](EngineRequest& request) { request.prompt_ids.resize(96); });
-  expect("max_tokens is 0", [](EngineRequest& request) { request.max_tokens = 0; });
   expect("max_tokens is -5", [](EngineRequest& request) { request.max_tokens = -5; });
+  expect("generated_ids has 1 ids, with which the answer is complete: max_tokens is 0", [](EngineRequest& request) {
+    request.generated_ids = {4};
+    request.max_tokens = 0;
+  });
+  expect("min_tokens is 1; it must be in [0, max_tokens]", [](EngineRequest& request) {
+    request.min_tokens = 1;
+    request.max_tokens = 0;
+  });
   expect("temperature is nan", [&](EngineRequest& request) { request.sampling.temperature = nan; });
   expect("top_p is 0", [](EngineRequest& request) { request.sampling.top_p = 0; });
   expect("top_k is -1", [](EngineRequest& request) { request.sampling.top_k = -1; });
@@ -134,6 +141,8 @@ TEST(EngineRequestTest, NamesTheFieldThatIsOutOfRange) {
   largest.prompt_ids.assign(95, 60);
   largest.max_tokens = std::numeric_limits<int>::max();
   EXPECT_TRUE(ValidateRequest(largest, FakeSpec(), 96).ok());
+  largest.max_tokens = 0;
+  EXPECT_TRUE(ValidateRequest(largest, FakeSpec(), 96).ok()) << "it is only read";
 }
 
 }  // namespace

@@ -45,11 +45,12 @@ class Answer {
       std::lock_guard<std::mutex> lock(mutex_);
       EXPECT_FALSE(ended_) << "an event after the last one";
       if (event.token >= 0) ids_.push_back(event.token);
-      if (event.token >= 0 && ids_.size() == 1) cached_tokens_ = event.cached_tokens;
+      const bool first = event.token >= 0 ? ids_.size() == 1 : ids_.empty() && event.ended();
+      if (first) cached_tokens_ = event.cached_tokens;
       if (event.token >= 0) token_experts_.push_back(event.token_experts);
       if (event.logprobs.has_value()) logprobs_.push_back(*event.logprobs);
       for (const TokenLogprobs& logprobs : event.prompt_logprobs) {
-        EXPECT_EQ(ids_.size(), 1u) << "they come with the first token";
+        EXPECT_TRUE(first) << "they come with the first token";
         prompt_logprobs_.push_back(logprobs);
       }
       last_ = event;

@@ -39,12 +39,12 @@ absl::Status ValidateLengths(const EngineRequest& request, int context_max) {
     return Invalid("prompt_ids has ", prompt, " tokens; the context holds ", context_max,
                    ", at least one of them for the answer");
   }
-  if (request.max_tokens < 1) return Invalid("max_tokens is ", request.max_tokens, "; it must be at least 1");
+  if (request.max_tokens < 0) return Invalid("max_tokens is ", request.max_tokens, "; it must be 0 or more");
   if (request.min_tokens < 0 || request.min_tokens > request.max_tokens) {
     return Invalid("min_tokens is ", request.min_tokens, "; it must be in [0, max_tokens], which is ",
                    request.max_tokens);
   }
-  if (generated >= request.max_tokens || prompt + generated >= context_max) {
+  if (generated >= std::max(request.max_tokens, 1) || prompt + generated >= context_max) {
     return Invalid("generated_ids has ", generated, " ids, with which the answer is complete: max_tokens is ",
                    request.max_tokens, ", the context holds ", context_max, " tokens and prompt_ids has ", prompt);
   }
@@ -208,9 +208,11 @@ void LiveSequence::Report(TokenEvent& event) {
   if (event.token >= 0) {
     has_answered_ = true;
     event.logprobs = std::exchange(logprobs_, std::nullopt);
+    event.token_experts = token_experts_;
+  }
+  if (event.token >= 0 || event.finish != FinishReason::kNone) {
     event.prompt_logprobs = std::exchange(prompt_logprobs_, {});
     event.cached_tokens = std::exchange(cached_tokens_, 0);
-    event.token_experts = token_experts_;
   }
   if (event.ended()) event.expert_use = std::move(expert_use_);
 }

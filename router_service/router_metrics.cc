@@ -28,7 +28,7 @@ RouterMetrics::RouterMetrics(Metrics& metrics, bool per_expert)
       decode_seconds(metrics.AddHistogram("conclave_router_decode_seconds",
                                           "Time from a sequence's first token to its last.", {}, LatencyBuckets())),
       prefill_tokens(metrics.AddCounter("conclave_router_prefill_tokens_total",
-                                        "Prompt tokens of sequences that got their first token.", {})),
+                                        "Prompt tokens of sequences whose prompt was read to its end.", {})),
       decode_tokens(metrics.AddCounter("conclave_router_decode_tokens_total", "Tokens generated.", {})),
       metrics_(metrics),
       per_expert_(per_expert),

@@ -38,7 +38,7 @@ Scheduler::~Scheduler() = default;
 absl::Status Scheduler::Add(ScheduledRequest request) {
   const int64_t generated = static_cast<int64_t>(request.generated_ids.size());
   const int64_t prompt = static_cast<int64_t>(request.prompt_ids.size());
-  CONCLAVE_CHECK(prompt >= 1 && request.max_tokens > generated);
+  CONCLAVE_CHECK(prompt >= 1 && std::max(request.max_tokens, 1) > generated);
   CONCLAVE_CHECK(prompt + generated < options_.context_max);
   if (static_cast<int64_t>(sequences_.size()) >= live_max()) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", running_.size(), " sequences run and ",
@@ -196,6 +196,11 @@ absl::Span<const ScheduledToken> Scheduler::Commit(const Batch& batch, absl::Spa
     sequence.computed_ever = std::max(sequence.computed_ever, sequence.computed);
     KeepFullBlocks(sequence);
     if (!slice.samples) continue;
+    if (sequence.max_tokens == 0) {
+      tokens_.push_back({sequence.id, -1, FinishReason::kLength});
+      Erase(sequence);
+      continue;
+    }
     sequence.tokens.push_back(sampled[i]);
     tokens_.push_back({sequence.id, sampled[i], Finish(sequence)});
     if (tokens_.back().finish != FinishReason::kNone) Erase(sequence);

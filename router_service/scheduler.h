@@ -53,7 +53,7 @@ struct ScheduledRequest {
   SequenceId sequence{0};
   std::vector<int32_t> prompt_ids;
   std::vector<int32_t> generated_ids;  // of a resumed sequence: the tokens after its prompt
-  int max_tokens = 1;                  // generated_ids count
+  int max_tokens = 1;                  // generated_ids count; 0: it ends once its prompt is computed
   std::vector<int32_t> ending_ids;     // ascending: the first of these ends the sequence
   // Rows at this position and behind it give their logits when they are computed for the first time. Whatever it is,
   // the row that chooses the next token gives its own.
@@ -74,7 +74,7 @@ class Scheduler {
 
   // RESOURCE_EXHAUSTED: the queue is full, or all blocks together could not hold the request.
   // REQUIRES: a valid request (prompt not empty, prompt and generated_ids shorter than the context, max_tokens above
-  // generated_ids' length) and a new id
+  // generated_ids' length, or both 0) and a new id
   absl::Status Add(ScheduledRequest request);
   // Ends a sequence and frees its blocks at once. False where it is unknown or has ended.
   bool Cancel(SequenceId sequence);

@@ -68,7 +68,7 @@ class Simulation {
 
   void Submit() {
     const SequenceId id{++last_id_};
-    ScheduledRequest request = TestScheduled(last_id_, 1 + random_() % (options_.context_max - 1), 1 + random_() % 30);
+    ScheduledRequest request = TestScheduled(last_id_, 1 + random_() % (options_.context_max - 1), random_() % 31);
     // Beginnings are taken from three texts, so that many are equal for a while.
     const uint64_t text = random_() % 3;
     const size_t common = mixed_ ? random_() % (2 * request.prompt_ids.size()) : 0;
@@ -154,7 +154,8 @@ class Simulation {
     const auto given = scheduler_.Commit(batch, sampled);
     ASSERT_EQ(given.size(), tokens);
     for (const ScheduledToken& token : given) {
-      ASSERT_EQ(token.token, wanted.at(token.sequence));
+      const bool takes_none = live_.at(token.sequence).max_tokens == 0;
+      ASSERT_EQ(token.token, takes_none ? -1 : wanted.at(token.sequence));
       Accept(token);
     }
   }
@@ -250,7 +251,7 @@ class Simulation {
 
   void Accept(const ScheduledToken& token) {
     Live& live = live_.at(token.sequence);
-    live.tokens.push_back(token.token);
+    if (token.token >= 0) live.tokens.push_back(token.token);
     const int generated = static_cast<int>(live.tokens.size()) - live.prompt;
     const bool stop = token.token == kTestEos;
     const bool length = generated == live.max_tokens || static_cast<int>(live.tokens.size()) == options_.context_max;

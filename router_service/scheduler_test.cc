@@ -91,6 +91,31 @@ TEST(SchedulerTest, EndsWithLengthAtMaxTokensAndAtTheContextsEnd) {
   }
 }
 
+TEST(SchedulerTest, WithoutTokensToGenerateASequenceEndsOnceItsPromptIsComputed) {
+  for (const int prompt : {1, 8, 20, 63}) {
+    for (const int32_t drawn : {1, kTestEos}) {
+      SchedulerOptions options = TestSchedulerOptions();
+      options.prefix_cache = true;
+      Scheduler scheduler(options);
+      ASSERT_TRUE(scheduler.Add(TestScheduled(1, prompt, 0)).ok());
+      std::vector<ScheduledToken> all;
+      int rows = 0;
+      while (scheduler.running() + scheduler.waiting() > 0) {
+        const Batch& batch = scheduler.Next();
+        rows += batch.rows;
+        const auto tokens = scheduler.Commit(batch, std::vector<int32_t>(batch.slices.size(), drawn));
+        all.insert(all.end(), tokens.begin(), tokens.end());
+      }
+      EXPECT_EQ(rows, prompt);
+      ASSERT_EQ(all.size(), 1u);
+      EXPECT_EQ(all[0].token, -1);
+      EXPECT_EQ(all[0].finish, FinishReason::kLength) << "whatever would have come next";
+      EXPECT_EQ(scheduler.blocks().held(), 0);
+      EXPECT_EQ(scheduler.blocks().cached(), prompt / options.kv_block_tokens) << "others may go on behind it";
+    }
+  }
+}
+
 TEST(SchedulerTest, RefusesWhatDoesNotFitTheQueueOrTheWholeCache) {
   SchedulerOptions options = TestSchedulerOptions();
   options.sequences_running_max = 1;

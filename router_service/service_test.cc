@@ -246,6 +246,32 @@ TEST_F(RouterServiceTest, EveryFieldOfARequestReachesTheEngine) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
+TEST_F(RouterServiceTest, ASequenceWithoutTokensToGenerateEndsWithItsPromptsLogprobs) {
+  Serve();
+  v1::DecodeRequest request = Request();
+  request.set_max_tokens(0);
+  grpc::ClientContext context;
+  auto stream = stub_->Decode(&context, request);
+  EXPECT_EQ(engine_.WaitForRequest(1).max_tokens, 0);
+  TokenEvent event;
+  event.finish = FinishReason::kLength;
+  event.prompt_logprobs = {{5, 0, {}}, {6, -1.0f, {{2, -0.5f}}}, {7, -2.0f, {}}};
+  event.cached_tokens = 2;
+  engine_.Send(1, event);
+  v1::DecodeResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.ids_size(), 0);
+  EXPECT_EQ(response.finish_reason(), "length");
+  EXPECT_EQ(response.cached_tokens(), 2);
+  ASSERT_EQ(response.prompt_logprobs_size(), 3);
+  EXPECT_EQ(response.prompt_logprobs(2).logprob(), -2.0f);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_TRUE(MetricsCome("conclave_router_requests_total{code=\"OK\"} 1"));
+  EXPECT_TRUE(MetricsCome("conclave_router_prefill_tokens_total 3"));
+  EXPECT_TRUE(MetricsCome("conclave_router_decode_tokens_total 0"));
+}
+
 TEST_F(RouterServiceTest, LogprobsTravelWithTheirIds) {
   Serve();
   grpc::ClientContext context;

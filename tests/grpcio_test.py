@@ -81,6 +81,9 @@ assert b"".join(p.token for p in chosen).decode(errors="replace") == text(scored
 echoed = ask(sampling=greedy, logprobs=0, echo=True)
 assert text(echoed).startswith("Once upon a time")
 assert len(echoed[0].prompt_logprobs) == len(echoed[0].prompt_ids)
+read = ask(sampling=greedy, logprobs=0, echo=True, max_tokens=0)
+assert (text(read), read[-1].finish_reason, read[-1].usage.completion_tokens) == ("Once upon a time", "length", 0)
+assert list(read[0].prompt_logprobs) == list(echoed[0].prompt_logprobs)
 
 # Stops.
 whole = text(ask(sampling=greedy))

@@ -120,6 +120,30 @@ class HttpTest(unittest.TestCase):
         for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"]))[1:]:
             self.assertEqual(choice["text"][offset:offset + len(token)], token)
 
+    def test_a_prompt_is_scored_without_an_answer(self):
+        fields = {"echo": True, "logprobs": 2}
+        whole = self.client.complete(max_tokens=1, **fields).json()
+        scored = self.client.complete(max_tokens=0, **fields).json()
+        choice = scored["choices"][0]
+        self.assertEqual((choice["text"], choice["finish_reason"]), (STORY, "length"))
+        self.assertEqual(scored["usage"]["completion_tokens"], 0)
+        self.assertEqual(scored["usage"]["prompt_tokens"], whole["usage"]["prompt_tokens"])
+        tokens = whole["usage"]["prompt_tokens"]
+        self.assertEqual(choice["logprobs"], {name: values[:tokens] for name, values in
+                                              whole["choices"][0]["logprobs"].items()})
+        self.assertLess(choice["logprobs"]["token_logprobs"][1], 0)
+        events = self.client.complete(max_tokens=0, stream=True, stream_options={"include_usage": True},
+                                      **fields).events()
+        self.assertEqual(events[-1], "[DONE]")
+        self.assertEqual(events[0]["choices"][0]["text"], STORY)
+        self.assertEqual(events[0]["choices"][0]["logprobs"], choice["logprobs"])
+        self.assertEqual(events[1]["choices"][0]["finish_reason"], "length")
+        self.assertEqual(events[2]["usage"], scored["usage"])
+        both = self.client.complete(prompt=[STORY, "2 + 2 ="], max_tokens=0, n=2, echo=True).json()
+        self.assertEqual([c["text"] for c in both["choices"]], [STORY, STORY, "2 + 2 =", "2 + 2 ="])
+        for refused in (self.client.complete(max_tokens=0, logprobs=2), self.client.chat(max_tokens=0)):
+            self.assertEqual((refused.status, refused.error()["param"]), (400, "max_tokens"))
+
     def test_stream_says_what_the_whole_answer_says(self):
         whole = self.client.chat(logprobs=True, top_logprobs=2).json()
         answer = self.client.chat(logprobs=True, top_logprobs=2, stream=True, stream_options={"include_usage": True})

@@ -122,6 +122,15 @@ TEST(TranslateCompletion, PromptsInEveryForm) {
               HasSubstr("prompt: has 2 prompts; at most 1"));
 }
 
+TEST(TranslateCompletion, MayAskForNoTokens) {
+  const ApiRequest scored = Completion(R"({"prompt": "a", "max_tokens": 0, "echo": true})");
+  EXPECT_TRUE(scored.prompts[0].has_max_tokens());
+  EXPECT_EQ(scored.prompts[0].max_tokens(), 0);
+  EXPECT_EQ(Refused(R"("max_tokens": -1)"), "max_tokens/");
+  const auto chat = TranslateChat(Body(R"({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 0})"), {});
+  EXPECT_THAT(chat.status().message(), HasSubstr("max_tokens: is 0; it must be from 1"));
+}
+
 TEST(TranslateCompletion, WhatIsWrongIsNamed) {
   EXPECT_EQ(Refused(R"("n": 1000000)"), "n/");
   EXPECT_EQ(Refused(R"("max_tokens": 9223372036854775808)"), "max_tokens/");

@@ -81,11 +81,12 @@ void ReadSampling(BodyFields& fields, const TranslationOptions& options, v1::Sam
   ReadLogitBias(fields, sampling);
 }
 
-void ReadLength(BodyFields& fields, v1::GenerateRequest& request) {
+// max_tokens may be 0 where there is an echo, which chats do not have.
+void ReadLength(BodyFields& fields, bool chat, v1::GenerateRequest& request) {
   if (const auto tokens = fields.Int("min_tokens", 0, kInt32Max); tokens.has_value()) {
     request.set_min_tokens(static_cast<int32_t>(*tokens));
   }
-  if (const auto tokens = fields.Int("max_tokens", 1, kInt32Max); tokens.has_value()) {
+  if (const auto tokens = fields.Int("max_tokens", chat ? 1 : 0, kInt32Max); tokens.has_value()) {
     request.set_max_tokens(static_cast<int32_t>(*tokens));
   }
   request.set_ignore_eos(fields.Bool("ignore_eos").value_or(false));
@@ -236,7 +237,7 @@ void ReadCommonFields(BodyFields& fields, const TranslationOptions& options, v1:
                       ApiRequest& api) {
   request.set_model(fields.Text("model").value_or(""));
   ReadSampling(fields, options, *request.mutable_sampling());
-  ReadLength(fields, request);
+  ReadLength(fields, api.chat, request);
   ReadStream(fields, api);
   api.choices = static_cast<int>(fields.Int("n", 1, kAnswersMax).value_or(1));
   if (api.choices > 1) request.set_n(api.choices);
