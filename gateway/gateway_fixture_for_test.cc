@@ -29,6 +29,7 @@ class FakeTemplate final : public ChatTemplate {
     }
     return pieces;
   }
+  absl::string_view source() const override { return "{{ messages }}"; }
 };
 
 std::unique_ptr<RouterPool> NewPool(const std::string& address, Tracer* tracer, Metrics& metrics) {

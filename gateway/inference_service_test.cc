@@ -295,6 +295,15 @@ TEST_F(GatewayTest, TokenizesAsGenerateDoesAndListsTheModel) {
   message->set_content("he");
   ASSERT_TRUE(stub_->Tokenize(&chat_context, request, &response).ok());
   EXPECT_THAT(response.ids(), ElementsAre(kTinyEnd, kTinyHe));
+  model_->tokenizer = TinyTokenizer({}, R"({"bos_token": "<|end|>", "add_bos_token": true})");
+  for (const bool without : {false, true}) {
+    grpc::ClientContext bos_context;
+    request.set_text("he");
+    request.set_without_bos(without);
+    ASSERT_TRUE(stub_->Tokenize(&bos_context, request, &response).ok());
+    EXPECT_EQ(std::vector<int32_t>(response.ids().begin(), response.ids().end()),
+              without ? std::vector<int32_t>{kTinyHe} : (std::vector<int32_t>{kTinyEnd, kTinyHe}));
+  }
   request.set_text("");
   EXPECT_EQ(stub_->Tokenize(&bad_context, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 

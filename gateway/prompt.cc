@@ -36,6 +36,7 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const ServedModel& model, const v
 
 absl::StatusOr<std::vector<int32_t>> PromptIds(const ServedModel& model, const v1::TokenizeRequest& request) {
   if (request.has_chat()) return ChatIds(model, request.chat());
+  if (request.without_bos()) return model.tokenizer->Encode(request.text(), SpecialText::kAsTokens);
   return EncodePrompt(*model.tokenizer, request.text());
 }
 

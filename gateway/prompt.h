@@ -17,6 +17,7 @@ namespace conclave {
 // REQUIRES: ValidateGenerate accepts the request. INVALID_ARGUMENT names the field: the template refuses the chat, or
 // the model has no template that can be run.
 absl::StatusOr<std::vector<int32_t>> PromptIds(const ServedModel& model, const v1::GenerateRequest& request);
+// The same without the answer; text gets no BOS where the request wants none.
 absl::StatusOr<std::vector<int32_t>> PromptIds(const ServedModel& model, const v1::TokenizeRequest& request);
 
 // "text", "chat.messages" or "tokens.ids": where the prompt stands, for messages.

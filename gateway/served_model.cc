@@ -50,6 +50,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& 
   model->experts_per_token = spec.gate.top_k;
   model->eos_ids = spec.eos_ids;
   ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(directory));
+  ASSIGN_OR_RETURN(model->tokenizer_config, ReadTokenizerConfig(directory));
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template = ChatTemplate::Load(directory);
   model->chat_status = chat_template.status();
   if (chat_template.ok()) model->chat_template = *std::move(chat_template);

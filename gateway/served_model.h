@@ -12,6 +12,7 @@
 #include "gateway/generation_defaults.h"
 #include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/tokenizer.h"
+#include "moe/tokenizer/tokenizer_config.h"
 
 namespace conclave {
 
@@ -26,6 +27,7 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: chat is refused with chat_status
   absl::Status chat_status;                     // why there is no chat template
+  TokenizerConfig tokenizer_config;
   GenerationDefaults defaults;                  // for what requests leave out
 
   bool IsEos(int32_t id) const;

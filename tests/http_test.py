@@ -100,6 +100,8 @@ class HttpTest(unittest.TestCase):
     def test_prompts_as_text_ids_and_lists_of_both(self):
         ids = self.client.post("/tokenize", {"prompt": STORY}).json()
         self.assertEqual(ids["count"], len(ids["tokens"]))
+        bare = self.client.post("/tokenize", {"prompt": STORY, "add_special_tokens": False}).json()
+        self.assertEqual(bare["tokens"], ids["tokens"][1:])
         self.assertTrue(self.client.post("/detokenize", {"tokens": ids["tokens"]}).json()["prompt"].endswith(STORY))
         text = self.client.complete().json()["choices"][0]["text"]
         self.assertEqual(self.client.complete(prompt=ids["tokens"]).json()["choices"][0]["text"], text)
@@ -109,6 +111,17 @@ class HttpTest(unittest.TestCase):
         self.assertNotEqual(several["choices"][2]["text"], text)
         both = self.client.complete(prompt=[ids["tokens"], ids["tokens"]]).json()
         self.assertEqual([c["text"] for c in both["choices"]], [text] * 2)
+
+    def test_a_client_that_tokenises_itself_learns_what_it_needs(self):
+        with open(os.path.join(DEMO_MODEL, "tokenizer_config.json")) as file:
+            config = json.load(file)
+        info = self.client.get("/tokenizer_info").json()
+        for name in ("bos_token", "eos_token", "pad_token"):
+            self.assertEqual(info[name], config[name]["content"])
+            ids = self.client.post("/tokenize", {"prompt": info[name], "add_special_tokens": False}).json()["tokens"]
+            self.assertEqual(len(ids), 1, name)
+        self.assertEqual((info["chat_template"], info["add_bos_token"]), (config["chat_template"], True))
+        self.assertEqual(info["tokenizer_class"], config["tokenizer_class"])
 
     def test_echo_with_log_probabilities_of_the_prompt(self):
         choice = self.client.complete(echo=True, logprobs=2, max_tokens=1).json()["choices"][0]

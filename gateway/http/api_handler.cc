@@ -22,6 +22,7 @@
 #include "gateway/http/error_body.h"
 #include "gateway/http/json_body.h"
 #include "gateway/http/routes.h"
+#include "gateway/http/tokenizer_info.h"
 #include "gateway/validation.h"
 #include "moe/base/json_writer.h"
 #include "moe/base/status_macros.h"
@@ -50,6 +51,10 @@ HttpResponse StatusJson(absl::string_view status) {
 
 HttpResponse NotServing() {
   return ErrorResponse(absl::UnavailableError("the model is not being served: this gateway starts or stops"));
+}
+
+HttpResponse NoSuchModel() {
+  return ErrorResponse(absl::NotFoundError("The model does not exist or you do not have access to it."));
 }
 
 HttpResponse ConsolePage(const ConsoleFile& file) {
@@ -206,6 +211,9 @@ class ApiHandlerImpl final : public ApiHandler {
       case Endpoint::kModels:
       case Endpoint::kModel:
         return Models(dispatcher->ListModels(*context.tenant), route, model_id);
+      case Endpoint::kTokenizerInfo:
+        if (dispatcher->ListModels(*context.tenant).models().empty()) return NoSuchModel();
+        return Json(TokenizerInfo(*model_));
       case Endpoint::kExperts:
         return Json(*cluster_->Json()).With("Cache-Control", "no-store");
       case Endpoint::kConsole:
@@ -227,7 +235,7 @@ class ApiHandlerImpl final : public ApiHandler {
       WriteModel(json, model, started_);
       return Json(json.text());
     }
-    return ErrorResponse(absl::NotFoundError("The model does not exist or you do not have access to it."));
+    return NoSuchModel();
   }
 
   absl::Status Answer(Endpoint endpoint, const nlohmann::json& body, const std::shared_ptr<Exchange>& exchange) {

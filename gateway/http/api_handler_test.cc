@@ -33,6 +33,7 @@ class ThinkingTemplate final : public ChatTemplate {
   absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool) const override {
     return std::vector<PromptPiece>{{turns.back().content, false}, {"<think>\n", true}};
   }
+  absl::string_view source() const override { return "<think>"; }
 };
 
 class ApiHandlerTest : public GatewayTest {
@@ -65,6 +66,11 @@ class ApiHandlerTest : public GatewayTest {
   }
   static std::string ChatBody(bool stream) {
     return json({{"messages", {{{"role", "user"}, {"content", "?"}}}}, {"max_tokens", 50}, {"stream", stream}}).dump();
+  }
+  std::string Get(const std::string& path) {
+    TestSocket client(http_->address());
+    client.Send(absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    return client.ReadUntil("<never>");
   }
   // The message of an answer that comes whole.
   json WholeMessage() {
@@ -202,19 +208,32 @@ TEST_F(ApiHandlerTest, PromptsThatCanNeverRunTogetherAreNoMatterOfTryingAgain) {
   EXPECT_THAT(answer, HasSubstr("asks for 6 answers at once; all attention services together take 5"));
 }
 
+TEST_F(ApiHandlerTest, ClientsMayTokeniseAndRenderChatsThemselves) {
+  model_->tokenizer_config.tokenizer_class = "LlamaTokenizerFast";
+  model_->tokenizer_config.eos_token = "<|end|>";
+  Serve();
+  const std::string answer = Get("/tokenizer_info");
+  const size_t body = answer.find("\r\n\r\n") + 4;
+  const json said = json::parse(answer.substr(body, answer.rfind('}') + 1 - body));
+  EXPECT_EQ(said["tokenizer_class"], "LlamaTokenizerFast");
+  EXPECT_EQ(said["eos_token"], "<|end|>");
+  EXPECT_TRUE(said["bos_token"].is_null() && said["pad_token"].is_null() && said["unk_token"].is_null());
+  EXPECT_EQ(said["add_bos_token"], model_->tokenizer->add_bos());
+  EXPECT_EQ(said["model_max_length"], model_->context_max);
+  EXPECT_EQ(said["chat_template"], std::string(model_->chat_template->source()));
+}
+
 TEST_F(ApiHandlerTest, ATenantSeesTheModelsThatItMayUse) {
   Serve();
-  const auto get = [this](const std::string& path) {
-    TestSocket client(http_->address());
-    client.Send(absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
-    return client.ReadUntil("<never>");
-  };
-  EXPECT_THAT(get("/v1/models"), HasSubstr("\"id\": \"tiny\""));
+  EXPECT_THAT(Get("/v1/models"), HasSubstr("\"id\": \"tiny\""));
+  EXPECT_THAT(Get("/tokenizer_info"), StartsWith("HTTP/1.1 200"));
   authenticator_.tenant = std::make_shared<const Tenant>(Tenant{"other", 0, 0, 0, 0, {"large"}, ""});
-  EXPECT_THAT(get("/v1/models"), HasSubstr("\"data\": []"));
-  const std::string one = get("/v1/models/tiny");
-  EXPECT_THAT(one, StartsWith("HTTP/1.1 404"));
-  EXPECT_THAT(one, HasSubstr("model_not_found"));
+  EXPECT_THAT(Get("/v1/models"), HasSubstr("\"data\": []"));
+  for (const char* path : {"/v1/models/tiny", "/tokenizer_info"}) {
+    const std::string one = Get(path);
+    EXPECT_THAT(one, StartsWith("HTTP/1.1 404"));
+    EXPECT_THAT(one, HasSubstr("model_not_found"));
+  }
   TestSocket client(http_->address());
   client.Send(Post("/v1/chat/completions", ChatBody(false)));
   const std::string refusal = client.ReadUntil("}}");

@@ -116,7 +116,7 @@ absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const json& body) {
   } else if (!prompt.has_value()) {
     fields.Fail("prompt", "is missing; give it, or messages");
   }
-  if (!fields.Bool("add_special_tokens").value_or(true)) fields.FailUnsupported("add_special_tokens", "must be true");
+  request.set_without_bos(!fields.Bool("add_special_tokens").value_or(true));
   if (!fields.Bool("add_generation_prompt").value_or(true)) {
     fields.FailUnsupported("add_generation_prompt", "must be true");
   }

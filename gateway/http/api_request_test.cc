@@ -164,6 +164,8 @@ TEST(TranslateInvocation, IsAChatWhereThereAreMessages) {
 
 TEST(TranslateTokenize, TextOrMessages) {
   EXPECT_EQ(TranslateTokenize(Body(R"({"prompt": "a"})"))->text(), "a");
+  EXPECT_FALSE(TranslateTokenize(Body(R"({"prompt": "a"})"))->without_bos());
+  EXPECT_TRUE(TranslateTokenize(Body(R"({"prompt": "a", "add_special_tokens": false})"))->without_bos());
   EXPECT_EQ(TranslateTokenize(Body(R"({"messages": [{"role": "user", "content": "a"}]})"))->chat().messages_size(), 1);
   EXPECT_FALSE(TranslateTokenize(Body("{}")).ok());
   EXPECT_FALSE(TranslateTokenize(Body(R"({"prompt": "a", "messages": []})")).ok());

@@ -15,6 +15,7 @@ constexpr Route kRoutes[] = {
     {Endpoint::kInvocations, "/invocations", true, true},
     {Endpoint::kTokenize, "/tokenize", true, true},
     {Endpoint::kDetokenize, "/detokenize", true, true},
+    {Endpoint::kTokenizerInfo, "/tokenizer_info", false, true},
     {Endpoint::kModels, "/v1/models", false, true},
     {Endpoint::kHealth, "/health", false, false},
     {Endpoint::kReady, "/ready", false, false},

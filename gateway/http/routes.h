@@ -14,6 +14,7 @@ enum class Endpoint {
   kInvocations,
   kTokenize,
   kDetokenize,
+  kTokenizerInfo,
   kModels,
   kModel,
   kHealth,

@@ -23,8 +23,8 @@ constexpr int64_t kArenaBytesMax = int64_t{256} << 20;
 
 class JinjaTemplate final : public ChatTemplate {
  public:
-  JinjaTemplate(jinja::Block block, const TokenizerConfig& config, std::string file)
-      : block_(std::move(block)), file_(std::move(file)) {
+  JinjaTemplate(absl::string_view source, jinja::Block block, const TokenizerConfig& config, std::string file)
+      : source_(source), block_(std::move(block)), file_(std::move(file)) {
     const std::pair<const char*, const std::optional<std::string>*> tokens[] = {{"bos_token", &config.bos_token},
                                                                                 {"eos_token", &config.eos_token},
                                                                                 {"pad_token", &config.pad_token},
@@ -36,10 +36,12 @@ class JinjaTemplate final : public ChatTemplate {
 
   absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns,
                                                   bool add_generation_prompt) const override;
+  absl::string_view source() const override { return source_; }
 
  private:
   static absl::StatusOr<Value> Messages(absl::Span<const ChatTurn> turns, Arena* arena);
 
+  const std::string source_;
   const jinja::Block block_;
   const std::string file_;
   std::vector<std::pair<std::string, std::string>> special_tokens_;  // the variable's name, the token's text
@@ -104,7 +106,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(absl::string_view source, co
   if (!block.ok()) {
     return FileError(file, absl::StrCat("chat_template, ", std::string(block.status().message())));
   }
-  return std::make_unique<JinjaTemplate>(*std::move(block), config, file);
+  return std::make_unique<JinjaTemplate>(source, *std::move(block), config, file);
 }
 
 }  // namespace

@@ -37,6 +37,8 @@ class ChatTemplate {
   // INVALID_ARGUMENT: no messages, an unknown role, or the template's own raise_exception.
   virtual absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns,
                                                           bool add_generation_prompt) const = 0;
+  // The template as its authors wrote it.
+  virtual absl::string_view source() const = 0;
 };
 
 // The ids of a rendered conversation: pieces of the template with special tokens, the others as plain text. Adjacent
