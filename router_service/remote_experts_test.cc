@@ -121,7 +121,9 @@ TEST_F(RemoteExpertsTest, NamesLayerAndExpertWhereNoHolderIsLeft) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("layer 1 expert 9: no shard answered"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("shard 1 is gone"));
   Revive(1);
-  EXPECT_EQ(RunOnce(rows), absl::OkStatus()) << "it must serve on when the shard is back";
+  absl::Status after = status;
+  for (int i = 0; i < 20 && absl::IsUnavailable(after); ++i) after = RunOnce(rows);  // within its second, or the next
+  EXPECT_EQ(after, absl::OkStatus()) << "it must serve on when the shard is back";
 }
 
 TEST_F(RemoteExpertsTest, AnExpertWithoutAHolderIsLoadedElsewhere) {

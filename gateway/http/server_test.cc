@@ -209,11 +209,13 @@ TEST_F(ServerTest, AClientThatDoesNotReadHoldsNoMoreThanTheLimit) {
 TEST_F(ServerTest, SlowClientsAreTimedOut) {
   options_.header_timeout = absl::Milliseconds(100);
   options_.body_timeout = absl::Milliseconds(100);
-  options_.idle_timeout = absl::Milliseconds(200);
+  options_.idle_timeout = absl::Seconds(2);  // in which this test, too, must get from a connection to its first byte
   Serve(Echo);
-  TestSocket head(server_->address()), body(server_->address()), idle(server_->address());
+  TestSocket head(server_->address());
   head.Send("GET / HT");
+  TestSocket body(server_->address());
   body.Send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc");
+  TestSocket idle(server_->address());
   EXPECT_THAT(head.ReadUntil(""), StartsWith("HTTP/1.1 408"));
   EXPECT_THAT(body.ReadUntil(""), StartsWith("HTTP/1.1 408"));
   EXPECT_EQ(idle.ReadUntil(""), "<closed>");
@@ -225,8 +227,10 @@ TEST_F(ServerTest, BodiesOfAllConnectionsTogetherHaveALimit) {
   Serve(Echo);
   TestSocket first(server_->address()), second(server_->address());
   const std::string head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n";
-  first.Send(head + std::string(800, 'a'));
-  absl::SleepFor(absl::Milliseconds(100));
+  // What comes with a head is read with it, before anything of another connection.
+  first.Send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\nExpect: 100-continue\r\n\r\n" +
+             std::string(800, 'a'));
+  EXPECT_THAT(first.ReadUntil("\r\n\r\n"), StartsWith("HTTP/1.1 100"));
   second.Send(head + std::string(800, 'b'));
   EXPECT_THAT(second.ReadUntil(""), StartsWith("HTTP/1.1 503"));
   first.Send(std::string(100, 'a'));

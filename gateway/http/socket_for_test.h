@@ -8,6 +8,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -17,12 +18,12 @@
 
 namespace conclave {
 
-// Connected from the start; reads end after ten seconds.
+// Connected from the start; reads end after twenty seconds.
 class TestSocket {
  public:
   explicit TestSocket(const std::string& address, int receive_buffer = 0) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
     if (receive_buffer > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
-    const timeval timeout{10, 0};
+    const timeval timeout{20, 0};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
     sockaddr_in to = {};
     to.sin_family = AF_INET;
@@ -44,6 +45,7 @@ class TestSocket {
     char buffer[4096];
     while (end.empty() || !absl::StrContains(text, end)) {
       const ssize_t bytes = recv(fd_, buffer, sizeof(buffer), 0);
+      if (bytes < 0 && errno == EINTR) continue;
       if (bytes <= 0) return absl::StrCat(text, bytes == 0 ? "<closed>" : "<error>");
       text.append(buffer, static_cast<size_t>(bytes));
     }

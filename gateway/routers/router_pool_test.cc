@@ -260,14 +260,19 @@ TEST_F(RouterPoolTest, ARequestHasServicesAskedThatMayHaveComeBack) {
   options_.poll_interval = absl::Hours(1);  // nobody asks on his own
   Open();
   routers_.clear();
-  const auto notices = std::make_shared<Recorder>(), recorder = std::make_shared<Recorder>();
+  const auto notices = std::make_shared<Recorder>();
   Decode(notices);
   ASSERT_TRUE(notices->Ends());
   EXPECT_EQ(notices->end.code(), absl::StatusCode::kUnavailable);
   FakeRouter back(address);
   back.Answer(Decoding());
-  Decode(recorder);
-  ASSERT_TRUE(recorder->Ends());
+  // On a busy machine the answer to the question may come after the request that had it asked has given up.
+  std::shared_ptr<Recorder> recorder;
+  for (int i = 0; i < 20 && (recorder == nullptr || absl::IsUnavailable(recorder->end)); ++i) {
+    recorder = std::make_shared<Recorder>();
+    Decode(recorder);
+    ASSERT_TRUE(recorder->Ends());
+  }
   EXPECT_TRUE(recorder->end.ok()) << recorder->end;
   EXPECT_EQ(recorder->ids(), Whole());
   pool_.reset();

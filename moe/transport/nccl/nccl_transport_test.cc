@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -166,13 +167,15 @@ TEST_F(NcclFaultTest, APairTakesNoMoreDeviceMemoryThanIsPlanned) {
 
 TEST_F(NcclFaultTest, WhatNeverJoinsIsGivenUpAtTheDeadline) {
   fake_nccl::NobodyJoins();
-  server_options_.join_timeout = absl::Seconds(5);
+  options_.connect_timeout = absl::Milliseconds(200);
   Start();
-  const absl::Time begin = absl::Now();
-  const absl::Status status = Ask();
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("still joining"));
-  EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
+  // It may run out before that, where the machine stands still for so long.
+  absl::Status status;
+  for (int i = 0; i < 20 && !absl::StrContains(status.message(), "still joining"); ++i) {
+    status = Ask();
+    ASSERT_TRUE(absl::IsUnavailable(status)) << "before the call's own time is over: " << status;
+  }
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no connection within 200ms: nccl is still joining"));
   fake_nccl::Reset();
   EXPECT_TRUE(AskUntilAnswered().ok());
 }
@@ -188,12 +191,14 @@ TEST_F(NcclFaultTest, JoiningThatFailsSaysWhy) {
 }
 
 TEST_F(NcclFaultTest, RowsThatDoNotMoveEndTheConnectionNotTheProcess) {
+  GiveUpRowsSoon();
   Start();
-  ASSERT_TRUE(Ask().ok());
+  ASSERT_TRUE(AskUntilAnswered().ok());
+  const int runs = handler_.runs();
   fake_nccl::MovesStall();
   const absl::Status status = Ask();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_EQ(handler_.runs(), 1);
+  EXPECT_EQ(handler_.runs(), runs);
   fake_nccl::Reset();
   EXPECT_TRUE(AskUntilAnswered().ok());
 }
@@ -302,8 +307,9 @@ TEST_F(NcclFaultTest, ARouterBeyondThoseThatThereIsMemoryForIsRefusedUntilOneHas
   server_options_.routers_max = 1;
   server_options_.clock = &clock;
   options_.instance = 1;
+  GiveUpRowsSoon();
   Start();
-  ASSERT_TRUE(Ask().ok());
+  ASSERT_TRUE(AskUntilAnswered().ok());
   const auto connect = [&](uint64_t instance) {
     DataPlaneRequest request;
     request.peer = "router";  // every router's name, where nobody gives them others
