@@ -208,8 +208,9 @@ absl::Status ValidateDetokenize(const v1::DetokenizeRequest& request, absl::stri
 
 absl::Status ValidatePromptLength(absl::string_view field, int64_t tokens, int context_max) {
   if (tokens < context_max) return absl::OkStatus();
-  absl::Status status = Invalid(field, ": has ", tokens, " tokens; the context holds ", context_max,
-                                ", at least one of them for the answer");
+  // OpenAI's words: clients that go on with another model, such as LiteLLM, look for them.
+  absl::Status status = Invalid(field, ": has ", tokens, " tokens; this model's maximum context length is ",
+                                context_max, ", at least one of them for the answer");
   status.SetPayload(kContextLengthPayload, absl::Cord());
   return status;
 }

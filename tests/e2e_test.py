@@ -113,7 +113,7 @@ class RunningClusterTest(unittest.TestCase):
     def test_prompt_beyond_the_context_is_refused_by_field_and_serving_goes_on(self):
         result = run("generate", "--gateway", self.cluster.gateway(), "--prompt", "a b c d " * 4000)
         self.assertEqual(result.returncode, 1)
-        self.assertRegex(result.stderr, r"^conclave generate: text: .*the context holds 2048")
+        self.assertRegex(result.stderr, r"^conclave generate: text: .*maximum context length is 2048")
         self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
         at_gateway(self.cluster, *STORY)
 

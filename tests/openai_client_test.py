@@ -141,6 +141,7 @@ class OpenAiClientTest(unittest.TestCase):
         with self.assertRaises(openai.BadRequestError) as long:
             self.chat(messages=[{"role": "user", "content": "a b c d " * 4000}])
         self.assertEqual(long.exception.code, "context_length_exceeded")
+        self.assertIn("this model's maximum context length is 2048", str(long.exception))
         with self.assertRaises(openai.NotFoundError) as missing:
             self.chat(model="gpt-5")
         self.assertEqual(missing.exception.code, "model_not_found")
