@@ -96,6 +96,18 @@ TEST_F(RemoteExpertsTest, WhereADeviceHasNoMemoryForASecondTryTheTicketWaitsAndS
   EXPECT_EQ(RunOnce(Rows(6, 3)), absl::OkStatus()) << "it is known to be gone by now";
 }
 
+TEST_F(RemoteExpertsTest, RowsThatAreSentASecondTimeDoNotKeepTheirMemory) {
+  Start(2, 2);
+  Connect();
+  if (on_device_ == nullptr) GTEST_SKIP() << "rows lie on the host";
+  handlers_[1]->FailWith(absl::DataLossError("damaged on the way"));
+  for (uint32_t seed = 0; seed < 2; ++seed) {
+    on_device_->rows_stay.clear();
+    EXPECT_EQ(RunOnce(Rows(6, seed)), absl::OkStatus());
+    EXPECT_THAT(on_device_->rows_stay, testing::ElementsAre(true, true, false));
+  }
+}
+
 TEST_F(RemoteExpertsTest, RefusesRowsLayersAndExpertsBeyondItsSize) {
   Start(2);
   options_.rows_max = 4;

@@ -80,6 +80,7 @@ void OnDeviceTransport::Call(ShardId shard, const ExpertCall& call, MatView out,
   EXPECT_EQ(out.device, Device::kCuda);
   ASSERT_NE(call.ready, nullptr);
   EXPECT_EQ(call.ready->Wait(), absl::OkStatus());
+  rows_stay.push_back(call.rows_stay);
   ExpertCall here = call;
   here.rows.device = out.device = Device::kCpu;
   inner_.Call(shard, here, out, std::move(done));

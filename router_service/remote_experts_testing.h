@@ -79,6 +79,7 @@ class OnDeviceTransport final : public Transport {
   int Progress(absl::Duration wait) override { return inner_.Progress(wait); }
   int shards() const override { return inner_.shards(); }
   Device rows_device() const override { return Device::kCuda; }
+  std::vector<bool> rows_stay;  // of each call in order
 
  private:
   Transport& inner_;

@@ -23,6 +23,7 @@ struct ExpertCall {
   LayerId layer{0};
   ConstMatView rows;                       // [rows, hidden] of F32 or BF16, where rows_device() allows on the device
   const DeviceEvent* ready = nullptr;      // what makes rows on the device complete; null: they are
+  bool rows_stay = false;                  // rows on the device keep their memory, whatever is written there, once the call is done
   RowFormat format = RowFormat::kCompute;  // kFp8: RoundToFp8 made the rows, and a transport may pack them
   absl::Span<const uint32_t> row_offsets;  // [rows + 1], ascending, row_offsets[0] == 0
   absl::Span<const int32_t> experts;       // [pairs], ascending within a row
@@ -36,7 +37,7 @@ struct ExpertCall {
 using ExpertCallDone = std::function<void(const absl::Status&)>;
 
 // Used by one thread, the caller's. A call whose Done has run never touches `out` again, however late its reply, nor
-// reads rows on the device, whose memory may go then.
+// reads rows on the device, whose memory may go then, unless rows_stay says that it does not.
 class Transport {
  public:
   virtual ~Transport() = default;

@@ -48,6 +48,7 @@ void UcxFlight::Begin(ShardId to, const ExpertCall& call, MatView results, absl:
   message.meta = meta.data();
   rows = call.rows;
   ready = call.ready;
+  rows_stay = call.rows_stay;
   format = call.format;
 }
 

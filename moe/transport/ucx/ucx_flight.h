@@ -54,6 +54,7 @@ struct UcxFlight {
   ShardId shard{0};
   ConstMatView rows;
   const DeviceEvent* ready = nullptr;  // of rows on the device; null: they are complete
+  bool rows_stay = false;              // as ExpertCall's
   RowFormat format = RowFormat::kCompute;
   MatView out;
   OutgoingMessage message;

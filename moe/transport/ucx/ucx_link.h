@@ -59,8 +59,9 @@ class UcxLink {
   // Forgets what has not been handed over of `message`, which is only possible where nothing has. False: something has.
   bool Withdraw(OutgoingMessage* message);
 
-  // Rows on a CUDA device that the peer has not fetched need not stay as they are any longer: this end's UCX does not
-  // touch them, and what the peer makes of them is nobody's. Of one message, or of all (null).
+  // Rows on a CUDA device that the peer has not fetched need not stay as they are any longer, though their memory must
+  // stay while the connection does: the peer may fetch them yet, or, where it cannot, have this end's UCX read them. Nobody
+  // writes to them, and what the peer makes of them is nobody's. Of one message, or of all (null).
   void LetGo(const OutgoingMessage* message);
   // Ends the connection at once. Messages become idle within the next Progress calls, those of which LetGo speaks at
   // once: some releases of UCX never tell of them.

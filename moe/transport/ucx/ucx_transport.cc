@@ -103,8 +103,7 @@ class Impl final : public UcxTransport {
                                  [&](const auto& flight) { return flight->call_id == call_id && !flight->over; });
     if (at == flights_.end()) return;
     UcxFlight& flight = **at;
-    UcxConnection& connection = *connections_[Value(flight.shard)];
-    if (connection.open() && !connection.link().Withdraw(&flight.message)) connection.link().LetGo(&flight.message);
+    TakeBack(flight);
     flight.let_go_by = absl::Now() + kLetGoTime;
     EndFlight(flight, absl::CancelledError("the caller took it back"));
   }
@@ -190,6 +189,14 @@ class Impl final : public UcxTransport {
     flight.is_long = forecasts_[Value(flight.shard)].AtLeast(message.header.pairs) >
                      worker_->spin_longest() + UcxWorker::MoveTime(flight.bytes_moving());
     connection.link().Push(&message);
+  }
+
+  // Takes the message back, as far as that is possible. A shard may fetch offered rows however late, so that only those
+  // whose memory stays are let go of without it: that it may read something else then harms nobody, for the call is over.
+  void TakeBack(UcxFlight& flight) {
+    UcxConnection& connection = *connections_[Value(flight.shard)];
+    if (!connection.open() || connection.link().Withdraw(&flight.message)) return;
+    if (flight.rows_stay) connection.link().LetGo(&flight.message);
   }
 
   // The flight's call is over. Its Done becomes due once UCX has let go of its rows.
@@ -298,7 +305,7 @@ class Impl final : public UcxTransport {
     flight.let_go_by = absl::Now() + kLetGoTime;  // of results that are being fetched
     const absl::Status late =
         absl::DeadlineExceededError(absl::StrCat("shard ", Value(shard), " did not answer within the deadline"));
-    if (connection.open() && !connection.link().Withdraw(&flight.message)) connection.link().LetGo(&flight.message);
+    TakeBack(flight);
     if (!flight.message.idle()) {
       connection.Break(absl::UnavailableError("it takes no more messages"));
     }
