@@ -95,7 +95,7 @@ absl::Status RunFp8Experts(const ExpertFfnArgs& args, void* stream) {
   problem.row_begins = space.sorted.begins;
   problem.row_counts = space.sorted.counts;
   problem.rows_per_expert = static_cast<int>((args.pairs + args.slots.slots - 1) / args.slots.slots);
-  problem.progress = space.sorted.progress;
+  problem.progress = space.sorted.progress;  // zeros by SortPairs, in every replay of a graph too
   if (absl::Status status = LaunchGroupedFfn(problem, space.out, stream); !status.ok()) return status;
   ReturnRows(args, space.sorted, space.out, cuda_stream);
   return absl::OkStatus();

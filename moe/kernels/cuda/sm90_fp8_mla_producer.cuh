@@ -162,6 +162,11 @@ __device__ __forceinline__ void BringKeys(Shared& s, const Maps& maps, const Pac
 }
 
 // Brings the blocks of one work, `before` blocks after the first of all.
+//
+// A consumer warp arrives at the two barriers of a half, by its first lane and one after the other, when its own products
+// have ended and so have the scores of the warpgroup that had the block, which also cleared a last block's end: it has
+// waited for their weights, or met them at a barrier. So nobody uses the bytes any more, and either wait would do. Weights
+// that rotated keys replace were fenced for the copy engine by those who wrote them.
 __device__ inline void BringPacked(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work, const PackedLane& at, int before) {
   const int rows = FirstRows(p, work, at.lane), blocks = work.blocks;
   PackedHalf half;
