@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "moe/base/check.h"
@@ -22,6 +23,8 @@ namespace {
 constexpr absl::Duration kLookPause = absl::Milliseconds(100);
 // After an attempt that failed.
 constexpr absl::Duration kRetryPause = absl::Seconds(1);
+
+absl::string_view PlaceOf(Device device) { return device == Device::kCpu ? "host" : "device"; }
 
 class Impl final : public ElasticExperts {
  public:
@@ -168,6 +171,11 @@ class Impl final : public ElasticExperts {
       const std::vector<std::string> wanted = peers_.Addresses();
       if (wanted.empty() || wanted == connected) continue;
       auto made = connect_(wanted, [&] { return Ending() || peers_.Addresses() != wanted; });
+      // Whoever uses the pool has rows where the first set wanted them.
+      if (made.ok() && (*made)->experts->row_device() != row_device_) {
+        made = absl::UnavailableError(absl::StrCat("its rows would lie on the ", PlaceOf((*made)->experts->row_device()),
+                                                   ", those of the shards in use lie on the ", PlaceOf(row_device_)));
+      }
       if (made.ok()) {
         if (Exchange(*std::move(made))) connected = wanted;
       } else if (!absl::IsCancelled(made.status())) {

@@ -4,6 +4,7 @@
 #ifndef CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
 #define CONCLAVE_ROUTER_SERVICE_ELASTIC_EXPERTS_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,9 +13,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "moe/checkpoint/model_spec.h"
 #include "moe/daemon/peer_list.h"
 #include "moe/metrics/metrics.h"
 #include "moe/model/expert_pool.h"
+#include "moe/tensor/dtype.h"
 #include "moe/transport/shard_control.h"
 #include "moe/transport/transport.h"
 #include "router_service/remote_experts.h"
@@ -40,6 +43,15 @@ class ElasticExperts : public ExpertPool {
   // DEADLINE_EXCEEDED: no shard was listed in time. Else what `connect` says.
   static absl::StatusOr<std::unique_ptr<ElasticExperts>> Create(const PeerList& peers, Connect connect,
                                                                 absl::Time deadline, Metrics* metrics);
+
+  // Sets that hold memory at a time: where `peers` may change, the next one is connected beside the one in use.
+  static int SetsMax(const PeerList& peers) { return peers.changes() ? 2 : 1; }
+  // What they take of a device's memory where rows lie there, all of them together and whatever `peers` may come to
+  // name: a row goes to no more shards than it has experts. A set that finds too little is not used; it is tried again.
+  static int64_t DeviceBytes(const ModelSpec& spec, DType row_dtype, int rows_max, const PeerList& peers) {
+    const int shards = peers.changes() ? spec.gate.top_k : static_cast<int>(peers.Addresses().size());
+    return SetsMax(peers) * RemoteExperts::DeviceBytes(spec, row_dtype, rows_max, shards);
+  }
 
   // The set in use; it stays good for as long as it is held, and must be let go soon.
   virtual std::shared_ptr<const ShardSet> current() const = 0;

@@ -141,17 +141,21 @@ class StackImpl final : public ServingStack {
     return absl::OkStatus();
   }
 
-  // Of a pair with each shard that the flag names.
-  absl::Status PlanNccl(int rows_max) {
+  // Of so many pairs with shards.
+  absl::Status PlanNccl(int rows_max, int64_t pairs) {
     const ModelSpec& spec = checkpoint_->spec();
     const int64_t row_bytes = int64_t{spec.hidden} * SizeOf(RowDType(kernels_->compute));
     const int64_t pair = NcclPairBytesMax(rows_max * row_bytes, rows_max * spec.gate.top_k * row_bytes);
-    return target_->memory()->Reserve("rows over nccl", pair * static_cast<int64_t>(options_.shards.size()));
+    return target_->memory()->Reserve("rows over nccl", pair * pairs);
   }
 
   absl::Status UseShards(int rows_max, Metrics& metrics) {
-    if (options_.transport == TransportKind::kNccl && target_->memory() != nullptr) RETURN_IF_ERROR(PlanNccl(rows_max));
     peers_ = PeerList::Start(options_.shards, options_.discovery_interval);
+    const bool nccl = options_.transport == TransportKind::kNccl && target_->memory() != nullptr;
+    // Before anybody waits for shards; how many a name or a file stands for is known once they are connected.
+    if (nccl && !peers_->changes()) {
+      RETURN_IF_ERROR(PlanNccl(rows_max, static_cast<int64_t>(options_.shards.size())));
+    }
     const absl::Time deadline = absl::Now() + options_.shard_wait;
     const auto connect = [this, rows_max, &metrics](const std::vector<std::string>& addresses,
                                                     std::function<bool()> cancelled) {
@@ -160,14 +164,18 @@ class StackImpl final : public ServingStack {
     ASSIGN_OR_RETURN(auto pool, ElasticExperts::Create(*peers_, connect, deadline, &metrics));
     remote_ = pool.get();
     experts_ = std::move(pool);
+    if (nccl && peers_->changes()) {
+      const int64_t shards = static_cast<int64_t>(remote_->current()->addresses.size());
+      RETURN_IF_ERROR(PlanNccl(rows_max, shards * ElasticExperts::SetsMax(*peers_)));
+    }
     if (experts_->row_device() == Device::kCpu) return absl::OkStatus();
-    return target_->memory()->Reserve(
-        "rows to experts", RemoteExperts::DeviceBytes(checkpoint_->spec(), experts_->row_dtype(), rows_max,
-                                                      static_cast<int>(options_.shards.size())));
+    return target_->memory()->Reserve("rows to experts", ElasticExperts::DeviceBytes(checkpoint_->spec(),
+                                                                                     experts_->row_dtype(), rows_max,
+                                                                                     *peers_));
   }
 
   absl::StatusOr<std::unique_ptr<ShardSet>> Connect(const std::vector<std::string>& addresses, int rows_max,
-                                                    std::function<bool()> cancelled, Metrics& metrics) const {
+                                                    std::function<bool()> cancelled, Metrics& metrics) {
     auto set = std::make_unique<ShardSet>();
     set->addresses = addresses;
     set->control = NewGrpcShardControl(addresses, checkpoint_->fingerprint(), options_.shard_credentials);
@@ -195,11 +203,13 @@ class StackImpl final : public ServingStack {
     remote.allow_mixed_numerics = options_.allow_mixed_numerics;
     remote.timeout = options_.expert_timeout;
     if (options_.transport == TransportKind::kNccl) remote.memory = target_->pinned_memory();
-    remote.accelerator = transport.accelerator;
+    // Where the first set's rows lie, the others' must.
+    if (row_device_ != Device::kCpu) remote.accelerator = transport.accelerator;
     remote.control = set->control.get();
     remote.metrics = &metrics;
     ASSIGN_OR_RETURN(set->experts,
                      RemoteExperts::Create(checkpoint_->spec(), *kernels_, *set->transport, shards, remote));
+    if (!row_device_.has_value()) row_device_ = set->experts->row_device();
     return set;
   }
 
@@ -223,6 +233,7 @@ class StackImpl final : public ServingStack {
   const Kernels* kernels_ = nullptr;  // target_'s
   std::optional<ThreadPool> threads_;
   std::unique_ptr<PeerList> peers_;
+  std::optional<Device> row_device_;  // of sets of shards; Connect's, which is never called twice at a time
   std::unique_ptr<ExpertPool> experts_;
   const ElasticExperts* remote_ = nullptr;  // experts_, where they are remote
   ExpertMapView map_;                      // where experts are local
