@@ -86,7 +86,8 @@ class ClusterTest(unittest.TestCase):
                      "--warmup", 0, "--ignore-retry-after"]
             figures, _ = bench(*asked, "--api-key", made["key"])
             self.assertEqual(figures["requests_answered"] + figures["requests_refused"], 12, figures)
-            self.assertGreaterEqual(figures["requests_refused"], 6)
+            self.assertLessEqual(figures["requests_answered"], 5 + 1 + figures["seconds"] / 12, "one more every 12 s")
+            self.assertGreater(figures["requests_refused"], 0)
             self.assertEqual(figures["retry_after_ms"]["count"], figures["requests_refused"])
             self.assertGreater(figures["retry_after_ms"]["p50"], 1000)
             self.assertEqual(figures["refusal_ms"]["count"], figures["requests_refused"])
@@ -146,9 +147,9 @@ class MisbehavingServerTest(unittest.TestCase):
     def test_requests_that_hang_end_at_their_timeout(self):
         server = self.serve("hang")
         figures, _ = bench("--address", server.address, "--requests", 3, "--concurrency", 3, "--warmup", 0,
-                           "--timeout", "300ms", code=1)
+                           "--timeout", "2s", code=1)
         self.assertEqual(figures["requests_failed"], 3)
-        self.assertIn("no end within 300ms", figures["errors"][0]["error"])
+        self.assertIn("no end within 2s", figures["errors"][0]["error"])
 
     def test_an_interrupt_ends_it_with_the_figures_so_far(self):
         server = self.serve("ok", "ok", "hang")

@@ -137,10 +137,11 @@ class IdleTest(unittest.TestCase):
             generate("--gateway", cluster.gateway(), "--prompt", "Hello", "--max-tokens", 4)
             time.sleep(6)
             processes = {p["name"]: p["pid"] for p in cluster.processes()}
-            before = {name: cpu_seconds_of(pid) for name, pid in processes.items()}
+            begin, before = time.monotonic(), {name: cpu_seconds_of(pid) for name, pid in processes.items()}
             time.sleep(2)
             used = {name: cpu_seconds_of(pid) - before[name] for name, pid in processes.items()}
-            self.assertLess(sum(used.values()), 1, f"seconds of CPU in two seconds: {used}")
+            took = time.monotonic() - begin
+            self.assertLess(sum(used.values()), took / 2, f"seconds of CPU in {took:.1f} seconds: {used}")
 
 
 class StopTest(unittest.TestCase):
@@ -163,7 +164,10 @@ class StopTest(unittest.TestCase):
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 answer = pool.submit(generate, "--gateway", cluster.gateway(), "--prompt", "Once", "--ignore-eos",
                                      "--max-tokens", 300)
-                time.sleep(0.5)
+                url = f"http://{cluster.processes('gateway')[0]['metrics']}/metrics"
+                running = lambda: b"\nconclave_gateway_requests_running 1\n" in urllib.request.urlopen(
+                    url, timeout=10).read()
+                self.assertTrue(eventually(running))
                 self.assertFalse(answer.done(), "the request ended before the signal; raise --max-tokens")
                 self.assertEqual(cluster.stop(), 0, cluster.text(cluster.errors))
                 self.assertEqual(len(answer.result()["ids"]), 300)
@@ -230,6 +234,17 @@ class StopTest(unittest.TestCase):
             self.assertEqual(cluster.stop(), 0, cluster.text(cluster.errors))
 
 
+def installation(directory, before_shards):
+    """All executables in one directory, in which a line of shell runs before each shard; the path of the command."""
+    built = os.path.dirname(os.path.dirname(os.path.realpath(CONCLAVE)))
+    for name in ("gateway", "router_service"):
+        os.symlink(os.path.join(built, name, name), os.path.join(directory, name))
+    with open(os.path.join(directory, "expert_service"), "w") as script:
+        script.write(f'#!/bin/sh\n{before_shards}\nexec {built}/expert_service/expert_service "$@"\n')
+    os.chmod(os.path.join(directory, "expert_service"), 0o755)
+    return shutil.copy(os.path.realpath(CONCLAVE), os.path.join(directory, "conclave"))
+
+
 class BadStartTest(unittest.TestCase):
     def assert_refused(self, code, words, *arguments, conclave=CONCLAVE):
         with Cluster(*arguments, wait=False, conclave=conclave) as cluster:
@@ -282,30 +297,24 @@ class BadStartTest(unittest.TestCase):
 
     def test_shard_that_cannot_start_ends_the_cluster_with_its_own_error(self):
         with tempfile.TemporaryDirectory() as directory:
-            # An installation (all executables in one directory) whose third shard cannot start.
-            built = os.path.dirname(os.path.dirname(os.path.realpath(CONCLAVE)))
-            conclave = shutil.copy(os.path.realpath(CONCLAVE), os.path.join(directory, "conclave"))
-            for name in ("gateway", "router_service"):
-                os.symlink(os.path.join(built, name, name), os.path.join(directory, name))
-            with open(os.path.join(directory, "expert_service"), "w") as script:
-                real = os.path.join(built, "expert_service", "expert_service")
-                script.write('#!/bin/sh\ncase "$*" in *expert-2*) set -- "$@" --no-such-flag ;; esac\n'
-                             f'exec {real} "$@"\n')
-            os.chmod(os.path.join(directory, "expert_service"), 0o755)
+            conclave = installation(directory, 'case "$*" in *expert-2*) set -- "$@" --no-such-flag ;; esac')
             self.assert_refused(1, ["expert-2 ended with exit code 2", "no-such-flag"], "--model", DEMO_MODEL,
                                 "--shards", 4, conclave=conclave)
 
     def test_process_killed_at_start_ends_the_cluster_by_name(self):
-        with Cluster("--model", DEMO_MODEL, "--shards", 4, wait=False) as cluster:
-            def a_shard():
-                return next((pid for pid in children_of(cluster.process.pid)
-                             if os.path.basename((command_line_of(pid) or [""])[0]) == "expert_service"), None)
-            shard = eventually(a_shard)
-            os.kill(shard, signal.SIGKILL)
-            code, errors = cluster.end()
-            self.assertEqual(code, 1, errors)
-            self.assertRegex(errors, r"conclave up: expert-\d was killed by signal 9")
-            self.assertTrue(eventually(lambda: not children_of(cluster.process.pid)))
+        with tempfile.TemporaryDirectory() as directory:
+            # However late the signal comes, the cluster still starts: its last shard never does.
+            conclave = installation(directory, 'case "$*" in *expert-3*) exec sleep 600 ;; esac')
+            with Cluster("--model", DEMO_MODEL, "--shards", 4, wait=False, conclave=conclave) as cluster:
+                def a_shard():
+                    return next((pid for pid in children_of(cluster.process.pid)
+                                 if os.path.basename((command_line_of(pid) or [""])[0]) == "expert_service"), None)
+                shard = eventually(a_shard)
+                os.kill(shard, signal.SIGKILL)
+                code, errors = cluster.end()
+                self.assertEqual(code, 1, errors)
+                self.assertRegex(errors, r"conclave up: expert-\d was killed by signal 9")
+                self.assertTrue(eventually(lambda: not children_of(cluster.process.pid)))
 
 
 class CommandTest(unittest.TestCase):

@@ -4,7 +4,6 @@ import json
 import os
 import tempfile
 import threading
-import time
 import unittest
 
 from conclave_test_lib import DEMO_MODEL, Cluster, Gateway, eventually, run
@@ -18,6 +17,12 @@ def resident_bytes(pid):
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        user, system = stat.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 class LimitsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -27,14 +32,17 @@ class LimitsTest(unittest.TestCase):
         with open(keys, "w") as file:
             file.write(f"tenants:\n  - name: test\n    keys: [\"{key['hash']}\"]\n")
         cls.cluster = Cluster("--model", DEMO_MODEL, "--transport", "inproc")
-        cls.gateway = Gateway(cls.cluster, "--api-keys", keys, "--http-header-timeout", "1s",
-                              "--http-body-timeout", "2s", "--http-idle-timeout", "2s", "--http-connections-max", 24)
+        cls.gateway = Gateway(cls.cluster, "--api-keys", keys, "--http-connections-max", 24)
         cls.client = Client(cls.gateway.http(), key["key"])
+        # The other tests' requests may take the time that a busy machine takes.
+        cls.impatient = Gateway(cls.cluster, "--api-keys", keys, "--http-header-timeout", "1s",
+                                "--http-body-timeout", "2s", "--http-idle-timeout", "2s")
         cls.pid = cls.gateway.process.pid
 
     @classmethod
     def tearDownClass(cls):
         cls.gateway.stop()
+        cls.impatient.stop()
         cls.cluster.__exit__()
         cls.folder.cleanup()
 
@@ -58,9 +66,10 @@ class LimitsTest(unittest.TestCase):
         self.refused(self.client.get("/health", {f"x-{i}": "1" for i in range(150)}), 431)
 
     def test_slow_headers_and_slow_bodies_time_out_and_others_are_not_affected(self):
-        head = self.client.head("POST", COMPLETIONS, {"Content-Length": 1000})
+        client = Client(self.impatient.http(), self.client.key)
+        head = client.head("POST", COMPLETIONS, {"Content-Length": 1000})
         for sent in ("POST /v1/comp", head + "\r\n{\"prompt"):
-            with Connection(self.client.address) as slow:
+            with Connection(client.address) as slow:
                 slow.send(sent)
                 stop = threading.Event()
 
@@ -74,14 +83,14 @@ class LimitsTest(unittest.TestCase):
                 thread = threading.Thread(target=drip)
                 thread.start()
                 try:
-                    self.assertEqual(self.client.complete().status, 200)
+                    self.assertEqual(client.complete().status, 200)
                     self.refused(slow.read_answer(), 408)
                 finally:
                     stop.set()
                     thread.join()
 
     def test_an_idle_connection_is_closed_without_a_word(self):
-        with Connection(self.client.address) as idle:
+        with Connection(self.impatient.http()) as idle:
             self.assertTrue(idle.is_closed())
             self.assertEqual(idle.buffer, b"")
 
@@ -149,7 +158,7 @@ class LimitsTest(unittest.TestCase):
                     one.send(self.client.request("GET", "/health"))
                     more.send(self.client.request("GET", "/health"))
                     return 503 in (one.read_answer().status, more.read_answer().status)
-            self.assertTrue(eventually(refused, 1.0))
+            self.assertTrue(eventually(refused, 5))  # before those that are held have been too slow
         finally:
             for connection in held:
                 connection.socket.close()
@@ -227,11 +236,11 @@ class LimitsTest(unittest.TestCase):
     def test_a_megabyte_of_one_letter_of_spaces_and_of_emoji_in_linear_time(self):
         for letter in ("a", " ", "\U0001f642"):
             with self.subTest(letter):
-                times = []
+                times = []  # of the gateway's processor alone
                 for size in (1 << 18, 1 << 20):
-                    start = time.monotonic()
+                    start = cpu_seconds(self.pid)
                     answer = self.client.post("/tokenize", {"prompt": letter * (size // len(letter.encode()))})
-                    times.append(time.monotonic() - start)
+                    times.append(cpu_seconds(self.pid) - start)
                     self.assertEqual(answer.status, 200)
                 # Four times the text; sixteen times the time would be a square.
                 self.assertLess(times[1], 12 * times[0] + 2)

@@ -125,6 +125,15 @@ class Prometheus:
         return {alert["labels"]["alertname"] for alert in self.get("alerts").get("alerts", [])
                 if alert["state"] == "firing"}
 
+    def is_quiet(self, alert):
+        """Whether it comes about that the alert does not fire: on a busy machine a scrape may be late, and a process
+        count as down for a moment."""
+        def quiet():
+            answer = self.get("alerts")
+            return "alerts" in answer and not any(
+                one["labels"]["alertname"] == alert and one["state"] == "firing" for one in answer["alerts"])
+        return eventually(quiet, 60)
+
     def stop(self):
         self.process.terminate()
         self.process.wait(timeout=30)
@@ -183,18 +192,21 @@ class LiveCluster(unittest.TestCase):
                          "documented is what the code declares, seen is what some process shows")
 
     def test_2_top_shows_every_shard_and_layer_at_work(self):
-        shown = subprocess.run([CONCLAVE, "top", "--run-dir", self.cluster.run_dir, "-o", "json"], capture_output=True,
-                               text=True, timeout=60)
-        self.assertEqual(shown.returncode, 0, shown.stderr)
-        top = json.loads(shown.stdout)
+        def top():
+            shown = subprocess.run([CONCLAVE, "top", "--run-dir", self.cluster.run_dir, "-o", "json"],
+                                   capture_output=True, text=True, timeout=60)
+            self.assertEqual(shown.returncode, 0, shown.stderr)
+            return json.loads(shown.stdout)
+        # It shows a second or so, in which a busy machine's client may ask nothing.
+        top = eventually(lambda: next((t for t in [top()] if any(shard["rows"] > 0 for shard in t["shards"])), None))
+        self.assertIsNotNone(top, "no shard has worked")
         self.assertEqual([shard["name"] for shard in top["shards"]], ["expert-0", "expert-1", "expert-2"])
-        self.assertTrue(any(shard["rows"] > 0 for shard in top["shards"]))
         for layer in top["layers"]:
             self.assertEqual(len(layer["tokens"]), 32)
             self.assertGreater(layer["imbalance"], 1)
 
     def test_3_no_alert_is_there_before_a_shard_dies_and_its_alert_after(self):
-        self.assertNotIn("ConclaveExpertShardDown", self.prometheus.alerts())
+        self.assertTrue(self.prometheus.is_quiet("ConclaveExpertShardDown"))
         os.kill(self.cluster.processes("expert")[2]["pid"], 9)
         self.assertTrue(eventually(lambda: "ConclaveExpertShardDown" in self.prometheus.alerts(), 30))
 
@@ -228,20 +240,20 @@ class Alerts(unittest.TestCase):
     def test_each_fault_raises_its_alert(self):
         with Load(self.cluster, ["Once upon a time", "def quicksort("], 64, threads=2) as load:
             self.assertTrue(eventually(lambda: self.prometheus.query("conclave:shard_busy:corrected_5m"), 30))
-            self.assertNotIn("ConclaveShardImbalance", self.prometheus.alerts())
+            self.assertTrue(self.prometheus.is_quiet("ConclaveShardImbalance"))
             # The name of the shards loses two of three: one does all the work, though all are there.
             self.cluster.publish(expert=(1, 2))
             self.assertTrue(self.fires("ConclaveShardImbalance"),
                             self.prometheus.query("conclave:shard_imbalance:ratio_5m"))
             self.cluster.publish()
             # A shard dies: calls to it fail, and others do its work.
-            self.assertNotIn("ConclaveShardFailures", self.prometheus.alerts())
+            self.assertTrue(self.prometheus.is_quiet("ConclaveShardFailures"))
             self.assertTrue(eventually(lambda: "in use: 3, before: 1" in self.cluster.log("router-0"), 30))
             self.cluster.processes["expert-2"].kill()
             self.assertTrue(self.fires("ConclaveShardFailures"))
         self.assertEqual(load.failures, [])
         # More and more clients, of whom two are served at a time.
-        self.assertNotIn("ConclaveErrorBudgetBurnFast", self.prometheus.alerts())
+        self.assertTrue(self.prometheus.is_quiet("ConclaveErrorBudgetBurnFast"))
         self.assertTrue(any("ConclaveQueueGrowing" in self.prometheus.alerts() for _ in self.clients(200, 1500, 0.2)),
                         self.prometheus.query("conclave_router_requests_queued"))
         # The only attention service dies: whoever asks is told so.

@@ -2,8 +2,8 @@
 import concurrent.futures
 import os
 import signal
+import socket
 import subprocess
-import time
 import unittest
 import urllib.request
 
@@ -17,6 +17,22 @@ def metrics(process):
     with urllib.request.urlopen(f"http://{process['metrics']}/metrics", timeout=10) as page:
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
                 for line in page.read().decode().splitlines() if line and not line.startswith("#")}
+
+
+def hold(address):
+    """A socket that keeps the address of a process that was killed a moment ago: bound, so that the system gives its
+    port to nobody, and not listening, so that the process's successor may."""
+    host, port = address.rsplit(":", 1)
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    def bound():
+        try:
+            return holder.bind((host, int(port))) is None
+        except OSError:  # the process is still being taken down
+            return False
+    assert eventually(bound), address
+    return holder
 
 
 def ask(cluster, number, tokens):
@@ -51,8 +67,8 @@ class RoutersTest(unittest.TestCase):
         routers, generated = self.cluster.processes("router"), "conclave_gateway_generated_tokens_total"
         load = lambda router: self.gateway_says(f'conclave_gateway_router_load{{router="{router["grpc"]}"}}')
         before = self.gateway_says(generated)
-        self.assertTrue(eventually(lambda: self.gateway_says(generated) > before + tokens * self.STREAMS))
-        self.assertTrue(all(load(router) >= 1 for router in routers), "the load is not shared")
+        self.assertTrue(eventually(lambda: self.gateway_says(generated) > before + tokens * self.STREAMS and
+                                   all(load(router) >= 1 for router in routers)), "the load is not shared")
         return max(routers, key=load)
 
     def test_1_a_hung_service_costs_no_stream_and_is_used_again_when_it_goes_on(self):
@@ -75,6 +91,7 @@ class RoutersTest(unittest.TestCase):
             victim = self.busiest()
             command = command_line_of(victim["pid"])
             os.kill(victim["pid"], signal.SIGKILL)
+            self.addCleanup(hold(victim["grpc"]).close)
             self.assertEqual([answer.result(timeout=120) for answer in answers], self.undisturbed)
         self.assertGreater(self.gateway_says("conclave_gateway_streams_resumed_total"), resumed)
         self.assertTrue(eventually(lambda: "goes on without one of its processes" in
