@@ -1,5 +1,5 @@
-// What the benchmarks of this folder share: device memory, random fills, checks that count their failures, event timing,
-// and the two ceilings of a device, measured in the run.
+// What the benchmarks of this folder share: device memory, random fills, checks that count their failures, event
+// timing, and the two ceilings of a device, measured in the run.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_BENCH_SUPPORT_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_BENCH_SUPPORT_CUH_
 
@@ -84,8 +84,8 @@ inline float Bf16(uint16_t bits) {
   return value;
 }
 
-// Median microseconds of `launch` over `runs`. Before each, `between` runs untimed: filling a few gigabytes empties the L2
-// cache and lets the chip's power settle, as DeepGEMM's own benchmark does; nothing measures sustained load instead.
+// Median microseconds of `launch` over `runs`. Before each, `between` runs untimed: filling a few gigabytes empties the
+// L2 cache and lets the chip's power settle, as DeepGEMM's own benchmark does; nothing measures sustained load instead.
 inline double Median(int runs, const std::function<void()>& launch, const std::function<void()>& between = [] {}) {
   std::vector<cudaEvent_t> events(2 * runs);
   for (auto& event : events) Must(cudaEventCreate(&event), "event");

@@ -1,5 +1,6 @@
-// Checks the bfloat16 grouped products, fast and plain, against float64 sums of the plain dots on fresh random inputs, then
-// times them beside the copy bandwidth and the bfloat16 rate of the same run:  bf16_grouped_ffn_bench [seed [check]]
+// Checks the bfloat16 grouped products, fast and plain, against float64 sums of the plain dots on fresh random inputs,
+// then times them beside the copy bandwidth and the bfloat16 rate of the same run:
+// bf16_grouped_ffn_bench [seed [check]]
 #include <cmath>
 #include <random>
 
@@ -49,7 +50,7 @@ void Free(const Problem& p) {
 
 using Launch = absl::Status (*)(const Bf16GroupedGemm&, void*, void*);
 
-// Every tile width of `launch`, and the plain loops, against `want` [capacity, columns]; rows of no expert stay poisoned.
+// Every tile width of `launch` and the plain loops against `want` [capacity, columns]; rows of no expert stay poisoned.
 void Compare(Problem& p, const char* what, Launch launch, Launch plain, int columns, const std::vector<float>& want) {
   const int64_t count = int64_t{p.gemm.x.rows_capacity} * columns;
   auto* out = Allocate<uint16_t>(count);
@@ -75,8 +76,9 @@ void Compare(Problem& p, const char* what, Launch launch, Launch plain, int colu
     const double relative = std::sqrt(error / norm);
     const bool same = width == 0 || first.empty() || first == got;
     char text[160];
-    std::snprintf(text, sizeof text, "%s %dx%d, %d experts, tile %d: relative error %.2e%s%s", what, columns, p.gemm.w.cols,
-                  p.gemm.w.experts, width, relative, same ? "" : ", BITS DIFFER", untouched ? "" : ", FOREIGN ROWS WRITTEN");
+    std::snprintf(text, sizeof text, "%s %dx%d, %d experts, tile %d: relative error %.2e%s%s", what, columns,
+                  p.gemm.w.cols, p.gemm.w.experts, width, relative, same ? "" : ", BITS DIFFER",
+                  untouched ? "" : ", FOREIGN ROWS WRITTEN");
     Report(relative < 3e-3 && same && untouched, text);  // bf16 alone rounds to 1.7e-3
     if (first.empty()) first = got;
   }
@@ -111,15 +113,16 @@ void Bench(int experts, int rows, double bandwidth, double rate) {
   constexpr int64_t kFlushBytes = int64_t{2} << 30;
   auto* flush = Allocate<uint8_t>(kFlushBytes);
   const auto time = [&](const Problem& p, Launch launch) {
-    return Median(15, [&] { Must(launch(p.gemm, out, nullptr), "bench"); }, [&] { cudaMemsetAsync(flush, 0, kFlushBytes); });
+    return Median(
+        15, [&] { Must(launch(p.gemm, out, nullptr), "bench"); }, [&] { cudaMemsetAsync(flush, 0, kFlushBytes); });
   };
   const double up_us = time(up, LaunchBf16GroupedGateUp), down_us = time(down, LaunchBf16GroupedGemm);
   const double flops = 2.0 * experts * rows * kHidden * kIntermediate;
   const double up_bytes = 2.0 * experts * (2.0 * kIntermediate * kHidden + rows * (kHidden + kIntermediate));
   const double down_bytes = 2.0 * experts * (1.0 * kIntermediate * kHidden + rows * (kIntermediate + kHidden));
   const auto print = [&](double us, double bytes, double operations) {
-    std::printf(" | %8.1f us %5.2f TB/s %3.0f%% %5.0f TFLOP/s", us, bytes / us * 1e-6, 100 * bytes / us * 1e-6 / bandwidth,
-                operations / us * 1e-6);
+    std::printf(" | %8.1f us %5.2f TB/s %3.0f%% %5.0f TFLOP/s", us, bytes / us * 1e-6,
+                100 * bytes / us * 1e-6 / bandwidth, operations / us * 1e-6);
     if (rate > 0) std::printf(" %3.0f%%", 100 * operations / us * 1e-6 / rate);
   };
   std::printf("%4d %5d", experts, rows);
@@ -144,7 +147,8 @@ int main(int argc, char** argv) {
   if (argc <= 2) {
     Check({9, 200}, 4096, 7168, seed + 20);
     const double bandwidth = CopyBandwidth(), rate = Bf16Ceiling();
-    std::printf("copy bandwidth %.2f TB/s, bf16 8192^3 %.0f TFLOP/s\nexperts rows | gate+up fused with SwiGLU | down\n", bandwidth, rate);
+    std::printf("copy bandwidth %.2f TB/s, bf16 8192^3 %.0f TFLOP/s\nexperts rows | gate+up fused with SwiGLU | down\n",
+                bandwidth, rate);
     const int shapes[][2] = {{32, 4}, {32, 16}, {32, 64}, {32, 128}, {32, 256}, {8, 1024}};
     for (const auto& shape : shapes) Bench(shape[0], shape[1], bandwidth, rate);
   }

@@ -89,7 +89,8 @@ absl::StatusOr<double> CopyBytesPerSecond() {
     const Scratch from(bytes), to(bytes);
     if (from.get() == nullptr || to.get() == nullptr) continue;
     FillNoise<<<1024, 256>>>(static_cast<uint32_t*>(from.get()), bytes / 4, kBf16Mask, kBf16Set);
-    const double seconds = MedianSeconds([&] { cudaMemcpyAsync(to.get(), from.get(), bytes, cudaMemcpyDeviceToDevice); });
+    const double seconds =
+        MedianSeconds([&] { cudaMemcpyAsync(to.get(), from.get(), bytes, cudaMemcpyDeviceToDevice); });
     if (seconds <= 0) return Failed();
     return 2.0 * static_cast<double>(bytes) / seconds;
   }
@@ -115,8 +116,8 @@ absl::StatusOr<double> Bf16FlopsPerSecond() {
   const float one = 1, zero = 0;
   bool worked = true;
   const double seconds = MedianSeconds([&] {
-    worked &= gemm(handle, kTransposed, kAsIs, kSize, kSize, kSize, &one, a, kTypeBf16, kSize, a + kCount, kTypeBf16, kSize,
-                   &zero, a + 2 * kCount, kTypeBf16, kSize, kComputeF32, kDefaultAlgorithm) == 0;
+    worked &= gemm(handle, kTransposed, kAsIs, kSize, kSize, kSize, &one, a, kTypeBf16, kSize, a + kCount, kTypeBf16,
+                   kSize, &zero, a + 2 * kCount, kTypeBf16, kSize, kComputeF32, kDefaultAlgorithm) == 0;
   });
   if (seconds <= 0 || !worked) return Failed();
   return 2.0 * kSize * static_cast<double>(kCount) / seconds;
@@ -130,7 +131,8 @@ absl::StatusOr<double> Fp8FlopsPerSecond() {
       reinterpret_cast<decltype(&cublasLtMatmulDescCreate)>(dlsym(library, "cublasLtMatmulDescCreate"));
   const auto set =
       reinterpret_cast<decltype(&cublasLtMatmulDescSetAttribute)>(dlsym(library, "cublasLtMatmulDescSetAttribute"));
-  const auto lay = reinterpret_cast<decltype(&cublasLtMatrixLayoutCreate)>(dlsym(library, "cublasLtMatrixLayoutCreate"));
+  const auto lay =
+      reinterpret_cast<decltype(&cublasLtMatrixLayoutCreate)>(dlsym(library, "cublasLtMatrixLayoutCreate"));
   const auto multiply = reinterpret_cast<decltype(&cublasLtMatmul)>(dlsym(library, "cublasLtMatmul"));
   cublasLtHandle_t handle = nullptr;
   if (create == nullptr || describe == nullptr || set == nullptr || lay == nullptr || multiply == nullptr ||

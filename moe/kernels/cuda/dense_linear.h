@@ -43,9 +43,10 @@ struct Bf16Linear {
 };
 absl::Status LaunchBf16Linear(const Bf16Linear& problem, void* stream);
 
-// Many rows over bfloat16 weights, in tc_linear.cuh's order of accumulation: each row is one bfloat16 row, or the sum of two.
+// Many rows over bfloat16 weights, in tc_linear.cuh's order of sums: a row is one of bfloat16, or the sum of two.
 struct SplitLinear {
-  const void* x = nullptr;   // [rows · terms, x_stride] bf16, 16-byte aligned: of two terms, a row's high part and then its low part
+  // [rows · terms, x_stride] bf16, 16-byte aligned: of two terms, a row's high part and then its low part.
+  const void* x = nullptr;
   int64_t x_stride = 0;      // a multiple of 8
   int terms = 2;             // or 1
   const void* w = nullptr;   // [features, cols] bf16, 16-byte aligned

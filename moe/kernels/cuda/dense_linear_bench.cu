@@ -1,5 +1,5 @@
-// Checks the dense products against the plain loops on fresh random inputs and for equal bits whatever the number of rows,
-// then times DeepSeek-V3's shapes beside ceilings measured in the same run:
+// Checks the dense products against the plain loops on fresh random inputs and for equal bits whatever the number of
+// rows, then times DeepSeek-V3's shapes beside ceilings measured in the same run:
 // dense_linear_bench [seed [check]]     Exit 1 where a check fails; with `check` it does not time.
 #include <cmath>
 #include <random>
@@ -49,8 +49,8 @@ Problem MakeProblem(int rows_max, int features, int k, uint64_t seed) {
 
 void Free(const Problem& p) {
   for (const void* pointer : {static_cast<const void*>(p.fp8.x.data), static_cast<const void*>(p.fp8.x.scales), p.fp8.w,
-                              static_cast<const void*>(p.fp8.w_scales), static_cast<const void*>(p.fp8.out), p.bf16.x, p.bf16.w,
-                              static_cast<const void*>(p.bf16.row_range)}) {
+                              static_cast<const void*>(p.fp8.w_scales), static_cast<const void*>(p.fp8.out), p.bf16.x,
+                              p.bf16.w, static_cast<const void*>(p.bf16.row_range)}) {
     cudaFree(const_cast<void*>(pointer));
   }
 }
@@ -114,8 +114,8 @@ void Check(int features, int k, const std::vector<int>& rows, bool fp8, uint64_t
     for (int64_t i = int64_t{each} * features; i < count; ++i) untouched = untouched && std::isnan(got[i]);
     const double relative = std::sqrt(error / norm);
     char text[160];
-    std::snprintf(text, sizeof text, "%s %dx%d, %d rows: relative error %.2e%s%s", fp8 ? "fp8 " : "bf16", features, k, each,
-                  relative, same ? "" : ", BITS DIFFER", untouched ? "" : ", WROTE PAST THE ROWS");
+    std::snprintf(text, sizeof text, "%s %dx%d, %d rows: relative error %.2e%s%s", fp8 ? "fp8 " : "bf16", features, k,
+                  each, relative, same ? "" : ", BITS DIFFER", untouched ? "" : ", WROTE PAST THE ROWS");
     Report(relative < 1e-3 && same && untouched, text);
   }
   Free(p);
@@ -164,9 +164,10 @@ void Bench(const char* name, int features, int k, bool fp8, const std::vector<in
     const double us = Median(11, [&] { Run(p, fp8, each); }, [&] { cudaMemsetAsync(flush, 0, kFlushBytes); });
     const double size = fp8 ? 1 : 2, bytes = size * features * k + each * (size * k + 4.0 * features);
     const double rate = 2.0 * each * features * k / us * 1e-6;
-    std::printf("%-8s %6d x %5d %s %6d rows | %8.1f us | %5.2f TB/s %3.0f%% of copy | %6.0f TFLOP/s %3.0f%% of cuBLAS bf16\n", name,
-                features, k, fp8 ? "fp8 " : "bf16", each, us, bytes / us * 1e-6, 100 * bytes / us * 1e-6 / copy, rate,
-                bf16 > 0 ? 100 * rate / bf16 : 0.0);
+    std::printf(
+        "%-8s %6d x %5d %s %6d rows | %8.1f us | %5.2f TB/s %3.0f%% of copy | %6.0f TFLOP/s %3.0f%% of cuBLAS bf16\n",
+        name, features, k, fp8 ? "fp8 " : "bf16", each, us, bytes / us * 1e-6, 100 * bytes / us * 1e-6 / copy, rate,
+        bf16 > 0 ? 100 * rate / bf16 : 0.0);
     std::fflush(stdout);
   }
   cudaFree(flush);

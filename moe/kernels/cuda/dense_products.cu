@@ -43,14 +43,17 @@ Fp8Rows Fp8RowsAt(void* workspace, int64_t offset, int64_t rows, int64_t cols) {
 }
 
 template <DType kType>
-__global__ void __launch_bounds__(kQuantiseThreads) QuantiseKernel(const void* x, int64_t stride, Fp8Rows out, int32_t* range) {
+__global__ void __launch_bounds__(kQuantiseThreads)
+    QuantiseKernel(const void* x, int64_t stride, Fp8Rows out, int32_t* range) {
   FollowKernelsBefore();
   const int64_t row = blockIdx.x;
   if (row == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
     range[0] = 0;
     range[1] = static_cast<int32_t>(gridDim.x);
   }
-  StoreQuantised(QuantiseRow(out.cols, [&](int col, float(&eight)[8]) { LoadEight<kType>(x, row * stride + col, eight); }), out, row);
+  StoreQuantised(
+      QuantiseRow(out.cols, [&](int col, float(&eight)[8]) { LoadEight<kType>(x, row * stride + col, eight); }), out,
+      row);
 }
 
 __global__ void __launch_bounds__(kThreads) RoundRowsKernel(const float* x, int64_t stride, int cols, uint2* out,
@@ -82,26 +85,27 @@ __global__ void __launch_bounds__(kThreads) SplitRowsKernel(const float* x, int6
 }
 
 bool Fp8Weight(const DeviceWeight& w) {
-  return w.dtype == DType::kF8E4M3 && w.scales != nullptr && w.block_rows == kScaleBlock && w.block_cols == kScaleBlock &&
-         w.cols % kScaleBlock == 0 && w.rows % 8 == 0;
+  return w.dtype == DType::kF8E4M3 && w.scales != nullptr && w.block_rows == kScaleBlock &&
+         w.block_cols == kScaleBlock && w.cols % kScaleBlock == 0 && w.rows % 8 == 0;
 }
 
 // One matrix, whole.
 bool Dense(const LinearArgs& args) {
-  return args.workspace != nullptr && args.batch == 1 && args.w.matrices == 1 && !args.transposed && args.row_begin == 0 &&
-         args.features == args.w.rows && args.bias == nullptr && args.x_stride % 4 == 0;
+  return args.workspace != nullptr && args.batch == 1 && args.w.matrices == 1 && !args.transposed &&
+         args.row_begin == 0 && args.features == args.w.rows && args.bias == nullptr && args.x_stride % 4 == 0;
 }
 
 bool TakesFp8(const LinearArgs& args) {
   const int x_multiple = args.x_dtype == DType::kBF16 ? 8 : 4;  // 16 bytes
-  return args.precision == LinearPrecision::kFp8 && Dense(args) && Fp8Weight(args.w) && args.x_stride % x_multiple == 0 &&
-         args.out_stride % 8 == 0 && (reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.out)) % 16 == 0;
+  return args.precision == LinearPrecision::kFp8 && Dense(args) && Fp8Weight(args.w) &&
+         args.x_stride % x_multiple == 0 && args.out_stride % 8 == 0 &&
+         (reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.out)) % 16 == 0;
 }
 
 bool TakesBf16(const LinearArgs& args) {
   return args.precision >= LinearPrecision::kBf16 && Dense(args) && args.x_dtype == DType::kF32 &&
-         args.out_dtype == DType::kF32 && args.w.dtype == DType::kBF16 && args.w.cols % 64 == 0 && args.features % 8 == 0 &&
-         args.out_stride == args.features;
+         args.out_dtype == DType::kF32 && args.w.dtype == DType::kBF16 && args.w.cols % 64 == 0 &&
+         args.features % 8 == 0 && args.out_stride == args.features;
 }
 
 SplitLinear SplitProduct(const LinearArgs& args) {
@@ -121,9 +125,11 @@ SplitLinear SplitProduct(const LinearArgs& args) {
 
 // Many rows over bfloat16 weights. tc_linear.cu, which takes the rest, gives the same bits, so that rows may choose.
 bool TakesSplit(const LinearArgs& args) {
-  if (args.rows < kSplitRowsMin || args.w.dtype != DType::kBF16 || !TakesTensorCores(args) || !Dense(args)) return false;
+  if (args.rows < kSplitRowsMin || args.w.dtype != DType::kBF16 || !TakesTensorCores(args) || !Dense(args))
+    return false;
   const bool two_terms = args.x_dtype == DType::kF32 && args.precision == LinearPrecision::kSplit;
-  const bool one_term = args.x_dtype == DType::kBF16 && args.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
+  const bool one_term =
+      args.x_dtype == DType::kBF16 && args.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
   return (two_terms || one_term) && SplitTiles(SplitProduct(args), 1) >= kSplitTilesMin && RunsHopperCode();
 }
 
@@ -132,14 +138,15 @@ bool TakesHeads(const LinearArgs& args) {
   return args.precision >= LinearPrecision::kBf16 && args.batch > 1 && !args.transposed && args.bias == nullptr &&
          args.x_dtype == DType::kBF16 && args.out_dtype == DType::kBF16 && Fp8Weight(args.w) && args.w.cols <= 512 &&
          args.w.rows % kScaleBlock == 0 && args.features % kScaleBlock == 0 && args.row_begin % kScaleBlock == 0 &&
-         args.row_step % kScaleBlock == 0 && args.x_stride % 8 == 0 && args.x_batch % 8 == 0 && args.out_stride % 4 == 0 &&
-         args.out_batch % 4 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
+         args.row_step % kScaleBlock == 0 && args.x_stride % 8 == 0 && args.x_batch % 8 == 0 &&
+         args.out_stride % 4 == 0 && args.out_batch % 4 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
 }
 
 void Quantise(const void* x, DType dtype, int64_t stride, int64_t rows, const Fp8Rows& out, void* workspace,
               cudaStream_t stream) {
   LaunchOverlapped(dtype == DType::kBF16 ? QuantiseKernel<DType::kBF16> : QuantiseKernel<DType::kF32>,
-                   dim3(static_cast<unsigned>(rows), QuantiseBlocks(out.cols)), kQuantiseThreads, 0, stream, x, stride, out, RowRange(workspace));
+                   dim3(static_cast<unsigned>(rows), QuantiseBlocks(out.cols)), kQuantiseThreads, 0, stream, x, stride,
+                   out, RowRange(workspace));
 }
 
 Fp8Linear Product(const Fp8Rows& x, const DeviceWeight& w, int64_t rows) {
@@ -182,10 +189,11 @@ absl::Status RunBf16(const LinearArgs& args, cudaStream_t stream) {
 
 // Fills in the operand of a product of two terms.
 void SplitRows(const void* x, int64_t stride, const SplitLinear& linear, cudaStream_t stream) {
-  LaunchOverlapped(SplitRowsKernel,
-                   dim3(static_cast<unsigned>(linear.rows), static_cast<unsigned>((linear.cols / 4 + kThreads - 1) / kThreads)),
-                   kThreads, 0, stream, static_cast<const float*>(x), stride, linear.cols,
-                   static_cast<uint2*>(const_cast<void*>(linear.x)));
+  LaunchOverlapped(
+      SplitRowsKernel,
+      dim3(static_cast<unsigned>(linear.rows), static_cast<unsigned>((linear.cols / 4 + kThreads - 1) / kThreads)),
+      kThreads, 0, stream, static_cast<const float*>(x), stride, linear.cols,
+      static_cast<uint2*>(const_cast<void*>(linear.x)));
 }
 
 absl::Status RunSplit(const LinearArgs& args, cudaStream_t stream) {
@@ -219,13 +227,14 @@ bool TakesFp8(const FfnArgs& args) {
          args.gate_up.rows % kScaleBlock == 0;
 }
 
-// The tiles of gate+up that leave multiprocessors idle: then two kernels with smaller tiles are faster. Bits are the same.
+// The tiles of gate+up that leave multiprocessors idle: then two kernels with smaller tiles are faster. Same bits.
 bool ApartIsFaster(int64_t rows, int64_t intermediate) {
   return rows <= 32 || (rows <= kApartRowsMax && intermediate / kScaleBlock <= 64);
 }
 
 // activation = quantise(silu(gate · x) ⊙ up · x).
-absl::Status GateUp(const FfnArgs& args, const Fp8Rows& x, const Fp8Rows& activation, float* sums, cudaStream_t stream) {
+absl::Status GateUp(const FfnArgs& args, const Fp8Rows& x, const Fp8Rows& activation, float* sums,
+                    cudaStream_t stream) {
   const int64_t hidden = args.gate_up.cols, intermediate = args.down.cols;
   if (ApartIsFaster(args.rows, intermediate)) {
     DeviceWeight both = args.gate_up;
@@ -266,7 +275,9 @@ absl::Status RunFp8(const FfnArgs& args, cudaStream_t stream) {
 }
 
 // What RunFloat keeps between products: gate, up and activation.
-int64_t FloatsBytes(int64_t rows, int64_t intermediate) { return Rounded(rows * 3 * intermediate * int64_t{sizeof(float)}); }
+int64_t FloatsBytes(int64_t rows, int64_t intermediate) {
+  return Rounded(rows * 3 * intermediate * int64_t{sizeof(float)});
+}
 
 // Whether its products may run on wgmma, for which rows are taken apart behind those.
 bool SplitsFfn(LinearPrecision precision, DType weights) {
@@ -307,7 +318,8 @@ bool TakesSplit(const FfnArgs& args) {
   const auto plain_bf16 = [&](const DeviceWeight& w) {
     return SplitsFfn(args.precision, w.dtype) && w.scales == nullptr && w.cols % tc::kBlockK == 0;
   };
-  if (args.rows < kSplitRowsMin || args.x_dtype != DType::kF32 || !plain_bf16(args.gate_up) || !plain_bf16(args.down)) return false;
+  if (args.rows < kSplitRowsMin || args.x_dtype != DType::kF32 || !plain_bf16(args.gate_up) || !plain_bf16(args.down))
+    return false;
   const SplitFfn ffn(args);
   return SplitTiles(ffn.gate_up, 1) >= kSplitTilesMin && SplitTiles(ffn.down, 1) >= kSplitTilesMin && RunsHopperCode();
 }
@@ -326,7 +338,8 @@ absl::Status RunFloat(const FfnArgs& args, cudaStream_t stream) {
   float* const activation = gate_up + args.rows * 2 * intermediate;
   const bool split = SplitsFfn(args.precision, args.gate_up.dtype) && SplitsFfn(args.precision, args.down.dtype);
   void* const workspace =
-      split ? static_cast<std::byte*>(args.workspace) + kOperandsOffset + FloatsBytes(args.rows, intermediate) : nullptr;
+      split ? static_cast<std::byte*>(args.workspace) + kOperandsOffset + FloatsBytes(args.rows, intermediate)
+            : nullptr;
   LinearArgs linear;
   linear.precision = args.precision;
   linear.rows = args.rows;

@@ -142,7 +142,8 @@ void RunPlainExperts(const ExpertFfnArgs& ffn, cudaStream_t stream) {
   SortPairs(ffn, args.sorted, 1, stream);
   const unsigned tiles = static_cast<unsigned>(args.sorted.tiles_max);
   ForWeightType(ffn.slots.gate_up.dtype, [&]<DType kType>() {
-    LaunchOverlapped(GateUpKernel<kType>, dim3(FeatureBlocks(ffn.slots.intermediate), tiles), kWarps * 32, 0, stream, args);
+    LaunchOverlapped(GateUpKernel<kType>, dim3(FeatureBlocks(ffn.slots.intermediate), tiles), kWarps * 32, 0, stream,
+                     args);
   });
   ForWeightType(ffn.slots.down.dtype, [&]<DType kType>() {
     LaunchOverlapped(DownKernel<kType>, dim3(FeatureBlocks(ffn.slots.hidden), tiles), kWarps * 32, 0, stream, args);

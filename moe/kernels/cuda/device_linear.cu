@@ -75,7 +75,8 @@ __global__ void __launch_bounds__(kWarps * 32) LinearKernel(LinearArgs args, boo
       const float sum = WarpSum(sums[r][f]);
       if (lane != 0 || first_row + r >= args.rows || feature + f >= args.features) continue;
       const float bias = args.bias == nullptr ? 0.0f : args.bias[feature + f];
-      StoreAs(args.out, args.out_dtype, (first_row + r) * args.out_stride + batch * args.out_batch + feature + f, sum + bias);
+      StoreAs(args.out, args.out_dtype, (first_row + r) * args.out_stride + batch * args.out_batch + feature + f,
+              sum + bias);
     }
   }
 }

@@ -1,5 +1,5 @@
-// RMS norms, alone and behind the sum of a residual. Two forms with the same bits: a column a thread, and four where the
-// shape allows, which keep the row in registers.
+// RMS norms, alone and behind the sum of a residual. Two forms with the same bits: a column a thread, and four where
+// the shape allows, which keep the row in registers.
 #include <initializer_list>
 
 #include "moe/kernels/cuda/device_ops.cuh"
@@ -66,7 +66,7 @@ struct Fours {
     }
   }
 
-  // 1 / sqrt(mean(x²) + eps), by the order of sums that kThreads threads of one column each have: a thread stands for four.
+  // 1 / sqrt(mean(x²) + eps), by the order of sums of kThreads threads of one column each: a thread stands for four.
   __device__ float NormFactor(int64_t cols, float eps) const {
     __shared__ float scratch[kThreads / 32];
     float squares[4] = {0, 0, 0, 0};
@@ -87,7 +87,8 @@ struct Fours {
   }
 
   __device__ __forceinline__ float4 Scaled(int i, float factor, float4 weight) const {
-    return make_float4(x[i].x * factor * weight.x, x[i].y * factor * weight.y, x[i].z * factor * weight.z, x[i].w * factor * weight.w);
+    return make_float4(x[i].x * factor * weight.x, x[i].y * factor * weight.y, x[i].z * factor * weight.z,
+                       x[i].w * factor * weight.w);
   }
 };
 
@@ -99,7 +100,8 @@ __device__ __forceinline__ uint2 Rounded(float4 x) {
 __global__ void __launch_bounds__(kFourThreads) NormFourKernel(NormArgs args) {
   FollowKernelsBefore();
   const int64_t row = blockIdx.x;
-  const auto* x = reinterpret_cast<const float4*>(args.x + (args.row_index == nullptr ? row : args.row_index[row]) * args.x_stride);
+  const auto* x =
+      reinterpret_cast<const float4*>(args.x + (args.row_index == nullptr ? row : args.row_index[row]) * args.x_stride);
   const auto* weight = reinterpret_cast<const float4*>(args.weight);
   Fours fours;
   Fours::ForEach(args.cols, [&](int i, int four) { fours.x[i] = x[four]; });
@@ -141,8 +143,8 @@ __global__ void __launch_bounds__(kFourThreads) AddNormFourKernel(AddNormArgs ar
     if (args.out != nullptr) reinterpret_cast<float4*>(args.out)[base + four] = value;
     if (args.rounded != nullptr) static_cast<uint2*>(args.rounded)[base + four] = Rounded(value);
     const bool rounded = args.rounded != nullptr;
-    finite = finite && StaysFinite(value.x, rounded) && StaysFinite(value.y, rounded) && StaysFinite(value.z, rounded) &&
-             StaysFinite(value.w, rounded);
+    finite = finite && StaysFinite(value.x, rounded) && StaysFinite(value.y, rounded) &&
+             StaysFinite(value.z, rounded) && StaysFinite(value.w, rounded);
   });
   if (!finite) atomicMin(&args.add.fault_layer[blockIdx.x], args.add.layer);
 }

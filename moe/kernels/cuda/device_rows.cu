@@ -37,7 +37,8 @@ __global__ void __launch_bounds__(kThreads) EmbedFourKernel(EmbedArgs args) {
   for (int64_t i = 4 * threadIdx.x; i < args.table.cols; i += 4 * kThreads) {
     const float4 x = LoadWeight4<kType>(args.table.data, token * args.table.cols + i);
     const float scale = ScaleAt(args.table, 0, token, i);
-    *reinterpret_cast<float4*>(args.out + row * args.table.cols + i) = make_float4(x.x * scale, x.y * scale, x.z * scale, x.w * scale);
+    *reinterpret_cast<float4*>(args.out + row * args.table.cols + i) =
+        make_float4(x.x * scale, x.y * scale, x.z * scale, x.w * scale);
   }
 }
 
@@ -141,8 +142,8 @@ __global__ void RotateFourKernel(RotateArgs args) {
                                                          __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine)));
     return *reinterpret_cast<const uint32_t*>(&rotated);
   };
-  *reinterpret_cast<uint4*>(out) =
-      make_uint4(rotate(pairs.x, c.x, s.x), rotate(pairs.y, c.y, s.y), rotate(pairs.z, c.z, s.z), rotate(pairs.w, c.w, s.w));
+  *reinterpret_cast<uint4*>(out) = make_uint4(rotate(pairs.x, c.x, s.x), rotate(pairs.y, c.y, s.y),
+                                              rotate(pairs.z, c.z, s.z), rotate(pairs.w, c.w, s.w));
 }
 
 __global__ void SiluMulKernel(SiluMulArgs args) {
@@ -221,7 +222,8 @@ void FillCache(const FillCacheArgs& args, cudaStream_t stream) {
 void RotateQueries(const RotateArgs& args, cudaStream_t stream) {
   if (args.dtype == DType::kBF16 && args.rope.interleaved && args.rope.pairs % 4 == 0 && args.nope % 8 == 0 &&
       args.latent % 8 == 0) {
-    LaunchOverlapped(RotateFourKernel, dim3(Blocks(args.rows * args.heads * (args.rope.pairs / 4))), kThreads, 0, stream, args);
+    LaunchOverlapped(RotateFourKernel, dim3(Blocks(args.rows * args.heads * (args.rope.pairs / 4))), kThreads, 0,
+                     stream, args);
     return;
   }
   LaunchOverlapped(RotateKernel, dim3(Blocks(args.rows * args.heads * args.rope.pairs)), kThreads, 0, stream, args);

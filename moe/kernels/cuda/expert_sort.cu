@@ -9,7 +9,8 @@ constexpr int kThreads = 1024;
 int64_t Rounded(int64_t count) { return (count + 63) / 64 * 64; }
 
 // One warp: where each slot's pairs and tiles begin, 32 slots at a time.
-__device__ void PlaceSlots(const SortedPairs& sorted, const int32_t* counts, int32_t* begins, int slots, int alignment) {
+__device__ void PlaceSlots(const SortedPairs& sorted, const int32_t* counts, int32_t* begins, int slots,
+                           int alignment) {
   const int lane = threadIdx.x;
   int begin = 0, tile = 0;  // of the first of these 32
   for (int base = 0; base < slots; base += 32) {
@@ -19,7 +20,8 @@ __device__ void PlaceSlots(const SortedPairs& sorted, const int32_t* counts, int
     int places_so_far = places, tiles_so_far = tiles;
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
-      const int p = __shfl_up_sync(0xffffffffu, places_so_far, offset), t = __shfl_up_sync(0xffffffffu, tiles_so_far, offset);
+      const int p = __shfl_up_sync(0xffffffffu, places_so_far, offset),
+                t = __shfl_up_sync(0xffffffffu, tiles_so_far, offset);
       if (lane >= offset) {
         places_so_far += p;
         tiles_so_far += t;
@@ -36,7 +38,7 @@ __device__ void PlaceSlots(const SortedPairs& sorted, const int32_t* counts, int
   }
 }
 
-// store(pair, number(pair, slot)) of all pairs, so many of a thread's at once that memory's latency passes beside others'.
+// store(pair, number(pair, slot)) of all pairs, so many of a thread's at once that their latencies pass side by side.
 template <typename Number, typename Store>
 __device__ __forceinline__ void ForEachPair(const ExpertFfnArgs& args, Number number, Store store) {
   constexpr int kAtOnce = 8;
@@ -55,9 +57,9 @@ __device__ __forceinline__ void ForEachPair(const ExpertFfnArgs& args, Number nu
   for (; pair < args.pairs; pair += kThreads) store(pair, number(pair, args.slot_of[args.pair_experts[pair]]));
 }
 
-// One block. Pass 1 counts and numbers a slot's pairs, pass 2 gives every slot its begin and its tiles, pass 3 places the
-// pairs. Where a pair lands among its expert's others depends on timing and changes no bit: rows are computed alone.
-// Shared memory: counts, begins [slots] each.
+// One block. Pass 1 counts and numbers a slot's pairs, pass 2 gives every slot its begin and its tiles, pass 3 places
+// the pairs. Where a pair lands among its expert's others depends on timing and changes no bit: rows are computed
+// alone. Shared memory: counts, begins [slots] each.
 __global__ void __launch_bounds__(kThreads) SortKernel(ExpertFfnArgs args, SortedPairs sorted, int alignment) {
   FollowKernelsBefore();
   extern __shared__ int32_t shared[];

@@ -16,7 +16,8 @@ struct Quantised {
   Fp8Rows out;
 
   __device__ QuantisedEights Read(const void* rows, int64_t row) const {
-    return QuantiseRow(out.cols, [&](int col, float(&eight)[8]) { LoadEight<DType::kBF16>(rows, row * out.cols + col, eight); });
+    return QuantiseRow(out.cols,
+                       [&](int col, float(&eight)[8]) { LoadEight<DType::kBF16>(rows, row * out.cols + col, eight); });
   }
   __device__ void Store(const QuantisedEights& part, int64_t place) const { StoreQuantised(part, out, place); }
 };

@@ -17,7 +17,8 @@ __global__ void ScatterKernel(ExpertFfnArgs args, SortedPairs sorted, const uint
 }
 
 // CombineKernel over sorted rows: eight columns a thread.
-__global__ void __launch_bounds__(kCombineThreads) CombineSortedKernel(CombineArgs args, const int32_t* places, const uint4* rows) {
+__global__ void __launch_bounds__(kCombineThreads)
+    CombineSortedKernel(CombineArgs args, const int32_t* places, const uint4* rows) {
   FollowKernelsBefore();
   const int chunks = static_cast<int>(args.cols / 8), chunk = blockIdx.y * kCombineThreads + threadIdx.x;
   if (chunk >= chunks) return;

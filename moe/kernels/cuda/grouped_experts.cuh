@@ -57,11 +57,11 @@ void SortRows(const ExpertFfnArgs& args, const SortedPairs& sorted, const Copy& 
   // With fewer pairs a block of threads for each is faster than one for each row. Bits are the same.
   constexpr int64_t kSpreadPairsMin = 512;
   if (args.pair_rows == nullptr && args.pairs >= kSpreadPairsMin) {
-    LaunchOverlapped(SpreadKernel<Copy>, dim3(static_cast<unsigned>(args.pairs / args.top_k), blocks), Copy::kThreads, 0,
-                     stream, args, sorted.places, copy);
+    LaunchOverlapped(SpreadKernel<Copy>, dim3(static_cast<unsigned>(args.pairs / args.top_k), blocks), Copy::kThreads,
+                     0, stream, args, sorted.places, copy);
   } else {
-    LaunchOverlapped(GatherKernel<Copy>, dim3(static_cast<unsigned>(sorted.capacity), blocks), Copy::kThreads, 0, stream,
-                     args, sorted, copy);
+    LaunchOverlapped(GatherKernel<Copy>, dim3(static_cast<unsigned>(sorted.capacity), blocks), Copy::kThreads, 0,
+                     stream, args, sorted, copy);
   }
 }
 

@@ -2,8 +2,8 @@
 //
 // Rows are sorted by expert; how many each expert has, stays on the device. One row and a thousand share one dot
 // instruction and one order of accumulation along K. FP8: per block of 128 the tensor core sums in float32, then
-// acc += partial * (weight_scale * activation_scale), blocks ascending (DeepSeek-V3, section 3.3.2). bfloat16: the tensor
-// core sums all of K in float32, ascending.
+// acc += partial * (weight_scale * activation_scale), blocks ascending (DeepSeek-V3, section 3.3.2). bfloat16: the
+// tensor core sums all of K in float32, ascending.
 //
 // On Hopper the tensor cores compute; on any other device plain loops do, with a warning, for they are slow.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_GROUPED_FFN_H_
@@ -17,8 +17,8 @@ namespace conclave::cuda {
 
 // The scale blocks of DeepSeek's format, along K and along N.
 inline constexpr int kScaleBlock = 128;
-// An expert's rows begin at a multiple of this (the copy engine reads their scales 16 bytes at a time); the rows between
-// segments are read and ignored.
+// An expert's rows begin at a multiple of this (the copy engine reads their scales 16 bytes at a time); the rows
+// between segments are read and ignored.
 inline constexpr int kRowAlignment = 4;
 
 // Rows on the device, sorted by expert, as e4m3 with one float32 scale per row and block of 128 along K.
@@ -88,15 +88,15 @@ struct Bf16GroupedGemm {
   const int32_t* row_begins = nullptr;  // as in GroupedGemm
   const int32_t* row_counts = nullptr;
   int rows_per_expert = 0;
-  // The kernel right before this launch is a grouped one with the same row_begins and row_counts: then weights are asked
-  // for while it still runs.
+  // The kernel right before this launch is a grouped one with the same row_begins and row_counts: then weights are
+  // asked for while it still runs.
   bool follows_grouped = false;
 };
 
 // As LaunchGroupedGemm.
 absl::Status LaunchBf16GroupedGemm(const Bf16GroupedGemm& problem, void* out, void* stream);
-// w holds gate over up; out = silu(gate · x) ⊙ up · x in bfloat16, [rows_capacity, w.rows / 2]; neither product is rounded
-// before.
+// w holds gate over up; out = silu(gate · x) ⊙ up · x in bfloat16, [rows_capacity, w.rows / 2]; neither product is
+// rounded before.
 absl::Status LaunchBf16GroupedGateUp(const Bf16GroupedGemm& problem, void* out, void* stream);
 
 // The plain loops on the device, one thread an output in the same order of blocks: the oracle on the GPU's side.

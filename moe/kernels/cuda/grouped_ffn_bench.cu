@@ -49,9 +49,10 @@ Problem MakeProblem(const std::vector<int>& rows_of_expert, int features, int k,
 }
 
 void Free(const Problem& p) {
-  for (const void* pointer : {static_cast<const void*>(p.gemm.x.data), static_cast<const void*>(p.gemm.x.scales), p.gemm.w.data,
-                              static_cast<const void*>(p.gemm.w.scales), static_cast<const void*>(p.gemm.row_begins),
-                              static_cast<const void*>(p.gemm.row_counts)}) {
+  for (const void* pointer :
+       {static_cast<const void*>(p.gemm.x.data), static_cast<const void*>(p.gemm.x.scales), p.gemm.w.data,
+        static_cast<const void*>(p.gemm.w.scales), static_cast<const void*>(p.gemm.row_begins),
+        static_cast<const void*>(p.gemm.row_counts)}) {
     cudaFree(const_cast<void*>(pointer));
   }
 }
@@ -89,7 +90,8 @@ void CheckGemm(const std::vector<int>& rows, int features, int k, uint64_t seed)
     const double relative = std::sqrt(error / norm);
     char text[160];
     std::snprintf(text, sizeof text, "gemm %dx%d, %d experts, %d rows, tile %d: relative error %.2e%s", features, k,
-                  p.gemm.w.experts, p.rows, width, relative, width == 0 || first.empty() || first == got ? "" : ", BITS DIFFER");
+                  p.gemm.w.experts, p.rows, width, relative,
+                  width == 0 || first.empty() || first == got ? "" : ", BITS DIFFER");
     Report(relative < 3e-3 && (width == 0 || first.empty() || first == got), text);  // bf16 alone rounds to 1.7e-3
     if (first.empty()) first = got;
   }
@@ -104,8 +106,8 @@ void CheckGateUp(const std::vector<int>& rows, int intermediate, int k, uint64_t
   auto* reference = Allocate<float>(int64_t{capacity} * 2 * intermediate);
   Must(LaunchReferenceGemm(p.gemm, reference, nullptr), "reference");
   const auto want = ToHost<float>(reference, int64_t{capacity} * 2 * intermediate);
-  Fp8Rows out{Allocate<uint8_t>(int64_t{capacity} * intermediate), Allocate<float>(int64_t{capacity} * (intermediate / 128)), capacity,
-              intermediate};
+  Fp8Rows out{Allocate<uint8_t>(int64_t{capacity} * intermediate),
+              Allocate<float>(int64_t{capacity} * (intermediate / 128)), capacity, intermediate};
   std::vector<uint8_t> first;
   for (int width : kWidths) {
     Must(cudaMemset(out.data, 0xff, int64_t{capacity} * intermediate), "poison");
@@ -118,23 +120,28 @@ void CheckGateUp(const std::vector<int>& rows, int intermediate, int k, uint64_t
     double error = 0, norm = 0;
     ForEachRow(p, [&](int64_t row) {
       for (int i = 0; i < intermediate; ++i) {
-        const double gate = want[int64_t{row} * 2 * intermediate + i], up = want[int64_t{row} * 2 * intermediate + intermediate + i];
+        const double gate = want[int64_t{row} * 2 * intermediate + i],
+                     up = want[int64_t{row} * 2 * intermediate + intermediate + i];
         const double expected = gate / (1 + std::exp(-gate)) * up;
         __nv_fp8_e4m3 value;
         std::memcpy(&value, &got[int64_t{row} * intermediate + i], 1);
-        const double actual = static_cast<double>(static_cast<float>(value)) * scales[int64_t{i / 128} * capacity + row];
+        const double actual =
+            static_cast<double>(static_cast<float>(value)) * scales[int64_t{i / 128} * capacity + row];
         error += (actual - expected) * (actual - expected);
         norm += expected * expected;
       }
     });
     const double relative = std::sqrt(error / norm);
     char text[160];
-    std::snprintf(text, sizeof text, "gate+up %dx%d, %d experts, %d rows, tile %d: relative error %.2e%s", 2 * intermediate, k,
-                  p.gemm.w.experts, p.rows, width, relative, width == 0 || first.empty() || first == got ? "" : ", BITS DIFFER");
-    Report(relative < 3e-2 && (width == 0 || first.empty() || first == got), text);  // e4m3 alone rounds to about 2.6e-2
+    std::snprintf(text, sizeof text, "gate+up %dx%d, %d experts, %d rows, tile %d: relative error %.2e%s",
+                  2 * intermediate, k, p.gemm.w.experts, p.rows, width, relative,
+                  width == 0 || first.empty() || first == got ? "" : ", BITS DIFFER");
+    // e4m3 alone rounds to about 2.6e-2.
+    Report(relative < 3e-2 && (width == 0 || first.empty() || first == got), text);
     if (first.empty()) first = got;
   }
-  for (const void* pointer : {out.data, static_cast<void*>(out.scales), static_cast<void*>(reference)}) cudaFree(const_cast<void*>(pointer));
+  for (const void* pointer : {out.data, static_cast<void*>(out.scales), static_cast<void*>(reference)})
+    cudaFree(const_cast<void*>(pointer));
   Free(p);
 }
 
@@ -199,7 +206,8 @@ void Bench(int experts, int rows, double ceiling, bool sustained) {
   const std::function<void()> nothing = [] {};
   const auto& between = sustained ? nothing : settle;
   const double plain_us = Median(20, [&] { Must(LaunchGroupedGemm(up.gemm, out, nullptr), "gemm"); }, between);
-  const double up_us = Median(20, [&] { Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up"); }, between);
+  const double up_us = Median(
+      20, [&] { Must(LaunchGroupedGateUp(up.gemm, down.gemm.x, nullptr), "gate+up"); }, between);
   auto* progress = Allocate<int32_t>(1 + experts);
   GroupedFfn ffn;
   ffn.x = up.gemm.x;
@@ -219,9 +227,11 @@ void Bench(int experts, int rows, double ceiling, bool sustained) {
   const double flops = 2.0 * experts * rows * kHidden * kIntermediate;
   const double up_bytes = 1.0 * experts * (2.0 * kIntermediate * kHidden + rows * (kHidden + kIntermediate));
   const double down_bytes = 1.0 * experts * (1.0 * kIntermediate * kHidden + rows * (kIntermediate + 2.0 * kHidden));
-  std::printf("%4d %5d | %8.1f | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f\n", experts, rows, plain_us,
-              up_us, up_bytes / up_us * 1e-6, 100 * up_bytes / up_us * 1e-6 / ceiling, 2 * flops / up_us * 1e-6, down_us,
-              down_bytes / down_us * 1e-6, 100 * down_bytes / down_us * 1e-6 / ceiling, flops / down_us * 1e-6, both_us);
+  std::printf(
+      "%4d %5d | %8.1f | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f %5.2f TB/s %3.0f%% %6.0f TFLOP/s | %8.1f\n",
+      experts, rows, plain_us, up_us, up_bytes / up_us * 1e-6, 100 * up_bytes / up_us * 1e-6 / ceiling,
+      2 * flops / up_us * 1e-6, down_us, down_bytes / down_us * 1e-6, 100 * down_bytes / down_us * 1e-6 / ceiling,
+      flops / down_us * 1e-6, both_us);
   std::fflush(stdout);
   cudaFree(out);
   cudaFree(progress);
@@ -252,9 +262,11 @@ int main(int argc, char** argv) {
     CheckFfn({140, 7, 0, 33, 1, 64}, 7168, 2048, seed + 70);
     const double ceiling = CopyBandwidth();
     std::printf("copy bandwidth %.2f TB/s\n", ceiling);
-    const int shapes[][2] = {{32, 4}, {32, 8}, {32, 16}, {32, 32}, {32, 64}, {32, 128}, {32, 256}, {8, 128}, {8, 1024}, {256, 8}};
+    const int shapes[][2] = {{32, 4},   {32, 8},   {32, 16}, {32, 32},  {32, 64},
+                             {32, 128}, {32, 256}, {8, 128}, {8, 1024}, {256, 8}};
     for (const bool sustained : {false, true}) {
-      std::printf("%s\nexperts rows | gate+up plain us | gate+up fused us | down us | both us\n", sustained ? "back to back" : "after a flush");
+      std::printf("%s\nexperts rows | gate+up plain us | gate+up fused us | down us | both us\n",
+                  sustained ? "back to back" : "after a flush");
       for (const auto& shape : shapes) Bench(shape[0], shape[1], ceiling, sustained);
     }
   }

@@ -9,8 +9,9 @@
 
 namespace conclave::cuda {
 
-// out[r, h, n] = Σ_k x[r, h, k] · W_h[n, k] in bfloat16 for e4m3 weights with a scale for every 128 x 128. A block of 128
-// along K is summed by the tensor core in float32, then acc += sum · scale, blocks ascending, whatever the number of rows.
+// out[r, h, n] = Σ_k x[r, h, k] · W_h[n, k] in bfloat16 for e4m3 weights with a scale for every 128 x 128. A block of
+// 128 along K is summed by the tensor core in float32, then acc += sum · scale, blocks ascending, whatever the number
+// of rows.
 struct HeadProducts {
   const void* x = nullptr;         // bf16: x[r, h, k] at r · x_stride + h · x_batch + k, 16-byte aligned
   int64_t x_stride = 0, x_batch = 0;  // multiples of 8

@@ -43,7 +43,9 @@ inline absl::StatusOr<DeviceLimits> Limits() {
 // Says once per process and call site that this device runs plain loops.
 inline void WarnSlow(const char* what) {
   static bool said = false;
-  if (!said) std::fprintf(stderr, "warning: %s run plain loops here, slowly: the fast kernels need a Hopper GPU (sm_90)\n", what);
+  if (!said)
+    std::fprintf(stderr, "warning: %s run plain loops here, slowly: the fast kernels need a Hopper GPU (sm_90)\n",
+                 what);
   said = true;
 }
 

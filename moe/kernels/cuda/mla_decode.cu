@@ -51,7 +51,8 @@ absl::Status LaunchMlaDecode(const MlaDecode& problem, void* stream) {
   if (!limits.ok()) return limits.status();
   if (!limits->hopper) WarnSlow("MLA decodes");
   if (problem.packed && !(limits->hopper && Sm90Bf16MlaTakes(problem))) {
-    return absl::InvalidArgumentError("MLA decode: packed needs bfloat16, latent 512, rope 64, pages of 8, 16, 32 or 64 tokens and a Hopper device");
+    return absl::InvalidArgumentError(
+        "MLA decode: packed needs bfloat16, latent 512, rope 64, pages of 8, 16, 32 or 64 tokens and a Hopper device");
   }
   if (!limits->hopper || !Sm90Bf16MlaTakes(problem)) return LaunchPlainMla(problem, static_cast<cudaStream_t>(stream));
   if (problem.workspace == nullptr && Splits(problem.tokens_max) > 1) {

@@ -102,8 +102,9 @@ Problem MakeProblem(const Case& c, uint64_t seed) {
 }
 
 void Free(const MlaDecode& d) {
-  for (const void* pointer : {d.query, d.cache, static_cast<const void*>(d.page_tables), static_cast<const void*>(d.lengths),
-                              static_cast<const void*>(d.out), static_cast<const void*>(d.workspace)}) {
+  for (const void* pointer :
+       {d.query, d.cache, static_cast<const void*>(d.page_tables), static_cast<const void*>(d.lengths),
+        static_cast<const void*>(d.out), static_cast<const void*>(d.workspace)}) {
     cudaFree(const_cast<void*>(pointer));
   }
 }
@@ -114,7 +115,8 @@ std::vector<double> Attend(const Problem& p, int row, int head) {
   const int width = d.latent + d.rope, length = p.lengths[row];
   const float* query = &p.query[(size_t(row) * d.heads + head) * width];
   const auto token = [&](int t) {
-    return &p.cache[(size_t(p.tables[row * d.table_stride + t / d.page_tokens]) * d.page_tokens + t % d.page_tokens) * width];
+    return &p.cache[(size_t(p.tables[row * d.table_stride + t / d.page_tokens]) * d.page_tokens + t % d.page_tokens) *
+                    width];
   };
   std::vector<double> scores(length), out(d.latent, 0.0);
   double largest = -INFINITY, denominator = 0;
@@ -199,10 +201,12 @@ void Check(const Case& c, uint64_t seed) {
   const bool bits = RowsAloneAreEqual(p, got), unpacked = !c.packed || UnpackedIsEqual(p, got);
   const double bound = c.dtype == MlaDtype::kF32 ? 1e-5 : 4e-3;  // bfloat16 weights and results round to about 2e-3
   char text[200];
-  std::snprintf(text, sizeof text, "%s%s %d heads of %d+%d, pages of %d, %d rows to %d tokens: relative error %.2e, plain loops %.2e%s%s%s",
-                c.dtype == MlaDtype::kF32 ? "f32" : "bf16", c.packed ? " over fp8," : "", c.heads, c.latent, c.rope, c.page_tokens, d.rows, d.tokens_max, error,
-                plain_error, finite ? "" : ", NOT FINITE", bits ? "" : ", BITS DIFFER ALONE",
-                unpacked ? "" : ", BITS DIFFER UNPACKED");
+  std::snprintf(
+      text, sizeof text,
+      "%s%s %d heads of %d+%d, pages of %d, %d rows to %d tokens: relative error %.2e, plain loops %.2e%s%s%s",
+      c.dtype == MlaDtype::kF32 ? "f32" : "bf16", c.packed ? " over fp8," : "", c.heads, c.latent, c.rope,
+      c.page_tokens, d.rows, d.tokens_max, error, plain_error, finite ? "" : ", NOT FINITE",
+      bits ? "" : ", BITS DIFFER ALONE", unpacked ? "" : ", BITS DIFFER UNPACKED");
   Report(error < bound && plain_error < bound && finite && bits && unpacked, text);
   Free(d);
 }
@@ -229,8 +233,8 @@ void CheckAll(uint64_t seed, bool quick) {
   for (int& length : lengths) length = static_cast<int>(random() % 8 == 0 ? random() % 700 : random() % 140);
   Check({bf16, 128, 512, 64, 64, lengths}, seed + 13);
   Check({bf16, 128, 512, 64, 16, lengths, 1.5f, true}, seed + 14);
-  // More tiles of heads than multiprocessors, of rows with one split and two: some blocks take whole rows, the last rows
-  // are dealt split by split.
+  // More tiles of heads than multiprocessors, of rows with one split and two: some blocks take whole rows, the last
+  // rows are dealt split by split.
   lengths.assign(134, 40);
   for (int row = 0; row < 134; row += 19) lengths[row] = 2049 + static_cast<int>(random() % 2048);
   lengths[132] = 2100;
@@ -263,7 +267,8 @@ void Bench(int rows, int heads, int tokens, bool packed, int page_tokens, double
   std::iota(tables.begin(), tables.end(), 0);
   std::shuffle(tables.begin(), tables.end(), std::mt19937_64(3));
   const int64_t row_bytes = packed ? kLayout.bytes() : 2 * kWidth;
-  const int64_t cache_count = int64_t{d.pages} * page_tokens * row_bytes / 2, query_count = int64_t{rows} * heads * kWidth;
+  const int64_t cache_count = int64_t{d.pages} * page_tokens * row_bytes / 2,
+                query_count = int64_t{rows} * heads * kWidth;
   auto* cache = Allocate<__nv_bfloat16>(cache_count);
   auto* query = Allocate<__nv_bfloat16>(query_count);
   if (packed) {
@@ -290,8 +295,9 @@ void Bench(int rows, int heads, int tokens, bool packed, int page_tokens, double
   cudaFree(flush);
   const double flops = 2.0 * rows * heads * tokens * (kWidth + kLatent);
   const double bytes = double(rows) * tokens * row_bytes + 2.0 * rows * heads * (kWidth + kLatent);
-  std::printf("%5d %5d %6d %s %2d | %8.1f us | %5.2f TB/s %3.0f%% | %6.0f TFLOP/s", rows, heads, tokens, packed ? "fp8 " : "bf16", page_tokens, us, bytes / us * 1e-6,
-              100 * bytes / us * 1e-6 / bandwidth, flops / us * 1e-6);
+  std::printf("%5d %5d %6d %s %2d | %8.1f us | %5.2f TB/s %3.0f%% | %6.0f TFLOP/s", rows, heads, tokens,
+              packed ? "fp8 " : "bf16", page_tokens, us, bytes / us * 1e-6, 100 * bytes / us * 1e-6 / bandwidth,
+              flops / us * 1e-6);
   if (rate > 0) std::printf(" %3.0f%%", 100 * flops / us * 1e-6 / rate);
   std::printf("\n");
   std::fflush(stdout);
@@ -310,9 +316,9 @@ int main(int argc, char** argv) {
   if (!check_only) {
     const double bandwidth = CopyBandwidth(), rate = Bf16Ceiling();
     std::printf("copy bandwidth %.2f TB/s, bf16 8192^3 %.0f TFLOP/s\n rows heads tokens cache page\n", bandwidth, rate);
-    const int shapes[][3] = {{128, 128, 4096}, {128, 16, 4096}, {1, 128, 4096}, {16, 128, 4096}, {64, 128, 4096}, {128, 128, 1024},
-                             {128, 128, 2048}, {32, 128, 16384}, {1, 128, 32768}, {64, 16, 8192}, {128, 64, 4096},
-                             {2048, 128, 64}, {2048, 128, 128}};
+    const int shapes[][3] = {{128, 128, 4096}, {128, 16, 4096},  {1, 128, 4096},   {16, 128, 4096}, {64, 128, 4096},
+                             {128, 128, 1024}, {128, 128, 2048}, {32, 128, 16384}, {1, 128, 32768}, {64, 16, 8192},
+                             {128, 64, 4096},  {2048, 128, 64},  {2048, 128, 128}};
     for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], false, 64, bandwidth, rate);
     for (const bool packed : {false, true}) {
       for (const auto& shape : shapes) Bench(shape[0], shape[1], shape[2], packed, 16, bandwidth, rate);

@@ -1,8 +1,8 @@
-// Programmatic dependent launch (CUDA programming guide, "Programmatic Dependent Launch and Synchronization"): a kernel's
-// blocks start while the kernel before still runs, do what depends on nothing, and wait for it then.
+// Programmatic dependent launch (CUDA programming guide, "Programmatic Dependent Launch and Synchronization"): a
+// kernel's blocks start while the kernel before still runs, do what depends on nothing, and wait for it then.
 //
-// The rule: every kernel that LaunchOverlapped starts calls AwaitKernelsBefore in every thread that reads or writes memory
-// which another kernel writes or reads. So the end of any kernel means the end of all before it.
+// The rule: every kernel that LaunchOverlapped starts calls AwaitKernelsBefore in every thread that reads or writes
+// memory which another kernel writes or reads. So the end of any kernel means the end of all before it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,7 +13,7 @@
 
 namespace conclave::cuda {
 
-// Nothing of the kernels before is visible until this returns; it does so at once in a kernel that was launched plainly.
+// Nothing of the kernels before is visible until this returns; it does so at once in a kernel launched plainly.
 __device__ __forceinline__ void AwaitKernelsBefore() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -31,11 +31,11 @@ __device__ __forceinline__ void FollowKernelsBefore() {
   AwaitKernelsBefore();
 }
 
-// As kernel<<<grid, threads, shared_bytes, stream>>>(arguments…), beside the end of the kernel before; behind it on a GPU
-// that runs no Hopper code.
+// As kernel<<<grid, threads, shared_bytes, stream>>>(arguments…), beside the end of the kernel before; behind it on a
+// GPU that runs no Hopper code.
 template <typename... Parameters, typename... Arguments>
-void LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes, cudaStream_t stream,
-                      Arguments&&... arguments) {
+void LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes,
+                      cudaStream_t stream, Arguments&&... arguments) {
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -23,20 +23,24 @@ __device__ int ExpertOf(const Problem& p, int row) {
 __device__ float Dot(const GroupedGemm& p, int row, int expert, int feature) {
   const int k_blocks = p.w.cols / kScaleBlock;
   const auto* x = static_cast<const __nv_fp8_e4m3*>(p.x.data) + static_cast<int64_t>(row) * p.w.cols;
-  const auto* w = static_cast<const __nv_fp8_e4m3*>(p.w.data) + (static_cast<int64_t>(expert) * p.w.rows + feature) * p.w.cols;
+  const auto* w =
+      static_cast<const __nv_fp8_e4m3*>(p.w.data) + (static_cast<int64_t>(expert) * p.w.rows + feature) * p.w.cols;
   const float* w_scales = p.w.scales + (static_cast<int64_t>(expert) * (p.w.rows / 128) + feature / 128) * k_blocks;
   double sum = 0;
   for (int block = 0; block < k_blocks; ++block) {
     float partial = 0;
-    for (int i = block * kScaleBlock; i < (block + 1) * kScaleBlock; ++i) partial += static_cast<float>(x[i]) * static_cast<float>(w[i]);
-    sum += static_cast<double>(partial) * p.x.scales[static_cast<int64_t>(block) * p.x.rows_capacity + row] * w_scales[block];
+    for (int i = block * kScaleBlock; i < (block + 1) * kScaleBlock; ++i)
+      partial += static_cast<float>(x[i]) * static_cast<float>(w[i]);
+    sum += static_cast<double>(partial) * p.x.scales[static_cast<int64_t>(block) * p.x.rows_capacity + row] *
+           w_scales[block];
   }
   return static_cast<float>(sum);
 }
 
 __device__ float Dot(const Bf16GroupedGemm& p, int row, int expert, int feature) {
   const auto* x = static_cast<const __nv_bfloat16*>(p.x.data) + static_cast<int64_t>(row) * p.w.cols;
-  const auto* w = static_cast<const __nv_bfloat16*>(p.w.data) + (static_cast<int64_t>(expert) * p.w.rows + feature) * p.w.cols;
+  const auto* w =
+      static_cast<const __nv_bfloat16*>(p.w.data) + (static_cast<int64_t>(expert) * p.w.rows + feature) * p.w.cols;
   double sum = 0;
   for (int i = 0; i < p.w.cols; ++i) sum += __bfloat162float(x[i]) * __bfloat162float(w[i]);
   return static_cast<float>(sum);
@@ -92,7 +96,9 @@ absl::Status LaunchGemm(const Problem& problem, Out* out, void* stream) {
 
 }  // namespace
 
-absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* stream) { return LaunchGemm(problem, out, stream); }
+absl::Status LaunchReferenceGemm(const GroupedGemm& problem, float* out, void* stream) {
+  return LaunchGemm(problem, out, stream);
+}
 absl::Status LaunchBf16ReferenceGemm(const Bf16GroupedGemm& problem, float* out, void* stream) {
   return LaunchGemm(problem, out, stream);
 }
@@ -107,13 +113,14 @@ absl::Status LaunchPlainBf16GroupedGemm(const Bf16GroupedGemm& problem, void* ou
 }
 absl::Status LaunchPlainGroupedGateUp(const GroupedGemm& problem, const Fp8Rows& out, void* stream) {
   WarnSlow("grouped FP8 products");
-  GateUpKernel<<<dim3(out.cols / kThreads, problem.x.rows_capacity), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem, out);
+  GateUpKernel<<<dim3(out.cols / kThreads, problem.x.rows_capacity), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      problem, out);
   return LaunchStatus("plain gate+up launch");
 }
 absl::Status LaunchPlainBf16GroupedGateUp(const Bf16GroupedGemm& problem, void* out, void* stream) {
   WarnSlow("grouped bfloat16 products");
-  GateUpKernel<<<dim3(problem.w.rows / 2 / kThreads, problem.x.rows_capacity), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      problem, static_cast<__nv_bfloat16*>(out));
+  GateUpKernel<<<dim3(problem.w.rows / 2 / kThreads, problem.x.rows_capacity), kThreads, 0,
+                 static_cast<cudaStream_t>(stream)>>>(problem, static_cast<__nv_bfloat16*>(out));
   return LaunchStatus("plain gate+up launch");
 }
 

@@ -1,5 +1,5 @@
-// MLA decode in plain loops, for every shape, dtype and device: one block of threads per row and head, online softmax over
-// blocks of 64 tokens in ascending order. It is the oracle of the fast kernels, and slow.
+// MLA decode in plain loops, for every shape, dtype and device: one block of threads per row and head, online softmax
+// over blocks of 64 tokens in ascending order. It is the oracle of the fast kernels, and slow.
 #include <cuda_bf16.h>
 
 #include "moe/kernels/cuda/launch.h"
@@ -27,7 +27,8 @@ __device__ float Rounded(float value) {
 
 // scores[t] = scale · (query · key of token begin + t); a warp takes every fourth token.
 template <typename T>
-__device__ void Score(const MlaDecode& p, const int32_t* table, const float* query, int begin, int count, float* scores) {
+__device__ void Score(const MlaDecode& p, const int32_t* table, const float* query, int begin, int count,
+                      float* scores) {
   const int width = p.latent + p.rope;
   for (int t = threadIdx.x / 32; t < count; t += kThreads / 32) {
     const int token = begin + t;

@@ -17,8 +17,8 @@ struct QuantisedEights {
   float scales[kQuantisePasses];
 };
 
-// x / scale for `inverse` = 1 / scale rounded: Markstein's division (IBM Journal of Research and Development 34, 1990), the
-// nearest float but for a scale whose mantissa is all ones, where the last bit may differ.
+// x / scale for `inverse` = 1 / scale rounded: Markstein's division (IBM Journal of Research and Development 34, 1990),
+// the nearest float but for a scale whose mantissa is all ones, where the last bit may differ.
 __device__ __forceinline__ float Quotient(float x, float scale, float inverse) {
   const float close = x * inverse;
   return __fmaf_rn(__fmaf_rn(-close, scale, x), inverse, close);
@@ -53,7 +53,8 @@ __device__ inline QuantisedEights QuantiseRow(int cols, Load load) {
     const float scale = fmaxf(largest, 1e-10f) / kLargestE4M3, inverse = 1.0f / scale;
     const auto four = [&](int from) {
       const __nv_fp8x4_e4m3 values(make_float4(Quotient(v[from], scale, inverse), Quotient(v[from + 1], scale, inverse),
-                                               Quotient(v[from + 2], scale, inverse), Quotient(v[from + 3], scale, inverse)));
+                                               Quotient(v[from + 2], scale, inverse),
+                                               Quotient(v[from + 3], scale, inverse)));
       return static_cast<uint32_t>(values.__x);
     };
     result.values[pass] = make_uint2(four(0), four(4));

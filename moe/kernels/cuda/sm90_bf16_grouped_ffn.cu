@@ -26,7 +26,8 @@ absl::Status Check(const Bf16GroupedGemm& problem, const void* out) {
   }
   if (problem.x.cols != problem.w.cols) return invalid("x.cols and w.cols differ");
   if (problem.x.rows_capacity < 1) return invalid("x.rows_capacity must be at least 1");
-  if (!problem.x.data || !problem.w.data || !problem.row_begins || !problem.row_counts || !out) return invalid("a pointer is null");
+  if (!problem.x.data || !problem.w.data || !problem.row_begins || !problem.row_counts || !out)
+    return invalid("a pointer is null");
   if ((reinterpret_cast<uintptr_t>(problem.x.data) | reinterpret_cast<uintptr_t>(problem.w.data)) % 16 != 0) {
     return invalid("data must be 16-byte aligned");
   }
@@ -37,28 +38,29 @@ template <int kTokens, int kHalf, Output kOutput>
 absl::Status Launch(const Bf16GroupedGemm& problem, void* out, int multiprocessors, cudaStream_t stream) {
   CUtensorMap weights, rows;
   constexpr auto kType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  auto status = MakeTensorMap(&weights, problem.w.data, kType, 2, int64_t{problem.w.experts} * problem.w.rows, problem.w.cols,
-                              kHalf, sm90::bf16::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
+  auto status = MakeTensorMap(&weights, problem.w.data, kType, 2, int64_t{problem.w.experts} * problem.w.rows,
+                              problem.w.cols, kHalf, sm90::bf16::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  status = MakeTensorMap(&rows, problem.x.data, kType, 2, problem.x.rows_capacity, problem.x.cols, kTokens, sm90::bf16::kBlockK,
-                         CU_TENSOR_MAP_SWIZZLE_128B);
+  status = MakeTensorMap(&rows, problem.x.data, kType, 2, problem.x.rows_capacity, problem.x.cols, kTokens,
+                         sm90::bf16::kBlockK, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   const auto kernel = sm90::bf16::GroupedKernel<kTokens, kHalf, kOutput>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
   KernelArguments arguments{};
-  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, (problem.w.rows + 2 * kHalf - 1) / (2 * kHalf),
-                     problem.w.cols / sm90::bf16::kBlockK};
+  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts,
+                     (problem.w.rows + 2 * kHalf - 1) / (2 * kHalf), problem.w.cols / sm90::bf16::kBlockK};
   arguments.features = problem.w.rows;
   arguments.out = out;
   arguments.early_weights = problem.follows_grouped;
-  LaunchOverlapped(kernel, dim3(multiprocessors), sm90::bf16::kConsumersOf<kHalf> + 128, sm90::kSharedBytesMax, stream, weights, rows, arguments);
+  LaunchOverlapped(kernel, dim3(multiprocessors), sm90::bf16::kConsumersOf<kHalf> + 128, sm90::kSharedBytesMax, stream,
+                   weights, rows, arguments);
   return LaunchStatus("bf16 grouped GEMM launch");
 }
 
-// The narrowest tile that takes an expert's rows at once; every width gives the same bits. Of few rows half as many features,
-// so that even few experts' weights keep all multiprocessors reading.
+// The narrowest tile that takes an expert's rows at once; every width gives the same bits. Of few rows half as many
+// features, so that even few experts' weights keep all multiprocessors reading.
 template <Output kOutput>
 absl::Status LaunchNarrowest(const Bf16GroupedGemm& problem, void* out, int multiprocessors, cudaStream_t stream) {
   constexpr int kWhole = sm90::kHalfFeatures, kSmall = kOutput == Output::kFloat ? kWhole : kWhole / 2;
@@ -109,7 +111,8 @@ absl::Status LaunchBf16Linear(const Bf16Linear& problem, void* stream) {
   grouped.row_begins = problem.row_range;
   grouped.row_counts = problem.row_range + 1;
   grouped.rows_per_expert = problem.rows;
-  return LaunchNarrowest<Output::kFloat>(grouped, problem.out, limits->multiprocessors, static_cast<cudaStream_t>(stream));
+  return LaunchNarrowest<Output::kFloat>(grouped, problem.out, limits->multiprocessors,
+                                         static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace conclave::cuda

@@ -1,5 +1,5 @@
-// The grouped product in bfloat16: weights are the wgmma's first operand and rows its second, and the tensor cores add up
-// all of K. Shared by gate+up, whose halves are gate and up of the same features, down, and dense products.
+// The grouped product in bfloat16: weights are the wgmma's first operand and rows its second, and the tensor cores add
+// up all of K. Shared by gate+up, whose halves are gate and up of the same features, down, and dense products.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_GROUPED_FFN_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_GROUPED_FFN_CUH_
 
@@ -40,8 +40,8 @@ struct Ring {
 
 // Asks for the weights of one stage; their halves begin `half_step` rows apart.
 template <int kTokens, int kHalf>
-__device__ inline void BringWeights(const Ring<kTokens, kHalf>& ring, const CUtensorMap& weights, int first, int half_step,
-                                    int block) {
+__device__ inline void BringWeights(const Ring<kTokens, kHalf>& ring, const CUtensorMap& weights, int first,
+                                    int half_step, int block) {
   const uint64_t hint = kTokens < 128 ? kEvictFirst : kEvictNormal;
   const uint32_t full = ring.full + 8 * ring.index;
   BarrierArriveExpectAt(full, Stage<kTokens, kHalf>::kBytes);
@@ -58,8 +58,8 @@ __device__ inline void ProduceTile(Ring<kTokens, kHalf>& ring, const CUtensorMap
       BarrierWaitAt(ring.empty + 8 * ring.index, ring.phase ^ 1);
       BringWeights(ring, weights, first, half_step, block);
     }
-    CopyTensor2dAt(&rows, ring.full + 8 * ring.index, ring.stage() + Stage<kTokens, kHalf>::kWeightBytes, block * kBlockK,
-                   tile.row_begin, kEvictLast);
+    CopyTensor2dAt(&rows, ring.full + 8 * ring.index, ring.stage() + Stage<kTokens, kHalf>::kWeightBytes,
+                   block * kBlockK, tile.row_begin, kEvictLast);
     ring.Advance();
   }
   asked = 0;
@@ -139,7 +139,8 @@ __global__ void __launch_bounds__(kConsumersOf<kHalf> + 128, 1)
         Ring<kTokens, kHalf> place = ring;
         if (look_ahead.Next(&tile)) {
           const int first = tile.expert * arguments.features + tile.feature_tile * tile_step;
-          for (; asked < min(kStages, k_blocks); ++asked, place.Advance()) BringWeights(place, weights, first, half_step, asked);
+          for (; asked < min(kStages, k_blocks); ++asked, place.Advance())
+            BringWeights(place, weights, first, half_step, asked);
         }
         conclave::cuda::AwaitKernelsBefore();
       }

@@ -9,8 +9,8 @@
 
 namespace conclave::sm90::mla {
 
-// What a consumer thread holds: for its two heads, row and row + 8 of the tile, its part of the sum of 256 columns, and of
-// the denominator over the columns of this thread in the blocks of this warpgroup.
+// What a consumer thread holds: for its two heads, row and row + 8 of the tile, its part of the sum of 256 columns, and
+// of the denominator over the columns of this thread in the blocks of this warpgroup.
 struct Consumer {
   float sum[128];
   float scores[32];
@@ -104,7 +104,8 @@ __device__ __forceinline__ float LargestHere(const float (&scores)[32], int h) {
   float of_four[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    of_four[i] = fmaxf(fmaxf(scores[8 * i + 2 * h], scores[8 * i + 2 * h + 1]), fmaxf(scores[8 * i + 4 + 2 * h], scores[8 * i + 5 + 2 * h]));
+    of_four[i] = fmaxf(fmaxf(scores[8 * i + 2 * h], scores[8 * i + 2 * h + 1]),
+                       fmaxf(scores[8 * i + 4 + 2 * h], scores[8 * i + 5 + 2 * h]));
   }
   return fmaxf(fmaxf(of_four[0], of_four[1]), fmaxf(of_four[2], of_four[3]));
 }
@@ -124,9 +125,9 @@ __device__ inline void Mask(Consumer& c, int valid) {
 inline constexpr float kSlack = 8.0f;
 
 // The block's maximum follows from that of the block before, and is published at once: the other warpgroup's next block
-// waits for it, not for the weights. Returns the maxima of the thread's two rows and how their sums shrink, and takes its
-// denominator along. Where no row of the warp moves its maximum, which is nearly always, its four lanes need not exchange
-// theirs.
+// waits for it, not for the weights. Returns the maxima of the thread's two rows and how their sums shrink, and takes
+// its denominator along. Where no row of the warp moves its maximum, which is nearly always, its four lanes need not
+// exchange theirs.
 __device__ inline float4 UpdateMaximum(Shared& s, Consumer& c, Place at, const Before& before, float scale_log2) {
   float largest[2] = {LargestHere(c.scores, 0) * scale_log2, LargestHere(c.scores, 1) * scale_log2};
   float maximum[2] = {before.maximum[0], before.maximum[1]}, shrink[2] = {1.0f, 1.0f};
@@ -193,9 +194,11 @@ __device__ inline void ShrinkSum(Consumer& c, const float (&shrink)[2]) {
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
 }
 
-// Columns [128 half, 128 half + 128) of a thread's sum. Where widening warps leave a kernel no more than 128 registers a
-// thread to start with, the compiler takes no product of 256 columns; bits are the same.
-__device__ __forceinline__ float (&HalfOf(float (&sum)[128], int half))[64] { return reinterpret_cast<float (&)[64]>(sum[64 * half]); }
+// Columns [128 half, 128 half + 128) of a thread's sum. Where widening warps leave a kernel no more than 128 registers
+// a thread to start with, the compiler takes no product of 256 columns; bits are the same.
+__device__ __forceinline__ float (&HalfOf(float (&sum)[128], int half))[64] {
+  return reinterpret_cast<float(&)[64]>(sum[64 * half]);
+}
 
 // Issues sum = sum · shrink + weights · latents of a block of the other warpgroup, this one's columns.
 template <int kWarpgroup, bool kByHalf>
@@ -211,7 +214,8 @@ __device__ inline void IssueSumOfOther(Shared& s, Consumer& c, Place at) {
   for (int step = 0; step < kBlockTokens / 16; ++step) {
     if constexpr (kByHalf) {
       WgmmaBf16Transposed<128>::Run(HalfOf(c.sum, 0), weights + 2 * step, latents + 128 * step, 1);
-      WgmmaBf16Transposed<128>::Run(HalfOf(c.sum, 1), weights + 2 * step, latents + 128 * step + 2 * (kPanelBytes >> 4), 1);
+      WgmmaBf16Transposed<128>::Run(HalfOf(c.sum, 1), weights + 2 * step, latents + 128 * step + 2 * (kPanelBytes >> 4),
+                                    1);
     } else {
       WgmmaBf16Transposed<256>::Run(c.sum, weights + 2 * step, latents + 128 * step, 1);
     }
@@ -230,7 +234,8 @@ __device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 ma
   for (int step = 0; step < kBlockTokens / 16; ++step) {
     if constexpr (kByHalf) {
       WgmmaBf16TransposedFromRegisters(HalfOf(c.sum, 0), &c.weights[4 * step], latents + 128 * step);
-      WgmmaBf16TransposedFromRegisters(HalfOf(c.sum, 1), &c.weights[4 * step], latents + 128 * step + 2 * (kPanelBytes >> 4));
+      WgmmaBf16TransposedFromRegisters(HalfOf(c.sum, 1), &c.weights[4 * step],
+                                       latents + 128 * step + 2 * (kPanelBytes >> 4));
     } else {
       WgmmaBf16TransposedFromRegisters(c.sum, &c.weights[4 * step], latents + 128 * step);
     }
@@ -241,16 +246,16 @@ __device__ inline void IssueSumOfOwn(Shared& s, Consumer& c, Place at, float4 ma
 __device__ inline void FreeQuery(Shared& s) { BarrierArrive(&s.query_empty); }
 
 // Scores, weights and sum of a block, after the sum over the one before, which is the other warpgroup's: that sum runs
-// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kByHalf: blocks
-// come by halves, as from a cache in eight bits.
+// beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kByHalf:
+// blocks come by halves, as from a cache in eight bits.
 template <int kWarpgroup, bool kByHalf, bool kFirst>
 __device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, int blocks, float scale_log2) {
   const Place at(c.first + block), other(c.first + block - 1);
   const int valid = AwaitAndClearTail<kWarpgroup, kByHalf>(s, at, block, tokens);
   IssueScores<kWarpgroup, kByHalf>(s, c, at);
   if constexpr (!kFirst) IssueSumOfOther<kWarpgroup, kByHalf>(s, c, other);
-  Before before;
-  if constexpr (!kFirst) before = AwaitBefore(s, c, other);  // while scores are multiplied: shared memory answers late then
+  Before before;  // read while scores are multiplied: shared memory answers late then
+  if constexpr (!kFirst) before = AwaitBefore(s, c, other);
   WgmmaWait<kFirst ? 0 : 1>();
 #pragma unroll
   for (int i = 0; i < 32; ++i) WgmmaTouch(c.scores[i]);

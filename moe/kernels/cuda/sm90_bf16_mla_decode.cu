@@ -31,9 +31,11 @@ absl::Status Launch(const MlaDecode& problem, const Maps& maps, cudaStream_t str
   const int whole = WholeTiles(problem, limits->multiprocessors);
   const int64_t work = whole + (int64_t{problem.rows} * tiles - whole) * splits;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(work, limits->multiprocessors));
-  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kPacked ? kPackedThreads : kThreads, kSharedBytes, stream, maps, problem, whole);
+  LaunchOverlapped(DecodeKernel<kPacked>, dim3(blocks), kPacked ? kPackedThreads : kThreads, kSharedBytes, stream, maps,
+                   problem, whole);
   if (const int first = whole / tiles; first < problem.rows) {
-    LaunchOverlapped(MergeKernel, dim3((problem.rows - first) * problem.heads), kLatent / 4, 0, stream, problem, splits, first);
+    LaunchOverlapped(MergeKernel, dim3((problem.rows - first) * problem.heads), kLatent / 4, 0, stream, problem, splits,
+                     first);
   }
   return LaunchStatus("MLA decode launch");
 }
@@ -45,17 +47,20 @@ absl::Status LaunchSm90Bf16Mla(const MlaDecode& problem, cudaStream_t stream) {
   constexpr auto kType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   Maps maps;
   const int64_t tokens = int64_t{problem.pages} * problem.page_tokens;
-  auto status = MakeTensorMap(&maps.query, problem.query, kType, 2, int64_t{problem.rows} * problem.heads, kWidth, kHeads, 64,
-                              CU_TENSOR_MAP_SWIZZLE_128B);
+  auto status = MakeTensorMap(&maps.query, problem.query, kType, 2, int64_t{problem.rows} * problem.heads, kWidth,
+                              kHeads, 64, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   if (problem.packed) {
     const TensorShape<2> keys = {{kRope, static_cast<cuuint64_t>(tokens)}, {kPackedBytes}, {64, kWarpRows}};
-    status = MakeTensorMap(&maps.cache, static_cast<const uint8_t*>(problem.cache) + kKeysAt, kType, keys, CU_TENSOR_MAP_SWIZZLE_128B);
+    status = MakeTensorMap(&maps.cache, static_cast<const uint8_t*>(problem.cache) + kKeysAt, kType, keys,
+                           CU_TENSOR_MAP_SWIZZLE_128B);
     return status.ok() ? Launch<true>(problem, maps, stream) : status;
   }
-  status = MakeTensorMap(&maps.cache, problem.cache, kType, 2, tokens, kWidth, problem.page_tokens, 64, CU_TENSOR_MAP_SWIZZLE_128B);
+  status = MakeTensorMap(&maps.cache, problem.cache, kType, 2, tokens, kWidth, problem.page_tokens, 64,
+                         CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
-  const TensorShape<3> panels = {{64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, kPiecePanels}};
+  const TensorShape<3> panels = {
+      {64, static_cast<cuuint64_t>(tokens), kLatent / 64}, {kWidth * 2, 128}, {64, kBlockTokens, kPiecePanels}};
   status = MakeTensorMap(&maps.pieces, problem.cache, kType, panels, CU_TENSOR_MAP_SWIZZLE_128B);
   return status.ok() ? Launch<false>(problem, maps, stream) : status;
 }

@@ -1,15 +1,17 @@
-// MLA decode on Hopper's tensor cores: 64 heads of one row against one split of its cache are one work; a block of threads
-// stays on its multiprocessor and takes work after work, the next one's query and tokens arriving while this one ends.
+// MLA decode on Hopper's tensor cores: 64 heads of one row against one split of its cache are one work; a block of
+// threads stays on its multiprocessor and takes work after work, the next one's query and tokens arriving while this
+// one ends.
 //
 // Producer warps bring blocks of 64 tokens (nine panels of 64 columns: eight of the latent, one of the rotated part) to
-// shared memory, which has room for two. One warpgroup takes the scores of even blocks, the other those of odd ones, and both
-// share the weighted sum: each holds 256 of the 512 latent columns of all 64 heads. Weights of its own blocks a warpgroup has
-// in registers; for the other they replace the block's rotated part, which nobody needs once its scores are known. So of
-// either block the columns of the warpgroup that took its scores are free first, and the scores of the next begin with them.
+// shared memory, which has room for two. One warpgroup takes the scores of even blocks, the other those of odd ones,
+// and both share the weighted sum: each holds 256 of the 512 latent columns of all 64 heads. Weights of its own blocks
+// a warpgroup has in registers; for the other they replace the block's rotated part, which nobody needs once its scores
+// are known. So of either block the columns of the warpgroup that took its scores are free first, and the scores of the
+// next begin with them.
 //
-// A kernel's code comes from memory at every launch, and whatever is executed for the first time waits for it line by line:
-// with half of the code, short launches take 10% less. So all producers run one loop, and both warpgroups one but for
-// their blocks.
+// A kernel's code comes from memory at every launch, and whatever is executed for the first time waits for it line by
+// line: with half of the code, short launches take 10% less. So all producers run one loop, and both warpgroups one but
+// for their blocks.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_DECODE_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_DECODE_CUH_
 
@@ -94,7 +96,8 @@ __global__ void __launch_bounds__(kPacked ? kPackedThreads : kThreads, 1)
   __syncthreads();
   conclave::cuda::FollowKernelsBefore();
   if (threadIdx.x >= kConsumers) {
-    RegistersDown<56>();  // of eight warps too: with 48 widening spills, and memory takes long beside all that streams by
+    // Of eight warps too: with 48 widening spills, and memory takes long beside all that streams by.
+    RegistersDown<56>();
     if constexpr (kPacked) return ProducePacked(s, maps, p, whole);
     Producer(s, maps, p, whole, __shfl_sync(~0u, threadIdx.x / 32, 0) - kConsumers / 32).Run();
   } else {
@@ -103,16 +106,18 @@ __global__ void __launch_bounds__(kPacked ? kPackedThreads : kThreads, 1)
   }
 }
 
-// One block of threads per row, from `first` on, and head, four columns a thread: the splits of rows that have several, in
-// ascending order.
-__global__ void __launch_bounds__(kLatent / 4) MergeKernel(const __grid_constant__ MlaDecode p, int splits_max, int first) {
+// One block of threads per row, from `first` on, and head, four columns a thread: the splits of rows that have several,
+// in ascending order.
+__global__ void __launch_bounds__(kLatent / 4)
+    MergeKernel(const __grid_constant__ MlaDecode p, int splits_max, int first) {
   conclave::cuda::FollowKernelsBefore();
   const int64_t row = static_cast<int64_t>(first) * p.heads + blockIdx.x;
   const int splits = (__ldg(p.lengths + row / p.heads) + kMlaSplitTokens - 1) / kMlaSplitTokens;
   if (splits <= 1) return;
   const float4* sums = static_cast<const float4*>(p.workspace) + row * splits_max * (kLatent / 4) + threadIdx.x;
   const float2* ends = reinterpret_cast<const float2*>(static_cast<const float*>(p.workspace) +
-                                                       static_cast<int64_t>(p.rows) * p.heads * splits_max * kLatent) + row * splits_max;
+                                                       static_cast<int64_t>(p.rows) * p.heads * splits_max * kLatent) +
+                       row * splits_max;
   float4 sum = sums[0];
   float maximum = ends[0].x, denominator = ends[0].y;
   float4 following = sums[kLatent / 4];
@@ -130,7 +135,8 @@ __global__ void __launch_bounds__(kLatent / 4) MergeKernel(const __grid_constant
     maximum = merge.maximum;
   }
   const float inverse = 1.0f / denominator;
-  __nv_bfloat162* out = reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(p.out) + row * kLatent) + 2 * threadIdx.x;
+  __nv_bfloat162* out =
+      reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(p.out) + row * kLatent) + 2 * threadIdx.x;
   out[0] = __floats2bfloat162_rn(sum.x * inverse, sum.y * inverse);
   out[1] = __floats2bfloat162_rn(sum.z * inverse, sum.w * inverse);
 }

@@ -1,7 +1,7 @@
-// What becomes of a work's sum in MLA decode on Hopper: see sm90_bf16_mla_decode.cuh. A row's only split is divided and stored.
-// Where a row has two and one block of threads takes both, the first one's sum waits in the workspace, in the order in which
-// threads hold it, until the second's is there. All other splits leave their parts to MergeKernel. Merging is the same
-// arithmetic in either case, so that a row's bits do not depend on who computes it.
+// What becomes of a work's sum in MLA decode on Hopper: see sm90_bf16_mla_decode.cuh. A row's only split is divided and
+// stored. Where a row has two and one block of threads takes both, the first one's sum waits in the workspace, in the
+// order in which threads hold it, until the second's is there. All other splits leave their parts to MergeKernel.
+// Merging is the same arithmetic in either case, so that a row's bits do not depend on who computes it.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_RESULTS_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_MLA_RESULTS_CUH_
 
@@ -39,8 +39,8 @@ __device__ __forceinline__ uint32_t Pair(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Where a thread's results go: eight rows of 32 columns at a time pass through the warp's scratch, after which four lanes hold
-// 64 bytes of a row.
+// Where a thread's results go: eight rows of 32 columns at a time pass through the warp's scratch, after which four
+// lanes hold 64 bytes of a row.
 struct OutLane {
   uint8_t* give;       // of the scratch
   const uint4* take;
@@ -52,8 +52,8 @@ struct OutLane {
     const int row = c.lane % 8, taken = c.lane / 4;
     give = scratch + row * 64 + ((c.lane / 8 ^ row / 2) << 4);
     take = reinterpret_cast<const uint4*>(scratch + taken * 64 + ((c.lane % 4 ^ taken / 2) << 4));
-    out = static_cast<__nv_bfloat16*>(p.out) + (static_cast<int64_t>(work.row) * p.heads + work.head + c.row) * kLatent +
-          256 * warpgroup + c.lane % 4 * 8;
+    out = static_cast<__nv_bfloat16*>(p.out) +
+          (static_cast<int64_t>(work.row) * p.heads + work.head + c.row) * kLatent + 256 * warpgroup + c.lane % 4 * 8;
     heads_left = p.heads - work.head - c.row;
   }
 
@@ -67,7 +67,8 @@ struct OutLane {
 };
 
 // A row's only split → bfloat16.
-__device__ inline void StoreOnly(Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, const Ends& ends, int warpgroup) {
+__device__ inline void StoreOnly(Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, const Ends& ends,
+                                 int warpgroup) {
   const OutLane lane(s, c, p, work, warpgroup);
   // 128 divisions would take longer than a block's products.
   const float inverse[2] = {1.0f / ends.denominator[0], 1.0f / ends.denominator[1]};
@@ -87,7 +88,8 @@ __device__ inline void StoreOnly(Shared& s, const Consumer& c, const MlaDecode& 
 }
 
 // A split's sum, maximum and denominator, for MergeKernel.
-__device__ inline void StorePart(const Consumer& c, const MlaDecode& p, const Work& work, const Ends& of_split, int warpgroup) {
+__device__ inline void StorePart(const Consumer& c, const MlaDecode& p, const Work& work, const Ends& of_split,
+                                 int warpgroup) {
   const int splits_max = (p.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -110,12 +112,14 @@ __device__ inline void StorePart(const Consumer& c, const MlaDecode& p, const Wo
 struct MergeFactors {
   float maximum, before, after;
   __device__ MergeFactors(float maximum_before, float maximum_after)
-      : maximum(fmaxf(maximum_before, maximum_after)), before(exp2f(maximum_before - maximum)), after(exp2f(maximum_after - maximum)) {}
+      : maximum(fmaxf(maximum_before, maximum_after)),
+        before(exp2f(maximum_before - maximum)),
+        after(exp2f(maximum_after - maximum)) {}
   __device__ float operator()(float sum, float next) const { return __fmaf_rn(sum, before, next * after); }
 };
 
-// Where a first split's sum waits: of a warp 16 heads, lanes side by side. A warp without heads looks at what the first one
-// keeps, for the sake of addresses, and keeps nothing.
+// Where a first split's sum waits: of a warp 16 heads, lanes side by side. A warp without heads looks at what the first
+// one keeps, for the sake of addresses, and keeps nothing.
 struct Kept {
   bool some;
   float4* at;
@@ -128,7 +132,8 @@ struct Kept {
 };
 
 // The first of a whole row's two splits.
-__device__ inline void Keep(Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, const Ends& ends, int warpgroup) {
+__device__ inline void Keep(Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, const Ends& ends,
+                            int warpgroup) {
   const Kept kept(c, p, work, warpgroup);
   if (!kept.some) return;
 #pragma unroll
@@ -137,7 +142,8 @@ __device__ inline void Keep(Shared& s, const Consumer& c, const MlaDecode& p, co
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    if (c.lane % 4 == 0 && warpgroup == 0) s.ends_kept[c.row + 8 * h] = make_float2(ends.maximum[h], ends.denominator[h]);
+    if (c.lane % 4 == 0 && warpgroup == 0)
+      s.ends_kept[c.row + 8 * h] = make_float2(ends.maximum[h], ends.denominator[h]);
   }
 }
 
@@ -153,13 +159,15 @@ __device__ __forceinline__ void LoadKept(float4 (&four)[4], const float4* from) 
 }
 
 // The second: merged with the first → bfloat16.
-__device__ inline void StoreMerged(Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, const Ends& ends, int warpgroup) {
+__device__ inline void StoreMerged(Shared& s, const Consumer& c, const MlaDecode& p, const Work& work, const Ends& ends,
+                                   int warpgroup) {
   constexpr int kAhead = 3;  // groups on their way
   const Kept kept(c, p, work, warpgroup);
   const OutLane lane(s, c, p, work, warpgroup);
   const float2 first[2] = {s.ends_kept[c.row], s.ends_kept[c.row + 8]};
   const MergeFactors merge[2] = {{first[0].x, ends.maximum[0]}, {first[1].x, ends.maximum[1]}};
-  const float inverse[2] = {1.0f / merge[0](first[0].y, ends.denominator[0]), 1.0f / merge[1](first[1].y, ends.denominator[1])};
+  const float inverse[2] = {1.0f / merge[0](first[0].y, ends.denominator[0]),
+                            1.0f / merge[1](first[1].y, ends.denominator[1])};
   float4 groups[kAhead][4];
 #pragma unroll
   for (int group = 0; group < kAhead; ++group) LoadKept(groups[group], kept.at + 128 * group);
@@ -181,7 +189,8 @@ __device__ inline void StoreMerged(Shared& s, const Consumer& c, const MlaDecode
 
 // A row without tokens.
 __device__ inline void StoreZeros(const MlaDecode& p, const Work& work) {
-  uint4* out = reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(p.out) + (static_cast<int64_t>(work.row) * p.heads + work.head) * kLatent);
+  uint4* out = reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(p.out) +
+                                        (static_cast<int64_t>(work.row) * p.heads + work.head) * kLatent);
   const int count = min(kHeads, p.heads - work.head) * (kLatent / 8);
   for (int i = threadIdx.x; i < count; i += kConsumers) out[i] = make_uint4(0, 0, 0, 0);
 }

@@ -19,8 +19,8 @@ inline constexpr int kStages = 2;        // blocks in shared memory
 inline constexpr int kPanelBytes = kBlockTokens * 128;
 inline constexpr int kConsumers = 2 * 128;
 inline constexpr int kThreads = kConsumers + 128;
-// A block arrives and goes in pieces: two pairs of panels of the first warpgroup's columns, two of the second's, and the
-// rotated part, which the weights replace.
+// A block arrives and goes in pieces: two pairs of panels of the first warpgroup's columns, two of the second's, and
+// the rotated part, which the weights replace.
 inline constexpr int kPiecePanels = 2;
 inline constexpr int kPieces = 8 / kPiecePanels + 1;
 inline constexpr int kHalfPieces = 4 / kPiecePanels;  // of one warpgroup's columns
@@ -38,9 +38,9 @@ struct Work {
   __device__ bool BringsQuery() const { return row >= 0 && blocks > 0 && !(whole && split > 0); }
 };
 
-// How many tiles of heads, the first ones of all rows, have all splits taken by one block of threads each; the rest are dealt
-// split by split. Where rows have two splits at most and there are enough of them for `blocks` blocks of threads, this saves
-// most of the way through memory. Bits do not depend on it.
+// How many tiles of heads, the first ones of all rows, have all splits taken by one block of threads each; the rest are
+// dealt split by split. Where rows have two splits at most and there are enough of them for `blocks` blocks of threads,
+// this saves most of the way through memory. Bits do not depend on it.
 inline int WholeTiles(const MlaDecode& p, int blocks) {
   const int tiles = (p.heads + kHeads - 1) / kHeads, splits = (p.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens;
   const int64_t all = int64_t{p.rows} * tiles, rest = all % blocks;
@@ -78,13 +78,17 @@ struct Place {
   __device__ uint8_t* Panel(Shared& s, int panel) const { return s.stages[stage][panel]; }
 };
 
-// Deals work to blocks of threads, as many as multiprocessors: neighbours get the tiles of heads of one row, which share
-// its tokens in L2. Called by whole warps.
+// Deals work to blocks of threads, as many as multiprocessors: neighbours get the tiles of heads of one row, which
+// share its tokens in L2. Called by whole warps.
 class WorkDealer {
  public:
   // The first `whole` tiles have their splits dealt to one block each.
   __device__ WorkDealer(const MlaDecode& p, int whole)
-      : p_(p), tiles_((p.heads + kHeads - 1) / kHeads), whole_(whole), of_split_(p.rows * tiles_ - whole), next_(blockIdx.x) {
+      : p_(p),
+        tiles_((p.heads + kHeads - 1) / kHeads),
+        whole_(whole),
+        of_split_(p.rows * tiles_ - whole),
+        next_(blockIdx.x) {
     count_ = whole + of_split_ * ((p.tokens_max + kMlaSplitTokens - 1) / kMlaSplitTokens);
   }
 
@@ -119,7 +123,8 @@ class WorkDealer {
       work.splits = __shfl_sync(~0u, mine.splits, first);
       work.blocks = (work.tokens + kBlockTokens - 1) / kBlockTokens;
       const int table = p_.table_of_row ? __ldg(p_.table_of_row + work.row) : work.row;
-      work.pages = p_.page_tables + static_cast<int64_t>(table) * p_.table_stride + work.split * (kMlaSplitTokens / p_.page_tokens);
+      work.pages = p_.page_tables + static_cast<int64_t>(table) * p_.table_stride +
+                   work.split * (kMlaSplitTokens / p_.page_tokens);
       return work;
     }
     return Work{-1};
@@ -154,8 +159,8 @@ struct Maps {
   CUtensorMap pieces;  // boxes of one page of 64 tokens x kPiecePanels panels of 64 columns
 };
 
-// Tells the consumers what they work on, and brings its query. Called by one whole warp: all lanes wait, the first asks.
-// Once the work before the last has its scores, nobody looks at its slot.
+// Tells the consumers what they work on, and brings its query. Called by one whole warp: all lanes wait, the first
+// asks. Once the work before the last has its scores, nobody looks at its slot.
 __device__ inline void TellWork(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work, int number) {
   BarrierWait(&s.query_empty, number & 1 ^ 1);
   if (threadIdx.x % 32 == 0) {
@@ -169,10 +174,10 @@ __device__ inline void TellWork(Shared& s, const Maps& maps, const MlaDecode& p,
   __syncwarp();
 }
 
-// A warp brings one piece of every block; the last brings the rotated part and queries too, and tells the consumers what they
-// work on, and the first calls blocks ahead. All lanes wait, for a warp whose lanes part cannot sleep at a barrier and takes
-// the consumers' issue slots; the first asks. A copy takes about 100 cycles to ask for, which is why pages of 64 tokens are
-// the fastest: one copy a piece.
+// A warp brings one piece of every block; the last brings the rotated part and queries too, and tells the consumers
+// what they work on, and the first calls blocks ahead. All lanes wait, for a warp whose lanes part cannot sleep at a
+// barrier and takes the consumers' issue slots; the first asks. A copy takes about 100 cycles to ask for, which is why
+// pages of 64 tokens are the fastest: one copy a piece.
 class Producer {
  public:
   __device__ Producer(Shared& s, const Maps& maps, const MlaDecode& p, int whole, int warp)
@@ -210,7 +215,8 @@ class Producer {
     const uint32_t from = work.head / kHeads * share, size = work.head + kHeads < p_.heads ? share : bytes - from;
 #pragma unroll 1
     for (int page = block * block_pages; page < (block + 1) * block_pages && page <= last; ++page) {
-      PrefetchBulk(static_cast<const uint8_t*>(p_.cache) + static_cast<int64_t>(__ldg(work.pages + page)) * bytes + from, size);
+      PrefetchBulk(
+          static_cast<const uint8_t*>(p_.cache) + static_cast<int64_t>(__ldg(work.pages + page)) * bytes + from, size);
     }
   }
 
@@ -232,8 +238,8 @@ class Producer {
       const int following = i + 1 < count ? __ldg(pages + i + 1) : 0;
 #pragma unroll 1
       for (int panel = 0; panel < panels; ++panel) {
-        CopyTensor2d(&maps_.cache, full, to + panel * kPanelBytes + i * p_.page_tokens * 128, 64 * (piece * kPiecePanels + panel),
-                     page * p_.page_tokens, hint);
+        CopyTensor2d(&maps_.cache, full, to + panel * kPanelBytes + i * p_.page_tokens * 128,
+                     64 * (piece * kPiecePanels + panel), page * p_.page_tokens, hint);
       }
       page = following;
     }

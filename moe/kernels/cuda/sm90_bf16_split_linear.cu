@@ -18,7 +18,8 @@ absl::Status Check(const SplitLinear& p) {
   if (p.cols < 128 || p.cols % 128 != 0) return invalid("cols must be a multiple of 128");
   if (p.x_stride < p.cols || p.x_stride % 8 != 0) return invalid("x_stride must be a multiple of 8 and hold cols");
   if (!p.x || !p.w || !p.out) return invalid("a pointer is null");
-  if ((reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w)) % 16 != 0) return invalid("x and w must be 16-byte aligned");
+  if ((reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w)) % 16 != 0)
+    return invalid("x and w must be 16-byte aligned");
   return absl::OkStatus();
 }
 
@@ -27,8 +28,8 @@ absl::Status Launch(const SplitLinear& p, int multiprocessors, cudaStream_t stre
   using namespace sm90::split;
   constexpr auto kType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   CUtensorMap weights, rows;
-  auto status = MakeTensorMap(&weights, p.w, kType, 2, kSwiGlu ? 2 * p.features : p.features, p.cols, sm90::kHalfFeatures,
-                              kStageK, CU_TENSOR_MAP_SWIZZLE_128B);
+  auto status = MakeTensorMap(&weights, p.w, kType, 2, kSwiGlu ? 2 * p.features : p.features, p.cols,
+                              sm90::kHalfFeatures, kStageK, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   const TensorShape<2> of_rows = {{static_cast<cuuint64_t>(p.cols), static_cast<cuuint64_t>(p.rows) * kTerms},
                                   {static_cast<cuuint64_t>(p.x_stride) * 2},
@@ -39,8 +40,8 @@ absl::Status Launch(const SplitLinear& p, int multiprocessors, cudaStream_t stre
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm90::kSharedBytesMax);
   if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
-  LaunchOverlapped(kernel, dim3(std::min(SplitTiles(p, kSwiGlu ? 1 : kHalves), multiprocessors)), sm90::kThreads, sm90::kSharedBytesMax,
-                   stream, weights, rows, p);
+  LaunchOverlapped(kernel, dim3(std::min(SplitTiles(p, kSwiGlu ? 1 : kHalves), multiprocessors)), sm90::kThreads,
+                   sm90::kSharedBytesMax, stream, weights, rows, p);
   return LaunchStatus("split linear launch");
 }
 

@@ -1,8 +1,9 @@
-// Dense products of many rows over bfloat16 weights by wgmma, in tc_linear.cuh's order of accumulation and with its bits: an
-// instruction of 16 columns rounds alike in either form, which bf16_rows_test holds against every Hopper GPU it runs on.
+// Dense products of many rows over bfloat16 weights by wgmma, in tc_linear.cuh's order of accumulation and with its
+// bits: an instruction of 16 columns rounds alike in either form, which bf16_rows_test holds against every Hopper GPU
+// it runs on.
 //
-// Weights are the first operand, rows the second. With two terms a row's high and low parts are neighbouring rows of the
-// operand, so that weights are read once and a thread has both sums of an output.
+// Weights are the first operand, rows the second. With two terms a row's high and low parts are neighbouring rows of
+// the operand, so that weights are read once and a thread has both sums of an output.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_SPLIT_LINEAR_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_BF16_SPLIT_LINEAR_CUH_
 
@@ -46,8 +47,8 @@ struct Ring {
 };
 
 template <int kHalves>
-__device__ inline void ProduceTile(Ring<kHalves>& ring, const CUtensorMap& weights, const CUtensorMap& rows, int feature,
-                                   int half_step, int operand_row, int blocks) {
+__device__ inline void ProduceTile(Ring<kHalves>& ring, const CUtensorMap& weights, const CUtensorMap& rows,
+                                   int feature, int half_step, int operand_row, int blocks) {
   for (int slice = 0; slice < kSlices; ++slice) {
     for (int step = 2 * slice; step < 2 * blocks; step += step % 2 == 0 ? 1 : 2 * kSlices - 1) {
       const int k = step * kStageK;
@@ -56,7 +57,8 @@ __device__ inline void ProduceTile(Ring<kHalves>& ring, const CUtensorMap& weigh
       BarrierArriveExpectAt(full, Stage<kHalves>::kBytes);
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) {
-        CopyTensor2dAt(&weights, full, stage + half * Stage<kHalves>::kHalfBytes, k, feature + half * half_step, kEvictNormal);
+        CopyTensor2dAt(&weights, full, stage + half * Stage<kHalves>::kHalfBytes, k, feature + half * half_step,
+                       kEvictNormal);
       }
       CopyTensor2dAt(&rows, full, stage + kHalves * Stage<kHalves>::kHalfBytes, k, operand_row, kEvictLast);
       ring.Advance();
@@ -78,7 +80,8 @@ __device__ inline void ConsumeSlice(Ring<kHalves>& ring, int steps, float (&acc)
     for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
       for (int i = 0; i < kStageK / 16; ++i) {
-        WgmmaBf16<kOperandRows>::Run(acc[half], a + half * (Stage<kHalves>::kHalfBytes >> 4) + 2 * i, b + 2 * i, step + i > 0);
+        WgmmaBf16<kOperandRows>::Run(acc[half], a + half * (Stage<kHalves>::kHalfBytes >> 4) + 2 * i, b + 2 * i,
+                                     step + i > 0);
       }
     }
     WgmmaCommit();
@@ -100,10 +103,11 @@ __device__ inline void ConsumeSlice(Ring<kHalves>& ring, int steps, float (&acc)
 template <int kTerms>
 inline constexpr int kTotals = kOperandRows / 2 / kTerms;
 
-// Features down, rows across: acc[4 j + 2 h + n] is operand row 8 j + 2 (lane % 4) + n and feature lane / 4 + 8 h of a warp's
-// 16 (WgmmaE4M3's layout). `row` and `feature` are the tile's first.
+// Features down, rows across: acc[4 j + 2 h + n] is operand row 8 j + 2 (lane % 4) + n and feature lane / 4 + 8 h of a
+// warp's 16 (WgmmaE4M3's layout). `row` and `feature` are the tile's first.
 template <typename Out, int kHalves, int kTerms>
-__device__ inline void StoreTile(const float (&total)[kHalves][kTotals<kTerms>], const SplitLinear& p, int row, int feature) {
+__device__ inline void StoreTile(const float (&total)[kHalves][kTotals<kTerms>], const SplitLinear& p, int row,
+                                 int feature) {
   const int lane = threadIdx.x % 32;
   row += 2 / kTerms * (lane % 4);
   feature += 16 * (threadIdx.x / 32) + lane / 4;
@@ -128,8 +132,8 @@ __device__ inline void StoreTile(const float (&total)[kHalves][kTotals<kTerms>],
   }
 }
 
-// A tile whose halves are gate and up of the same features: silu(gate) · up as the operand of the next product, a row's high
-// part and its low part.
+// A tile whose halves are gate and up of the same features: silu(gate) · up as the operand of the next product, a row's
+// high part and its low part.
 __device__ inline void StoreSwiGlu(const float (&total)[2][kTotals<2>], const SplitLinear& p, int row, int feature) {
   const int lane = threadIdx.x % 32;
   row += lane % 4;
@@ -159,7 +163,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   static_assert(!kSwiGlu || (kHalves == 2 && kTerms == 2));
   constexpr int kStages = Stage<kHalves>::kStages, kRows = kOperandRows / kTerms;
   constexpr int kFeatures = kSwiGlu ? kHalfFeatures : kHalves * kHalfFeatures;
-  const uint32_t shared = (SharedAddress(unaligned) + 1023) / 1024 * 1024, barriers = shared + kStages * Stage<kHalves>::kBytes;
+  const uint32_t shared = (SharedAddress(unaligned) + 1023) / 1024 * 1024,
+                 barriers = shared + kStages * Stage<kHalves>::kBytes;
   Ring<kHalves> ring{shared, barriers, barriers + 8 * kStages};
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {

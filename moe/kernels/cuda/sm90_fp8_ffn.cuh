@@ -1,8 +1,8 @@
 // Both grouped products of the feed-forward in one launch: blocks take tiles one after the other, those of gate+up
 // first, and an expert's tiles of down wait for its activation alone. So neither the last tiles of gate+up nor the
 // first of down leave multiprocessors idle. Products, orders of sums and bits are those of the two launches. A block
-// only ever waits for tiles of gate+up, which wait for nothing, and which were taken before its own, by blocks that run:
-// not all need to run at once.
+// only ever waits for tiles of gate+up, which wait for nothing, and which were taken before its own, by blocks that
+// run: not all need to run at once.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_FFN_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_FFN_CUH_
 
@@ -162,9 +162,10 @@ __device__ void ProduceFfn(Ring<kTokens>& ring, TileMail& mail, const FfnMaps& m
   mail.Send(Tile{}, false);
 }
 
-// By one warp: counts tiles of gate+up whose results are stored. Consumers do not wait for their stores to arrive. Between
-// a store and another block's copy of it stand the arrival at `stored` and the wait here, the fences for the copy engine
-// and for the whole GPU, the count and, where ProduceFfn has acquired it, that thread's own fence for the copy engine.
+// By one warp: counts tiles of gate+up whose results are stored. Consumers do not wait for their stores to arrive.
+// Between a store and another block's copy of it stand the arrival at `stored` and the wait here, the fences for the
+// copy engine and for the whole GPU, the count and, where ProduceFfn has acquired it, that thread's own fence for the
+// copy engine.
 __device__ inline void CountStored(TileMail& mail, const FfnArguments& arguments) {
   Tile tile;
   bool down;

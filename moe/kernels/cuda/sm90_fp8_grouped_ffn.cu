@@ -21,14 +21,17 @@ absl::Status Check(const GroupedGemm& problem, int features_multiple) {
   const auto invalid = [](const std::string& text) { return absl::InvalidArgumentError("grouped GEMM: " + text); };
   if (problem.w.experts < 1) return invalid("w.experts must be at least 1");
   if (problem.w.rows < 1 || problem.w.rows % features_multiple != 0) {
-    return invalid("w.rows = " + std::to_string(problem.w.rows) + " must be a multiple of " + std::to_string(features_multiple));
+    return invalid("w.rows = " + std::to_string(problem.w.rows) + " must be a multiple of " +
+                   std::to_string(features_multiple));
   }
   if (problem.w.cols < kScaleBlock || problem.w.cols % kScaleBlock != 0) {
     return invalid("w.cols = " + std::to_string(problem.w.cols) + " must be a multiple of 128");
   }
   if (problem.x.cols != problem.w.cols) return invalid("x.cols and w.cols differ");
-  if (problem.x.rows_capacity < 4 || problem.x.rows_capacity % 4 != 0) return invalid("x.rows_capacity must be a multiple of 4");
-  if (!problem.x.data || !problem.x.scales || !problem.w.data || !problem.w.scales || !problem.row_begins || !problem.row_counts) {
+  if (problem.x.rows_capacity < 4 || problem.x.rows_capacity % 4 != 0)
+    return invalid("x.rows_capacity must be a multiple of 4");
+  if (!problem.x.data || !problem.x.scales || !problem.w.data || !problem.w.scales || !problem.row_begins ||
+      !problem.row_counts) {
     return invalid("a pointer is null");
   }
   if ((reinterpret_cast<uintptr_t>(problem.x.data) | reinterpret_cast<uintptr_t>(problem.w.data) |
@@ -93,7 +96,8 @@ absl::Status WithTile(int rows_per_expert, Run run) {
 
 KernelArguments Arguments(const GroupedGemm& problem, int tile_features) {
   KernelArguments arguments{};
-  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, problem.w.rows / tile_features, problem.w.cols / kScaleBlock};
+  arguments.shape = {problem.row_begins, problem.row_counts, problem.w.experts, problem.w.rows / tile_features,
+                     problem.w.cols / kScaleBlock};
   arguments.weight_scales = problem.w.scales;
   arguments.features = problem.w.rows;
   return arguments;

@@ -9,11 +9,11 @@
 namespace conclave::sm90 {
 
 // acc → bf16 → rows of [rows, features]. A fragment holds features down and rows across, memory wants it the other way
-// round: 8x8 blocks are transposed in registers, and lanes swap halves so that 32 bytes of a row leave in one instruction.
-// `half_features` are the first output features of the halves, `features` those of a row of `out`.
+// round: 8x8 blocks are transposed in registers, and lanes swap halves so that 32 bytes of a row leave in one
+// instruction. `half_features` are the first output features of the halves, `features` those of a row of `out`.
 template <int kTokens, int kHalves>
-__device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, const int (&half_features)[2], int64_t features,
-                          void* rows) {
+__device__ void StoreBf16(const float (&acc)[2][kTokens / 2], const Tile& tile, const int (&half_features)[2],
+                          int64_t features, void* rows) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool odd = lane & 1;
   __nv_bfloat16* out = static_cast<__nv_bfloat16*>(rows);
@@ -70,7 +70,8 @@ __device__ void StoreSwiGluQuantised(float (&acc)[2][kTokens / 2], uint8_t* stag
     const float scale = largest / 448.0f;
     maxima[row] = 1.0f / scale;  // warp 0's maxima of this row have been read by this very thread
     if (row < tile.rows) {
-      arguments.out_scales[static_cast<int64_t>(tile.feature_tile) * arguments.out_scale_stride + tile.row_begin + row] = scale;
+      const int64_t to = static_cast<int64_t>(tile.feature_tile) * arguments.out_scale_stride + tile.row_begin + row;
+      arguments.out_scales[to] = scale;
     }
   }
   NamedBarrier(1, kConsumers);
@@ -93,7 +94,8 @@ __device__ void StoreSwiGluQuantised(float (&acc)[2][kTokens / 2], uint8_t* stag
       // Eight threads a row, 16 bytes each.
       for (int row = threadIdx.x / 8; row < kChunk && chunk + row < tile.rows; row += kConsumers / 8) {
         const int feature = 16 * (threadIdx.x % 8);
-        const int64_t to = static_cast<int64_t>(tile.row_begin + chunk + row) * intermediate + tile.feature_tile * 128 + feature;
+        const int64_t to =
+            static_cast<int64_t>(tile.row_begin + chunk + row) * intermediate + tile.feature_tile * 128 + feature;
         *reinterpret_cast<uint4*>(out + to) = *reinterpret_cast<const uint4*>(staged + row * kPitch + feature);
       }
       NamedBarrier(1, kConsumers);

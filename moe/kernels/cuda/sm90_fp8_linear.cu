@@ -37,7 +37,8 @@ absl::Status Check(const Fp8Linear& problem) {
 }
 
 template <int kTokens>
-absl::Status Launch(const Fp8Linear& problem, LinearArguments arguments, int multiprocessors, bool thin, cudaStream_t stream) {
+absl::Status Launch(const Fp8Linear& problem, LinearArguments arguments, int multiprocessors, bool thin,
+                    cudaStream_t stream) {
   CUtensorMap weights, rows, scales;
   const int k = problem.x.cols, box_features = thin ? sm90::kThinFeatures : sm90::kHalfFeatures;
   auto status = MakeTensorMap(&weights, problem.w, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.features, k, box_features,
@@ -56,12 +57,13 @@ absl::Status Launch(const Fp8Linear& problem, LinearArguments arguments, int mul
     if (raised != cudaSuccess) return CudaError("cudaFuncSetAttribute", raised);
     arguments.feature_tiles = (problem.features + tile_features - 1) / tile_features;
     const int tiles = arguments.row_tiles * arguments.feature_tiles;
-    LaunchOverlapped(kernel, dim3(std::min(tiles, multiprocessors)), threads, sm90::kSharedBytesMax, stream, weights, rows,
-                     scales, arguments);
+    LaunchOverlapped(kernel, dim3(std::min(tiles, multiprocessors)), threads, sm90::kSharedBytesMax, stream, weights,
+                     rows, scales, arguments);
     return LaunchStatus("FP8 linear launch");
   };
   if (thin) return launch(sm90::ThinKernel<kTokens>, sm90::kThinFeatures, sm90::ThinTile<kTokens>::kThreads);
-  if constexpr (kTokens == sm90::kWideTokens) return launch(sm90::LinearKernel<kTokens>, 2 * sm90::kHalfFeatures, sm90::kThreads);
+  if constexpr (kTokens == sm90::kWideTokens)
+    return launch(sm90::LinearKernel<kTokens>, 2 * sm90::kHalfFeatures, sm90::kThreads);
   return absl::InternalError("FP8 linear: no such tile");
 }
 
@@ -71,8 +73,10 @@ __global__ void __launch_bounds__(256) SwiGluQuantiseKernel(const float* gate_up
   const int block = blockIdx.y * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (block >= out.cols / kScaleBlock) return;
   const int64_t row = blockIdx.x, gate = row * 2 * out.cols + block * kScaleBlock + 4 * lane;
-  const float4 g = *reinterpret_cast<const float4*>(gate_up + gate), u = *reinterpret_cast<const float4*>(gate_up + gate + out.cols);
-  const float products[4] = {sm90::SwiGlu(g.x, u.x), sm90::SwiGlu(g.y, u.y), sm90::SwiGlu(g.z, u.z), sm90::SwiGlu(g.w, u.w)};
+  const float4 g = *reinterpret_cast<const float4*>(gate_up + gate),
+               u = *reinterpret_cast<const float4*>(gate_up + gate + out.cols);
+  const float products[4] = {sm90::SwiGlu(g.x, u.x), sm90::SwiGlu(g.y, u.y), sm90::SwiGlu(g.z, u.z),
+                             sm90::SwiGlu(g.w, u.w)};
   float largest = fmaxf(fmaxf(fabsf(products[0]), fabsf(products[1])), fmaxf(fabsf(products[2]), fabsf(products[3])));
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));

@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     float acc[2][kTokens / 2];
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
       const Tile tile = LinearTile(arguments, number);
-      const int half_features[2] = {tile.feature_tile * 2 * kHalfFeatures, tile.feature_tile * 2 * kHalfFeatures + kHalfFeatures};
+      const int half_features[2] = {tile.feature_tile * 2 * kHalfFeatures,
+                                    tile.feature_tile * 2 * kHalfFeatures + kHalfFeatures};
       const auto scales_of = [&](int half) {
         const int row = min(half_features[half] / kHalfFeatures, arguments.scale_rows - 1);
         return arguments.weight_scales + int64_t{row} * arguments.k_blocks;

@@ -186,7 +186,8 @@ __device__ inline uint8_t* MakeRing(uint8_t* unaligned, Ring<kTokens>& ring) {
 // Asks for the weights of one stage. `half_rows` are the first rows of the tile's two halves in the stacked weights
 // [experts * features, K].
 template <int kTokens>
-__device__ __forceinline__ void BringWeights(const Ring<kTokens>& ring, const CUtensorMap& weights, const int (&half_rows)[2], int block) {
+__device__ __forceinline__ void BringWeights(const Ring<kTokens>& ring, const CUtensorMap& weights,
+                                             const int (&half_rows)[2], int block) {
   // Not kEvictFirst, even where one row tile uses the weights up: on an H100 they would stream 4% slower.
   uint64_t* full = &ring.full[ring.index];
   BarrierArriveExpect(full, Stage<kTokens>::kBytes);
@@ -197,7 +198,8 @@ __device__ __forceinline__ void BringWeights(const Ring<kTokens>& ring, const CU
 // Fills the ring with one tile. Called by one thread. The weights of `asked` stages are on their way already.
 template <int kTokens>
 __device__ void ProduceTile(Ring<kTokens>& ring, const CUtensorMap& weights, const CUtensorMap& rows,
-                            const CUtensorMap& scales, const Tile& tile, const int (&half_rows)[2], int k_blocks, int& asked) {
+                            const CUtensorMap& scales, const Tile& tile, const int (&half_rows)[2], int k_blocks,
+                            int& asked) {
   for (int block = 0; block < k_blocks; ++block) {
     if (asked > 0) {
       --asked;

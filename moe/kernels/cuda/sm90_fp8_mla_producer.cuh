@@ -1,10 +1,11 @@
 // The warps that feed MLA decode on Hopper from a cache in eight bits (moe/tensor/latent_row.h): see
 // sm90_bf16_mla_decode.cuh.
 //
-// The tensor cores take bfloat16, which holds a code times its power of two exactly. Eight warps read codes from memory,
-// widen them in registers and write them where the copy engine would have put them; rotated keys, which are bfloat16, it
-// brings itself. A warp has eight rows of every block and takes half of their columns at a time, in the order in which
-// the consumers free them: what is next waits in registers, so that it is in place soon after there is room for it.
+// The tensor cores take bfloat16, which holds a code times its power of two exactly. Eight warps read codes from
+// memory, widen them in registers and write them where the copy engine would have put them; rotated keys, which are
+// bfloat16, it brings itself. A warp has eight rows of every block and takes half of their columns at a time, in the
+// order in which the consumers free them: what is next waits in registers, so that it is in place soon after there is
+// room for it.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_MLA_PRODUCER_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_MLA_PRODUCER_CUH_
 
@@ -15,7 +16,8 @@ namespace conclave::sm90::mla {
 
 inline constexpr LatentRowLayout kPackedRow = {.latent = kLatent, .rope = kRope};
 inline constexpr int kPackedBytes = static_cast<int>(kPackedRow.bytes());
-inline constexpr int kScalesAt = static_cast<int>(kPackedRow.scales_at()), kKeysAt = static_cast<int>(kPackedRow.rope_at());
+inline constexpr int kScalesAt = static_cast<int>(kPackedRow.scales_at()),
+                     kKeysAt = static_cast<int>(kPackedRow.rope_at());
 static_assert(kPackedBytes % 16 == 0 && kKeysAt % 16 == 0 && kPackedRow.scales() == 4);
 inline constexpr int kProducerWarps = 8;
 inline constexpr int kWarpRows = kBlockTokens / kProducerWarps;  // of a block
@@ -23,8 +25,8 @@ inline constexpr int kPairs = kWarpRows / 2;                     // of rows, of 
 inline constexpr int kPackedThreads = kConsumers + 32 * kProducerWarps;
 inline constexpr int kBlocksAhead = 2;  // how far ahead rows are called to the second-level cache
 
-// Loads and stores are volatile for the sake of their order: what loads again the registers just stored must stay behind
-// the store. Sooner it goes to others, whose copy waits for memory.
+// Loads and stores are volatile for the sake of their order: what loads again the registers just stored must stay
+// behind the store. Sooner it goes to others, whose copy waits for memory.
 __device__ __forceinline__ uint4 Load16(const uint8_t* from) {
   uint4 value;
   asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -40,8 +42,8 @@ __device__ __forceinline__ uint32_t LoadByte(const uint8_t* from) {
 }
 
 __device__ __forceinline__ void Store16(uint32_t to, const uint32_t* words) {
-  asm volatile("st.volatile.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
-               "r"(words[3])
+  asm volatile("st.volatile.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]),
+               "r"(words[2]), "r"(words[3])
                : "memory");
 }
 
@@ -90,7 +92,9 @@ struct PackedLane {
 
 // Where a lane writes its first or second chunk of a row of a pair: the rows of a warp are an atom of the swizzle.
 static_assert(kWarpRows == 8);
-__device__ __forceinline__ uint32_t ChunkAt(uint32_t to, int pair, int chunk) { return (to ^ (pair << 5 | chunk << 4)) + pair * 256; }
+__device__ __forceinline__ uint32_t ChunkAt(uint32_t to, int pair, int chunk) {
+  return (to ^ (pair << 5 | chunk << 4)) + pair * 256;
+}
 
 __device__ __forceinline__ const uint8_t* RowAt(const MlaDecode& p, int row) {
   return static_cast<const uint8_t*>(p.cache) + int64_t{row} * kPackedBytes;
@@ -136,13 +140,14 @@ __device__ inline void TakeSecondStep(uint32_t to, const uint8_t* scales) {
   }
 }
 
-// The rows of the cache where each block of a split has this warp's first row: lane by lane, for a split has as many blocks
-// as a warp lanes. Nothing asks whether there are tokens, as a load under a condition would be waited for at once: past the
-// end of the split these are the last rows that some warp has there, which the consumers clear.
+// The rows of the cache where each block of a split has this warp's first row: lane by lane, for a split has as many
+// blocks as a warp lanes. Nothing asks whether there are tokens, as a load under a condition would be waited for at
+// once: past the end of the split these are the last rows that some warp has there, which the consumers clear.
 static_assert(kMlaSplitTokens == 32 * kBlockTokens);
 __device__ __forceinline__ int FirstRows(const MlaDecode& p, const Work& work, uint32_t lane) {
   const int page_shift = __ffs(p.page_tokens) - 1;
-  const int token = min(static_cast<int>(lane) * kBlockTokens + PackedLane::FirstOfWarp(), (work.tokens - 1) / kWarpRows * kWarpRows);
+  const int token =
+      min(static_cast<int>(lane) * kBlockTokens + PackedLane::FirstOfWarp(), (work.tokens - 1) / kWarpRows * kWarpRows);
   return (__ldg(work.pages + (token >> page_shift)) << page_shift) + (token & (p.page_tokens - 1));
 }
 
@@ -163,11 +168,12 @@ __device__ __forceinline__ void BringKeys(Shared& s, const Maps& maps, const Pac
 
 // Brings the blocks of one work, `before` blocks after the first of all.
 //
-// A consumer warp arrives at the two barriers of a half, by its first lane and one after the other, when its own products
-// have ended and so have the scores of the warpgroup that had the block, which also cleared a last block's end: it has
-// waited for their weights, or met them at a barrier. So nobody uses the bytes any more, and either wait would do. Weights
-// that rotated keys replace were fenced for the copy engine by those who wrote them.
-__device__ inline void BringPacked(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work, const PackedLane& at, int before) {
+// A consumer warp arrives at the two barriers of a half, by its first lane and one after the other, when its own
+// products have ended and so have the scores of the warpgroup that had the block, which also cleared a last block's
+// end: it has waited for their weights, or met them at a barrier. So nobody uses the bytes any more, and either wait
+// would do. Weights that rotated keys replace were fenced for the copy engine by those who wrote them.
+__device__ inline void BringPacked(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work,
+                                   const PackedLane& at, int before) {
   const int rows = FirstRows(p, work, at.lane), blocks = work.blocks;
   PackedHalf half;
 #pragma unroll 1
@@ -181,9 +187,11 @@ __device__ inline void BringPacked(Shared& s, const Maps& maps, const MlaDecode&
     const int block = i / 2, side = (i ^ block) & 1;
     const Place place(before + block);
 #pragma unroll
-    for (int piece = 0; piece < kHalfPieces; ++piece) BarrierWait(&s.empty[place.stage][kHalfPieces * side + piece], place.phase ^ 1);
+    for (int piece = 0; piece < kHalfPieces; ++piece)
+      BarrierWait(&s.empty[place.stage][kHalfPieces * side + piece], place.phase ^ 1);
     const uint32_t to = at.to + (place.stage * kPanels + 4 * side) * kPanelBytes;
-    const uint8_t* const next = RowAt(p, __shfl_sync(~0u, rows, (i + 1) / 2));  // past the last block some of the split's rows
+    // Past the last block some of the split's rows.
+    const uint8_t* const next = RowAt(p, __shfl_sync(~0u, rows, (i + 1) / 2));
     const int side_after = ~block & 1;
     uint32_t largest = 0;
 #pragma unroll

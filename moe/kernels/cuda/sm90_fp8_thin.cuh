@@ -1,7 +1,7 @@
 // The dense FP8 product for few rows: tiles of 64 features, so that even a narrow matrix streams through all
-// multiprocessors, and weights on their way before the kernel that makes the rows has ended. Products and the order of sums
-// are those of sm90_fp8_mainloop.cuh and sm90_fp8_wide.cuh, and so are the bits: up to 32 rows are the wgmma's second
-// operand, up to 128 its first.
+// multiprocessors, and weights on their way before the kernel that makes the rows has ended. Products and the order of
+// sums are those of sm90_fp8_mainloop.cuh and sm90_fp8_wide.cuh, and so are the bits: up to 32 rows are the wgmma's
+// second operand, up to 128 its first.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_THIN_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_THIN_CUH_
 
@@ -101,7 +101,8 @@ __device__ inline void ProduceThin(const ThinRing<kTokens>& ring, const CUtensor
         bring_weights(tile, block);
       }
       const uint32_t full = ring.full + 8 * place.index;
-      CopyTensor2dAt(&rows, full, ring.stage(place) + Sizes::kWeightBytes, block * kBlockK, tile.row_tile * kTokens, kEvictLast);
+      CopyTensor2dAt(&rows, full, ring.stage(place) + Sizes::kWeightBytes, block * kBlockK, tile.row_tile * kTokens,
+                     kEvictLast);
       CopyTensor2dAt(&scales, full, ring.row_scales(place), tile.row_tile * kTokens, block, kEvictLast);
       place.Advance();
     }
@@ -133,8 +134,9 @@ __device__ __forceinline__ void IssueThin(const ThinRing<kTokens>& ring, const t
 
 // acc += partial · scales of the block, once at most kPending groups are in flight; frees the block.
 template <int kTokens, int kPending>
-__device__ __forceinline__ void AddThin(const ThinRing<kTokens>& ring, typename ThinRing<kTokens>::Place& place, float scale,
-                                        float (&partial)[ThinTile<kTokens>::kSums], float (&acc)[ThinTile<kTokens>::kSums]) {
+__device__ __forceinline__ void AddThin(const ThinRing<kTokens>& ring, typename ThinRing<kTokens>::Place& place,
+                                        float scale, float (&partial)[ThinTile<kTokens>::kSums],
+                                        float (&acc)[ThinTile<kTokens>::kSums]) {
   using Sizes = ThinTile<kTokens>;
   const int lane = threadIdx.x % 32;
   const uint32_t of_stage = ring.row_scales(place);
@@ -207,7 +209,8 @@ __device__ inline void StoreThin(const float (&acc)[ThinTile<kTokens>::kSums], c
       for (int i = 0; i < 2; ++i) {
         const int row = tile.row_tile * kTokens + (ThinTile<kTokens>::kWide ? down : across + i);
         const int feature = tile.feature_tile * kThinFeatures + (ThinTile<kTokens>::kWide ? across + i : down);
-        if (row < arguments.rows && feature < arguments.to.features) arguments.to.Store(row, feature, acc[4 * j + 2 * h + i]);
+        if (row < arguments.rows && feature < arguments.to.features)
+          arguments.to.Store(row, feature, acc[4 * j + 2 * h + i]);
       }
     }
   }
@@ -230,7 +233,8 @@ __global__ void __launch_bounds__(ThinTile<kTokens>::kThreads, 1)
     const ThinPlace tile = ThinPlaceOf(arguments, unit);
     const int scale_row = tile.feature_tile * kThinFeatures / 128;
     float acc[ThinTile<kTokens>::kSums];
-    ConsumeThin<kTokens>(ring, place, arguments.weight_scales + int64_t{scale_row} * arguments.k_blocks, arguments.k_blocks, acc);
+    ConsumeThin<kTokens>(ring, place, arguments.weight_scales + int64_t{scale_row} * arguments.k_blocks,
+                         arguments.k_blocks, acc);
     StoreThin<kTokens>(acc, tile, arguments);
   }
 }

@@ -1,6 +1,6 @@
-// The same product for many rows an expert: rows are the wgmma's first operand and features its second, so that a thread
-// holds few rows and needs few scales. Products and the order of sums are those of sm90_fp8_mainloop.cuh, and so are the
-// bits: grouped_ffn_bench compares them.
+// The same product for many rows an expert: rows are the wgmma's first operand and features its second, so that a
+// thread holds few rows and needs few scales. Products and the order of sums are those of sm90_fp8_mainloop.cuh, and so
+// are the bits: grouped_ffn_bench compares them.
 #ifndef CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_WIDE_CUH_
 #define CONCLAVE_MOE_KERNELS_CUDA_SM90_FP8_WIDE_CUH_
 
@@ -10,10 +10,10 @@ namespace conclave::sm90 {
 
 inline constexpr int kWideTokens = 128;  // rows of a tile, 64 a warpgroup
 
-// Multiplies one tile. acc[h] holds this thread's part of D[64 rows, 128 features] of half h (layout: WgmmaE4M3, but with
-// neighbours swapped: partial[i] is added to acc[i ^ 1], which keeps the two in different register banks). Either
-// warpgroup's sums run beside products of the other, so that every instruction here that is no product must be worth it:
-// addresses are 32 bits of shared memory, and uniform.
+// Multiplies one tile. acc[h] holds this thread's part of D[64 rows, 128 features] of half h (layout: WgmmaE4M3, but
+// with neighbours swapped: partial[i] is added to acc[i ^ 1], which keeps the two in different register banks). Either
+// warpgroup's sums run beside products of the other, so that every instruction here that is no product must be worth
+// it: addresses are 32 bits of shared memory, and uniform.
 __device__ inline void ConsumeWideTile(Ring<kWideTokens>& ring, const float* const (&weight_scales)[2], int k_blocks,
                                        float (&acc)[2][64]) {
   using Stage = Stage<kWideTokens>;
@@ -95,7 +95,8 @@ __device__ inline void StoreWideBf16(const float (&acc)[2][64], const Tile& tile
 }
 
 // silu(gate) · up, the largest magnitude of each row over the tile's 128 features, and e4m3 with that scale.
-__device__ inline void StoreWideSwiGluQuantised(float (&acc)[2][64], const Tile& tile, const KernelArguments& arguments) {
+__device__ inline void StoreWideSwiGluQuantised(float (&acc)[2][64], const Tile& tile,
+                                                const KernelArguments& arguments) {
   const int lane = threadIdx.x % 32;
   const int intermediate = arguments.features / 2;
 #pragma unroll
@@ -114,7 +115,8 @@ __device__ inline void StoreWideSwiGluQuantised(float (&acc)[2][64], const Tile&
     largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
     const float scale = largest / 448.0f, inverse = 1.0f / scale;
     if (row < tile.rows && lane % 4 == 0) {
-      arguments.out_scales[static_cast<int64_t>(tile.feature_tile) * arguments.out_scale_stride + tile.row_begin + row] = scale;
+      const int64_t to = static_cast<int64_t>(tile.feature_tile) * arguments.out_scale_stride + tile.row_begin + row;
+      arguments.out_scales[to] = scale;
     }
     uint8_t* of_row = static_cast<uint8_t*>(arguments.out) + static_cast<int64_t>(tile.row_begin + row) * intermediate +
                       tile.feature_tile * kHalfFeatures;

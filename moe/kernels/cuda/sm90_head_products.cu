@@ -20,16 +20,18 @@ absl::Status Check(const HeadProducts& p) {
     return invalid("strides of x must be multiples of 8, those of out multiples of 4");
   }
   if (!p.x || !p.w || !p.w_scales || !p.out) return invalid("a pointer is null");
-  if ((reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w)) % 16 != 0) return invalid("x and w must be 16-byte aligned");
+  if ((reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.w)) % 16 != 0)
+    return invalid("x and w must be 16-byte aligned");
   return absl::OkStatus();
 }
 
 template <int kTokens>
 absl::Status Launch(const HeadProducts& p, int multiprocessors, cudaStream_t stream) {
   CUtensorMap x;
-  const TensorShape<3> shape = {{static_cast<cuuint64_t>(p.cols), static_cast<cuuint64_t>(p.heads), static_cast<cuuint64_t>(p.rows)},
-                                {static_cast<cuuint64_t>(p.x_batch) * 2, static_cast<cuuint64_t>(p.x_stride) * 2},
-                                {64, 1, kTokens}};
+  const TensorShape<3> shape = {
+      {static_cast<cuuint64_t>(p.cols), static_cast<cuuint64_t>(p.heads), static_cast<cuuint64_t>(p.rows)},
+      {static_cast<cuuint64_t>(p.x_batch) * 2, static_cast<cuuint64_t>(p.x_stride) * 2},
+      {64, 1, kTokens}};
   auto status = MakeTensorMap(&x, p.x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, shape, CU_TENSOR_MAP_SWIZZLE_128B);
   if (!status.ok()) return status;
   const auto kernel = sm90::heads::HeadKernel<kTokens>;

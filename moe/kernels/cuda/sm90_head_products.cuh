@@ -56,7 +56,8 @@ __device__ inline void BringWeights(uint8_t* weights, const HeadProducts& p, int
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int index = i * kConsumers + threadIdx.x;
-      loaded[i] = __ldg(reinterpret_cast<const uint4*>(from + int64_t{index / 8} * p.cols + block * kBlockK + index % 8 * 16));
+      loaded[i] =
+          __ldg(reinterpret_cast<const uint4*>(from + int64_t{index / 8} * p.cols + block * kBlockK + index % 8 * 16));
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -69,8 +70,8 @@ __device__ inline void BringWeights(uint8_t* weights, const HeadProducts& p, int
 }
 
 template <int kTokens>
-__device__ inline void ProduceRows(const CUtensorMap& x, uint32_t stages, uint32_t full, uint32_t empty, const HeadProducts& p,
-                                   int head) {
+__device__ inline void ProduceRows(const CUtensorMap& x, uint32_t stages, uint32_t full, uint32_t empty,
+                                   const HeadProducts& p, int head) {
   using Sizes = Sizes<kTokens>;
   int stage = 0;
   uint32_t phase = 0;
@@ -139,7 +140,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         const uint64_t a = OperandDescriptorAt(of_warpgroup + (2 * block + panel) * kPanelBytes);
         const uint64_t b = OperandDescriptorAt(stages + stage * Sizes::kStageBytes + panel * Sizes::kRowPanelBytes);
 #pragma unroll
-        for (int step = 0; step < 4; ++step) WgmmaBf16<kTokens>::Run(partial, a + 2 * step, b + 2 * step, panel + step > 0);
+        for (int step = 0; step < 4; ++step)
+          WgmmaBf16<kTokens>::Run(partial, a + 2 * step, b + 2 * step, panel + step > 0);
       }
       WgmmaCommit();
       WgmmaWait<0>();
@@ -155,7 +157,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     const Tile tile{0, 0, row, min(kTokens, p.rows - row)};
     const int half_features[2] = {feature, 0};
-    StoreBf16<kTokens, 1>(acc, tile, half_features, p.out_stride, static_cast<__nv_bfloat16*>(p.out) + head * p.out_batch);
+    StoreBf16<kTokens, 1>(acc, tile, half_features, p.out_stride,
+                          static_cast<__nv_bfloat16*>(p.out) + head * p.out_batch);
   }
 }
 

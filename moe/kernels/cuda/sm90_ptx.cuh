@@ -32,7 +32,9 @@ __device__ __forceinline__ void BarrierInitAt(uint32_t barrier, uint32_t arrival
 }
 
 // Makes initialised barriers visible to the copy engine.
-__device__ __forceinline__ void FenceBarrierInit() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 __device__ __forceinline__ void BarrierArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
@@ -59,11 +61,13 @@ __device__ __forceinline__ void BarrierWaitAt(uint32_t barrier, uint32_t phase) 
       "r"(phase)
       : "memory");
 }
-__device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t phase) { BarrierWaitAt(SharedAddress(barrier), phase); }
+__device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t phase) {
+  BarrierWaitAt(SharedAddress(barrier), phase);
+}
 
 // A box of a two-dimensional tensor to shared memory; completes on `barrier`. `…At` takes addresses in shared memory.
-__device__ __forceinline__ void CopyTensor2dAt(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y,
-                                               uint64_t cache_hint) {
+__device__ __forceinline__ void CopyTensor2dAt(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x,
+                                               int32_t y, uint64_t cache_hint) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
@@ -75,21 +79,22 @@ __device__ __forceinline__ void CopyTensor2d(const CUtensorMap* map, uint64_t* b
   CopyTensor2dAt(map, SharedAddress(barrier), SharedAddress(to), x, y, cache_hint);
 }
 // A box of a three-dimensional tensor.
-__device__ __forceinline__ void CopyTensor3dAt(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y,
-                                               int32_t z, uint64_t cache_hint) {
+__device__ __forceinline__ void CopyTensor3dAt(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x,
+                                               int32_t y, int32_t z, uint64_t cache_hint) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(cache_hint)
       : "memory");
 }
-__device__ __forceinline__ void CopyTensor3d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y, int32_t z,
-                                             uint64_t cache_hint) {
+__device__ __forceinline__ void CopyTensor3d(const CUtensorMap* map, uint64_t* barrier, void* to, int32_t x, int32_t y,
+                                             int32_t z, uint64_t cache_hint) {
   CopyTensor3dAt(map, SharedAddress(barrier), SharedAddress(to), x, y, z, cache_hint);
 }
 // Asks L2 for `bytes` from `from` on. REQUIRES: both are multiples of 16.
 __device__ __forceinline__ void PrefetchBulk(const void* from, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes)
+               : "memory");
 }
 // Cache policies of createpolicy, as the copy engine takes them.
 inline constexpr uint64_t kEvictFirst = 0x12F0000000000000ull;
@@ -110,15 +115,18 @@ __device__ __forceinline__ void WgmmaWait() {
 // Keeps the compiler from moving accesses to an accumulator across the asynchronous instructions.
 __device__ __forceinline__ void WgmmaTouch(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
-// The descriptor of a K-contiguous operand whose rows are 128 bytes, 128-byte swizzle, eight rows an atom of 1024 bytes.
-// REQUIRES: `tile` is 1024-byte aligned. Adding 2 to the result steps 32 bytes along K.
+// The descriptor of a K-contiguous operand whose rows are 128 bytes, 128-byte swizzle, eight rows an atom of 1024
+// bytes. REQUIRES: `tile` is 1024-byte aligned. Adding 2 to the result steps 32 bytes along K.
 __device__ __forceinline__ uint64_t OperandDescriptorAt(uint32_t tile) {
   return ((tile & 0x3FFFF) >> 4) | (uint64_t{1} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
 }
-__device__ __forceinline__ uint64_t OperandDescriptor(const void* tile) { return OperandDescriptorAt(SharedAddress(tile)); }
+__device__ __forceinline__ uint64_t OperandDescriptor(const void* tile) {
+  return OperandDescriptorAt(SharedAddress(tile));
+}
 
-// The descriptor of an operand [K, 64 n] whose K rows are panels of 64 two-byte elements in 128 bytes, 128-byte swizzle,
-// the panels `panel_bytes` apart. REQUIRES: `tile` is 1024-byte aligned. Adding 128 to the result steps 16 rows along K.
+// The descriptor of an operand [K, 64 n] whose K rows are panels of 64 two-byte elements in 128 bytes, 128-byte
+// swizzle, the panels `panel_bytes` apart. REQUIRES: `tile` is 1024-byte aligned. Adding 128 to the result steps 16
+// rows along K.
 __device__ __forceinline__ uint64_t TransposedOperandDescriptor(const void* tile, uint32_t panel_bytes) {
   const uint64_t address = (SharedAddress(tile) & 0x3FFFF) >> 4;
   return address | (uint64_t{panel_bytes >> 4} << 16) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
@@ -154,11 +162,11 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t pair) {
   return transposed;
 }
 
-// Stores four 8x8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, and of each matrix
-// row l / 4, columns 2 (l % 4) and the next.
+// Stores four 8x8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, and of each
+// matrix row l / 4, columns 2 (l % 4) and the next.
 __device__ __forceinline__ void StoreMatrices(void* row, const uint32_t* pairs) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(row)), "r"(pairs[0]),
-               "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(row)),
+               "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
                : "memory");
 }
 
@@ -169,7 +177,8 @@ __device__ inline uint4 TransposeFourLanes(const uint32_t (&v)[4]) {
   const uint32_t a0 = __shfl_xor_sync(~0u, q & 1 ? v[0] : v[1], 1), a1 = __shfl_xor_sync(~0u, q & 1 ? v[2] : v[3], 1);
   const uint32_t even[2] = {q & 1 ? a0 : v[0], q & 1 ? v[1] : a0};  // of index (q & 1), from lanes q & ~1 and the next
   const uint32_t odd[2] = {q & 1 ? a1 : v[2], q & 1 ? v[3] : a1};   // of index 2 + (q & 1)
-  const uint32_t b0 = __shfl_xor_sync(~0u, q & 2 ? even[0] : odd[0], 2), b1 = __shfl_xor_sync(~0u, q & 2 ? even[1] : odd[1], 2);
+  const uint32_t b0 = __shfl_xor_sync(~0u, q & 2 ? even[0] : odd[0], 2),
+                 b1 = __shfl_xor_sync(~0u, q & 2 ? even[1] : odd[1], 2);
   return q & 2 ? make_uint4(b0, b1, odd[0], odd[1]) : make_uint4(even[0], even[1], b0, b1);
 }
 

@@ -39,7 +39,8 @@ __device__ inline void StoreFloats(const float (&acc)[2][kTokens / 2], const Til
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int first = half_features[half] + 8 * h;
-          if (row + i < tile.rows && first + feature < to.features) at[i * to.stride + first] = acc[half][4 * j + 2 * h + i];
+          if (row + i < tile.rows && first + feature < to.features)
+            at[i * to.stride + first] = acc[half][4 * j + 2 * h + i];
         }
       }
     }
@@ -67,7 +68,8 @@ __device__ inline void StoreWide(const float (&acc)[2][64], const Tile& tile, co
       for (int j = 0; j < 16; ++j) {
         const int feature = half_features[half] + 8 * j + 2 * (lane % 4);
         if (feature >= to.features) continue;
-        *reinterpret_cast<float2*>(of_row + feature) = make_float2(acc[half][4 * j + 2 * h], acc[half][4 * j + 2 * h + 1]);
+        *reinterpret_cast<float2*>(of_row + feature) =
+            make_float2(acc[half][4 * j + 2 * h], acc[half][4 * j + 2 * h + 1]);
       }
     }
   }

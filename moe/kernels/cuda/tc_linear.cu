@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(kThreads) NarrowKernel(LinearArgs args) {
   const X* x[kTiles];
 #pragma unroll
   for (int r = 0; r < kTiles; ++r) {
-    x[r] = static_cast<const X*>(args.x) + min(first_row + r * 8 + g, args.rows - 1) * args.x_stride + blockIdx.z * args.x_batch;
+    x[r] = static_cast<const X*>(args.x) + min(first_row + r * 8 + g, args.rows - 1) * args.x_stride +
+           blockIdx.z * args.x_batch;
   }
   constexpr int kSums = tc::kSumsOf<kType, kTerms>;
   float slice[kTiles][4] = {}, block[kTiles][kSums][4] = {};

@@ -2,9 +2,9 @@
 // carried as the sum of two bfloat16 numbers, sixteen bits of mantissa (kSplit).
 //
 // One order of accumulation for every output, whatever the number of rows: blocks of 128 along K are dealt to eight
-// slices, block b to slice b % 8, and slices join in ascending order. Within a block eight m16n8k16 instructions add up 16
-// columns each. Over e4m3 a block's sum, times its weights' scale, joins its slice. Over bfloat16 the instructions go on
-// through a slice's blocks, the two terms of activations apart, and their two sums are added.
+// slices, block b to slice b % 8, and slices join in ascending order. Within a block eight m16n8k16 instructions add up
+// 16 columns each. Over e4m3 a block's sum, times its weights' scale, joins its slice. Over bfloat16 the instructions
+// go on through a slice's blocks, the two terms of activations apart, and their two sums are added.
 //
 // Two kernels keep that order: for few rows a warp owns a slice, for many rows a warp owns 16 features and walks the
 // slices one by one. So does sm90_bf16_split_linear.cuh over bfloat16.
@@ -34,7 +34,8 @@ struct WeightRun {
 
   // `index`: of the first of the 64 columns.
   __device__ void Load(const void* data, int64_t index) {
-    raw = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(data) + index + LaneColumn<kType>(0, threadIdx.x & 3)));
+    raw = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(data) + index +
+                                               LaneColumn<kType>(0, threadIdx.x & 3)));
   }
   __device__ static uint32_t Widen(uint32_t two) {
     const __half2 halves(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3));

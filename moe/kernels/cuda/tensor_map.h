@@ -24,8 +24,8 @@ struct TensorShape {
 // Elements outside the tensor arrive as zeros. The encoder lives in the driver; the run-time library finds it, so that
 // nothing links to libcuda.
 template <int kDimensions>
-absl::Status MakeTensorMap(CUtensorMap* map, const void* data, CUtensorMapDataType type, const TensorShape<kDimensions>& shape,
-                           CUtensorMapSwizzle swizzle) {
+absl::Status MakeTensorMap(CUtensorMap* map, const void* data, CUtensorMapDataType type,
+                           const TensorShape<kDimensions>& shape, CUtensorMapSwizzle swizzle) {
   using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
                                    const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
@@ -37,8 +37,8 @@ absl::Status MakeTensorMap(CUtensorMap* map, const void* data, CUtensorMapDataTy
   }();
   if (encode == nullptr) return absl::FailedPreconditionError("the CUDA driver is older than 12.0: update it");
   const cuuint32_t steps[3] = {1, 1, 1};
-  const CUresult result = encode(map, type, kDimensions, const_cast<void*>(data), shape.sizes, shape.strides, shape.box, steps,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+  const CUresult result = encode(map, type, kDimensions, const_cast<void*>(data), shape.sizes, shape.strides, shape.box,
+                                 steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return absl::OkStatus();
   return absl::InternalError("cuTensorMapEncodeTiled failed with " + std::to_string(static_cast<int>(result)));
