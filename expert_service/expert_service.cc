@@ -55,7 +55,9 @@ ExpertStore::Progress ShowProgress(Metrics& metrics, ExpertGrpcService& service)
 
 void ExpertServiceOptions::AddTo(Flags& flags) {
   flags.Add("model", &model, "model directory, or org/name[@revision] in the local Hugging Face cache");
-  flags.Add("shard-index", &shard_index, "which shard this is, from 0; from --shard-count on, one more for all: it holds a slice of each one's experts");
+  flags.Add(
+      "shard-index", &shard_index,
+      "which shard this is, from 0; from --shard-count on, one more for all: it holds a slice of each one's experts");
   flags.Add("shard-count", &shard_count, "into how many shares the experts of every layer are cut");
   flags.Add("replicas", &replicas, "on how many shards each expert lives; the same on all shards");
   AddTargetFlags(flags, target);

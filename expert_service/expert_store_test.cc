@@ -77,7 +77,8 @@ TEST(ExpertStore, HoldsFurtherExpertsWhenAsked) {
   const int64_t bytes = (*store)->stored_bytes(), experts = (*store)->experts();
   const FfnWeights* const before = (*store)->Find(LayerId{2}, ExpertId{3});
   const auto fresh = (*store)->Hold(
-      std::vector<LayerHolding>{{LayerId{2}, {ExpertId{30}, ExpertId{3}, ExpertId{9}}}, {LayerId{5}, {ExpertId{8}}}}, 0);
+      std::vector<LayerHolding>{{LayerId{2}, {ExpertId{30}, ExpertId{3}, ExpertId{9}}}, {LayerId{5}, {ExpertId{8}}}},
+      0);
   ASSERT_TRUE(fresh.ok()) << fresh.status();
   ASSERT_EQ(fresh->size(), 2u);
   EXPECT_EQ((*fresh)[0].experts, (std::vector<ExpertId>{ExpertId{9}, ExpertId{30}})) << "expert 3 is held already";
@@ -110,7 +111,8 @@ TEST(ExpertStore, RefusesWhatTheModelLacksOrMemoryForbidsAndStaysAsItWas) {
 }
 
 TEST(ExpertStore, NamesAShardThatCannotBe) {
-  EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 4096, 4).status().message()), HasSubstr("shard-index: 4096"));
+  EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 4096, 4).status().message()),
+              HasSubstr("shard-index: 4096"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), -1, 4).status().message()), HasSubstr("shard-index: -1"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 0, 0).status().message()), HasSubstr("shard-count: 0"));
   EXPECT_THAT(std::string(ExpertStore::Create(DemoModel(), 0, 2, 3).status().message()), HasSubstr("replicas: 3"));

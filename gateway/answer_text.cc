@@ -16,8 +16,8 @@ absl::StatusOr<bool> AnswerText::Append(const v1::DecodeResponse& response, v1::
                                             " log probabilities for ", response.ids_size(), " ids"));
   }
   if (response.token_experts_size() != 0 && response.token_experts_size() != response.ids_size()) {
-    return absl::InternalError(absl::StrCat("the attention service sent the experts of ",
-                                            response.token_experts_size(), " tokens for ", response.ids_size(), " ids"));
+    return absl::InternalError(absl::StrCat("the attention service sent the experts of ", response.token_experts_size(),
+                                            " tokens for ", response.ids_size(), " ids"));
   }
   experts_ = experts_ || response.token_experts_size() != 0;
   logprobs_ = logprobs_ || response.logprobs_size() != 0;

@@ -64,7 +64,7 @@ class Dispatcher {
   absl::StatusOr<std::shared_ptr<AnswerHandle>> Generate(const Caller& caller, const v1::GenerateRequest& request,
                                                          absl::Time deadline, std::shared_ptr<AnswerSink> sink);
   // What Generate would say of a request at first sight: RESOURCE_EXHAUSTED where the attention services are full. Does
-  // not block; a front that asks before it reads a request spares itself that work. A refusal is recorded as Generate's.
+  // not block; a front that asks before reading a request spares itself that work. A refusal is recorded as Generate's.
   absl::Status CheckRoom(const Tenant& tenant, const std::string& request_id);
   // INVALID_ARGUMENT, NOT_FOUND and PERMISSION_DENIED as in Generate.
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const Tenant& tenant, const v1::TokenizeRequest& request);

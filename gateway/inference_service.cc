@@ -235,7 +235,8 @@ class Service final : public InferenceGrpcService, public v1::InferenceService::
                                        ASSIGN_OR_RETURN(const Caller caller, CallerOf(serving, *context));
                                        Request request;
                                        RETURN_IF_ERROR(Parse(*bytes, &request));
-                                       ASSIGN_OR_RETURN(*response, answer(*serving->dispatcher, *caller.tenant, request));
+                                       ASSIGN_OR_RETURN(*response,
+                                                        answer(*serving->dispatcher, *caller.tenant, request));
                                        return absl::OkStatus();
                                      };
                                      auto* reactor = context->DefaultReactor();

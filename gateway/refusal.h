@@ -26,8 +26,8 @@ inline constexpr char kLimitQueue[] = "queue";  // of the attention services: ev
 
 // RESOURCE_EXHAUSTED with both payloads; `retry_after` is rounded up.
 absl::Status LimitReached(absl::string_view limit, absl::string_view message, absl::Duration retry_after);
-// When to try again where the queue is full, or no attention service can be used: from one to two seconds, drawn, so that
-// those who are refused together do not come back together.
+// When to try again where the queue is full, or no attention service can be used: from one to two seconds, drawn, so
+// that those who are refused together do not come back together.
 absl::Duration QueueRetryAfter();
 // The same status with a time after which trying again makes sense; replaces one that it has.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration retry_after);

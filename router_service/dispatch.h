@@ -48,8 +48,8 @@ class Dispatch {
                                                             int64_t pairs_max, int shards, int hidden, DType row_dtype);
 
   // Groups `pairs`, which come in ascending order of (row, expert), by shard, and rounds the rows they name out of
-  // x [rows, hidden] F32, or on the device copies those of x of the row dtype. Messages are in ascending order of shard,
-  // and rows and experts ascend within them.
+  // x [rows, hidden] F32, or on the device copies those of x of the row dtype. Messages are in ascending order of
+  // shard, and rows and experts ascend within them.
   void Fill(absl::Span<const RoutedPair> pairs, ConstMatView x, const Kernels& kernels);
   // Views into this object, good until the next Fill.
   absl::Span<ShardMessage> messages() { return absl::MakeSpan(messages_); }

@@ -173,8 +173,9 @@ class Impl final : public ElasticExperts {
       auto made = connect_(wanted, [&] { return Ending() || peers_.Addresses() != wanted; });
       // Whoever uses the pool has rows where the first set wanted them.
       if (made.ok() && (*made)->experts->row_device() != row_device_) {
-        made = absl::UnavailableError(absl::StrCat("its rows would lie on the ", PlaceOf((*made)->experts->row_device()),
-                                                   ", those of the shards in use lie on the ", PlaceOf(row_device_)));
+        made =
+            absl::UnavailableError(absl::StrCat("its rows would lie on the ", PlaceOf((*made)->experts->row_device()),
+                                                ", those of the shards in use lie on the ", PlaceOf(row_device_)));
       }
       if (made.ok()) {
         if (Exchange(*std::move(made))) connected = wanted;

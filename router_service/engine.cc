@@ -89,7 +89,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
   const DType cache_dtype = CacheDType(kernels.compute, options.kv_format);
   ASSIGN_OR_RETURN(const EnginePlan plan, PlanEngine(checkpoint.spec(), cache_dtype, options));
   ASSIGN_OR_RETURN(auto transformer, Transformer::Create(checkpoint, kernels, threads, plan.transformer()));
-  return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, threads, experts, options, Clock::Real());
+  return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, threads, experts, options,
+                               Clock::Real());
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpoint, ComputeTarget& target,
@@ -102,7 +103,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Checkpoint& checkpo
   TransformerOptions transformer_options = plan.transformer();
   transformer_options.rows_elsewhere = experts.row_device();
   ASSIGN_OR_RETURN(auto transformer, target.MakeTransformer(checkpoint, threads, local, transformer_options));
-  return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, threads, experts, options, Clock::Real());
+  return CreateWithTransformer(std::move(transformer), checkpoint.spec(), cache_dtype, threads, experts, options,
+                               Clock::Real());
 }
 
 }  // namespace conclave

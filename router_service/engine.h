@@ -50,8 +50,8 @@ struct TokenEvent {
   SequenceId sequence{0};
   int32_t token = -1;  // -1: none (a failure, or max_tokens is 0)
   FinishReason finish = FinishReason::kNone;
-  // Where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]; where max_tokens is 0, over those
-  // that the first token would be drawn from.
+  // Where asked: XXH64 over the float32 logits of every token so far, [tokens, vocab]; where max_tokens is 0, over
+  // those that the first token would be drawn from.
   uint64_t logits_hash = 0;
   std::optional<TokenLogprobs> logprobs;  // where asked: of `token`
   // With the first token, or the end that comes without one: of prompt_ids, those found in the prefix cache.

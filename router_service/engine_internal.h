@@ -29,7 +29,8 @@ struct EnginePlan {
 absl::StatusOr<EnginePlan> PlanEngine(const ModelSpec& spec, DType cache_dtype, const EngineOptions& options);
 
 // `transformer` must accept plan.transformer()'s limits, where plan = PlanEngine(spec, cache_dtype, options).
-// `threads`, `experts` and `clock` must outlive the engine; it alone calls ParallelFor. Errors as PlanEngine; RESOURCE_EXHAUSTED: no memory for the cache.
+// `threads`, `experts` and `clock` must outlive the engine; it alone calls ParallelFor. Errors as PlanEngine;
+// RESOURCE_EXHAUSTED: no memory for the cache.
 absl::StatusOr<std::unique_ptr<Engine>> CreateWithTransformer(std::unique_ptr<Transformer> transformer,
                                                               const ModelSpec& spec, DType cache_dtype,
                                                               ThreadPool& threads, ExpertPool& experts,

@@ -57,7 +57,8 @@ SchedulerOptions SchedulerLimits(const ModelSpec& spec, const EnginePlan& plan, 
 class EngineLoop final : public Engine {
  public:
   EngineLoop(std::unique_ptr<Transformer> transformer, std::unique_ptr<KvStorage> kv, const ModelSpec& spec,
-             ThreadPool& threads, ExpertPool& experts, const EnginePlan& plan, const EngineOptions& options, Clock* clock)
+             ThreadPool& threads, ExpertPool& experts, const EnginePlan& plan, const EngineOptions& options,
+             Clock* clock)
       : spec_(spec),
         threads_(threads),
         context_max_(plan.context_max),

@@ -11,8 +11,9 @@ FailoverMetrics::FailoverMetrics(Metrics* metrics) {
       {absl::StatusCode::kDataLoss, "damaged"},      {absl::StatusCode::kFailedPrecondition, "stale"},
       {absl::StatusCode::kResourceExhausted, "full"}, {absl::StatusCode::kCancelled, "taken_back"}};
   for (const auto& [code, cause] : causes) {
-    resends_[code] = metrics->AddCounter("conclave_router_expert_resends_total",
-                                         "Calls whose rows needed another call, by what went wrong.", {{"cause", cause}});
+    resends_[code] =
+        metrics->AddCounter("conclave_router_expert_resends_total",
+                            "Calls whose rows needed another call, by what went wrong.", {{"cause", cause}});
   }
   hedges_ = metrics->AddCounter("conclave_router_expert_hedges_total",
                                 "Calls sent to a second holder while the first was late.", {});

@@ -129,7 +129,8 @@ absl::StatusOr<Dispatch*> LayerTicket::Fill(absl::Span<const RoutedPair> batch, 
     dispatch = further_.back().get();
   }
   dispatch->Fill(batch, x_, kernels);
-  for (ShardMessage& message : dispatch->messages()) message.call.rows_stay = dispatch == first_.get();  // further_ goes
+  for (ShardMessage& message : dispatch->messages())
+    message.call.rows_stay = dispatch == first_.get();  // further_ goes
   for (const RoutedPair& pair : batch) ++covering_[pair.out];
   return dispatch;
 }

@@ -38,8 +38,8 @@ class LayerTicket {
   // gives some.
   LayerTicket(int rows_max, int top_k, int experts, int shards, int hidden, DType row_dtype, RowFormat format,
               const HostMemory& memory = nullptr);
-  // The same with x, what goes out and what comes back in the memory of `accelerator`, which must outlive it. Any thread
-  // may create it. RESOURCE_EXHAUSTED: there is too little memory.
+  // The same with x, what goes out and what comes back in the memory of `accelerator`, which must outlive it. Any
+  // thread may create it. RESOURCE_EXHAUSTED: there is too little memory.
   static absl::StatusOr<std::unique_ptr<LayerTicket>> OnDevice(Accelerator& accelerator, int rows_max, int top_k,
                                                                int experts, int shards, int hidden, DType row_dtype);
   // What that takes at creation.
@@ -51,8 +51,8 @@ class LayerTicket {
   // unchanged until the ticket is idle again.
   void Begin(uint64_t id, LayerId layer, ConstMatView x, const Routing& routing, absl::Time deadline);
   // The pairs in `batch`, which are open and carry their shards, go out in messages of their own.
-  // Ascending by out. The dispatch lives until the next Begin. RESOURCE_EXHAUSTED: the device has no memory for more than
-  // goes out first; nothing has changed.
+  // Ascending by out. The dispatch lives until the next Begin. RESOURCE_EXHAUSTED: the device has no memory for more
+  // than goes out first; nothing has changed.
   absl::StatusOr<Dispatch*> Send(absl::Span<const RoutedPair> batch, const Kernels& kernels);
   // One more copy of pairs that are on their way already, not open ones. Errors as Send.
   absl::StatusOr<Dispatch*> SendAgain(absl::Span<const RoutedPair> batch, const Kernels& kernels);

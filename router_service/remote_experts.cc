@@ -54,12 +54,13 @@ int64_t BytesOf(const ConstMatView& rows) { return rows.rows * rows.cols * SizeO
 
 int64_t PayloadBytes(const ExpertCall& call) {
   const bool packed = call.format == RowFormat::kFp8;
-  return (packed ? call.rows.rows * Fp8RowBytes(call.rows.cols) : BytesOf(call.rows)) + static_cast<int64_t>((call.row_offsets.size() + call.experts.size()) * sizeof(int32_t));
+  return (packed ? call.rows.rows * Fp8RowBytes(call.rows.cols) : BytesOf(call.rows)) +
+         static_cast<int64_t>((call.row_offsets.size() + call.experts.size()) * sizeof(int32_t));
 }
 
 // kTicketsMax of them, on `device`.
-absl::StatusOr<std::vector<std::unique_ptr<LayerTicket>>> MakeTickets(const ModelSpec& spec, DType row_dtype, int shards,
-                                                                      Device device,
+absl::StatusOr<std::vector<std::unique_ptr<LayerTicket>>> MakeTickets(const ModelSpec& spec, DType row_dtype,
+                                                                      int shards, Device device,
                                                                       const RemoteExpertsOptions& options) {
   const GateSpec& gate = spec.gate;
   std::vector<std::unique_ptr<LayerTicket>> tickets;
@@ -210,7 +211,8 @@ absl::StatusOr<ExpertTicket> RemoteExperts::Start(LayerId layer, ConstMatView x,
   }
   LayerTicket& ticket = **idle;
   const absl::Time now = options_.clock->Now();
-  ticket.Begin(++last_ticket_, layer, x, routing, std::min(std::min(now, step_since_) + options_.timeout, step_deadline_));
+  ticket.Begin(++last_ticket_, layer, x, routing,
+               std::min(std::min(now, step_since_) + options_.timeout, step_deadline_));
   const int64_t pairs = static_cast<int64_t>(routing.experts.size());
   counts_.sent_pairs += pairs;
   hedge_budget_.OnSent(pairs);
@@ -240,7 +242,7 @@ void RemoteExperts::Pump(absl::Time now) {
   }
 }
 
-// There is no memory to send the batch with at the moment: its pairs stay open, and it is tried again until the deadline.
+// There is no memory to send the batch with now: its pairs stay open, and it is tried again until the deadline.
 void RemoteExperts::KeepOpen(LayerTicket& ticket, const absl::Status& why) {
   ticket.last_error = why;
   ticket.PutBack(batch_);
@@ -433,7 +435,8 @@ absl::Status RemoteExperts::GiveUp(LayerTicket& ticket, absl::Time now) {
         absl::StrCat("the deadline came while layer ", Value(ticket.layer), " waited for its experts"));
   }
   const int32_t expert = ticket.open().empty() ? ticket.FirstMissing() : ticket.open().front().expert;
-  const std::string last = ticket.last_error.ok() ? "" : absl::StrCat("; the last one said: ", ticket.last_error.ToString());
+  const std::string last =
+      ticket.last_error.ok() ? "" : absl::StrCat("; the last one said: ", ticket.last_error.ToString());
   absl::Status status = absl::UnavailableError(absl::StrCat("layer ", Value(ticket.layer), " expert ", expert,
                                                             ": no shard answered within the deadline", last));
   LogWarning(status.message());

@@ -43,8 +43,8 @@ class RemoteExperts final : public ExpertPool {
   // shards[i] is what ShardId{i} said of itself; hidden 0, with a control: nothing yet. Kernels, transport, control,
   // clock and metrics must outlive the pool; the transport must be destroyed, or have no call in flight, before it
   // goes. FAILED_PRECONDITION: which shard does not fit, why, and what to do. UNAVAILABLE names an expert that no shard
-  // holds, where no control could find it one. INVALID_ARGUMENT: options out of range. RESOURCE_EXHAUSTED: the device has
-  // too little memory.
+  // holds, where no control could find it one. INVALID_ARGUMENT: options out of range. RESOURCE_EXHAUSTED: the device
+  // has too little memory.
   static absl::StatusOr<std::unique_ptr<RemoteExperts>> Create(const ModelSpec& spec, const Kernels& kernels,
                                                                Transport& transport,
                                                                const std::vector<ShardDescription>& shards,

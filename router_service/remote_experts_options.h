@@ -27,8 +27,8 @@ struct RemoteExpertsOptions {
   Accelerator* accelerator = nullptr;
   bool allow_mixed_numerics = false;  // shards of other numeric profiles; the same bits are then not promised
   absl::Duration timeout = absl::Seconds(60);  // of one ticket, all attempts together
-  // A call that could go to another holder is given `late_factor` times what hardly any call takes, within these bounds.
-  // One that could not, or of which nothing is known, has late_max.
+  // A call that could go to another holder is given `late_factor` times what hardly any call takes, within these
+  // bounds. One that could not, or of which nothing is known, has late_max.
   absl::Duration late_min = absl::Milliseconds(250), late_max = absl::Seconds(20);
   double late_factor = 4;
   // After what hardly any call takes, and at least this, rows go to a second holder too: at most this share. 0: never.

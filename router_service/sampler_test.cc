@@ -155,7 +155,8 @@ TEST(SamplerTest, AgreesWithTheDefinitionWhateverIsAsked) {
     std::vector<int32_t> prompt, generated;
     for (int i = 0; i < 30; ++i) prompt.push_back(static_cast<int32_t>(random() % kVocab));
     for (int i = 0; i < 30; ++i) generated.push_back(static_cast<int32_t>(random() % 60));
-    for (int32_t id = 0; id < kVocab; id += 1 + random() % 100) params.logit_bias.emplace_back(id, one_of({5.0f, -2.0f}));
+    for (int32_t id = 0; id < kVocab; id += 1 + random() % 100)
+      params.logit_bias.emplace_back(id, one_of({5.0f, -2.0f}));
     const TokenHistory history(prompt, generated, params.logit_bias);
     const auto logits = RandomLogits(kVocab, run, one_of({0.5f, 2.0f, 10.0f}));
     EXPECT_EQ(*sampler.Sample(logits, params, run, &history), SampleByDefinition(logits, params, run, history)) << run;

@@ -239,7 +239,8 @@ class Bench {
     }
     std::cout << absl::StreamFormat(
         "prefix of %d tokens: first token after %.0f ms cold, %.0f ms again (%d tokens cached): %.1f%% (bar 15%%)\n",
-        options_.prefix_tokens, 1e3 * MedianOf(cold), 1e3 * MedianOf(warm), cached, 100 * MedianOf(warm) / MedianOf(cold));
+        options_.prefix_tokens, 1e3 * MedianOf(cold), 1e3 * MedianOf(warm), cached,
+        100 * MedianOf(warm) / MedianOf(cold));
     return absl::OkStatus();
   }
 

@@ -84,7 +84,8 @@ class StackImpl final : public ServingStack {
     if (engine.kv_block_tokens == 0) engine.kv_block_tokens = target_->kv_block_tokens();
     if (engine.context_max == 0) engine.context_max = ContextThatFits(engine);
     RETURN_IF_ERROR(local ? UseLocalExperts(engine.batch_tokens_max) : UseShards(engine.batch_tokens_max, metrics));
-    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_, local ? experts_.get() : nullptr, engine));
+    ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *target_, *threads_, *experts_,
+                                             local ? experts_.get() : nullptr, engine));
     if (target_->memory() != nullptr) LogInfo(absl::StrCat("GPU memory: ", target_->memory()->Plan()));
     const ModelSpec& spec = checkpoint_->spec();
     identity_ = {options_.model_id,

@@ -23,7 +23,8 @@ class ScheduledControl final : public ShardControl {
   void Describe(ShardId shard, absl::Duration) override {
     const absl::Time now = clock_.Now();
     ShardNews news{shard, false, absl::UnavailableError("connection refused")};
-    if (now >= loads_at[Value(shard)]) news.description = absl::UnavailableError(absl::StrCat(kShardNotReady, ": 3 of 8"));
+    if (now >= loads_at[Value(shard)])
+      news.description = absl::UnavailableError(absl::StrCat(kShardNotReady, ": 3 of 8"));
     if (now >= ready_at[Value(shard)]) {
       news.description = ShardDescription{};
       news.description->name = absl::StrCat("expert-", Value(shard));
@@ -96,7 +97,8 @@ TEST_F(GatherShardsTest, NamesOneThatLoadsStillAtTheDeadline) {
   options_.deadline = At(60);
   const auto shards = Gather();
   EXPECT_EQ(shards.status().code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_THAT(std::string(shards.status().message()), HasSubstr("expert shard 2 at c:3: the shard is not ready: 3 of 8"));
+  EXPECT_THAT(std::string(shards.status().message()),
+              HasSubstr("expert shard 2 at c:3: the shard is not ready: 3 of 8"));
 }
 
 TEST_F(GatherShardsTest, DoesNotStartWithoutAnyShard) {

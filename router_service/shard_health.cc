@@ -27,8 +27,9 @@ ShardHealth::ShardHealth(const std::vector<std::string>& names, const OutlierOpt
           metrics->AddCounter("conclave_router_shard_rows_total", "Rows that a shard answered.", labels);
       shard->failures_total = metrics->AddCounter("conclave_router_shard_failures_total",
                                                   "Calls that a shard did not answer well.", labels);
-      shard->ejections_total = metrics->AddCounter("conclave_router_shard_ejections_total",
-                                                   "Times that a shard was avoided for being late, slow or wrong.", labels);
+      shard->ejections_total =
+          metrics->AddCounter("conclave_router_shard_ejections_total",
+                              "Times that a shard was avoided for being late, slow or wrong.", labels);
       shard->up = metrics->AddGauge("conclave_router_shard_up", "1: the shard is reachable.", labels);
       shard->up->Set(1);
     }
@@ -74,7 +75,8 @@ void ShardHealth::RecordFailure(ShardId id, const absl::Status& status, absl::Ti
 void ShardHealth::RecordOutpaced(ShardId id, absl::Time now) {
   Shard& shard = *shards_[Value(id)];
   shard.calls.fetch_add(1, std::memory_order_relaxed);
-  if (++shard.failures_in_row >= options_.failures_max) Eject(id, "was outpaced by another holder again and again", now);
+  if (++shard.failures_in_row >= options_.failures_max)
+    Eject(id, "was outpaced by another holder again and again", now);
 }
 
 void ShardHealth::SetReachable(ShardId id, bool reachable) {

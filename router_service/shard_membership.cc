@@ -77,8 +77,9 @@ absl::StatusOr<std::unique_ptr<ShardMembership>> ShardMembership::Create(const s
 ShardMembership::ShardMembership(ShardControl* control, const MembershipOptions& options)
     : control_(control), options_(options) {
   if (options.metrics == nullptr) return;
-  loads_total_ = options.metrics->AddCounter("conclave_router_expert_reloads_total",
-                                             "Experts that a shard was asked to take over from shards that are gone.", {});
+  loads_total_ =
+      options.metrics->AddCounter("conclave_router_expert_reloads_total",
+                                  "Experts that a shard was asked to take over from shards that are gone.", {});
   orphans_ = options.metrics->AddGauge("conclave_router_experts_without_holder",
                                        "Experts, over all layers, that no reachable shard holds.", {});
 }

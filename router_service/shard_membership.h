@@ -40,8 +40,8 @@ class ShardMembership {
  public:
   // How long a question may take: a shard that does not answer it counts as gone.
   static constexpr absl::Duration kAskTimeout = absl::Seconds(1);
-  // A shard that loads maps files and reads them later. One that takes longer may finish all the same; meanwhile another
-  // is asked.
+  // A shard that loads maps files and reads them later. One that takes longer may finish all the same; meanwhile
+  // another is asked.
   static constexpr absl::Duration kLoadTimeout = absl::Seconds(2);
 
   // shards[i] is what ShardId{i} said of itself; hidden 0: nothing yet, and it counts as gone. `control` null: shards
@@ -68,7 +68,8 @@ class ShardMembership {
   void OnUnreachable(ShardId shard, const absl::Status& why, absl::Time now);  // it is gone
   void OnStale(ShardId shard, absl::Time now);    // it holds something else than we think
   void OnSuspect(ShardId shard, absl::Time now);  // is it still there?
-  void OnUseless(ShardId shard);  // whatever it says, call after call fails: until one is answered, others may take over
+  // Whatever it says, call after call fails: until one is answered, others may take over.
+  void OnUseless(ShardId shard);
 
   // Asks what is due and takes the answers that have come. True: some shard is usable now, gone now, or holds other
   // experts than before.

@@ -125,7 +125,8 @@ double Nanoseconds(int repetitions, const std::function<void(int)>& call) {
   for (int repetition = 0; repetition < repetitions; ++repetition) {
     const auto begin = std::chrono::steady_clock::now();
     for (int i = 0; i < kCalls; ++i) call(i);
-    times.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() / kCalls);
+    times.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() /
+                    kCalls);
   }
   return MedianOf(std::move(times));
 }
@@ -172,9 +173,10 @@ class Cluster {
     ASSIGN_OR_RETURN(engine_, Engine::Create(*checkpoint_, *kernels_, threads_, *experts_, engine));
     service_ = RouterGrpcService::Create(metrics_, /*per_expert_metrics=*/true);
     const ModelSpec& spec = checkpoint_->spec();
-    service_->SetEngine(engine_.get(),
-                        {"model", checkpoint_->fingerprint(), NumericProfile(*kernels_), spec.model_type, 2048, spec.vocab},
-                        [] { return ExpertMapView(); });
+    service_->SetEngine(
+        engine_.get(),
+        {"model", checkpoint_->fingerprint(), NumericProfile(*kernels_), spec.model_type, 2048, spec.vocab},
+        [] { return ExpertMapView(); });
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
@@ -227,7 +229,8 @@ class Cluster {
     remote.rows_max = 256;
     remote.model_fingerprint = checkpoint_->fingerprint();
     remote.metrics = &metrics_;
-    ASSIGN_OR_RETURN(experts_, RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions, remote));
+    ASSIGN_OR_RETURN(experts_,
+                     RemoteExperts::Create(checkpoint_->spec(), *kernels_, *transport_, descriptions, remote));
     return absl::OkStatus();
   }
 

@@ -117,8 +117,9 @@ class SameBitsLoadTest : public testing::TestWithParam<int> {
     options.context_max = kContext;
     options.prefix_cache = prefix_cache;
     options.kv_block_tokens = block_tokens;
-    options.kv_bytes = kv_tokens / block_tokens *
-                       KvBlockBytes(DemoCheckpoint().spec(), target_->cache_dtype(DemoCheckpoint().spec()), block_tokens);
+    options.kv_bytes =
+        kv_tokens / block_tokens *
+        KvBlockBytes(DemoCheckpoint().spec(), target_->cache_dtype(DemoCheckpoint().spec()), block_tokens);
     auto engine = Engine::Create(DemoCheckpoint(), *target_, threads_, *experts_, experts_.get(), options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);

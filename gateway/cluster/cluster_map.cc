@@ -31,7 +31,8 @@ void WriteRouter(const RouterSnapshot& router, size_t index, JsonWriter& json) {
 
 void WriteShard(const ShardActivity& shard, JsonWriter& json) {
   json.BeginObject().Key("name").Text(shard.name).Key("address").Text(shard.address);
-  json.Key("healthy").Bool(shard.healthy).Key("avoided").Bool(shard.avoided).Key("rows").Number(static_cast<int64_t>(shard.rows));
+  json.Key("healthy").Bool(shard.healthy).Key("avoided").Bool(shard.avoided);
+  json.Key("rows").Number(static_cast<int64_t>(shard.rows));
   json.Key("experts").Number(shard.experts_held()).Key("holdings").BeginArray();
   for (const auto& [layer, experts] : shard.experts) {
     json.BeginObject().Key("layer").Number(layer).Key("experts").Numbers(experts).End();

@@ -45,7 +45,8 @@ class RouterGauges {
         running_(metrics.AddGauge("conclave_gateway_backend_requests_running",
                                   "Sequences that run at all attention services in use, whoever sent them.", {})),
         kv_used_(metrics.AddGauge("conclave_gateway_backend_kv_cache_used_ratio",
-                                  "Share of the KV cache that sequences hold, over all attention services in use.", {})) {
+                                  "Share of the KV cache that sequences hold, over all attention services in use.",
+                                  {})) {
     Show();
   }
 

@@ -1,6 +1,6 @@
 // Several attention services behind one face. Requests go where their prompt's prefix is known, within bounds of load;
-// services may come and go; what one service refuses another may take; and the stream of a service that dies or hangs goes on at another one, by
-// replaying the prompt and the ids that have come: the same ids as if nothing had happened.
+// services may come and go; what one service refuses another may take; and the stream of a service that dies or hangs
+// goes on at another one, by replaying the prompt and the ids that have come: the same ids as if nothing had happened.
 #ifndef CONCLAVE_GATEWAY_ROUTERS_ROUTER_POOL_H_
 #define CONCLAVE_GATEWAY_ROUTERS_ROUTER_POOL_H_
 

@@ -40,8 +40,10 @@ class RouterPoolFileTest : public RouterPoolTest {
     pool_ = RouterPool::Create(options_, *metrics_);
   }
   bool Forgets(int router) {
-    const std::string series = absl::StrCat("router_up{router=\"", routers_[static_cast<size_t>(router)]->address, "\"}");
-    for (int i = 0; i < 1000 && absl::StrContains(metrics_->Text(), series); ++i) absl::SleepFor(absl::Milliseconds(10));
+    const std::string series =
+        absl::StrCat("router_up{router=\"", routers_[static_cast<size_t>(router)]->address, "\"}");
+    for (int i = 0; i < 1000 && absl::StrContains(metrics_->Text(), series); ++i)
+      absl::SleepFor(absl::Milliseconds(10));
     return !absl::StrContains(metrics_->Text(), series);
   }
   void ExpectAnswer() {

@@ -132,7 +132,8 @@ std::vector<int> RouterSet::Order(uint64_t key, int place, const std::set<int>& 
     absl::MutexLock lock(&mutex_);
     for (int i = 0; i < size(); ++i) {
       const Router& router = routers_[static_cast<size_t>(i)];
-      candidates.push_back({router.address, router.up && excluded.count(i) == 0, router.running + router.load_of_others});
+      candidates.push_back(
+          {router.address, router.up && excluded.count(i) == 0, router.running + router.load_of_others});
     }
   }
   std::vector<int> order = Rank(key, candidates);

@@ -60,8 +60,8 @@ class RouterSet {
   // How long its answers about its status take, on average.
   absl::Duration latency(int router) const;
   int load(int router) const;
-  // Whether every usable service has as many sequences as it takes, running and waiting; the sum of these. Nothing where
-  // one has room, or says nothing of its limit, or none is usable.
+  // Whether every usable service has as many sequences as it takes, running and waiting; the sum of these. Nothing
+  // where one has room, or says nothing of its limit, or none is usable.
   std::optional<int> Full() const;
   // What all usable ones take together, running and queued; 0: one does not say, or there is none.
   int load_max() const;

@@ -58,8 +58,9 @@ TEST_F(KeyAuthenticatorTest, KnowsItsKeysAndNoOthers) {
   std::string near = a_;
   near.back() = near.back() == 'A' ? 'B' : 'A';
   const std::string mixed = a_.substr(0, 12) + b_.substr(12);  // a's id with b's secret
-  for (const std::string& text : {std::string(), a_, "Bearer " + near, "Bearer " + mixed, "Bearer " + NewApiKey(),
-                                  std::string("Bearer "), "Basic " + a_, "Bearer " + a_ + " ", std::string(100000, 'x')}) {
+  for (const std::string& text :
+       {std::string(), a_, "Bearer " + near, "Bearer " + mixed, "Bearer " + NewApiKey(), std::string("Bearer "),
+        "Basic " + a_, "Bearer " + a_ + " ", std::string(100000, 'x')}) {
     EXPECT_EQ(NameOf(authenticator, text), "UNAUTHENTICATED") << text.substr(0, 100);
   }
   EXPECT_THAT(std::string(authenticator.Authenticate("").status().message()), HasSubstr("Authorization: Bearer"));

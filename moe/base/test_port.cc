@@ -10,7 +10,8 @@
 namespace conclave {
 
 std::string NewTestAddress() {
-  // Never closed: the port is held for the rest of the process, and no longer, since a child that is executed gets none.
+  // Never closed: the port is held for the rest of the process, and no longer, since a child that is executed gets
+  // none.
   const int holder = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   CONCLAVE_CHECK(holder >= 0);
   const int on = 1;

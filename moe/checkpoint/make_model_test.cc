@@ -204,7 +204,8 @@ TEST(MakeModel, TakesADirectoryThatHoldsOtherThings) {
   EXPECT_TRUE(Checkpoint::Open(options.out).ok());
   for (const auto& entry : fs::directory_iterator(options.out)) EXPECT_TRUE(entry.is_regular_file()) << entry.path();
   options.out = note + "/below";
-  EXPECT_THAT(std::string(MakeModel(options, NoProgress).message()), testing::StartsWith(options.out + ": cannot create: "));
+  EXPECT_THAT(std::string(MakeModel(options, NoProgress).message()),
+              testing::StartsWith(options.out + ": cannot create: "));
   options.out = note;
   EXPECT_EQ(MakeModel(options, NoProgress).code(), absl::StatusCode::kAlreadyExists);
 }

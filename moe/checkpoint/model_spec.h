@@ -73,8 +73,8 @@ struct BlockQuantSpec {
 };
 
 // Matrices stored as symmetric integers, packed into 32-bit words, with a scale per row and group of columns
-// (compressed-tensors, "pack-quantized"): "weight_packed", "weight_scale" and "weight_shape" in place of "weight". Which
-// matrices are, the files say. 0 bits: none.
+// (compressed-tensors, "pack-quantized"): "weight_packed", "weight_scale" and "weight_shape" in place of "weight".
+// Which matrices are, the files say. 0 bits: none.
 struct PackedQuantSpec {
   int bits = 0;        // 4 or 8
   int group_cols = 0;  // 0: one scale a row

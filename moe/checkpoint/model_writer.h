@@ -35,8 +35,8 @@ absl::Status CheckRoom(const std::string& out, const std::vector<PlannedTensor>&
 absl::Status WriteModelFiles(const std::string& out, const std::vector<PlannedTensor>& plan, int64_t file_bytes_max,
                              AppendTensor append);
 // Runs `write` on a new folder, and moves what it wrote to the directory `out`, which may exist. Where that fails
-// nothing of what was created stays behind. UNAVAILABLE: the folder cannot be created or moved; ALREADY_EXISTS: `out` is
-// no directory; else what `write` says.
+// nothing of what was created stays behind. UNAVAILABLE: the folder cannot be created or moved; ALREADY_EXISTS: `out`
+// is no directory; else what `write` says.
 absl::Status WriteModelDirectory(const std::string& out,
                                  absl::FunctionRef<absl::Status(const std::string& folder)> write);
 // A small file at once. RESOURCE_EXHAUSTED or UNAVAILABLE, naming it.

@@ -115,7 +115,8 @@ absl::Status ParsePacked(JsonFields& fields, PackedQuantSpec& quant) {
     PackedQuantSpec one;
     RETURN_IF_ERROR(ParseWeights(*weights, path, one));
     if (quant.present() && !(one == quant)) {
-      return absl::InvalidArgumentError(absl::StrCat(path, "weights differs from another group's; one way is supported"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, "weights differs from another group's; one way is supported"));
     }
     quant = one;
   }

@@ -125,7 +125,7 @@ std::string MakeOdd(const std::string& name, const std::string& setting, int val
   return options.out;
 }
 
-// Both are head [vocab, hidden]: every value of `now` is one of the nearest that its code has, half a step away at most.
+// Both are head [vocab, hidden]: every value of `now` is among the nearest that its code has, half a step away at most.
 void ExpectNearest(const WeightView& old, const WeightView& now) {
   for (int64_t row = 0; row < old.rows(); ++row) {
     for (int64_t col = 0; col < old.cols(); ++col) {

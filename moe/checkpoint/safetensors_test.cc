@@ -18,7 +18,8 @@ namespace {
 using testing::HasSubstr;
 
 constexpr char kGood[] =
-    R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}})";
+    R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+    R"("b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}})";
 
 void ExpectDataLoss(absl::string_view json, int64_t data_bytes, const std::string& what) {
   const auto entries = ParseSafetensorsHeader(json, data_bytes);

@@ -18,8 +18,8 @@ struct ProcessAddresses {
   std::string health = "";  // likewise
 };
 
-// Writes {"name": …, "pid": …, "grpc": …, "metrics": …, "http": …, "health": …} beside `path` and renames it there, so that
-// a reader sees all of it or nothing. An error names the path and what the system said.
+// Writes {"name": …, "pid": …, "grpc": …, "metrics": …, "http": …, "health": …} beside `path` and renames it there, so
+// that a reader sees all of it or nothing. An error names the path and what the system said.
 absl::Status WriteAddressFile(const std::string& path, const ProcessAddresses& addresses);
 
 }  // namespace conclave

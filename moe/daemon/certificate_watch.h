@@ -1,4 +1,4 @@
-// A certificate that is renewed under a running process: taken where it is good, left alone and complained of where not.
+// A certificate renewed under a running process: taken where it is good, left alone and complained of where not.
 #ifndef CONCLAVE_MOE_DAEMON_CERTIFICATE_WATCH_H_
 #define CONCLAVE_MOE_DAEMON_CERTIFICATE_WATCH_H_
 

@@ -27,7 +27,7 @@ struct DaemonOptions {
   std::string metrics_address = "127.0.0.1:0";  // host:port, the host as an IP address; empty: no metrics port
   std::string health_address;  // host:port of one more gRPC server, in plaintext, that tells health alone; empty: none
   std::string http_address;                     // where this process serves HTTP, for the address file; no flag
-  std::string address_file;                     // written atomically when listening: {"name","pid","grpc","http","metrics"}
+  std::string address_file;  // written atomically when listening: {"name","pid","grpc","http","metrics"}
   absl::Duration drain_timeout = absl::Seconds(20);
   std::string log_level = "info";    // debug, info, warning or error
   std::string log_format = "text";   // text or json

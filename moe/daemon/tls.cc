@@ -80,9 +80,9 @@ absl::Status CheckPair(absl::string_view certificate_flag, const std::string& ce
   return absl::OkStatus();
 }
 
-// The files of one port or channel, as gRPC may see them. gRPC follows files by itself, but takes what does not fit, and
-// then refuses every connection: so it follows copies, which hold what has passed the check. A certificate and its key
-// share one copy: they change in one step.
+// The files of one port or channel, as gRPC may see them. gRPC follows files by itself, but takes what does not fit,
+// and then refuses every connection: so it follows copies, which hold what has passed the check. A certificate and its
+// key share one copy: they change in one step.
 class CheckedFiles {
  public:
   CheckedFiles(const CertificateFiles& files, std::string key, std::string roots, Metrics* metrics)
@@ -100,8 +100,8 @@ class CheckedFiles {
   }
   std::shared_ptr<FileWatcherCertificateProvider> Provider() const {
     const std::string identity = certificate_.empty() ? "" : identity_copy_.path();
-    return std::make_shared<FileWatcherCertificateProvider>(identity, identity, roots_.empty() ? "" : roots_copy_.path(),
-                                                            kRefreshSeconds);
+    return std::make_shared<FileWatcherCertificateProvider>(identity, identity,
+                                                            roots_.empty() ? "" : roots_copy_.path(), kRefreshSeconds);
   }
 
  private:

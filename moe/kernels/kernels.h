@@ -21,10 +21,11 @@ namespace conclave {
 // products rounded to bfloat16, products of bfloat16 pairs accumulated in float32. kF8, on accelerators alone: the
 // routed experts' inputs are quantised to e4m3 with a scale per row and 128 values (DeepSeek-V3, section 3.3.2).
 // kBF16x3: inputs of matrix products (and float32 weights) as the sum of three bfloat16, which are float32's 24 bits,
-// all else as kF32: for dot units that take bfloat16 alone, where float32 is asked for. kInt8: as kBF16, but that inputs
-// of products with INT8 and INT4 weights are quantised to 8-bit integers with a scale per row and 128 values, as long as
-// the weights' scales are for whole groups of 32; such a product has the same bits in every instruction set, so that
-// whatever is fastest for a number of rows may compute it. kInt8F32: as kF32 (with AMX kBF16x3), but for such products.
+// all else as kF32: for dot units that take bfloat16 alone, where float32 is asked for. kInt8: as kBF16, but that
+// inputs of products with INT8 and INT4 weights are quantised to 8-bit integers with a scale per row and 128 values, as
+// long as the weights' scales are for whole groups of 32; such a product has the same bits in every instruction set, so
+// that whatever is fastest for a number of rows may compute it. kInt8F32: as kF32 (with AMX kBF16x3), but for such
+// products.
 enum class Compute : uint8_t { kF32 = 1, kBF16 = 2, kF8 = 3, kBF16x3 = 4, kInt8 = 5, kInt8F32 = 6 };
 absl::string_view Name(Compute compute);
 

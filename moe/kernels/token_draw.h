@@ -2,8 +2,8 @@
 // (router_service/sampler.h) says what the parameters mean.
 //
 // Weights are integers, multiples of 2^-41 of the largest one, so that sums of them are exact and their order does not
-// matter. A logit's weight is exp((logit - largest) / temperature), from additions and multiplications of doubles alone,
-// each rounded: a C library, or a device's, may answer differently on another machine, and the drawn id must not.
+// matter. A logit's weight is exp((logit - largest) / temperature), from additions and multiplications of doubles
+// alone, each rounded: a C library, or a device's, may answer differently elsewhere, and the drawn id must not.
 #ifndef CONCLAVE_MOE_KERNELS_TOKEN_DRAW_H_
 #define CONCLAVE_MOE_KERNELS_TOKEN_DRAW_H_
 

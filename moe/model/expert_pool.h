@@ -40,23 +40,23 @@ class ExpertPool {
   // Whether experts are at work between Start and Finish without the caller's cores: then it pays to have something
   // else to do meanwhile.
   virtual bool works_aside() const { return false; }
-  // Tickets that start from now on give up by `deadline`, where the pool waits for anything. Where they belong to a step
-  // that is tried again, their wait counts from `since`, the first try.
+  // Tickets that start from now on give up by `deadline`, where the pool waits for anything. Where they belong to a
+  // step that is tried again, their wait counts from `since`, the first try.
   virtual void SetDeadline(absl::Time deadline, absl::Time since = absl::InfiniteFuture()) {}
-  // Where Finish waits for rows that nobody computes at the moment, it asks now and then, on its own thread, whether the
-  // step should be abandoned; it then ends with CANCELLED. To be called before the first Start.
+  // Where Finish waits for rows that nobody computes at the moment, it asks now and then, on its own thread, whether
+  // the step should be abandoned; it then ends with CANCELLED. To be called before the first Start.
   virtual void AskWhileStalled(std::function<bool()> abandon) {}
   // Nobody has work for the pool at the moment: it keeps its connections in order, without waiting for anything. To be
   // called some times a second. REQUIRES: no ticket is in flight.
   virtual void Idle() {}
   // Begins work on x [rows, hidden], which must stay unchanged until Finish: F32 on the CPU; on the device of
-  // row_dtype(), and what makes it is in the accelerator's queue. There the routing says which rows are not finite: their
-  // fault_layers are not kNoFault, no expert sees them, and their rows of out are NaN, as those of such rows on the CPU.
-  // RESOURCE_EXHAUSTED: more rows than the pool was sized for.
+  // row_dtype(), and what makes it is in the accelerator's queue. There the routing says which rows are not finite:
+  // their fault_layers are not kNoFault, no expert sees them, and their rows of out are NaN, as those of such rows on
+  // the CPU. RESOURCE_EXHAUSTED: more rows than the pool was sized for.
   virtual absl::StatusOr<ExpertTicket> Start(LayerId layer, ConstMatView x, const Routing& routing) = 0;
-  // Waits for the ticket and fills out [rows * top_k, hidden] of row_dtype(); on the device what fills it is then in the
-  // accelerator's queue.
-  // UNAVAILABLE names layer and expert where no holder answered; out is then unspecified and must not be used.
+  // Waits for the ticket and fills out [rows * top_k, hidden] of row_dtype(); on the device what fills it is then in
+  // the accelerator's queue. UNAVAILABLE names layer and expert where no holder answered; out is then unspecified and
+  // must not be used.
   virtual absl::Status Finish(ExpertTicket ticket, MatView out) = 0;
 };
 

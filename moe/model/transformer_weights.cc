@@ -48,7 +48,8 @@ absl::StatusOr<TransformerWeights> LoadTransformer(const Checkpoint& checkpoint)
 }
 
 void WidenRow(const WeightView& weight, int64_t row, float* out) {
-  for (int64_t col = 0; col < weight.cols(); ++col) out[col] = StoredValue(weight, row, col) * ScaleOf(weight, row, col);
+  for (int64_t col = 0; col < weight.cols(); ++col)
+    out[col] = StoredValue(weight, row, col) * ScaleOf(weight, row, col);
 }
 
 }  // namespace conclave

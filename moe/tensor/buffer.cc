@@ -19,8 +19,8 @@ void MatBuffer::Free::operator()(std::byte* bytes) const { std::free(AllocationO
 MatBuffer::MatBuffer(DType dtype, int64_t rows, int64_t cols) {
   CONCLAVE_CHECK(rows >= 0 && cols >= 0) << rows << "x" << cols;
   const int64_t bytes = rows * cols * SizeOf(dtype);
-  // calloc takes large blocks from the kernel, which zeroes a page when it is first touched: a KV pool that is sized for
-  // the worst case costs nothing until it is used.
+  // calloc takes large blocks from the kernel, which zeroes a page when it is first touched: a KV pool that is sized
+  // for the worst case costs nothing until it is used.
   void* allocation = std::calloc(bytes + 2 * kAlignment, 1);
   CONCLAVE_CHECK(allocation != nullptr) << "out of memory for " << bytes << " bytes";
   const auto address = reinterpret_cast<uintptr_t>(allocation);

@@ -47,7 +47,8 @@ TEST(FirstNonFiniteRow, FindsEveryPlaceAndKindAndNothingElse) {
 }
 
 TEST(FirstNonFiniteRow, CountsWhatRoundingMakesInfinite) {
-  for (const uint32_t bits : {0x7f7f7fffu, 0xff7f7fffu, 0x7f7f8000u, 0xff7f8000u, 0x7f7fffffu, 0x7fffffffu, 0x3f80ffffu}) {
+  for (const uint32_t bits :
+       {0x7f7f7fffu, 0xff7f7fffu, 0x7f7f8000u, 0xff7f8000u, 0x7f7fffffu, 0x7fffffffu, 0x3f80ffffu}) {
     float value = std::bit_cast<float>(bits);
     const ConstMatView row = ViewF32(&value, 1, 1);
     EXPECT_EQ(FirstNonFiniteRow(row, DType::kF32), std::isfinite(value) ? -1 : 0) << value;

@@ -43,7 +43,8 @@ void WriteSpan(JsonWriter& json, const Span& span) {
   json.BeginObject().Key("traceId").Text(Hex(span.context.trace_id)).Key("spanId").Text(Hex(span.context.span_id));
   if (!span.context.state.empty()) json.Key("traceState").Text(span.context.state);
   if (span.parent != SpanId{}) json.Key("parentSpanId").Text(Hex(span.parent));
-  json.Key("flags").Number((span.context.sampled ? 1 : 0) | kFlagHasIsRemote | (span.remote_parent ? kFlagIsRemote : 0));
+  json.Key("flags").Number((span.context.sampled ? 1 : 0) | kFlagHasIsRemote |
+                           (span.remote_parent ? kFlagIsRemote : 0));
   json.Key("name").Text(span.name).Key("kind").Number(static_cast<int>(span.kind));
   json.Key("startTimeUnixNano").Text(UnixNanos(span.start));
   json.Key("endTimeUnixNano").Text(UnixNanos(std::max(span.start, span.end)));

@@ -97,8 +97,9 @@ TEST(OtlpJson, UnsampledSpansKeepNoAttributes) {
 TEST(OtlpJson, RejectedSpansAreReadAndNonsenseIsNone) {
   EXPECT_EQ(RejectedSpans(R"({"partialSuccess":{"rejectedSpans":"3","errorMessage":"x"}})"), 3);
   EXPECT_EQ(RejectedSpans(R"({"partialSuccess":{"rejectedSpans":4}})"), 4);
-  for (const char* answer : {"", "{}", "[", "{\"partialSuccess\":{}}", "{\"partialSuccess\":7}",
-                             R"({"partialSuccess":{"rejectedSpans":"x"}})", R"({"partialSuccess":{"rejectedSpans":-4}})"}) {
+  for (const char* answer :
+       {"", "{}", "[", "{\"partialSuccess\":{}}", "{\"partialSuccess\":7}",
+        R"({"partialSuccess":{"rejectedSpans":"x"}})", R"({"partialSuccess":{"rejectedSpans":-4}})"}) {
     EXPECT_EQ(RejectedSpans(answer), 0) << answer;
   }
 }

@@ -23,10 +23,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CallLimits limits;
   limits.bytes_max = 16 << 20;
   if (!DecodeExpertRequest(*request, limits, absl::UnixEpoch(), decoded).ok()) return 0;
-  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), /*with_checksum=*/true, /*packed=*/false, scratch, [](size_t count) {
-    bytes->resize(count);
-    return reinterpret_cast<uint8_t*>(bytes->data());
-  });
+  EncodeExpertRequest(decoded->call, absl::UnixEpoch(), /*with_checksum=*/true, /*packed=*/false, scratch,
+                      [](size_t count) {
+                        bytes->resize(count);
+                        return reinterpret_cast<uint8_t*>(bytes->data());
+                      });
   CONCLAVE_CHECK(again->ParseFromString(*bytes));
   const MatView out = PrepareExpertReply(decoded->call, reply);
   if (!handler->Run(decoded->call, out).ok()) return 0;

@@ -11,7 +11,8 @@
 
 namespace conclave {
 
-// XXH3-64 over everything in a call that decides its result: id, epoch, layer, rows, offsets and expert ids. Thread-safe.
+// XXH3-64 over everything in a call that decides its result: id, epoch, layer, rows, offsets and expert ids.
+// Thread-safe.
 uint64_t ChecksumOfCall(const ExpertCall& call);
 // XXH3-64 over a reply's rows [pairs, hidden], keyed by the call that they answer.
 uint64_t ChecksumOfReply(uint64_t call_id, ConstMatView rows);

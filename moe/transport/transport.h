@@ -23,7 +23,7 @@ struct ExpertCall {
   LayerId layer{0};
   ConstMatView rows;                       // [rows, hidden] of F32 or BF16, where rows_device() allows on the device
   const DeviceEvent* ready = nullptr;      // what makes rows on the device complete; null: they are
-  bool rows_stay = false;                  // rows on the device keep their memory, whatever is written there, once the call is done
+  bool rows_stay = false;  // rows on the device keep their memory, whatever is written there, once the call is done
   RowFormat format = RowFormat::kCompute;  // kFp8: RoundToFp8 made the rows, and a transport may pack them
   absl::Span<const uint32_t> row_offsets;  // [rows + 1], ascending, row_offsets[0] == 0
   absl::Span<const int32_t> experts;       // [pairs], ascending within a row
@@ -33,7 +33,8 @@ struct ExpertCall {
 
 // Runs exactly once per Call, on the thread that calls Progress.
 // OK: out is filled. UNAVAILABLE: the shard is gone. DEADLINE_EXCEEDED. CANCELLED. FAILED_PRECONDITION: the shard does
-// not hold an expert, or is at another epoch. INVALID_ARGUMENT: the shard refused the message. DATA_LOSS: the reply was damaged.
+// not hold an expert, or is at another epoch. INVALID_ARGUMENT: the shard refused the message. DATA_LOSS: the reply was
+// damaged.
 using ExpertCallDone = std::function<void(const absl::Status&)>;
 
 // Used by one thread, the caller's. A call whose Done has run never touches `out` again, however late its reply, nor

@@ -31,11 +31,12 @@ void SimTransport::Call(ShardId shard, const ExpertCall& call, MatView out, Expe
   ++calls_;
   world_.Trace(absl::StrCat("  call ", call.call_id, " to shard ", Value(shard), ": ", call.pairs(), " pairs, for ",
                             absl::FormatDuration(call.deadline - world_.Now())));
-  if (!table_.Add(shard, shards(), call, out, [this, id = call.call_id, done = std::move(done)](const absl::Status& status) {
-        ++dones_;
-        world_.Trace(absl::StrCat("  call ", id, ": ", status.ToString()));
-        done(status);
-      })) {
+  if (!table_.Add(shard, shards(), call, out,
+                  [this, id = call.call_id, done = std::move(done)](const absl::Status& status) {
+                    ++dones_;
+                    world_.Trace(absl::StrCat("  call ", id, ": ", status.ToString()));
+                    done(status);
+                  })) {
     return;
   }
   Link& link = links_[Value(shard)];

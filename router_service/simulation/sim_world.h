@@ -50,7 +50,8 @@ struct SimShard {
   std::vector<std::function<void()>> waiting;     // arrived while it was stopped
 
   bool clean() const {
-    return alive && !other_model && !stopped && slow == 1 && !deaf && !mute && loss == 0 && damage == 0 && doubling == 0;
+    return alive && !other_model && !stopped && slow == 1 && !deaf && !mute && loss == 0 && damage == 0 &&
+           doubling == 0;
   }
   int held_count() const;
 };

@@ -44,8 +44,8 @@ class Accelerator {
   virtual const AcceleratorInfo& info() const = 0;
   // Whether `compute` can be had for experts of this shape on this device; INVALID_ARGUMENT says why not.
   virtual absl::Status Supports(Compute compute, const ExpertSlots& slots) const = 0;
-  // What all that an attention head has and the latents it caches are in with `compute`, for a latent of `latent` values
-  // and `rope` rotated ones: BF16 where attention runs on tensor cores, or rounds anyway; else F32.
+  // What all that an attention head has and the latents it caches are in with `compute`, for a latent of `latent`
+  // values and `rope` rotated ones: BF16 where attention runs on tensor cores, or rounds anyway; else F32.
   virtual DType AttentionDType(Compute compute, int latent, int rope) const = 0;
 
   // A queue beside this one. Any thread may ask. Errors say what the device refused.

@@ -1,5 +1,5 @@
-// A place in an accelerator's queue: whoever takes memory that the queue's work makes can wait for it, on a queue beside
-// (DeviceStream::WaitFor) or on the host.
+// A place in an accelerator's queue: whoever takes memory that the queue's work makes can wait for it, on a queue
+// beside (DeviceStream::WaitFor) or on the host.
 #ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_EVENT_H_
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_EVENT_H_
 

@@ -1,4 +1,4 @@
-// Whether a GPU can be used, from what its driver says of it; apart from the driver, so that every answer can be tested.
+// Whether a GPU can be used, from what its driver says of it; apart from the driver, so that any answer can be tested.
 #ifndef CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_FACTS_H_
 #define CONCLAVE_MOE_KERNELS_ACCELERATOR_DEVICE_FACTS_H_
 

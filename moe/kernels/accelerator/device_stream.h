@@ -32,8 +32,8 @@ class DeviceStream {
   virtual void FreeShared(void* memory) { Free(memory); }
   virtual absl::StatusOr<void*> AllocateHost(int64_t bytes) = 0;
   virtual void FreeHost(void* memory) = 0;
-  // Whether the device copies from and to `host` at full speed: it lies in memory of AllocateHost, of whatever stream or
-  // accelerator of this process.
+  // Whether the device copies from and to `host` at full speed: it lies in memory of AllocateHost, of whatever stream
+  // or accelerator of this process.
   virtual bool Pinned(const void* host) const = 0;
 
   // In the order of the queue, between device memory and pinned host memory. What goes wrong comes out of

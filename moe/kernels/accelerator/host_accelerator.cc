@@ -194,7 +194,8 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void Combine(const CombineArgs& args) override { Run([args] { host_ops::Combine(args); }); }
   void RunExperts(const ExpertFfnArgs& args) override {
     const int64_t workspace_bytes = ExpertWorkspaceBytes(args.compute, args.pairs, args.slots);
-    CONCLAVE_CHECK(shared_->BytesAt(args.workspace) >= workspace_bytes) << "a workspace of " << workspace_bytes << " bytes";
+    CONCLAVE_CHECK(shared_->BytesAt(args.workspace) >= workspace_bytes)
+        << "a workspace of " << workspace_bytes << " bytes";
     Run([args] { host_ops::RunExperts(args); });
   }
   int64_t ExpertWorkspaceBytes(Compute, int64_t, const ExpertSlots& slots) const override {

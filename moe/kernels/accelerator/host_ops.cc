@@ -173,7 +173,8 @@ void RotateQueries(const RotateArgs& args) {
   const int rope = 2 * args.rope.pairs, query_width = args.nope + rope;
   std::vector<float> as_given(rope), rotated(rope);
   for (int64_t item = 0; item < args.rows * args.heads; ++item) {
-    for (int i = 0; i < rope; ++i) as_given[i] = LoadAsFloat(args.query, args.dtype, item * query_width + args.nope + i);
+    for (int i = 0; i < rope; ++i)
+      as_given[i] = LoadAsFloat(args.query, args.dtype, item * query_width + args.nope + i);
     Rotate(args.rope, args.positions[item / args.heads], as_given.data(), rotated.data());
     for (int i = 0; i < rope; ++i) Store(rotated[i], args.out, args.dtype, item * width + args.latent + i);
   }
@@ -328,7 +329,8 @@ void Combine(const CombineArgs& args) {
   for (int64_t pair = 0; pair < args.rows * args.top_k; ++pair) {
     float* acc = args.acc + pair / args.top_k * args.cols;
     for (int64_t i = 0; i < args.cols; ++i) {
-      acc[i] = std::fma(args.weights[pair], LoadAsFloat(args.expert_rows, args.row_dtype, pair * args.cols + i), acc[i]);
+      acc[i] =
+          std::fma(args.weights[pair], LoadAsFloat(args.expert_rows, args.row_dtype, pair * args.cols + i), acc[i]);
     }
   }
 }
@@ -350,7 +352,8 @@ void RunExperts(const ExpertFfnArgs& args) {
     }
     for (int j = 0; j < hidden; ++j) {
       double sum = 0;
-      for (int i = 0; i < intermediate; ++i) sum += static_cast<double>(product[i]) * WeightAt(args.slots.down, slot, j, i);
+      for (int i = 0; i < intermediate; ++i)
+        sum += static_cast<double>(product[i]) * WeightAt(args.slots.down, slot, j, i);
       Store(static_cast<float>(sum), args.out, args.row_dtype, pair * hidden + j);
     }
   }

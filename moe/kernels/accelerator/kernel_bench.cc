@@ -25,7 +25,8 @@ class KernelBench {
 
   absl::StatusOr<std::vector<KernelFigure>> Run() {
     const int64_t heads = shape_.heads, query = int64_t{shape_.nope} + shape_.rope;
-    RETURN_IF_ERROR(Product("q_a and kv_a", shape_.q_lora_rank + shape_.latent + shape_.rope, shape_.hidden, DType::kF8E4M3));
+    RETURN_IF_ERROR(
+        Product("q_a and kv_a", shape_.q_lora_rank + shape_.latent + shape_.rope, shape_.hidden, DType::kF8E4M3));
     RETURN_IF_ERROR(Product("q_b", heads * query, shape_.q_lora_rank, DType::kF8E4M3));
     RETURN_IF_ERROR(Product("o projection", shape_.hidden, heads * shape_.value, DType::kF8E4M3));
     RETURN_IF_ERROR(Product("head", shape_.vocab, shape_.hidden, DType::kBF16));
@@ -123,7 +124,8 @@ class KernelBench {
       const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
       if (round > 0) each.push_back(seconds / batch);
       if (round > 0) total += seconds;
-      if (round == 0) batch = static_cast<int>(std::clamp(shape_.seconds / kRunsMin / std::max(seconds, 1e-6), 1.0, 256.0));
+      if (round == 0)
+        batch = static_cast<int>(std::clamp(shape_.seconds / kRunsMin / std::max(seconds, 1e-6), 1.0, 256.0));
     }
     std::nth_element(each.begin(), each.begin() + each.size() / 2, each.end());
     return each[each.size() / 2];

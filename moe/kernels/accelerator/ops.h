@@ -114,8 +114,8 @@ inline constexpr int32_t kNoFault = 0x7fffffff;
 
 // ids[r] = the column that draws[r] takes of row r once its changes are applied (in place, before all else), in the
 // arithmetic of token_draw.h, or the given one; -1 where any value is not a finite number. Rows whose top_logprobs is
-// not negative also leave DrawnLogits and as many LikelyTokens, those of finite rows alone meaning anything; the bias of
-// each of their changes then holds the logit that it found. Changes leave at least one column that may be drawn.
+// not negative also leave DrawnLogits and as many LikelyTokens, those of finite rows alone meaning anything; the bias
+// of each of their changes then holds the logit that it found. Changes leave at least one column that may be drawn.
 struct DrawArgs {
   float* x = nullptr;                 // [rows, cols]
   const TokenDraw* draws = nullptr;   // [rows], top_logprobs at most cols, given below cols

@@ -124,7 +124,8 @@ TEST_F(RowOpsTest, ASumOrANormThatIsNotFiniteIsAFaultOfItsRowAlone) {
       AddNormArgs args;
       args.add.acc = CopiedIn(acc);
       args.add.y = CopiedIn(y);
-      args.add.fault_layer = CopiedIn(std::vector<int32_t>{kNoFault, kNoFault, kNoFault, kNoFault, kNoFault, kNoFault, 2});
+      args.add.fault_layer =
+          CopiedIn(std::vector<int32_t>{kNoFault, kNoFault, kNoFault, kNoFault, kNoFault, kNoFault, 2});
       args.add.rows = kRows;
       args.add.cols = cols;
       args.add.layer = 5;

@@ -1,5 +1,5 @@
-// Tiles of weights that are stored as integers of one byte or half of one: decoded to bfloat16, which holds every one of
-// their values. Scales come later. As amx_f8.h.
+// Tiles of weights that are stored as integers of one byte or half of one: decoded to bfloat16, which holds every one
+// of their values. Scales come later. As amx_f8.h.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_AMX_CODES_H_
 #define CONCLAVE_MOE_KERNELS_CPU_AMX_CODES_H_
 

@@ -1,4 +1,4 @@
-// Tiles of weights that are stored as e4m3: decoded to bfloat16, which holds every one of its values. Scales come later.
+// Tiles of weights stored as e4m3: decoded to bfloat16, which holds every one of its values. Scales come later.
 #ifndef CONCLAVE_MOE_KERNELS_CPU_AMX_F8_H_
 #define CONCLAVE_MOE_KERNELS_CPU_AMX_F8_H_
 

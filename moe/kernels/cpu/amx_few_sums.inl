@@ -31,7 +31,8 @@ class FewSums {
   // Adds the first `segments` sums, which begin at element `k` of the depth, each times its scale, in ascending order.
   // They are of weight rows [row, row + count); where k is 0, to nothing.
   CONCLAVE_NEVER_INLINE void AddSegments(int64_t row, int64_t count, int64_t k, int64_t segments) {
-    if (k == 0 || !one_scale_) ReadRowScales(stored_, row, count, k / stored_.block_cols, one_scale_ ? 1 : segments, scales_);
+    if (k == 0 || !one_scale_)
+      ReadRowScales(stored_, row, count, k / stored_.block_cols, one_scale_ ? 1 : segments, scales_);
     const int64_t scale_step = one_scale_ ? 0 : kTileRows16;
     for (int64_t v = 0; v < columns_; ++v) {
       const __m512i row_of_lane = _mm512_load_si512(row_of_sum_ + v * 16);

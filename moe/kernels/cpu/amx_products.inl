@@ -78,7 +78,9 @@ class TileProducts {
     const uint8_t* rows = w_.data + n_ * w_.row_bytes;
     return {{rows, rows + kTileRows16 * w_.row_bytes}, w_.row_bytes, 64, {}, {}, steps};
   }
-  TileSteps DecodedSteps(int64_t steps) const { return {{decoded_.Tiles(0), decoded_.Tiles(1)}, 64, kTileBytes, {}, {}, steps}; }
+  TileSteps DecodedSteps(int64_t steps) const {
+    return {{decoded_.Tiles(0), decoded_.Tiles(1)}, 64, kTileBytes, {}, {}, steps};
+  }
 
   // The steps times every block, two blocks at a time, from the step `step` of x on.
   void Multiply(TileShape& shape, TileSteps steps, int64_t step, bool from_zero,

@@ -4,7 +4,8 @@
 //   kTileRows          rows of x that one register tile holds
 //   kOuterVectors      accumulators of an outer-product tile
 //   Zero Set Load Store LoadPartial StorePartial Add Sub Mul Div Fma Max Min Round PowerOfTwo RoundToBf16
-//   LoadBf16 LoadF16 LoadF8 LoadInt8 LoadInt4 (see WeightCode) and their ...Partial forms (the missing lanes read zero), StoreBf16 StoreBf16Partial
+//   LoadBf16 LoadF16 LoadF8 LoadInt8 LoadInt4 (see WeightCode) and their ...Partial forms (missing lanes read zero)
+//   StoreBf16 StoreBf16Partial
 //   Reduce4            four sums over lanes, by one fixed tree
 // Partial forms take 0 < count < kLanes. Addresses need no alignment. Min and Max return their second argument when
 // either is NaN, so that Min(bound, x) keeps a NaN x.

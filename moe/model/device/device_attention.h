@@ -37,8 +37,8 @@ class DeviceAttention {
   // head_dtype or F8_E4M3.
   // tokens_max: no row of the plan sees more tokens, nor any that a graph runs in its place.
   // x [rows, hidden] of x_dtype, out [rows, hidden] F32, on the device.
-  void Run(const DeviceLayer& weights, const void* x, DType x_dtype, const StepPlan& plan, int32_t tokens_max, LayerId layer,
-           KvStorage& kv, float* out);
+  void Run(const DeviceLayer& weights, const void* x, DType x_dtype, const StepPlan& plan, int32_t tokens_max,
+           LayerId layer, KvStorage& kv, float* out);
 
  private:
   DeviceAttention(const ModelSpec& spec, const RopeTable& rope, const AttentionLimits& limits, DeviceMemory& memory);

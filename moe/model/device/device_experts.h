@@ -69,7 +69,8 @@ class DeviceExperts {
   DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint, const DeviceExpertsOptions& options);
   absl::Status AllocateTables();
   // A copy of the layer with `fresh` in it too, named to the uploader and not yet copied.
-  absl::StatusOr<std::unique_ptr<Layer>> Plan(LayerId layer, const std::vector<ExpertId>& fresh, WeightUploader& uploader) const;
+  absl::StatusOr<std::unique_ptr<Layer>> Plan(LayerId layer, const std::vector<ExpertId>& fresh,
+                                              WeightUploader& uploader) const;
   absl::Status Replace(LayerId layer, std::unique_ptr<Layer> next, const WeightUploader& uploader,
                        const std::function<void()>& copied);
   absl::Status AllocateScratch();

@@ -100,7 +100,9 @@ class DeviceTransformer final : public Transformer {
   void AddAndNormalise(LayerId layer, const float* weight, bool floats, bool rounded);
   const void* input() const { return rounds_inputs_ ? buffers_.rounded.as<void>() : buffers_.normed.as<void>(); }
   // What experts take, of row_dtype_.
-  void* row_input() const { return row_dtype_ == DType::kBF16 ? buffers_.rounded.as<void>() : buffers_.normed.as<void>(); }
+  void* row_input() const {
+    return row_dtype_ == DType::kBF16 ? buffers_.rounded.as<void>() : buffers_.normed.as<void>();
+  }
   DType input_dtype() const { return rounds_inputs_ ? DType::kBF16 : DType::kF32; }
   void Head();
   void FetchResults(absl::Span<const SequenceSlice> slices, MatView logits, bool routing);

@@ -219,7 +219,8 @@ TEST_F(DeviceTransformerTest, DrawsTokensAndLeavesOutRowsThatNobodyLooksAt) {
   const auto runner = RunnerOn(*host.target, model_);
   ASSERT_NE(runner, nullptr);
   ThreadPool threads(1);
-  auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 32, .logit_rows_max = 8});
+  auto model =
+      host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 32, .logit_rows_max = 8});
   ASSERT_TRUE(model.ok()) << model.status();
   auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 8, kKvBlockTokens);
   ASSERT_TRUE(kv.ok()) << kv.status();
@@ -317,7 +318,8 @@ TEST_F(DeviceTransformerTest, TheMostChangesThatDrawsMayHaveTakeNoFurtherMemory)
   const auto runner = RunnerOn(*host.target, model_);
   ASSERT_NE(runner, nullptr);
   ThreadPool threads(1);
-  auto model = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
+  auto model =
+      host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
   ASSERT_TRUE(model.ok()) << model.status();
   auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 1, kKvBlockTokens);
   ASSERT_TRUE(kv.ok()) << kv.status();
@@ -362,7 +364,8 @@ TEST_F(DeviceTransformerTest, DecodingStepsAreReplayedInPiecesBetweenCallsOfAPoo
   const auto runner = RunnerOn(*host.target, model_);
   ASSERT_NE(runner, nullptr);
   ThreadPool threads(1);
-  auto remote = host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
+  auto remote =
+      host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
   ASSERT_TRUE(remote.ok()) << remote.status();
   auto kv = (*remote)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 4, kKvBlockTokens);
   ASSERT_TRUE(kv.ok()) << kv.status();
@@ -374,8 +377,9 @@ TEST_F(DeviceTransformerTest, DecodingStepsAreReplayedInPiecesBetweenCallsOfAPoo
   const size_t before = host.accelerator->graph_keys().size();
   for (int32_t i = 0; i < 12; ++i) {
     MatBuffer logits(DType::kF32, 1, 300);
-    const absl::Status status = (*remote)->Forward({SequenceSlice{absl::MakeConstSpan(ids).subspan(i, 1), i, blocks, 1}},
-                                                   **kv, runner->experts(), logits.view(), &logs[i]);
+    const absl::Status status =
+        (*remote)->Forward({SequenceSlice{absl::MakeConstSpan(ids).subspan(i, 1), i, blocks, 1}}, **kv,
+                           runner->experts(), logits.view(), &logs[i]);
     ASSERT_TRUE(status.ok()) << status;
     got.emplace_back(logits.view().Row<float>(0), logits.view().Row<float>(0) + 300);
     EXPECT_EQ(logs[i].experts.size(), logs[0].experts.size());

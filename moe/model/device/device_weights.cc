@@ -24,7 +24,8 @@ ConstMatView Transposed(ConstMatView matrix, Copies& copies) {
   const int64_t size = SizeOf(matrix.dtype);
   for (int64_t row = 0; row < matrix.rows; ++row) {
     const std::byte* values = matrix.RowBytes(row);
-    for (int64_t col = 0; col < matrix.cols; ++col) std::memcpy(to.RowBytes(col) + row * size, values + col * size, size);
+    for (int64_t col = 0; col < matrix.cols; ++col)
+      std::memcpy(to.RowBytes(col) + row * size, values + col * size, size);
   }
   return to;
 }
@@ -34,7 +35,8 @@ ConstMatView Transposed(ConstMatView matrix, Copies& copies) {
 void AddKeyUp(const MlaWeights& weights, DeviceLayer& to, WeightUploader& uploader, Copies& copies) {
   std::vector<WeightView> heads;
   for (const WeightView& key_up : weights.key_up) {
-    if (key_up.has_scales() && (key_up.rows() % key_up.block_rows != 0 || key_up.block_rows != key_up.block_cols)) return;
+    if (key_up.has_scales() && (key_up.rows() % key_up.block_rows != 0 || key_up.block_rows != key_up.block_cols))
+      return;
     WeightView head = key_up;
     head.matrix = Transposed(key_up.matrix, copies);
     if (key_up.has_scales()) head.scales = Transposed(key_up.scales, copies);

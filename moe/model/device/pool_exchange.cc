@@ -15,9 +15,11 @@ absl::StatusOr<ExpertTicket> PoolExchange::Send(LayerId layer, int64_t pair_offs
   device.CopyOut(chosen, buffers.experts.as<int32_t>() + pair_offset, pairs * int64_t{sizeof(int32_t)});
   device.CopyOut(weights, buffers.expert_weights.as<float>() + pair_offset, pairs * int64_t{sizeof(float)});
   if (here) {
-    device.CopyOut(buffers.host_fault_layer.as<void>(), buffers.fault_layer.as<void>(), rows * int64_t{sizeof(int32_t)});
+    device.CopyOut(buffers.host_fault_layer.as<void>(), buffers.fault_layer.as<void>(),
+                   rows * int64_t{sizeof(int32_t)});
   } else {
-    device.CopyOut(buffers.host_normed.as<void>(), buffers.normed.as<void>(), rows * spec.hidden * int64_t{sizeof(float)});
+    device.CopyOut(buffers.host_normed.as<void>(), buffers.normed.as<void>(),
+                   rows * spec.hidden * int64_t{sizeof(float)});
   }
   RETURN_IF_ERROR(device.Synchronize());
   const Routing routing{spec.gate.top_k, absl::MakeConstSpan(chosen, pairs), absl::MakeConstSpan(weights, pairs),

@@ -28,8 +28,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Takes rows on the device of a host accelerator and has them run by another pool, as rows on the host. What is to be in
-// the queue is so: a transformer that looks too early finds what was there before.
+// Takes rows on the device of a host accelerator and has them run by another pool, as rows on the host. What is to be
+// in the queue is so: a transformer that looks too early finds what was there before.
 class PoolOnDevice final : public ExpertPool {
  public:
   PoolOnDevice(ExpertPool& inner, HostAccelerator& accelerator) : inner_(inner), accelerator_(accelerator) {}

@@ -45,21 +45,25 @@ class StepBench {
                                     .context_max = context_ + kDecoded};
     const absl::Time begin = absl::Now();
     ASSIGN_OR_RETURN(experts_, target_->MakeLocalExperts(*checkpoint_, threads_, limits.rows_max));
-    ASSIGN_OR_RETURN(transformer_, target_->MakeTransformer(*checkpoint_, threads_, elsewhere ? nullptr : experts_.get(), limits));
+    ASSIGN_OR_RETURN(transformer_,
+                     target_->MakeTransformer(*checkpoint_, threads_, elsewhere ? nullptr : experts_.get(), limits));
     ASSIGN_OR_RETURN(kv_, transformer_->NewCache(checkpoint_->spec(), target_->cache_dtype(checkpoint_->spec()),
                                                  blocks_each_ * kSequences, block_tokens_));
-    std::printf("%s\nloaded in %.1f s: %s\n", NumericProfile(target_->kernels(), RowFormat::kCompute, target_->cache_dtype(checkpoint_->spec())).c_str(),
-                absl::ToDoubleSeconds(absl::Now() - begin), target_->memory()->Plan().c_str());
+    std::printf(
+        "%s\nloaded in %.1f s: %s\n",
+        NumericProfile(target_->kernels(), RowFormat::kCompute, target_->cache_dtype(checkpoint_->spec())).c_str(),
+        absl::ToDoubleSeconds(absl::Now() - begin), target_->memory()->Plan().c_str());
     return absl::OkStatus();
   }
 
-  // One step of `count` sequences with `rows` tokens each from `position` on; seconds. Without a draw the logits come to
-  // the host.
+  // One step of `count` sequences with `rows` tokens each from `position` on; seconds. Without a draw the logits come
+  // to the host.
   absl::StatusOr<double> Step(int count, int rows, int position, const std::optional<TokenDraw>& draw) {
     std::vector<std::vector<int32_t>> ids(count), blocks(count);
     std::vector<SequenceSlice> slices;
     for (int i = 0; i < count; ++i) {
-      for (int row = 0; row < rows; ++row) ids[i].push_back((i * 7919 + (position + row) * 104729) % checkpoint_->spec().vocab);
+      for (int row = 0; row < rows; ++row)
+        ids[i].push_back((i * 7919 + (position + row) * 104729) % checkpoint_->spec().vocab);
       blocks[i].resize(blocks_each_);
       std::iota(blocks[i].begin(), blocks[i].end(), i * blocks_each_);
       slices.push_back({ids[i], position, blocks[i], 1, draw});

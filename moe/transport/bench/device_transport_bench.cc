@@ -1,10 +1,10 @@
 // device_transport_bench [--router cuda:N] [--shard cuda:N] [--nccl no]: round trips of rows between two processes on
 // GPUs, p50 and p99: NCCL's own send and receive, the NCCL transport, UCX from device to device, where it was built for
 // CUDA, and UCX and gRPC with rows staged through the shard's host memory. As many bytes there as back; the shard
-// computes nothing. The router's rows and results lie on its device, which the NCCL transport copies once there, behind an
-// event; "pinned": in pinned host memory, so that there is a copy to the device and one back; "unpinned": in other
-// memory, which the NCCL transport copies once more. "ucx, staged" and gRPC have pinned ones; "ucx, staged on both sides"
-// has the transport bring them from the device and back. At the end the shard is killed in the midst of calls.
+// computes nothing. The router's rows and results lie on its device, which the NCCL transport copies once there, behind
+// an event; "pinned": in pinned host memory, so that there is a copy to the device and one back; "unpinned": in other
+// memory, which the NCCL transport copies once more. "ucx, staged" and gRPC have pinned ones; "ucx, staged on both
+// sides" has the transport bring them from the device and back. At the end the shard is killed in the midst of calls.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -280,8 +280,8 @@ void KillAndTell(Transport& transport, const Matrices& at, pid_t shard) {
     }
     status = CallOnce(transport, at, LayerId{0});
   }
-  std::printf("shard killed: the call under way ended after %.1f ms: %s\n", absl::ToDoubleMilliseconds(absl::Now() - last),
-              status.ToString().c_str());
+  std::printf("shard killed: the call under way ended after %.1f ms: %s\n",
+              absl::ToDoubleMilliseconds(absl::Now() - last), status.ToString().c_str());
 }
 
 void Run(const std::string& device, bool with_nccl, pid_t shard, int pipe) {

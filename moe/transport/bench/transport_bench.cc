@@ -1,6 +1,6 @@
-// transport_bench [--rounds N] [--busy] [--wires shared|tcp] [--rows N] [--only bare|ours|grpc]: an echo of rows through
-// our transports, side by side with a bare ucp_am echo (and one, "bare+out", that also brings the reply to where the
-// caller wants it). The last three flags narrow it down, for profiles.
+// transport_bench [--rounds N] [--busy] [--wires shared|tcp] [--rows N] [--only bare|ours|grpc]: an echo of rows
+// through our transports, side by side with a bare ucp_am echo (and one, "bare+out", that also brings the reply to
+// where the caller wants it). The last three flags narrow it down, for profiles.
 //
 // Each row goes to one expert, which gives it back: as many bytes there as back. Server and client are two processes.
 // Variants take turns, a few hundred round trips at a time, so that whatever disturbs the machine disturbs all. With

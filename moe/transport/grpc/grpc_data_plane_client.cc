@@ -81,8 +81,9 @@ class Client final : public DataPlaneClient {
     offer.version = answered->response.wire_version();
     offer.connection = answered->response.connection();
     offer.token = answered->response.token();
-    offer.address = ReachableAddress(
-        answered->nccl ? answered->response.nccl_address() : answered->response.ucx_address(), answered->context.peer());
+    offer.address =
+        ReachableAddress(answered->nccl ? answered->response.nccl_address() : answered->response.ucx_address(),
+                         answered->context.peer());
     offer.nccl_id = answered->response.nccl_id();
     offer.device_rows = answered->response.device_rows();
     offer.why_no_device_rows = answered->response.why_no_device_rows();

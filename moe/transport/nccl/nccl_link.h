@@ -28,7 +28,7 @@ namespace conclave {
 // Used by the transport's thread alone.
 class NcclLink {
  public:
-  // A call has come back: its id, how, and its rows where that is OK, [pairs, cols] without gaps; none where they landed.
+  // A call has come back: its id, how, and its rows if that is OK, [pairs, cols] without gaps; none where they landed.
   using Answered = std::function<void(uint64_t call_id, const absl::Status&, ConstMatView rows)>;
   // Memory of a call's own for its results, which `stream` copies into until the call is answered; null data: none.
   using Landing = std::function<MatView(uint64_t call_id, const DeviceStream& stream)>;

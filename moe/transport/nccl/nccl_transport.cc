@@ -61,7 +61,7 @@ class Impl final : public NcclTransport {
     SendNext(shard, now);
   }
 
-  // The reply, if one is on its way, finds no call and is dropped. One that lands has the caller's memory for the moment.
+  // The reply, if on its way, finds no call and is dropped. One that lands has the caller's memory for the moment.
   void Cancel(uint64_t call_id) override {
     const bool lands = std::any_of(links_.begin(), links_.end(),
                                    [call_id](const auto& link) { return link->landing(call_id); });

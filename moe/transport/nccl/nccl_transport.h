@@ -3,11 +3,11 @@
 // the communicator. Every shard has a communicator of its own with the router, so that one that dies takes no other
 // along; a communicator that does not get on within a deadline is aborted, and made anew.
 //
-// There is no thread of its own: the caller's thread goes on in Progress. Rows and results on the device are
-// copied there, those in pinned memory (DeviceStream::Pinned) from and to it straight, others through pinned memory of the
-// transport. Of
-// several calls to one shard one is under way at a time, in order. A call that ends before its reply has come lets go of
-// `out` at once; while the reply is being copied into it, which takes no longer than a copy, the call cannot be taken back.
+// There is no thread of its own: the caller's thread goes on in Progress. Rows and results on the device are copied
+// there, those in pinned memory (DeviceStream::Pinned) from and to it straight, others through pinned memory of the
+// transport. Of several calls to one shard one is under way at a time, in order. A call that ends before its reply has
+// come lets go of `out` at once; while the reply is being copied into it, which takes no longer than a copy, the call
+// cannot be taken back.
 #ifndef CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_TRANSPORT_H_
 #define CONCLAVE_MOE_TRANSPORT_NCCL_NCCL_TRANSPORT_H_
 

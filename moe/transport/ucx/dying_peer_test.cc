@@ -1,5 +1,5 @@
-// A shard that dies in the middle of being connected to costs its router an attempt, and nothing else. The moment is too
-// short to be met by chance: this file's own connect() and accept() hold it open.
+// A shard that dies in the middle of being connected to costs its router an attempt, and nothing else. The moment is
+// too short to be met by chance: this file's own connect() and accept() hold it open.
 #include <dlfcn.h>
 #include <netinet/in.h>
 #include <sys/socket.h>

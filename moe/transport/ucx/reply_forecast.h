@@ -9,8 +9,8 @@
 namespace conclave {
 
 // Whoever spins for a reply while the shard still computes burns a core that the shard may need: on a machine with few
-// cores the two are often on the same one. So this says how long a call takes at least. It errs on the short side, since
-// a spin too many costs some microseconds, and one too few a wake-up on every call. Used by one thread, for one shard.
+// cores the two are often on the same one. So this says how long a call takes at least. It errs on the short side: a
+// spin too many costs some microseconds, and one too few a wake-up on every call. Used by one thread, for one shard.
 class ReplyForecast {
  public:
   // A call of `pairs` was answered. REQUIRES: pairs >= 1

@@ -23,8 +23,8 @@ struct UcxExpertServerOptions {
   std::string address = "127.0.0.1:0";
   PeerGate* gate = nullptr;      // shared with what else the shard listens on, and outlives the server; null: its own
   Clock* clock = Clock::Real();  // of tokens, and of its own gate
-  // Where rows arrive and results lie until they are sent; null: anywhere. Pinned memory, where the handler computes on a
-  // device: copies from and to any other take many times as long. Asked by the server's thread.
+  // Where rows arrive and results lie until they are sent; null: anywhere. Pinned memory, where the handler computes on
+  // a device: copies from and to any other take many times as long. Asked by the server's thread.
   HostMemory memory;
   // Where worker.device_memory says so, rows come from device to device, and results go back so: gives memory of the
   // device that other processes can map, and makes the device the calling thread's. Asked by the server's thread.

@@ -47,7 +47,7 @@ struct UcxFlight {
   bool staged() const { return device_out.data != nullptr; }
   // UCX has let go of its memory.
   bool idle() const { return message.idle() && !fetch.moving(); }
-  // What a call in flight has to move until it ends: its request, of which it is not known how far it is, and its reply.
+  // What a call in flight has yet to move: its request, of which it is not known how far it is, and its reply.
   int64_t bytes_moving() const;
 
   uint64_t call_id = 0;

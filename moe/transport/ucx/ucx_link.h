@@ -19,8 +19,8 @@
 
 namespace conclave {
 
-// A fragment fills one segment of shared memory (MM_SEG_SIZE) or of TCP (TX_SEG_SIZE, RX_SEG_SIZE) with its headers: UCX
-// then copies it once on each side, and TCP's receiver never moves the beginning of one to the front of its buffer.
+// A fragment fills one segment of shared memory (MM_SEG_SIZE) or of TCP (TX_SEG_SIZE, RX_SEG_SIZE) with its headers:
+// UCX then copies it once on each side, and TCP's receiver never moves the beginning of one to the front of its buffer.
 inline constexpr int64_t kFragmentBytesShared = 16384;
 inline constexpr int64_t kFragmentBytesOther = 255 << 10;
 
@@ -60,8 +60,8 @@ class UcxLink {
   bool Withdraw(OutgoingMessage* message);
 
   // Rows on a CUDA device that the peer has not fetched need not stay as they are any longer, though their memory must
-  // stay while the connection does: the peer may fetch them yet, or, where it cannot, have this end's UCX read them. Nobody
-  // writes to them, and what the peer makes of them is nobody's. Of one message, or of all (null).
+  // stay while the connection does: the peer may fetch them yet, or, where it cannot, have this end's UCX read them.
+  // Nobody writes to them, and what the peer makes of them is nobody's. Of one message, or of all (null).
   void LetGo(const OutgoingMessage* message);
   // Ends the connection at once. Messages become idle within the next Progress calls, those of which LetGo speaks at
   // once: some releases of UCX never tell of them.

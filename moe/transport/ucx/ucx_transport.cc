@@ -192,7 +192,8 @@ class Impl final : public UcxTransport {
   }
 
   // Takes the message back, as far as that is possible. A shard may fetch offered rows however late, so that only those
-  // whose memory stays are let go of without it: that it may read something else then harms nobody, for the call is over.
+  // whose memory stays are let go of without it: that it may read something else then harms nobody, for the call is
+  // over.
   void TakeBack(UcxFlight& flight) {
     UcxConnection& connection = *connections_[Value(flight.shard)];
     if (!connection.open() || connection.link().Withdraw(&flight.message)) return;
@@ -344,7 +345,7 @@ class Impl final : public UcxTransport {
     }
   }
 
-  // The call that a reply answers. Null: the reply is late, or a duplicate, or from a shard that was not asked: nobody's.
+  // The call that a reply answers. Null: nobody's, being late, or a duplicate, or from a shard that was not asked.
   UcxFlight* FlightOf(const WireHeader& fragment) {
     UcxFlight* const flight = fragment.kind == WireKind::kReply ? FindFlight(fragment.sequence) : nullptr;
     const bool ours = flight != nullptr && !flight->over && connections_[Value(flight->shard)]->Owns(fragment);

@@ -51,8 +51,8 @@ class UcxTransport : public Transport {
   virtual absl::Status WhyNot(ShardId shard) const = 0;
   // The status of the last attempt as the shard gave it: UNIMPLEMENTED where it has no UCX.
   virtual absl::Status LastRefusal(ShardId shard) const = 0;
-  // What carries the rows, such as "shared memory" or "tcp", and with a device how they leave it: "shared memory, device
-  // memory", or "…, staged through pinned memory, since …"; empty where not connected.
+  // What carries the rows, such as "shared memory" or "tcp", and with a device how they leave it: "shared memory,
+  // device memory", or "…, staged through pinned memory, since …"; empty where not connected.
   virtual std::string Wires(ShardId shard) const = 0;
 };
 

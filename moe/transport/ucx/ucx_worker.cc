@@ -48,8 +48,8 @@ constexpr Setting kSettings[] = {
     {"KEEPALIVE_INTERVAL", "200ms"},
     // Without it a shared-memory peer that dies is never noticed.
     {"MM_ERROR_HANDLING", "y"},
-    // 2 MB in flight; with the default of 64 x 8 KB senders stop and go at a megabyte, and with more the segments, which
-    // are used in turn, do not stay in a core's cache. A segment takes one fragment (kFragmentBytesShared) whole.
+    // 2 MB in flight; with the default of 64 x 8 KB senders stop and go at a megabyte, and with more the segments,
+    // which are used in turn, do not stay in a core's cache. A segment takes one fragment (kFragmentBytesShared) whole.
     {"MM_FIFO_SIZE", "128"},
     {"MM_SEG_SIZE", "16640"},
     {"TX_SEG_SIZE", "256K"},
@@ -62,8 +62,8 @@ constexpr Setting kSettings[] = {
     {"MAX_EAGER_RAILS", "1"},
 };
 
-// UCX's rendezvous serves device memory alone. Without a lane for it, nothing asks the kernel for TCP's news between two
-// processes that share memory.
+// UCX's rendezvous serves device memory alone. Without a lane for it, nothing asks the kernel for TCP's news between
+// two processes that share memory.
 constexpr Setting kHostSettings[] = {{"MAX_RNDV_RAILS", "0"}};
 // The receiver fetches: nobody writes to memory that its owner may have taken back. The last one is CUDA IPC's, which
 // would else do so over NVLink alone.
@@ -84,8 +84,8 @@ constexpr int kSpinsPerLook = 16;
 // Who takes the core away for less is most likely the peer, woken where we spin, and not somebody who computes.
 constexpr absl::Duration kTurnOfOthers = absl::Microseconds(500);
 
-// UCX does not let anybody sleep while a message of its own waits for room at a peer, and a peer that stands still makes
-// none for seconds. After so many refusals in a row in which nothing came it is looked at now and then.
+// UCX does not let anybody sleep while a message of its own waits for room at a peer, and a peer that stands still
+// makes none for seconds. After so many refusals in a row in which nothing came it is looked at now and then.
 constexpr int kUnarmedMax = 64;
 constexpr absl::Duration kNap = absl::Milliseconds(1);
 

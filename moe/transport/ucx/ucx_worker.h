@@ -59,9 +59,9 @@ class UcxWorker {
   // callback.
   bool Progress();
   // Returns when there may be something to do, at `until`, or after Wake. It spins first, where that pays, and longer
-  // where `bytes_moving` are on their way, which take their time without anybody computing meanwhile. True: it has seen something come and let UCX
-  // work already, which saves the caller a Progress (a system call or two). `now` is the caller's time, and brought up
-  // to date, which may be left out after a short spin.
+  // where `bytes_moving` are on their way, which take their time without anybody computing meanwhile. True: it has seen
+  // something come and let UCX work already, which saves the caller a Progress (a system call or two). `now` is the
+  // caller's time, and brought up to date, which may be left out after a short spin.
   bool Wait(absl::Time until, int64_t bytes_moving, absl::Time* now);
   // The same without a spin, for what hardly comes within spin_longest. True: something came while it slept.
   bool Block(absl::Time until, absl::Time* now);
