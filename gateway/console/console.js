@@ -119,7 +119,8 @@ function drawMap() {
     });
   });
   if (marked) drawMarks(ink, now, cell, style);
-  canvas.dataset.marked = marked ? [...marked.layers].map(([layer, experts]) => `${layer}:${[...experts].join('+')}`).join(',') : '';
+  canvas.dataset.marked = !marked ? '' :
+      [...marked.layers].map(([layer, experts]) => `${layer}:${[...experts].join('+')}`).join(',');
   canvas.dataset.cell = cell;
   canvas.dataset.busiest = tokens.map(layer => Math.max(0, ...layer)).join(',');
   describe(now, tokens);
@@ -143,7 +144,8 @@ function describe(now, tokens) {
   }
   if (!selected || !tokens[selected.layer]) {
     const sum = tokens.flat().reduce((a, b) => a + b, 0);
-    $('detail').textContent = sum === 0 ? 'No tokens in this period.' : `${sum.toLocaleString('en')} choices of experts in this period.`;
+    $('detail').textContent =
+        sum === 0 ? 'No tokens in this period.' : `${sum.toLocaleString('en')} choices of experts in this period.`;
     return;
   }
   const layer = now.layers[selected.layer], count = tokens[selected.layer][selected.expert] || 0;
@@ -151,7 +153,8 @@ function describe(now, tokens) {
   const holders = now.shards.filter(shard => (shard.holdings || []).some(
       held => held.layer === layer.layer && held.experts.includes(selected.expert))).map(shard => shard.name);
   $('detail').textContent = `Layer ${layer.layer}, expert ${selected.expert}: ${count.toLocaleString('en')} tokens, ` +
-      `${total ? (100 * count / total).toFixed(1) : 0}% of the layer` + (holders.length ? `, held by ${holders.join(', ')}` : '') + '.';
+      `${total ? (100 * count / total).toFixed(1) : 0}% of the layer` +
+      (holders.length ? `, held by ${holders.join(', ')}` : '') + '.';
 }
 
 function select(layer, expert) {
@@ -168,7 +171,8 @@ $('map').addEventListener('keydown', event => {
   if (event.key === 'Escape') { selected = null; drawMap(); }
   if (!move) return;
   event.preventDefault();
-  select((selected ? selected.layer : 0) + (selected ? move[0] : 0), (selected ? selected.expert : 0) + (selected ? move[1] : 0));
+  select((selected ? selected.layer : 0) + (selected ? move[0] : 0),
+         (selected ? selected.expert : 0) + (selected ? move[1] : 0));
 });
 for (const kind of ['pointermove', 'click']) {
   $('map').addEventListener(kind, event => {
@@ -236,15 +240,19 @@ async function* events(body) {
 async function ask(question) {
   turns.push({role: 'user', content: question});
   addTurn('You', question);
-  const turn = addTurn('Model', ''), begun = performance.now(), layers = history.length ? history[history.length - 1].snapshot.layers : [];
-  const shown = new AnswerTokens(turn, Math.max(1, ...layers.map(layer => layer.tokens.length)), token => { marked = token; drawMap(); });
+  const turn = addTurn('Model', ''), begun = performance.now();
+  const layers = history.length ? history[history.length - 1].snapshot.layers : [];
+  const shown = new AnswerTokens(turn, Math.max(1, ...layers.map(layer => layer.tokens.length)),
+                                 token => { marked = token; drawMap(); });
   let answer = '', tokens = 0, finished = false;
   asking = new AbortController();
   $('send').disabled = true; $('stop').disabled = false;
   try {
     const headers = {'Content-Type': 'application/json', ...authorization()};
-    const reply = await fetch('v1/chat/completions', {method: 'POST', headers, signal: asking.signal, body: JSON.stringify({
-      model: history.length ? history[history.length - 1].snapshot.model : '', messages: turns, stream: true, max_tokens: 256, token_experts: true})});
+    const body = JSON.stringify({
+      model: history.length ? history[history.length - 1].snapshot.model : '', messages: turns, stream: true,
+      max_tokens: 256, token_experts: true});
+    const reply = await fetch('v1/chat/completions', {method: 'POST', headers, signal: asking.signal, body});
     if (!reply.ok) throw new Error((await reply.json()).error.message);
     for await (const data of events(reply.body)) {
       if (data === '[DONE]') { finished = true; break; }

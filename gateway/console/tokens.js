@@ -33,14 +33,15 @@ class AnswerTokens {
     this.strip.className = 'strip';
     this.strip.hidden = true;
     this.strip.setAttribute('aria-hidden', 'true');
-    this.frames = document.createElement('div');  // many layers make tall frames: they scroll, and leave the text in view
+    this.frames = document.createElement('div');  // many layers make tall frames: they scroll, the text stays in view
     this.frames.className = 'frames';
     this.frames.append(this.strip);
     holder.append(this.list, this.frames);
     this.list.addEventListener('keydown', event => this.key(event));
     this.list.addEventListener('focus', () => this.select(this.current < 0 ? 0 : this.current));
     this.list.addEventListener('blur', () => this.select(-1));
-    this.list.addEventListener('pointerover', event => this.select(this.tokens.findIndex(t => t.span === event.target)));
+    this.list.addEventListener('pointerover',
+                               event => this.select(this.tokens.findIndex(t => t.span === event.target)));
     this.list.addEventListener('pointerleave', () => this.select(-1));
     this.strip.addEventListener('pointermove', event => this.select(this.frameAt(event)));
     this.strip.addEventListener('pointerleave', () => this.select(-1));
@@ -62,7 +63,8 @@ class AnswerTokens {
   }
 
   key(event) {
-    const moves = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -this.tokens.length, End: this.tokens.length};
+    const far = this.tokens.length;
+    const moves = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -far, End: far};
     if (event.key === 'Escape') { this.list.blur(); return; }
     if (!(event.key in moves) || !this.tokens.length) return;
     event.preventDefault();
@@ -86,7 +88,9 @@ class AnswerTokens {
 
   // In frames; those of the last tokens where there are very many.
   get first() { return Math.max(0, this.tokens.length - STRIP_TOKENS_MAX); }
-  get perRow() { return Math.max(1, Math.floor((this.list.parentElement.clientWidth || 300) / (FRAME_PX + FRAME_GAP_PX))); }
+  get perRow() {
+    return Math.max(1, Math.floor((this.list.parentElement.clientWidth || 300) / (FRAME_PX + FRAME_GAP_PX)));
+  }
   get frameHeight() { return FRAME_ROW_PX * (this.tokens[0] ? this.tokens[0].layers.size : 1); }
 
   frameAt(event) {
@@ -114,7 +118,9 @@ class AnswerTokens {
       ink.fillRect(left, top, FRAME_PX, this.frameHeight);
       ink.fillStyle = style.getPropertyValue(selected ? '--mark' : '--accent').trim();
       [...token.layers.values()].forEach((experts, row) => {
-        for (const expert of experts) ink.fillRect(left + expert * FRAME_PX / this.experts, top + row * FRAME_ROW_PX, dot, FRAME_ROW_PX);
+        for (const expert of experts) {
+          ink.fillRect(left + expert * FRAME_PX / this.experts, top + row * FRAME_ROW_PX, dot, FRAME_ROW_PX);
+        }
       });
     });
   }
