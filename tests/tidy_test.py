@@ -9,9 +9,11 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import tidy_rules  # noqa: E402
 
 ROOT = sys.argv.pop(1) if len(sys.argv) > 1 else os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-SKIPPED_FOLDERS = {".git", "third_party", "models", "demo-model-training", "build", "testdata", "data"}
-SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".inl", ".py", ".bzl", ".proto", ".sh", ".yaml", ".bazelrc", "BUILD")
-COMMANDS = {"demo", "test"}
+SKIPPED_FOLDERS = {".git", "models", "build", "dist", "testdata", "data"}
+SKIPPED_FILES = "tools/demo-model-training/synth_"  # sentences to train on
+SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".inl", ".py", ".bzl", ".proto", ".sh", ".yaml", ".yml", ".js", ".css", ".html",
+            ".bazelrc", "BUILD", "WORKSPACE", "Dockerfile")
+COMMANDS = {"demo", "test", ".ci/run", "deploy/sagemaker/serve"}
 
 BROKEN = {
     "include_arrows": ("moe/tensor/a.cc", '#include "moe/model/gate.h"\n'),
@@ -32,7 +34,7 @@ def sources():
         folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and not f.startswith("bazel-")]
         for name in files:
             path = os.path.relpath(os.path.join(folder, name), ROOT)
-            if name.endswith(SUFFIXES) or path in COMMANDS:
+            if (name.endswith(SUFFIXES) or path in COMMANDS) and not path.startswith(SKIPPED_FILES):
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
                     yield path, file.read()
 
@@ -42,6 +44,13 @@ class TidyTest(unittest.TestCase):
         for rule in tidy_rules.RULES:
             path, text = BROKEN[rule.__name__]
             self.assertTrue(list(rule(path, text)), f"{rule.__name__} accepts {text!r}")
+
+    def test_a_long_line_of_any_kind_of_file_is_found(self):
+        line = "a" * (tidy_rules.LINE_CHARACTERS_MAX + 1)
+        looked_at = [path for path, _ in sources() if list(tidy_rules.line_length(path, line))]
+        for kind in SUFFIXES:
+            self.assertTrue([path for path in looked_at if path.endswith(kind)], f"no line of {kind} is looked at")
+        self.assertLessEqual({"demo", "test"}, set(looked_at))
 
     def test_sources_are_tidy(self):
         complaints = []
