@@ -87,7 +87,7 @@ class ReferenceTest(unittest.TestCase):
 
     @unittest.skipIf(DEVICE == "cpu", "fp8 is the GPU's")
     def test_fp8_is_as_far_as_quantised_activations_explain(self):
-        self.check_near([DEMO_MODEL], "fp8", 6e-2)  # 3.9e-2 on an H100, docs/gpu.md
+        self.check_near([DEMO_MODEL], "fp8", 6e-2)  # 3.9e-2 on an H100, docs/gpu-measurements.md
 
 
 if __name__ == "__main__":

@@ -142,6 +142,13 @@ def files_of_tests(path, text):
         yield f"{path}: tests put their files below TestFolder() (moe/base/test_folder.h)"
 
 
+def anchors(markdown):
+    """What links may put behind a # to reach a heading of this document."""
+    without_code = re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
+    headings = re.findall(r"^#{1,6} (.*)", without_code, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
 def proto_habits(path, text):
     if not path.endswith(".proto"):
         return

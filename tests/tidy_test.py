@@ -77,19 +77,35 @@ class TidyTest(unittest.TestCase):
                     orphans.append(path)
         self.assertEqual(orphans, [])
 
-    def test_documents_name_files_that_exist(self):
-        missing = []
-        documents = [os.path.join(ROOT, "README.md"), os.path.join(ROOT, "CONTRIBUTING.md")]
-        docs = os.path.join(ROOT, "docs")
-        documents += [os.path.join(docs, f) for f in os.listdir(docs) if f.endswith(".md")]
+    def test_links_of_documents_lead_to_files_and_headings_that_exist(self):
+        documents = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
+        documents += [f"docs/{name}" for name in os.listdir(os.path.join(ROOT, "docs")) if name.endswith(".md")]
+        broken = []
         for document in documents:
-            with open(document, encoding="utf-8") as file:
-                text = file.read()
-            folder = os.path.dirname(document)
-            for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-                if not os.path.exists(os.path.join(folder, link)):
-                    missing.append(f"{document}: {link}")
-        self.assertEqual(missing, [])
+            with open(os.path.join(ROOT, document), encoding="utf-8") as file:
+                broken += [f"{document}: {link}" for link in broken_links(document, file.read())]
+        self.assertEqual(broken, [])
+
+    def test_a_link_that_leads_nowhere_is_found(self):
+        for link in ("no-such-file.md", "gpu.md#no-such-heading", "#no-such-heading"):
+            self.assertEqual(list(broken_links("docs/a.md", f"# A\n\n[a]({link}), [b](#a), [c](gpu.md#nccl)")), [link])
+
+
+def broken_links(document, text):
+    """The links of a document that lead to no file of the checkout, or to no heading of a document."""
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        path, _, heading = link.partition("#")
+        target = os.path.normpath(os.path.join(ROOT, os.path.dirname(document), path))
+        if path and not os.path.exists(target):
+            yield link
+        elif heading and (not path or path.endswith(".md")):
+            if path:
+                with open(target, encoding="utf-8") as file:
+                    known = tidy_rules.anchors(file.read())
+            else:
+                known = tidy_rules.anchors(text)
+            if heading not in known:
+                yield link
 
 
 if __name__ == "__main__":
