@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
@@ -72,6 +73,13 @@ class Recorder final : public DecodeListener {
   absl::Notification first, ended;
 };
 
+// On a busy machine the first attempts may take longer than they may.
+void WaitUntilConnected(RouterClient& client) {
+  for (int i = 0; i < 100 && absl::IsUnavailable(client.GetStatus(absl::Seconds(10)).status()); ++i) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+}
+
 TEST(RouterClient, SaysThatSomethingElseAnswers) {
   v1::RouterService::Service knows_no_method;
   grpc::ServerBuilder builder;
@@ -80,6 +88,7 @@ TEST(RouterClient, SaysThatSomethingElseAnswers) {
   builder.RegisterService(&knows_no_method);
   const auto server = builder.BuildAndStart();
   const auto client = RouterClient::Create(absl::StrCat("127.0.0.1:", port));
+  WaitUntilConnected(*client);
   const absl::Status status = client->GetStatus(absl::Seconds(10)).status();
   EXPECT_EQ(status, absl::FailedPreconditionError("is no attention service: something else answers there"));
 }
@@ -87,6 +96,7 @@ TEST(RouterClient, SaysThatSomethingElseAnswers) {
 TEST(RouterClient, ReadsAStreamToItsEnd) {
   FakeRouter router;
   const auto client = RouterClient::Create(router.address);
+  WaitUntilConnected(*client);
   const auto recorder = std::make_shared<Recorder>();
   const auto call = client->Decode({}, absl::InfiniteFuture(), {}, recorder);
   recorder->ended.WaitForNotification();
@@ -99,6 +109,7 @@ TEST(RouterClient, AServiceTwoReleasesAwayIsRefusedByName) {
   FakeRouter router;
   router.protocol_version = kProtocolVersion + 1;
   const auto client = RouterClient::Create(router.address);
+  WaitUntilConnected(*client);
   EXPECT_TRUE(client->GetStatus(absl::Seconds(10)).ok());
   router.protocol_version = kProtocolVersion + 2;
   const absl::Status refused = client->GetStatus(absl::Seconds(10)).status();
@@ -109,6 +120,7 @@ TEST(RouterClient, AServiceTwoReleasesAwayIsRefusedByName) {
 TEST(RouterClient, CancelAndDeadlineEndAnEndlessStream) {
   FakeRouter router;
   const auto client = RouterClient::Create(router.address);
+  WaitUntilConnected(*client);
   v1::DecodeRequest request;
   request.set_request_id("endless");
   const auto cancelled = std::make_shared<Recorder>();

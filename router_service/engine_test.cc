@@ -346,11 +346,13 @@ TEST(EngineTest, EndsEverySequenceWithCancelledWhenItDies) {
     auto engine = MakeEngine(TestEngineOptions(), gate.Hook());
     for (Answer& answer : answers) ASSERT_TRUE(engine->Submit(TestRequest(30, 60), answer.Callback()).ok());
     gate.WaitForStep(1);
+    // Step by step, so that no answer is complete before the engine is told to end, be this thread ever so late.
+    std::atomic<bool> ended{false};
     std::thread opener([&] {
-      absl::SleepFor(absl::Milliseconds(20));
-      gate.Open();
+      for (; !ended; gate.Step()) absl::SleepFor(absl::Milliseconds(50));
     });
     engine.reset();
+    ended = true;
     opener.join();
   }
   for (Answer& answer : answers) EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kCancelled);

@@ -68,7 +68,7 @@ class Server {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     return CheckServing(grpc::CreateCustomChannel(absl::StrCat(host, ":", port_), *credentials, arguments), "",
-                        absl::Seconds(3));
+                        absl::Seconds(20));
   }
 
  private:

@@ -308,7 +308,7 @@ TEST_P(TransportTest, EndsACallAtItsDeadlineAndDropsTheLateReply) {
   ASSERT_TRUE(Wait(*late));
   EXPECT_EQ(late->status().code(), absl::StatusCode::kDeadlineExceeded) << late->status();
   EXPECT_GE(absl::Now() - begin, absl::Milliseconds(80));
-  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
 
   EXPECT_TRUE(AnswersSoon(ShardId{1})) << "a shard that hangs must not stop the others";
   handlers_[0]->Resume();

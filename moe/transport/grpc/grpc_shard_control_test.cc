@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "conclave/v1/expert.grpc.pb.h"
@@ -50,14 +51,24 @@ ShardNews WaitForNews(ShardControl& control) {
   return {ShardId{0}, false, absl::UnknownError("no news")};
 }
 
+// What shard 0 says of itself, from a connection to it: on a busy machine an attempt may take longer than it may.
+ShardNews Describe(ShardControl& control) {
+  control.Describe(ShardId{0}, absl::Seconds(20));
+  ShardNews news = WaitForNews(control);
+  for (int i = 0; i < 20 && absl::StrContains(news.description.status().message(), "failed to connect"); ++i) {
+    control.Describe(ShardId{0}, absl::Seconds(20));
+    news = WaitForNews(control);
+  }
+  return news;
+}
+
 TEST(GrpcShardControl, AsksWhatAShardHoldsAndToHoldMore) {
   LoadingHandler handler;
   const auto server = GrpcExpertServer::Start("127.0.0.1:0", handler);
   ASSERT_TRUE(server.ok()) << server.status();
   const auto control = NewGrpcShardControl({(*server)->address()}, "fake-model");
   EXPECT_FALSE(control->Next().has_value());
-  control->Describe(ShardId{0}, absl::Seconds(20));
-  ShardNews news = WaitForNews(*control);
+  ShardNews news = Describe(*control);
   ASSERT_TRUE(news.description.ok()) << news.description.status();
   EXPECT_EQ(news.description->name, "fake-0");
   EXPECT_FALSE(news.of_load);
@@ -80,6 +91,7 @@ TEST(GrpcShardControl, AShardOfAnotherModelIsNamed) {
   const auto server = GrpcExpertServer::Start("127.0.0.1:0", handler);
   ASSERT_TRUE(server.ok()) << server.status();
   const auto control = NewGrpcShardControl({(*server)->address()}, "another");
+  Describe(*control);
   for (const bool of_load : {false, true}) {
     if (of_load) {
       control->LoadExperts(ShardId{0}, {}, absl::Seconds(20));
@@ -100,8 +112,7 @@ TEST(GrpcShardControl, SaysThatSomethingElseAnswers) {
   builder.RegisterService(&knows_no_method);
   const auto server = builder.BuildAndStart();
   const auto control = NewGrpcShardControl({absl::StrCat("127.0.0.1:", port)}, "");
-  control->Describe(ShardId{0}, absl::Seconds(20));
-  const absl::Status status = WaitForNews(*control).description.status();
+  const absl::Status status = Describe(*control).description.status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("no expert shard, but something else answers there"));
 }
 

@@ -69,6 +69,7 @@ class NcclHarness final : public TransportHarness {
     options.api = ground_.api;
     options.new_stream = ground_.new_stream;
     options.gpu = ground_.gpu;
+    options.move_timeout = absl::Minutes(1);  // a machine that stands still loses no connection
     transport_ = NewNcclTransport(static_cast<int>(shards_->size()), std::make_unique<DirectControl>(shards_), options);
   }
   NcclTransport& transport() override { return *transport_; }
@@ -87,6 +88,7 @@ class NcclHarness final : public TransportHarness {
     options.api = ground_.api;
     options.new_stream = ground_.new_stream;
     options.gpu = ground_.gpu;
+    options.move_timeout = absl::Minutes(1);
     auto server = NcclExpertServer::Start(options);
     EXPECT_TRUE(server.ok()) << server.status();
     (*server)->SetHandler(handler);
