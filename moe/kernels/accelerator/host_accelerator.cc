@@ -118,6 +118,18 @@ class HostStream final : public DeviceStream {
   const std::shared_ptr<Shared> shared_;
 };
 
+int64_t FloatsBytes(int64_t rows, int64_t intermediate) { return 3 * rows * intermediate * int64_t{sizeof(float)}; }
+
+// What CUDA's kernels need between the products of a feed-forward: fp8 ones take whole scale blocks alone.
+int64_t FfnWorkspaceBytes(const FfnArgs& args) {
+  const auto whole = [](const DeviceWeight& w) {
+    return w.dtype == DType::kF8E4M3 && w.scales != nullptr && w.block_rows == 128 && w.block_cols == 128 &&
+           w.rows % 128 == 0 && w.cols % 128 == 0;
+  };
+  const bool fp8 = args.precision == LinearPrecision::kFp8 && whole(args.gate_up) && whole(args.down);
+  return fp8 ? 1 : FloatsBytes(args.rows, args.down.cols);
+}
+
 class HostAcceleratorImpl final : public HostAccelerator {
  public:
   explicit HostAcceleratorImpl(int64_t memory_bytes)
@@ -184,8 +196,16 @@ class HostAcceleratorImpl final : public HostAccelerator {
   void RotateQueries(const RotateArgs& args) override { Run([args] { host_ops::RotateQueries(args); }); }
   void Attend(const AttendArgs& args) override { Run([args] { host_ops::Attend(args); }); }
   int64_t AttendWorkspaceBytes(int64_t, int, int, DType, int64_t) const override { return 1; }
-  void Ffn(const FfnArgs& args) override { Run([args] { host_ops::Ffn(args); }); }
-  int64_t DenseWorkspaceBytes(const DenseLimits&) const override { return 1; }
+  void Ffn(const FfnArgs& args) override {
+    const int64_t bytes = FfnWorkspaceBytes(args);
+    CONCLAVE_CHECK(shared_->BytesAt(args.workspace) >= bytes) << "a workspace of " << bytes << " bytes";
+    Run([args] { host_ops::Ffn(args); });
+  }
+  // As on a GPU, gate, up and their product stand there, unless fp8 kernels take every layer.
+  int64_t DenseWorkspaceBytes(const DenseLimits& limits) const override {
+    const bool fp8 = limits.precision == LinearPrecision::kFp8 && limits.weight_dtype == DType::kF8E4M3;
+    return fp8 ? 1 : FloatsBytes(limits.rows, limits.intermediate);
+  }
   void AddToResidual(const AddArgs& args) override { Run([args] { host_ops::AddToResidual(args); }); }
   void AddAndNormalise(const AddNormArgs& args) override { Run([args] { host_ops::AddAndNormalise(args); }); }
   void SelectExperts(const SelectArgs& args) override { Run([args] { host_ops::SelectExperts(args); }); }

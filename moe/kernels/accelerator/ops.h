@@ -85,7 +85,9 @@ struct FfnArgs {
 // The largest Linear and Ffn that a workspace must do for.
 struct DenseLimits {
   LinearPrecision precision = LinearPrecision::kFloat32;
-  DType weight_dtype = DType::kF32;  // of the feed-forward: BF16, which needs most, where any layer's is
+  // Of the feed-forward: BF16, which needs most, where any layer's is; F8_E4M3 where all layers' are in whole scale
+  // blocks of 128 x 128; else F32.
+  DType weight_dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;          // of the widest weight that a Linear with a workspace takes
   int64_t hidden = 0;

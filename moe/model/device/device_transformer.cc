@@ -161,9 +161,9 @@ absl::Status DeviceTransformer::AllocateWorkspace() {
   limits.rows = options_.rows_max;
   limits.hidden = spec_.hidden;
   limits.intermediate = IntermediateMax(spec_);
+  limits.weight_dtype = FfnWeightDType(weights_->layers);
   for (const DeviceLayer& layer : weights_->layers) {
     limits.cols = std::max({limits.cols, layer.qkv_a.cols, layer.kv_a.cols, layer.q.cols, layer.o.cols});
-    if (layer.down.data != nullptr && limits.weight_dtype != DType::kBF16) limits.weight_dtype = layer.down.dtype;
   }
   const int64_t bytes = DeviceMemory::Rounded(device_.DenseWorkspaceBytes(limits));
   RETURN_IF_ERROR(memory_.Reserve("workspace of products", bytes));

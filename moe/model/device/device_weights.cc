@@ -106,7 +106,24 @@ void AddRope(const AttentionSpec& spec, int context_max, RopeTable& table, Weigh
   uploader.Add(&table.sines, copy(rope.sines()));
 }
 
+// E4M3 in scale blocks of 128 x 128, none of which is cut short.
+bool InWholeBlocks(const DeviceWeight& weight) {
+  constexpr int kBlock = 128;
+  return weight.dtype == DType::kF8E4M3 && weight.scales != nullptr && weight.block_rows == kBlock &&
+         weight.block_cols == kBlock && weight.rows % kBlock == 0 && weight.cols % kBlock == 0;
+}
+
 }  // namespace
+
+DType FfnWeightDType(const std::vector<DeviceLayer>& layers) {
+  DType dtype = DType::kF8E4M3;
+  for (const DeviceLayer& layer : layers) {
+    if (layer.down.data == nullptr) continue;
+    if (layer.down.dtype == DType::kBF16) return DType::kBF16;
+    if (!InWholeBlocks(layer.gate_up) || !InWholeBlocks(layer.down)) dtype = DType::kF32;
+  }
+  return dtype;
+}
 
 absl::StatusOr<std::unique_ptr<DeviceWeights>> LoadDeviceWeights(const Checkpoint& checkpoint, int context_max,
                                                                  DeviceMemory& memory) {

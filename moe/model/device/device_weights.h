@@ -10,6 +10,7 @@
 #include "moe/kernels/accelerator/attention_ops.h"
 #include "moe/kernels/accelerator/ops.h"
 #include "moe/model/device/device_memory.h"
+#include "moe/tensor/dtype.h"
 
 namespace conclave {
 
@@ -44,6 +45,9 @@ struct DeviceWeights {
   RopeTable rope;               // of positions [0, context_max)
   DeviceBuffer memory;
 };
+
+// DenseLimits::weight_dtype of these layers.
+DType FfnWeightDType(const std::vector<DeviceLayer>& layers);
 
 // Errors as LoadTransformer, RESOURCE_EXHAUSTED with the plan, DATA_LOSS where a file was cut meanwhile.
 absl::StatusOr<std::unique_ptr<DeviceWeights>> LoadDeviceWeights(const Checkpoint& checkpoint, int context_max,
