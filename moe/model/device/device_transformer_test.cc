@@ -313,26 +313,6 @@ TEST_F(DeviceTransformerTest, TellsOfRowsWhoseNextIdsAreKnownAndLeavesTheirLogit
   }
 }
 
-TEST_F(DeviceTransformerTest, TheMostChangesThatDrawsMayHaveTakeNoFurtherMemory) {
-  const HostTarget host = MakeHostTarget("f32");
-  const auto runner = RunnerOn(*host.target, model_);
-  ASSERT_NE(runner, nullptr);
-  ThreadPool threads(1);
-  auto model =
-      host.target->MakeTransformer(runner->checkpoint(), threads, nullptr, {.rows_max = 8, .logit_rows_max = 8});
-  ASSERT_TRUE(model.ok()) << model.status();
-  auto kv = (*model)->NewCache(runner->spec(), CacheDType(host.target->kernels().compute), 1, kKvBlockTokens);
-  ASSERT_TRUE(kv.ok()) << kv.status();
-  const int64_t before = host.accelerator->allocated_bytes();
-  const std::vector<LogitChange> changes(kDrawChangesMax, LogitChange{7, 0.0f, -1});
-  const std::vector<int32_t> ids = Prompt(3, 5, 300), blocks = {0};
-  MatBuffer logits(DType::kF32, 1, 300);
-  const SequenceSlice slice{ids, 0, blocks, 1, TokenDraw{}, changes};
-  const absl::Status status = (*model)->Forward({slice}, **kv, runner->experts(), logits.view(), nullptr);
-  ASSERT_TRUE(status.ok()) << status;
-  EXPECT_EQ(host.accelerator->allocated_bytes(), before);
-}
-
 TEST(HostOps, TheLowestOfEqualsIsBestAndNoneWhereAValueIsNotFinite) {
   float x[] = {1, 3, -0.0f, 3, 0.0f, -0.0f, -5, -2, 1, NAN, 2, 0, 1, 2, INFINITY, 0};
   int32_t best[4] = {};
@@ -427,23 +407,6 @@ TEST_F(DeviceTransformerTest, Fp8KeepsLatentsInBfloat16AndStaysNearFloat32) {
   EXPECT_LT(LargestDifference(*got, *want), 0.1);
 }
 
-// Fp8 kernels take no dense layer of 192 columns, whose products then leave floats in the workspace; the shared experts
-// behind it are of whole scale blocks.
-TEST_F(DeviceTransformerTest, OneFeedForwardThatFp8KernelsDoNotTakeHasRoomForItsFloats) {
-  for (const bool whole : {false, true}) {
-    const ConfigOverrides sizes = {
-        {"hidden_size", "128"}, {"moe_intermediate_size", "128"}, {"intermediate_size", whole ? "256" : "192"}};
-    const std::string model = Model(sizes, "fp8");
-    const HostTarget host = MakeHostTarget("fp8");
-    const auto device = RunnerOn(*host.target, model);
-    ASSERT_NE(device, nullptr);
-    EXPECT_EQ(host.target->memory()->Plan().find("workspace of products 0.0 MiB") != std::string::npos, whole)
-        << host.target->memory()->Plan();
-    const auto got = device->Prefill(0, Prompt(12, 3, 300), 12);  // the host accelerator looks at the workspace
-    ASSERT_TRUE(got.ok()) << got.status();
-  }
-}
-
 TEST_F(DeviceTransformerTest, ASequenceWithAHiddenStateThatIsNoNumberFailsAloneAndNamesTheLayer) {
   const HostTarget host = MakeHostTarget("f32");
   const auto runner = RunnerOn(*host.target, model_);
@@ -477,23 +440,6 @@ TEST_F(DeviceTransformerTest, ALostDeviceIsUnavailable) {
   const auto step = runner->Step({{0, {8}}});
   EXPECT_EQ(step.status().code(), absl::StatusCode::kUnavailable) << step.status();
   EXPECT_THAT(std::string(step.status().message()), HasSubstr("the device is lost"));
-}
-
-TEST_F(DeviceTransformerTest, AModelThatDoesNotFitIsRefusedWithThePlan) {
-  const HostTarget host = MakeHostTarget("f32", 3 << 20);
-  const auto runner = TestRunner::Create(model_, *host.target, 1);
-  ASSERT_EQ(runner.status().code(), absl::StatusCode::kResourceExhausted) << runner.status();
-  const std::string message(runner.status().message());
-  EXPECT_THAT(message, HasSubstr("--gpu-memory"));
-  EXPECT_THAT(message, HasSubstr("expert weights "));
-  EXPECT_THAT(message, HasSubstr("together "));
-  EXPECT_EQ(host.accelerator->allocated_bytes(), 0) << "what was copied before is free again";
-}
-
-TEST_F(DeviceTransformerTest, AllMemoryIsGivenBack) {
-  const HostTarget host = MakeHostTarget("f32");
-  { ASSERT_NE(RunnerOn(*host.target, model_), nullptr); }
-  EXPECT_EQ(host.accelerator->allocated_bytes(), 0);
 }
 
 }  // namespace

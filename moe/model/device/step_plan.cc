@@ -11,6 +11,8 @@
 namespace conclave {
 namespace {
 
+constexpr char kPart[] = "step tables";
+
 uint64_t NextGeneration() {
   static std::atomic<uint64_t> last{0};
   return ++last;
@@ -29,12 +31,16 @@ absl::StatusOr<StepPlan> StepPlan::Create(const TransformerOptions& options, Dev
 
 absl::Status StepPlan::Grow(int64_t integers) {
   RETURN_IF_ERROR(memory_->accelerator().Synchronize());  // nobody reads the old ones
-  const int64_t bytes = integers * int64_t{sizeof(int32_t)};
-  RETURN_IF_ERROR(memory_->Reserve("step tables", bytes - capacity_ * int64_t{sizeof(int32_t)}));
-  host_.Reset();
-  device_.Reset();
-  ASSIGN_OR_RETURN(host_, memory_->AllocateHost(bytes));
-  ASSIGN_OR_RETURN(device_, memory_->Allocate(bytes));
+  const int64_t bytes = integers * int64_t{sizeof(int32_t)}, more = bytes - capacity_ * int64_t{sizeof(int32_t)};
+  RETURN_IF_ERROR(memory_->Reserve(kPart, more));
+  // The old ones stay until the new ones are there: a step that fails here leaves the next one what it had.
+  absl::StatusOr<DeviceBuffer> host = memory_->AllocateHost(bytes), device = memory_->Allocate(bytes);
+  if (!host.ok() || !device.ok()) {
+    memory_->Release(kPart, more);
+    return host.ok() ? device.status() : host.status();
+  }
+  host_ = *std::move(host);
+  device_ = *std::move(device);
   capacity_ = integers;
   generation_ = NextGeneration();
   return absl::OkStatus();
