@@ -24,12 +24,14 @@
 
 namespace conclave {
 
-// Connections to one list of shards, and the pool over them. They go in reverse order.
+// Connections to one list of shards, and the pool over them. They go in reverse order: connections before the memory of
+// the pool's rows, which a shard may fetch as long as its connection stands, and whose freeing waits for all of the
+// device's queues, also for one that waits for a peer until its connection goes.
 struct ShardSet {
   std::vector<std::string> addresses;  // [shards]
   std::unique_ptr<ShardControl> control;
-  std::unique_ptr<Transport> transport;
   std::unique_ptr<RemoteExperts> experts;
+  std::unique_ptr<Transport> transport;  // of experts
 };
 
 // ExpertPool's calls are for one thread, the engine's; the others are for any.

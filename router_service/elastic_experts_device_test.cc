@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/base/ids.h"
 #include "moe/daemon/peer_list.h"
@@ -58,6 +59,26 @@ class ListedPeers final : public PeerList {
   List addresses_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Hands calls on, and has the memory that its device has given out noted when it goes.
+class Noting final : public Transport {
+ public:
+  Noting(Transport& inner, const HostAccelerator& device, std::vector<int64_t>& bytes_at_end)
+      : to_device_(inner), device_(device), bytes_at_end_(bytes_at_end) {}
+  ~Noting() override { bytes_at_end_.push_back(device_.allocated_bytes()); }
+  void Call(ShardId shard, const ExpertCall& call, MatView out, ExpertCallDone done) override {
+    to_device_.Call(shard, call, out, std::move(done));
+  }
+  void Cancel(uint64_t call_id) override { to_device_.Cancel(call_id); }
+  int Progress(absl::Duration wait) override { return to_device_.Progress(wait); }
+  int shards() const override { return to_device_.shards(); }
+  Device rows_device() const override { return to_device_.rows_device(); }
+
+ private:
+  OnDeviceTransport to_device_;
+  const HostAccelerator& device_;
+  std::vector<int64_t>& bytes_at_end_;
+};
+
 // Six fake shards "0", "1", … by address, of which each holds all experts.
 class ElasticOnDevice : public testing::Test {
  protected:
@@ -93,7 +114,7 @@ class ElasticOnDevice : public testing::Test {
       shards.push_back(handlers.back()->Describe());
     }
     transports_.push_back(std::make_unique<InprocTransport>(handlers));
-    set->transport = std::make_unique<OnDeviceTransport>(*transports_.back());
+    set->transport = std::make_unique<Noting>(*transports_.back(), *device_, bytes_at_end_);
     RemoteExpertsOptions options;
     options.model_fingerprint = "model";
     options.rows_max = kRowsMax;
@@ -148,6 +169,7 @@ class ElasticOnDevice : public testing::Test {
   std::unique_ptr<HostAccelerator> device_;
   std::vector<std::unique_ptr<FakeExpertHandler>> handlers_;
   std::vector<std::unique_ptr<InprocTransport>> transports_;
+  std::vector<int64_t> bytes_at_end_;  // of the device's memory, of each set's connections; the thread's that ends it
   std::atomic<int> connects_{0};
   std::atomic<bool> rows_on_host_{false};
   ListedPeers peers_{{"0"}};
@@ -173,6 +195,17 @@ TEST_F(ElasticOnDevice, AFixedListIsCountedOnce) {
   Start(ElasticExperts::DeviceBytes(Spec(), DType::kF32, kRowsMax, peers_));
   EXPECT_EQ(ElasticExperts::DeviceBytes(Spec(), DType::kF32, kRowsMax, peers_),
             2 * RemoteExperts::DeviceBytes(Spec(), DType::kF32, kRowsMax, 6));
+}
+
+// A shard may fetch rows while its connection stands, and freeing them may wait for one that nobody would give up then.
+TEST_F(ElasticOnDevice, ConnectionsOfASetGoBeforeTheMemoryOfItsRows) {
+  Start(ElasticExperts::DeviceBytes(Spec(), DType::kF32, kRowsMax, peers_));
+  const int64_t one = device_->allocated_bytes();
+  ASSERT_EQ(RunOnce(), absl::OkStatus());
+  peers_.Set({"1"});
+  ASSERT_TRUE(Uses({"1"}));
+  pool_.reset();
+  EXPECT_THAT(bytes_at_end_, testing::ElementsAre(2 * one, one));
 }
 
 TEST_F(ElasticOnDevice, ASetThatFindsNoMemoryIsTriedAgainWhileTheOneInUseServesOn) {
