@@ -53,6 +53,7 @@ class Dispatch {
   void Fill(absl::Span<const RoutedPair> pairs, ConstMatView x, const Kernels& kernels);
   // Views into this object, good until the next Fill.
   absl::Span<ShardMessage> messages() { return absl::MakeSpan(messages_); }
+  int64_t pairs_max() const { return static_cast<int64_t>(pairs_.size()); }
 
  private:
   Dispatch(MatView rows, MatView replies, int shards, RowFormat format);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -65,7 +66,8 @@ int64_t LayerTicket::DeviceBytes(int rows_max, int top_k, int shards, int hidden
   return (int64_t{rows_max} * (std::min(top_k, shards) + top_k) + 1) * hidden * SizeOf(row_dtype);
 }
 
-void LayerTicket::Begin(uint64_t new_id, LayerId of_layer, ConstMatView x, const Routing& routing, absl::Time until) {
+void LayerTicket::Begin(uint64_t new_id, LayerId of_layer, ConstMatView x, const Routing& routing, absl::Time until,
+                        bool may_free) {
   CONCLAVE_CHECK(id == 0 && in_flight == 0) << "ticket " << id << " has " << in_flight << " calls in flight";
   id = new_id;
   layer = of_layer;
@@ -74,7 +76,9 @@ void LayerTicket::Begin(uint64_t new_id, LayerId of_layer, ConstMatView x, const
   deadline = until;
   failure = last_error = absl::OkStatus();
   if (combine_ != nullptr) combine_->done().Wait().IgnoreError();  // what it read may go; a lost device reads nothing
+  std::move(further_.begin(), further_.end(), std::back_inserter(kept_));
   further_.clear();
+  if (accelerator_ == nullptr || may_free) kept_.clear();
   first_used_ = false;
   const size_t pairs = routing.experts.size();
   missing_ = static_cast<int>(pairs);
@@ -115,17 +119,24 @@ int32_t LayerTicket::FirstMissing() const {
   return experts_[std::find(rows_.begin(), rows_.end(), nullptr) - rows_.begin()];
 }
 
+// For what goes out again.
+absl::StatusOr<std::unique_ptr<Dispatch>> LayerTicket::NewDispatch(int64_t pairs) {
+  if (accelerator_ == nullptr) {
+    return std::make_unique<Dispatch>(pairs, pairs, shards_, hidden_, row_dtype_, format_);
+  }
+  const auto kept = std::find_if(kept_.begin(), kept_.end(), [&](const auto& d) { return d->pairs_max() >= pairs; });
+  if (kept == kept_.end()) return Dispatch::OnDevice(*accelerator_, pairs, pairs, shards_, hidden_, row_dtype_);
+  std::unique_ptr<Dispatch> again = std::move(*kept);
+  kept_.erase(kept);
+  return again;
+}
+
 absl::StatusOr<Dispatch*> LayerTicket::Fill(absl::Span<const RoutedPair> batch, const Kernels& kernels) {
   Dispatch* dispatch = first_.get();
   if (std::exchange(first_used_, true)) {
     // Failures are rare, so that what goes out again may have memory of its own: the first's may still be in use.
-    const int64_t count = static_cast<int64_t>(batch.size());
-    if (accelerator_ == nullptr) {
-      further_.push_back(std::make_unique<Dispatch>(count, count, shards_, hidden_, row_dtype_, format_));
-    } else {
-      ASSIGN_OR_RETURN(auto further, Dispatch::OnDevice(*accelerator_, count, count, shards_, hidden_, row_dtype_));
-      further_.push_back(std::move(further));
-    }
+    ASSIGN_OR_RETURN(auto further, NewDispatch(static_cast<int64_t>(batch.size())));
+    further_.push_back(std::move(further));
     dispatch = further_.back().get();
   }
   dispatch->Fill(batch, x_, kernels);

@@ -48,8 +48,10 @@ class LayerTicket {
   // Every pair of the routing becomes open, but those of rows that are not finite: shards refuse such a call whole, its
   // other rows too, so that they are not sent. Their experts' outputs are NaN, and whoever samples from them will see.
   // Which rows those are is looked up on the CPU; of rows on the device the routing's fault_layers tell. x must stay
-  // unchanged until the ticket is idle again.
-  void Begin(uint64_t id, LayerId layer, ConstMatView x, const Routing& routing, absl::Time deadline);
+  // unchanged until the ticket is idle again. Memory of what the last layer sent again is freed, or, where a device's
+  // may not be freed now, kept for what this one or a later one sends again.
+  void Begin(uint64_t id, LayerId layer, ConstMatView x, const Routing& routing, absl::Time deadline,
+             bool may_free);
   // The pairs in `batch`, which are open and carry their shards, go out in messages of their own.
   // Ascending by out. The dispatch lives until the next Begin. RESOURCE_EXHAUSTED: the device has no memory for more
   // than goes out first; nothing has changed.
@@ -85,6 +87,7 @@ class LayerTicket {
   LayerTicket(std::unique_ptr<Dispatch> first, int64_t pairs_max, int experts, int shards, int hidden, DType row_dtype,
               RowFormat format);
   absl::StatusOr<Dispatch*> Fill(absl::Span<const RoutedPair> batch, const Kernels& kernels);
+  absl::StatusOr<std::unique_ptr<Dispatch>> NewDispatch(int64_t pairs);
   void AddPairs(int32_t row, bool finite, const Routing& routing);
   void Land(const ShardMessage& message);
 
@@ -100,6 +103,7 @@ class LayerTicket {
   std::unique_ptr<Dispatch> first_;                 // sized for everything
   bool first_used_ = false;
   std::vector<std::unique_ptr<Dispatch>> further_;  // made when calls fail
+  std::vector<std::unique_ptr<Dispatch>> kept_;     // further_ of earlier layers, which could not be freed
   std::vector<const std::byte*> rows_;  // [pairs] where each pair's row lies; null: not there yet
   std::vector<uint8_t> covering_;       // [pairs] calls on their way that will bring it
   std::vector<RoutedPair> open_;

@@ -212,7 +212,8 @@ absl::StatusOr<ExpertTicket> RemoteExperts::Start(LayerId layer, ConstMatView x,
   LayerTicket& ticket = **idle;
   const absl::Time now = options_.clock->Now();
   ticket.Begin(++last_ticket_, layer, x, routing,
-               std::min(std::min(now, step_since_) + options_.timeout, step_deadline_));
+               std::min(std::min(now, step_since_) + options_.timeout, step_deadline_),
+               transport_.MayFreeDeviceMemory());
   const int64_t pairs = static_cast<int64_t>(routing.experts.size());
   counts_.sent_pairs += pairs;
   hedge_budget_.OnSent(pairs);

@@ -108,6 +108,26 @@ TEST_F(RemoteExpertsTest, RowsThatAreSentASecondTimeDoNotKeepTheirMemory) {
   }
 }
 
+// Freeing waits for all of a device's queues, and one of them may wait for a shard that hangs.
+TEST_F(RemoteExpertsTest, MemoryOfASecondTryIsNotFreedWhileADeviceMayWaitForAShard) {
+  Start(2, 2);
+  Connect();
+  if (on_device_ == nullptr) GTEST_SKIP() << "rows lie on the host";
+  const int64_t before = device_->allocated_bytes();
+  const auto run = [this, before](bool fails) {
+    handlers_[1]->FailWith(fails ? absl::DataLossError("damaged on the way") : absl::OkStatus());
+    EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+    return device_->allocated_bytes() - before;
+  };
+  on_device_->may_free = false;
+  const int64_t second_try = run(/*fails=*/true);
+  EXPECT_GT(second_try, 0);
+  EXPECT_EQ(run(/*fails=*/false), second_try) << "it was freed";
+  EXPECT_EQ(run(/*fails=*/true), second_try) << "it was not used again";
+  on_device_->may_free = true;
+  EXPECT_EQ(run(/*fails=*/false), 0);
+}
+
 TEST_F(RemoteExpertsTest, RefusesRowsLayersAndExpertsBeyondItsSize) {
   Start(2);
   options_.rows_max = 4;

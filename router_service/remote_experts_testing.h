@@ -69,8 +69,7 @@ class FakeControl final : public ShardControl {
   std::deque<ShardNews> news_;
 };
 
-// Takes rows of calls on the device of a host accelerator, whose memory is this process's, and hands them to another
-// transport as rows on the host.
+// Takes rows of calls on the device of a host accelerator, and hands them to another transport as rows on the host.
 class OnDeviceTransport final : public Transport {
  public:
   explicit OnDeviceTransport(Transport& inner) : inner_(inner) {}
@@ -79,6 +78,8 @@ class OnDeviceTransport final : public Transport {
   int Progress(absl::Duration wait) override { return inner_.Progress(wait); }
   int shards() const override { return inner_.shards(); }
   Device rows_device() const override { return Device::kCuda; }
+  bool MayFreeDeviceMemory() const override { return may_free; }
+  bool may_free = true;
   std::vector<bool> rows_stay;  // of each call in order
 
  private:
@@ -137,8 +138,7 @@ class RemoteExpertsTest : public testing::Test {
   std::unique_ptr<RemoteExperts> pool_;
 
  private:
-  // Of a ticket on the device.
-  struct OnDevice {
+  struct OnDevice {  // of a ticket there
     MatBuffer x, rounded;  // the first is made of the second
     std::vector<int32_t> fault_layers;
   };

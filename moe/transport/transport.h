@@ -54,6 +54,9 @@ class Transport {
   // streams the transport has; what is done on the host after Done sees `out` filled. Rows and `out` in this process's
   // memory every transport takes too.
   virtual Device rows_device() const { return Device::kCpu; }
+  // Whether the caller's thread may free memory of that device now, which waits for all of the device's queues. False
+  // while one of them may wait for a shard that nobody but this thread, in Progress, gives up.
+  virtual bool MayFreeDeviceMemory() const { return true; }
   // How calls to the shard travel at the moment: "inproc", "grpc", "ucx" or "nccl"; a literal.
   virtual const char* Way(ShardId) const { return "inproc"; }
 };

@@ -44,6 +44,9 @@ class Impl final : public NcclTransport {
   int shards() const override { return static_cast<int>(links_.size()); }
   const char* Way(ShardId) const override { return "nccl"; }
   Device rows_device() const override { return Device::kCuda; }
+  bool MayFreeDeviceMemory() const override {
+    return std::none_of(links_.begin(), links_.end(), [](const auto& link) { return link->moving(); });
+  }
   bool Connected(ShardId shard) const override { return links_[Value(shard)]->open(); }
   absl::Status WhyNot(ShardId shard) const override { return links_[Value(shard)]->why(); }
 

@@ -212,6 +212,22 @@ TEST_F(NcclFaultTest, ACallEndsAtItsDeadlineWhileItsRowsStall) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(Ask(absl::Milliseconds(20))));
 }
 
+TEST_F(NcclFaultTest, DeviceMemoryIsNotToBeFreedWhileAMoveMayWaitForTheShard) {
+  Start();
+  ASSERT_TRUE(Ask().ok());
+  EXPECT_TRUE(transport_->MayFreeDeviceMemory());
+  fake_nccl::MovesStall();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Ask(absl::Milliseconds(20))));
+  EXPECT_FALSE(transport_->MayFreeDeviceMemory()) << "the call is over, its move is not";
+  fake_nccl::Reset();
+  for (const absl::Time until = absl::Now() + absl::Seconds(20); absl::Now() < until;) {
+    transport_->Progress(absl::Milliseconds(1));
+    if (transport_->MayFreeDeviceMemory()) break;
+  }
+  EXPECT_TRUE(transport_->MayFreeDeviceMemory());
+  EXPECT_TRUE(Ask().ok());
+}
+
 TEST_F(NcclFaultTest, AnErrorThatNcclTellsOfLaterEndsTheConnection) {
   Start();
   ASSERT_TRUE(Ask().ok());
