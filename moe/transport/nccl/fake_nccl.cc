@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 
 namespace conclave::fake_nccl {
@@ -24,6 +25,13 @@ std::atomic<int64_t> allocated{0};
 std::mutex pinned_mutex;
 std::map<const std::byte*, int64_t>& PinnedMemory() {
   static auto* const memory = new std::map<const std::byte*, int64_t>;  // guarded by pinned_mutex
+  return *memory;
+}
+
+// Device memory that a stream has given out.
+std::mutex given_mutex;
+std::set<const void*>& GivenMemory() {
+  static auto* const memory = new std::set<const void*>;  // guarded by given_mutex
   return *memory;
 }
 
@@ -62,9 +70,19 @@ class Stream final : public DeviceStream {
   void MakeCurrent() override {}
   absl::StatusOr<void*> Allocate(int64_t bytes) override {
     allocated += bytes;
-    return std::malloc(static_cast<size_t>(bytes));
+    void* const memory = std::malloc(static_cast<size_t>(bytes));
+    Put([memory] {
+      std::lock_guard<std::mutex> lock(given_mutex);
+      GivenMemory().insert(memory);
+      return true;
+    });
+    return memory;
   }
-  void Free(void* memory) override { std::free(memory); }
+  void Free(void* memory) override {
+    std::lock_guard<std::mutex> lock(given_mutex);
+    GivenMemory().erase(memory);
+    std::free(memory);
+  }
   absl::StatusOr<void*> AllocateHost(int64_t bytes) override {
     auto* const memory = static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
     std::lock_guard<std::mutex> lock(pinned_mutex);
@@ -248,5 +266,9 @@ void Reset() {
 }
 int communicators() { return live; }
 int64_t device_bytes() { return allocated; }
+bool Given(const void* memory) {
+  std::lock_guard<std::mutex> lock(given_mutex);
+  return GivenMemory().count(memory) > 0;
+}
 
 }  // namespace conclave::fake_nccl

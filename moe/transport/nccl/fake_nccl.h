@@ -25,6 +25,8 @@ void Reset();
 int communicators();
 // Device memory that streams have given out, whether it was freed since or not.
 int64_t device_bytes();
+// Whether `memory` is device memory whose stream has come to the place where it was asked for.
+bool Given(const void* memory);
 
 }  // namespace conclave::fake_nccl
 

@@ -171,6 +171,32 @@ TEST_F(NcclMemoryTest, RowsOnTheDeviceAreNeverReadOnceTheirCallHasEnded) {
   Stop();
 }
 
+// Computes on the device, in a queue that knows nothing of the pair's.
+class OnDevice final : public ExpertHandler {
+ public:
+  explicit OnDevice(ExpertHandler& handler) : handler_(handler) {}
+  ShardDescription Describe() const override { return handler_.Describe(); }
+  bool TakesDeviceRows() const override { return true; }
+  absl::Status Run(const ExpertCall& call, MatView out) override {
+    EXPECT_TRUE(fake_nccl::Given(call.rows.data));
+    EXPECT_TRUE(fake_nccl::Given(out.data));
+    ExpertCall here = call;
+    here.rows.device = out.device = Device::kCpu;
+    return handler_.Run(here, out);
+  }
+
+ private:
+  ExpertHandler& handler_;
+};
+
+TEST_F(NcclMemoryTest, AShardsQueueGetsMemoryThatThePairsHasComeTo) {
+  OnDevice handler(handler_);
+  Start(&handler);
+  EXPECT_TRUE(Ask().ok());
+  EXPECT_EQ(handler_.runs(), 1);
+  Stop();
+}
+
 TEST_F(NcclMemoryTest, ResultsNeverLandInMemoryOfACallThatHasEnded) {
   Start();
   ASSERT_TRUE(Ask().ok());

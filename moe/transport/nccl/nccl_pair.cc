@@ -35,7 +35,8 @@ absl::Status StreamBuffer::Reserve(int64_t bytes) {
   ASSIGN_OR_RETURN(data_, on_host_ ? stream_.AllocateHost(grown) : stream_.Allocate(grown));
   all_.push_back(data_);
   capacity_ = grown;
-  return absl::OkStatus();
+  // Device memory is its stream's alone until the queue has come to it; a handler computes there in another queue.
+  return on_host_ ? absl::OkStatus() : stream_.Await();
 }
 
 StreamBuffer::~StreamBuffer() {

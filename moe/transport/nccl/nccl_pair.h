@@ -33,7 +33,8 @@ class StreamBuffer {
   StreamBuffer(const StreamBuffer&) = delete;
   StreamBuffer& operator=(const StreamBuffer&) = delete;
 
-  // Makes room for `bytes`; what was there is lost. RESOURCE_EXHAUSTED.
+  // Makes room for `bytes`, for any queue; what was there is lost. RESOURCE_EXHAUSTED, or the stream's failure.
+  // REQUIRES: nothing on the stream waits for a peer
   absl::Status Reserve(int64_t bytes);
   std::byte* data() const { return static_cast<std::byte*>(data_); }
 
