@@ -28,7 +28,8 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   // A router that restarts is found again soon; one that vanished without a word is noticed.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  // This one is no pause: it is the time that an attempt may take, a far router's handshakes included.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, static_cast<int>(kReconnectPauseMax / absl::Milliseconds(1)));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);

@@ -15,6 +15,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "moe/base/protocol_version.h"
+#include "moe/transport/bench/delay_relay.h"
 
 namespace conclave {
 namespace {
@@ -115,6 +116,15 @@ TEST(RouterClient, AServiceTwoReleasesAwayIsRefusedByName) {
   const absl::Status refused = client->GetStatus(absl::Seconds(10)).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()), HasSubstr(router.address));
+}
+
+TEST(RouterClient, ARouterMayTakeHalfASecondToAnswerAtAll) {
+  FakeRouter router;
+  const auto line = DelayRelay::Start(router.address, absl::Milliseconds(500));
+  ASSERT_TRUE(line.ok()) << line.status();
+  const auto client = RouterClient::Create((*line)->address());
+  const auto status = client->GetStatus(absl::Seconds(20));
+  EXPECT_TRUE(status.ok()) << status.status();
 }
 
 TEST(RouterClient, CancelAndDeadlineEndAnEndlessStream) {
