@@ -284,7 +284,9 @@ bool SplitsFfn(LinearPrecision precision, DType weights) {
   return precision == LinearPrecision::kSplit && weights == DType::kBF16;
 }
 
-// Bytes of a row's two bfloat16 numbers a value, behind kOperandsOffset of a workspace.
+// Bytes of rows rounded to bfloat16, behind kOperandsOffset of a workspace.
+int64_t RoundedBytes(int64_t rows, int64_t cols) { return Rounded(rows * cols * 2); }
+// The same of a row's two bfloat16 numbers a value.
 int64_t SplitBytes(int64_t rows, int64_t cols) { return Rounded(rows * cols * 4); }
 
 // A feed-forward of many rows as two products by wgmma, whose first leaves the second's operand behind its own.
@@ -401,8 +403,9 @@ int64_t DenseWorkspaceBytes(const DenseLimits& limits) {
   }
   if (limits.precision == LinearPrecision::kFp8) {
     if (limits.weight_dtype == DType::kF8E4M3) bytes = 0;
-    // Router logits take two terms.
-    bytes = std::max({bytes, Fp8RowsBytes(limits.rows, limits.cols), SplitBytes(limits.rows, limits.hidden),
+    // Router logits take two terms, and bfloat16 weights beside e4m3 ones rows rounded to it.
+    bytes = std::max({bytes, Fp8RowsBytes(limits.rows, limits.cols), RoundedBytes(limits.rows, limits.cols),
+                      SplitBytes(limits.rows, limits.hidden),
                       Fp8RowsBytes(limits.rows, limits.hidden) + Fp8RowsBytes(limits.rows, limits.intermediate) +
                           std::min(limits.rows, kApartRowsMax) * 2 * limits.intermediate * int64_t{sizeof(float)}});
   }

@@ -2,11 +2,14 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
 
 namespace conclave {
 namespace {
+
+constexpr int32_t kValuesRead = 4;  // that kernels read at once, with one scale
 
 int64_t ValueBytes(const WeightView& view) {
   return view.matrix.rows * view.matrix.cols * SizeOf(view.matrix.dtype);
@@ -47,6 +50,9 @@ void WeightUploader::Take(DeviceWeight* target, std::vector<WeightView> views, b
     CONCLAVE_CHECK(view.matrix.dtype == views[0].matrix.dtype && view.block_rows == views[0].block_rows);
     CONCLAVE_CHECK(view.matrix.stride == view.matrix.cols && view.has_scales() == views[0].has_scales());
     has_integers_ |= view.code != WeightCode::kPlain;
+    if (view.has_scales() && view.block_cols < view.cols() && view.block_cols % kValuesRead != 0) {
+      odd_block_cols_ = view.block_cols;
+    }
     bytes += ValueBytes(view);
     scales += ScaleCount(view);
   }
@@ -70,6 +76,11 @@ absl::StatusOr<DeviceBuffer> WeightUploader::Run(DeviceMemory& memory, const std
   if (has_integers_) {
     return absl::InvalidArgumentError(
         "--device cuda does not take packed INT4 or INT8 weights; use --device cpu, or the model in FP8 or BF16");
+  }
+  if (odd_block_cols_ > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--device cuda takes FP8 weights with a scale for every ",
+                                                   kValuesRead, " columns or a multiple, not for every ",
+                                                   odd_block_cols_, " (weight_block_size); use --device cpu"));
   }
   ASSIGN_OR_RETURN(DeviceBuffer buffer, memory.Allocate(bytes_));
   Accelerator& accelerator = memory.accelerator();

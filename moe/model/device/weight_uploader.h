@@ -27,8 +27,8 @@ class WeightUploader {
 
   // What Run will allocate; the caller reserves it first.
   int64_t bytes() const { return bytes_; }
-  // Copies, and sets every target. `progress` is called after each view; may be empty. Errors are those of
-  // DeviceMemory::Allocate and Accelerator::Synchronize.
+  // Copies, and sets every target. `progress` is called after each view; may be empty. INVALID_ARGUMENT: weights that
+  // no accelerator takes. Other errors are those of DeviceMemory::Allocate and Accelerator::Synchronize.
   absl::StatusOr<DeviceBuffer> Run(DeviceMemory& memory, const std::function<void()>& progress) const;
 
  private:
@@ -46,7 +46,8 @@ class WeightUploader {
     std::vector<float> values;
   };
   std::vector<Matrices> matrices_;
-  bool has_integers_ = false;  // which no accelerator takes: Run says so
+  bool has_integers_ = false;   // which no accelerator takes: Run says so
+  int32_t odd_block_cols_ = 0;  // the width of scale blocks that no accelerator takes, likewise
   std::vector<Vector> vectors_;
   int64_t bytes_ = 0;
 };
