@@ -1,6 +1,7 @@
 #include "moe/checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -225,6 +226,11 @@ absl::StatusOr<std::vector<float>> Checkpoint::Vector(absl::string_view name, in
   std::vector<float> values(static_cast<size_t>(size));
   for (int64_t i = 0; i < size; ++i) values[i] = LoadAsFloat(tensor->data, tensor->dtype, i);
   RETURN_IF_ERROR(tensor->file->CheckStillWhole());
+  for (int64_t i = 0; i < size; ++i) {
+    if (std::isfinite(values[i])) continue;
+    return absl::DataLossError(absl::StrCat(tensor->file->path(), ": tensor ", name, " holds ", values[i], " at [", i,
+                                            "]; get the file anew"));
+  }
   return values;
 }
 

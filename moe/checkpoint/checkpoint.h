@@ -46,7 +46,7 @@ class Checkpoint {
   // integers (`name`_packed, _scale and _shape in its place).
   // NOT_FOUND: the tensor or its scales are missing. DATA_LOSS: another shape or dtype than the model needs.
   absl::StatusOr<WeightView> Weight(absl::string_view name, int64_t rows, int64_t cols) const;
-  // A vector (norm weight or bias) as float32, copied. The same errors.
+  // A vector (norm weight or bias) as float32, copied. The same errors; DATA_LOSS too where a value is not finite.
   absl::StatusOr<std::vector<float>> Vector(absl::string_view name, int64_t size) const;
   // DATA_LOSS, naming the file, when a file is no longer what was mapped: a reader met a page that is gone (it read
   // zeros; see mapped_file.h) or a file changed its size. Costs one fstat a file: call it once a step, before the

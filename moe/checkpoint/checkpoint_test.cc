@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -109,6 +110,22 @@ TEST_F(CheckpointTest, ErrorsNameTheTensor) {
   EXPECT_THAT(std::string(shape.message()), HasSubstr("[64, 32]"));
   EXPECT_EQ(checkpoint->Vector("model.norm.weight", 63).status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(checkpoint->Vector(kDown, 64 * 32).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(CheckpointTest, AVectorWithAValueThatIsNotFiniteIsDamaged) {
+  const char* const name = "model.layers.1.mlp.gate.e_score_correction_bias";
+  const std::string directory = Make("bf16");
+  std::vector<float> bias = *Open(directory)->Vector(name, 16);
+  const auto bytes = [&bias] { return std::string(reinterpret_cast<const char*>(bias.data()), 16 * sizeof(float)); };
+  for (const float value : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const std::string before = bytes();
+    bias[3] = value;
+    Patch(directory + "/model.safetensors", before, bytes());
+    const absl::Status status = Open(directory)->Vector(name, 16).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << value;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(" at [3]"));
+  }
 }
 
 TEST_F(CheckpointTest, MissingTensorsAndWrongShapesShowAtOpening) {
