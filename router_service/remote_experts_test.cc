@@ -23,6 +23,22 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// A shard hangs for so long from now on. Goes when that time is over.
+class HungFor {
+ public:
+  HungFor(FakeExpertHandler& shard, absl::Duration time) {
+    shard.Hang();
+    reviver_ = std::thread([&shard, time] {
+      absl::SleepFor(time);
+      shard.Resume();
+    });
+  }
+  ~HungFor() { reviver_.join(); }
+
+ private:
+  std::thread reviver_;
+};
+
 class OverShards : public RemoteExpertsTest, public testing::WithParamInterface<int> {};
 INSTANTIATE_TEST_SUITE_P(Counts, OverShards, testing::Values(1, 2, 3, 5, 8, 20));
 
@@ -302,13 +318,10 @@ TEST_F(RemoteExpertsTest, WhereADeviceHasNoMemoryForASecondCopyTheLateShardIsWai
   Connect();
   if (pool_->row_device() == Device::kCpu) GTEST_SKIP() << "rows lie on the host";
   WarmUp();
-  handlers_[0]->Hang();
-  std::thread shard([&] {
-    absl::SleepFor(absl::Milliseconds(200));
-    handlers_[0]->Resume();
-  });
-  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
-  shard.join();
+  {
+    const HungFor hung(*handlers_[0], absl::Milliseconds(200));
+    EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  }
   EXPECT_EQ(pool_->counts().hedged_pairs, 0);
 }
 
@@ -326,13 +339,10 @@ TEST_F(RemoteExpertsTest, ASecondCopyForWhichADeviceHadNoMemoryTakesNothingOfThe
   auto taken = AllocateDevicePiece(*device_, kRoom);
   ASSERT_TRUE(taken.ok()) << taken.status();
   WarmUp();
-  handlers_[0]->Hang();
-  std::thread shard([&] {
-    absl::SleepFor(absl::Milliseconds(200));
-    handlers_[0]->Resume();
-  });
-  EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
-  shard.join();
+  {
+    const HungFor hung(*handlers_[0], absl::Milliseconds(200));
+    EXPECT_EQ(RunOnce(Rows(6, 1)), absl::OkStatus());
+  }
   EXPECT_EQ(pool_->counts().hedged_pairs, 0);
   taken->reset();
   handlers_[1]->Hang();

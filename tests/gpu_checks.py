@@ -1,19 +1,6 @@
 #!/usr/bin/env python3
 """Runs on this machine's GPU what the tests run without one, and the checks of the kernels themselves.
 
-usage: tests/gpu_checks.py [--binaries DIR] [--device cuda] [--seed N] [--transports LIST] [--sanitizers] [--only TEXT]
-                           [--logs DIR] [--list]
-
-  --binaries    where the programs lie, in folders as below bazel-bin (the default): ./test --gpu builds them, and they
-                run on another machine too, beside a checkout and the libraries that `ldd` lists
-  --device      cuda, or cuda:1 for the second GPU
-  --seed        of the kernels' random inputs; without it a fresh one, which is printed
-  --transports  over which processes talk; without it grpc,ucx, and nccl where there are two GPUs or more
-  --sanitizers  the kernels' checks under compute-sanitizer as well (memcheck and racecheck), which takes many minutes
-  --only        only the checks whose names hold this text
-  --logs        keeps the output of every check there
-  --list        prints the names and the commands and runs nothing
-
 Ends with a line "N passed, N failed" and exits with 1 where one failed. Python's standard library alone.
 """
 import argparse
@@ -104,15 +91,23 @@ def run(check, environment, logs):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__, add_help=True)
-    parser.add_argument("--binaries", default=os.path.join(ROOT, "bazel-bin"))
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--transports")
-    parser.add_argument("--sanitizers", action="store_true")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--logs")
-    parser.add_argument("--list", action="store_true")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binaries", metavar="DIR", default=os.path.join(ROOT, "bazel-bin"),
+                        help="where the programs lie, in folders as below bazel-bin (the default): ./test --gpu builds "
+                        "them, and they run on another machine too, beside a checkout and the libraries that `ldd` "
+                        "lists")
+    parser.add_argument("--device", metavar="NAME", default="cuda", help="cuda, or cuda:1 for the second GPU")
+    parser.add_argument("--seed", type=int, metavar="N", default=random.SystemRandom().randrange(1 << 32),
+                        help="of the kernels' random inputs; without it a fresh one, which is printed")
+    parser.add_argument("--transports", metavar="LIST",
+                        help="over which processes talk; without it grpc,ucx, and nccl where there are two GPUs or "
+                        "more")
+    parser.add_argument("--sanitizers", action="store_true",
+                        help="the kernels' checks under compute-sanitizer as well (memcheck and racecheck), which "
+                        "takes many minutes")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only the checks whose names hold this text")
+    parser.add_argument("--logs", metavar="DIR", help="keeps the output of every check there")
+    parser.add_argument("--list", action="store_true", help="prints the names and the commands and runs nothing")
     flags = parser.parse_args()
     gpus = gpus_here()
     # NCCL before 2.30 refuses two ranks on one GPU, and is slow there without MPS.

@@ -26,18 +26,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::unique_ptr<TestRunner> RunnerOn(ComputeTarget& target, const std::string& model) {
-  auto runner = TestRunner::Create(model, target, 1);
-  EXPECT_TRUE(runner.ok()) << runner.status();
-  return runner.ok() ? *std::move(runner) : nullptr;
-}
-
-std::string Model(const ConfigOverrides& overrides, const std::string& dtype) {
-  const auto model = MakeTestModel(overrides, dtype);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.value_or("");
-}
-
 TEST(DeviceRoomTest, TheMostChangesThatDrawsMayHaveTakeNoFurtherMemory) {
   const HostTarget host = MakeHostTarget("f32");
   const auto runner = RunnerOn(*host.target, Model({}, "bf16"));

@@ -16,4 +16,16 @@ HostTarget MakeHostTarget(const std::string& compute, int64_t memory_bytes) {
   return made;
 }
 
+std::unique_ptr<TestRunner> RunnerOn(ComputeTarget& target, const std::string& model) {
+  auto runner = TestRunner::Create(model, target, 1);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  return runner.ok() ? *std::move(runner) : nullptr;
+}
+
+std::string Model(const ConfigOverrides& overrides, const std::string& dtype) {
+  const auto model = MakeTestModel(overrides, dtype);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return model.value_or("");
+}
+
 }  // namespace conclave

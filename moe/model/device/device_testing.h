@@ -8,6 +8,8 @@
 
 #include "moe/kernels/accelerator/host_accelerator.h"
 #include "moe/model/device/compute_target.h"
+#include "moe/model/test_models.h"
+#include "moe/model/test_runner.h"
 
 namespace conclave {
 
@@ -19,6 +21,10 @@ struct HostTarget {
 
 // Fails the test where it cannot be made. The device has `memory_bytes` of memory.
 HostTarget MakeHostTarget(const std::string& compute, int64_t memory_bytes = int64_t{1} << 32);
+// A model of that directory on the target. Fails the test, and is null, where it cannot be made.
+std::unique_ptr<TestRunner> RunnerOn(ComputeTarget& target, const std::string& model);
+// MakeTestModel's directory. Fails the test, and is empty, where it cannot be made.
+std::string Model(const ConfigOverrides& overrides, const std::string& dtype);
 
 }  // namespace conclave
 

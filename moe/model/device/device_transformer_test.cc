@@ -40,18 +40,6 @@ double LargestDifference(const Logits& got, const Logits& want) {
   return largest;
 }
 
-std::unique_ptr<TestRunner> RunnerOn(ComputeTarget& target, const std::string& model) {
-  auto runner = TestRunner::Create(model, target, 1);
-  EXPECT_TRUE(runner.ok()) << runner.status();
-  return runner.ok() ? *std::move(runner) : nullptr;
-}
-
-std::string Model(const ConfigOverrides& overrides, const std::string& dtype) {
-  const auto model = MakeTestModel(overrides, dtype);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.value_or("");
-}
-
 struct Shape {
   const char* name;
   ConfigOverrides overrides;

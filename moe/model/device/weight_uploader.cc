@@ -11,6 +11,19 @@ namespace {
 
 constexpr int32_t kValuesRead = 4;  // that kernels read at once, with one scale
 
+absl::Status CheckTaken(const WeightView& view) {
+  if (view.code != WeightCode::kPlain) {
+    return absl::InvalidArgumentError(
+        "--device cuda does not take packed INT4 or INT8 weights; use --device cpu, or the model in FP8 or BF16");
+  }
+  if (view.has_scales() && view.block_cols < view.cols() && view.block_cols % kValuesRead != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--device cuda takes FP8 weights with a scale for every ",
+                                                   kValuesRead, " columns or a multiple, not for every ",
+                                                   view.block_cols, " (weight_block_size); use --device cpu"));
+  }
+  return absl::OkStatus();
+}
+
 int64_t ValueBytes(const WeightView& view) {
   return view.matrix.rows * view.matrix.cols * SizeOf(view.matrix.dtype);
 }
@@ -49,10 +62,7 @@ void WeightUploader::Take(DeviceWeight* target, std::vector<WeightView> views, b
     CONCLAVE_CHECK(view.cols() == views[0].cols()) << view.cols();
     CONCLAVE_CHECK(view.matrix.dtype == views[0].matrix.dtype && view.block_rows == views[0].block_rows);
     CONCLAVE_CHECK(view.matrix.stride == view.matrix.cols && view.has_scales() == views[0].has_scales());
-    has_integers_ |= view.code != WeightCode::kPlain;
-    if (view.has_scales() && view.block_cols < view.cols() && view.block_cols % kValuesRead != 0) {
-      odd_block_cols_ = view.block_cols;
-    }
+    refusal_.Update(CheckTaken(view));
     bytes += ValueBytes(view);
     scales += ScaleCount(view);
   }
@@ -73,15 +83,7 @@ int64_t WeightUploader::Take(int64_t bytes) {
 }
 
 absl::StatusOr<DeviceBuffer> WeightUploader::Run(DeviceMemory& memory, const std::function<void()>& progress) const {
-  if (has_integers_) {
-    return absl::InvalidArgumentError(
-        "--device cuda does not take packed INT4 or INT8 weights; use --device cpu, or the model in FP8 or BF16");
-  }
-  if (odd_block_cols_ > 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--device cuda takes FP8 weights with a scale for every ",
-                                                   kValuesRead, " columns or a multiple, not for every ",
-                                                   odd_block_cols_, " (weight_block_size); use --device cpu"));
-  }
+  RETURN_IF_ERROR(refusal_);
   ASSIGN_OR_RETURN(DeviceBuffer buffer, memory.Allocate(bytes_));
   Accelerator& accelerator = memory.accelerator();
   std::byte* const base = buffer.as<std::byte>();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "moe/kernels/accelerator/ops.h"
 #include "moe/model/device/device_memory.h"
@@ -46,8 +47,7 @@ class WeightUploader {
     std::vector<float> values;
   };
   std::vector<Matrices> matrices_;
-  bool has_integers_ = false;   // which no accelerator takes: Run says so
-  int32_t odd_block_cols_ = 0;  // the width of scale blocks that no accelerator takes, likewise
+  absl::Status refusal_;  // of weights that no accelerator takes: Run says so
   std::vector<Vector> vectors_;
   int64_t bytes_ = 0;
 };
