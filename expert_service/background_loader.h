@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "expert_service/expert_store.h"
 #include "moe/metrics/metrics.h"
 #include "moe/placement/placement.h"
@@ -21,8 +22,10 @@ class BackgroundLoader {
   BackgroundLoader(const ExpertStore& store, Metrics* metrics);
   ~BackgroundLoader();
 
-  // `held` must be held by the store and stay so.
+  // `held` must be held by the store and stay so for as long as LoadsAny of it.
   void Add(std::vector<LayerHolding> held);
+  // Whether one of them is waiting, or being brought into memory now.
+  bool LoadsAny(absl::Span<const LayerHolding> held);
 
  private:
   void Work();
@@ -31,7 +34,7 @@ class BackgroundLoader {
   Gauge* const waiting_gauge_;
   std::mutex mutex_;
   std::condition_variable added_;
-  std::deque<LayerHolding> waiting_;  // guarded by mutex_; one expert each
+  std::deque<LayerHolding> waiting_;  // guarded by mutex_; one expert each, the first of them the one being loaded
   bool stop_ = false;                 // guarded by mutex_
   std::thread thread_;                // guarded by mutex_
 };

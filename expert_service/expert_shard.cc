@@ -1,6 +1,7 @@
 #include "expert_service/expert_shard.h"
 
 #include <algorithm>
+#include <random>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -24,6 +25,12 @@ absl::StatusOr<std::unique_ptr<DeviceExperts>> PutOnDevice(const ExpertShardOpti
     if (options.progress) options.progress(copied, store.experts(), store.stored_bytes(copied));
   };
   return DeviceExperts::Create(checkpoint, store.holdings(), limits, *options.device, progress);
+}
+
+// Another one than that of the process that was here before, so that nothing meant for that one counts here.
+uint64_t AnyRevision() {
+  std::random_device random;
+  return uint64_t{random()} << 31 | random() | 1;
 }
 
 // The CPU's scratch is not needed where a device computes.
@@ -80,6 +87,9 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
   description_.holdings = store_->holdings();
   description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
   description_.expert_bytes_max = static_cast<uint64_t>(expert_bytes_max_);
+  description_.revision = AnyRevision();
+  description_.experts_per_layer = checkpoint.spec().gate.experts;
+  description_.replicas = options.replicas;
 }
 
 ExpertShard::~ExpertShard() = default;
@@ -99,15 +109,75 @@ absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const Layer
   if (fresh->empty()) return description_;
   if (device_ != nullptr) {
     if (const absl::Status status = device_->Hold(*fresh); !status.ok()) {
+      // The layers before the one that failed are there.
+      for (LayerHolding& holding : *fresh) {
+        std::vector<ExpertId>& lacking = holding.experts;
+        lacking.erase(std::remove_if(lacking.begin(), lacking.end(),
+                                     [&](ExpertId expert) { return device_->Holds(holding.layer, Value(expert)); }),
+                      lacking.end());
+      }
+      store_->Drop(*fresh);
+      if (static_cast<uint64_t>(store_->stored_bytes()) != description_.expert_bytes) DescribeHoldings();
       return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));
     }
   }
+  DescribeHoldings();
+  if (load_ && device_ == nullptr) loader_.Add(*std::move(fresh));
+  return description_;
+}
+
+void ExpertShard::DescribeHoldings() {
   ++description_.placement_epoch;
   description_.holdings = store_->holdings();
   description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
   metrics_.SetHeld(*store_);
-  if (load_ && device_ == nullptr) loader_.Add(*std::move(fresh));
+}
+
+absl::Status ExpertShard::PrepareExperts(absl::Span<const LayerHolding> experts) { return store_->Prepare(experts); }
+
+absl::Status ExpertShard::CheckChange(absl::Span<const LayerHolding> experts, uint64_t revision) const {
+  absl::Status status = store_->CheckHeld(experts);
+  if (status.ok() && revision != description_.revision) {
+    status = absl::AbortedError(absl::StrCat("revision: ", revision, ", here it is ", description_.revision,
+                                             ": somebody else changes what is held; describe the shard anew"));
+  }
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));
+}
+
+absl::StatusOr<ShardDescription> ExpertShard::KeepExperts(absl::Span<const LayerHolding> experts, uint64_t revision) {
+  std::lock_guard<std::mutex> turn(mutex_);
+  std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
+  RETURN_IF_ERROR(CheckChange(experts, revision));
+  ++description_.revision;
   return description_;
+}
+
+absl::StatusOr<ShardDescription> ExpertShard::UnloadExperts(absl::Span<const LayerHolding> experts,
+                                                            uint64_t revision) {
+  std::lock_guard<std::mutex> turn(mutex_);
+  std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
+  RETURN_IF_ERROR(CheckChange(experts, revision));
+  if (loader_.LoadsAny(experts)) {
+    return absl::AbortedError(absl::StrCat(description_.name, ": experts: some are still being loaded; try later"));
+  }
+  ++description_.revision;
+  for (const LayerHolding& gone : experts) {
+    const absl::Span<const LayerHolding> one = absl::MakeConstSpan(&gone, 1);
+    absl::Status status = device_ == nullptr ? absl::OkStatus() : device_->Drop(one);
+    if (!status.ok()) return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));
+    store_->Drop(one);
+    DescribeHoldings();
+  }
+  return description_;
+}
+
+std::vector<LayerTokens> ExpertShard::Tokens() const {
+  std::vector<LayerTokens> tokens;
+  for (const LayerHolding& holding : Describe().holdings) {
+    tokens.push_back({holding.layer, metrics_.Tokens(holding.layer)});
+  }
+  return tokens;
 }
 
 absl::Status ExpertShard::Check(const ExpertCall& call, const MatView& out) const {

@@ -64,6 +64,11 @@ class ExpertShard final : public ExpertHandler {
   absl::Status Run(const ExpertCall& call, MatView out) override;
   // Weights come into memory as calls use them; where `load` is set, a thread of the shard reads them all meanwhile.
   absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) override;
+  absl::Status PrepareExperts(absl::Span<const LayerHolding> experts) override;
+  absl::StatusOr<ShardDescription> KeepExperts(absl::Span<const LayerHolding> experts, uint64_t revision) override;
+  // On a device a layer is copied anew without what is dropped, as it is for LoadExperts; calls wait for that.
+  absl::StatusOr<ShardDescription> UnloadExperts(absl::Span<const LayerHolding> experts, uint64_t revision) override;
+  std::vector<LayerTokens> Tokens() const override;
   // What is held; not to be used while LoadExperts may run.
   const ExpertStore& store() const { return *store_; }
 
@@ -71,6 +76,9 @@ class ExpertShard final : public ExpertHandler {
   ExpertShard(const ExpertShardOptions& options, const Checkpoint& checkpoint, std::unique_ptr<ExpertStore> store,
               std::unique_ptr<DeviceExperts> device);
   absl::Status Check(const ExpertCall& call, const MatView& out) const;
+  absl::Status CheckChange(absl::Span<const LayerHolding> experts, uint64_t revision) const;
+  // The store holds something else than is described.
+  void DescribeHoldings();
   absl::Status Compute(const ExpertCall& call, MatView out, absl::Time arrival);
   absl::Status ComputeOnDevice(const ExpertCall& call, MatView out);
 

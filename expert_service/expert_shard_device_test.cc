@@ -104,6 +104,19 @@ TEST_F(ExpertShardDeviceTest, AShardThatStartsWithoutExpertsComputesThoseThatItT
   for (int64_t row = 0; row < 4; ++row) EXPECT_TRUE(SameRow(want, got, row)) << row;
 }
 
+TEST_F(ExpertShardDeviceTest, AnExpertThatIsLetGoLeavesTheOthersBitsAlone) {
+  MatBuffer before(DType::kF32, 4, Hidden()), after(DType::kF32, 4, Hidden());
+  ASSERT_TRUE(shard_->Run(call_, before.view()).ok());
+  const auto left = shard_->UnloadExperts({{LayerId{3}, {ExpertId{2}, ExpertId{3}}}}, shard_->Describe().revision);
+  ASSERT_TRUE(left.ok()) << left.status();
+  call_.placement_epoch = left->placement_epoch;
+  ASSERT_TRUE(shard_->Run(call_, after.view()).ok());
+  for (int64_t row = 0; row < 4; ++row) EXPECT_TRUE(SameRow(before, after, row)) << row;
+  const std::vector<int32_t> gone = {0, 2, 1, 9};
+  call_.experts = gone;
+  EXPECT_EQ(shard_->Run(call_, after.view()).code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(ExpertShardDeviceTest, ALostDeviceIsToldOnceAndItsCallsAreUnavailable) {
   MatBuffer out(DType::kF32, 4, Hidden());
   ASSERT_TRUE(shard_->Run(call_, out.view()).ok());

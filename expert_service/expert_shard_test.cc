@@ -210,6 +210,96 @@ TEST(ExpertShard, TakesNoMoreThanItsMemoryAllows) {
   EXPECT_EQ(shard->Describe().placement_epoch, kStaticPlacementEpoch);
 }
 
+std::vector<LayerHolding> Experts(int layer, std::vector<int32_t> ids) {
+  LayerHolding holding{LayerId{layer}, {}};
+  for (const int32_t id : ids) holding.experts.push_back(ExpertId{id});
+  return {holding};
+}
+
+TEST(ExpertShard, LetsExpertsGoAndTakesThemBack) {
+  const auto shard = NewShard(0, 4);  // holds 0-7
+  const ShardDescription before = shard->Describe();
+  const auto after = shard->UnloadExperts(Experts(3, {1, 5}), before.revision);
+  ASSERT_TRUE(after.ok()) << after.status();
+  EXPECT_EQ(FormatExperts(after->holdings[2].experts), "0, 2-4, 6-7");
+  EXPECT_EQ(after->placement_epoch, before.placement_epoch + 1);
+  EXPECT_LT(after->expert_bytes, before.expert_bytes);
+  Rows rows(Compute::kF32, 2, 1, 1, 1);  // expert 1
+  EXPECT_EQ(shard->Run(rows.call, rows.out.view()).code(), absl::StatusCode::kFailedPrecondition) << "a stale epoch";
+  rows.call.placement_epoch = after->placement_epoch;
+  const absl::Status gone = shard->Run(rows.call, rows.out.view());
+  EXPECT_EQ(gone.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(gone.message()), HasSubstr("layer 3 expert 1 is not held here; held of layer 3: 0, 2-4"));
+  ASSERT_TRUE(shard->PrepareExperts(Experts(3, {1})).ok());
+  const auto back = shard->LoadExperts(Experts(3, {1}));
+  ASSERT_TRUE(back.ok()) << back.status();
+  rows.call.placement_epoch = back->placement_epoch;
+  ASSERT_EQ(shard->Run(rows.call, rows.out.view()), absl::OkStatus());
+  EXPECT_TRUE(SameBytes(rows.out, Expected(Compute::kF32, rows)));
+}
+
+// Two who move experts, each of whom relies on the shard that the other one takes the expert from: whatever the order
+// of their messages, one copy stays.
+TEST(ExpertShard, TwoWhoMoveTheSameExpertCannotLoseIt) {
+  // What each does: describe both, keep there, unload here. Every interleaving of the two.
+  for (int order = 0; order < 64; ++order) {
+    if (__builtin_popcount(static_cast<unsigned>(order)) != 3) continue;
+    const auto a = NewShard(0, 4), b = NewShard(0, 4);
+    ExpertShard* const shards[] = {a.get(), b.get()};
+    struct Mover {
+      int step = 0;
+      bool failed = false;
+      uint64_t revision[2] = {0, 0};
+    } movers[2];
+    for (int turn = 0; turn < 6; ++turn) {
+      const int who = order >> turn & 1;
+      Mover& mover = movers[who];
+      const int from = who, keeper = 1 - who;
+      if (mover.failed) continue;
+      if (mover.step == 0) {
+        for (int i = 0; i < 2; ++i) mover.revision[i] = shards[i]->Describe().revision;
+      } else if (mover.step == 1) {
+        mover.failed = !shards[keeper]->KeepExperts(Experts(3, {2}), mover.revision[keeper]).ok();
+      } else {
+        mover.failed = !shards[from]->UnloadExperts(Experts(3, {2}), mover.revision[from]).ok();
+      }
+      ++mover.step;
+    }
+    EXPECT_TRUE(a->store().Find(LayerId{3}, ExpertId{2}) != nullptr ||
+                b->store().Find(LayerId{3}, ExpertId{2}) != nullptr)
+        << "order " << order;
+  }
+}
+
+TEST(ExpertShard, KeepsAndUnloadsOnlyWhatItHoldsAtTheRevisionNamed) {
+  const auto shard = NewShard(0, 4);
+  const uint64_t revision = shard->Describe().revision;
+  EXPECT_EQ(shard->KeepExperts(Experts(3, {9}), revision).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(shard->UnloadExperts(Experts(3, {2, 9}), revision).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(shard->UnloadExperts(Experts(0, {2}), revision).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(shard->UnloadExperts(Experts(3, {99}), revision).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(shard->UnloadExperts(Experts(3, {2}), revision + 1).status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(FormatExperts(shard->Describe().holdings[2].experts), "0-7") << "a refusal changes nothing";
+  const auto kept = shard->KeepExperts(Experts(3, {2}), revision);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_NE(kept->revision, revision);
+  EXPECT_EQ(kept->placement_epoch, kStaticPlacementEpoch) << "routers need not notice";
+  EXPECT_NE(NewShard(0, 4)->Describe().revision, revision) << "another process, another revision";
+}
+
+TEST(ExpertShard, CountsTheTokensOfEachExpert) {
+  const auto shard = NewShard(0, 4);
+  Rows rows(Compute::kF32, 5, 0, 8, 3);
+  ASSERT_TRUE(shard->Run(rows.call, rows.out.view()).ok());
+  const std::vector<LayerTokens> tokens = shard->Tokens();
+  ASSERT_EQ(tokens.size(), 7u);
+  uint64_t sum = 0;
+  for (const uint64_t count : tokens[2].tokens) sum += count;
+  EXPECT_EQ(tokens[2].layer, LayerId{3});
+  EXPECT_EQ(sum, 15u);
+}
+
 TEST(ExpertShard, LoadsWhileItServes) {
   const auto shard = NewShard(0, 4);
   std::thread loading([&] {

@@ -68,9 +68,8 @@ absl::Status ExpertStore::Load(const LayerHolding& held) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<LayerHolding>> ExpertStore::NewOf(absl::Span<const LayerHolding> experts) const {
+absl::Status ExpertStore::CheckExists(absl::Span<const LayerHolding> experts) const {
   const ModelSpec& spec = checkpoint_.spec();
-  std::map<int32_t, std::set<ExpertId>> by_layer;
   for (const LayerHolding& asked : experts) {
     const bool routed = Value(asked.layer) >= 0 && Value(asked.layer) < spec.layers && spec.IsMoe(asked.layer);
     for (const ExpertId expert : asked.experts) {
@@ -78,6 +77,60 @@ absl::StatusOr<std::vector<LayerHolding>> ExpertStore::NewOf(absl::Span<const La
         return absl::InvalidArgumentError(
             absl::StrCat("experts: layer ", Value(asked.layer), " of this model has no expert ", Value(expert)));
       }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpertStore::Prepare(absl::Span<const LayerHolding> experts) const {
+  RETURN_IF_ERROR(CheckExists(experts));
+  const ModelSpec& spec = checkpoint_.spec();
+  for (const LayerHolding& asked : experts) {
+    for (const ExpertId expert : asked.experts) {
+      ASSIGN_OR_RETURN(const FfnWeights weights, LoadFfn(checkpoint_, ExpertPrefix(asked.layer, expert), spec.hidden,
+                                                         spec.moe_intermediate));
+      for (const WeightView& weight : {weights.gate, weights.up, weights.down}) {
+        RETURN_IF_ERROR(checkpoint_.Load(weight));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpertStore::CheckHeld(absl::Span<const LayerHolding> experts) const {
+  RETURN_IF_ERROR(CheckExists(experts));
+  for (const LayerHolding& asked : experts) {
+    for (const ExpertId expert : asked.experts) {
+      if (Find(asked.layer, expert) != nullptr) continue;
+      return absl::FailedPreconditionError(absl::StrCat("experts: layer ", Value(asked.layer), " expert ",
+                                                        Value(expert), " is not held here; held of ",
+                                                        Summary(asked.layer)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ExpertStore::Drop(absl::Span<const LayerHolding> experts) {
+  for (const LayerHolding& gone : experts) {
+    for (LayerHolding& held : holdings_) {
+      if (held.layer != gone.layer) continue;
+      for (const ExpertId expert : gone.experts) {
+        const FfnWeights* weights = Find(gone.layer, expert);
+        if (weights == nullptr) continue;  // named twice
+        for (const WeightView& weight : {weights->gate, weights->up, weights->down}) checkpoint_.Evict(weight);
+        weights_.Remove(gone.layer, expert);
+        held.experts.erase(std::find(held.experts.begin(), held.experts.end(), expert));
+        --experts_;
+      }
+    }
+  }
+}
+
+absl::StatusOr<std::vector<LayerHolding>> ExpertStore::NewOf(absl::Span<const LayerHolding> experts) const {
+  RETURN_IF_ERROR(CheckExists(experts));
+  std::map<int32_t, std::set<ExpertId>> by_layer;
+  for (const LayerHolding& asked : experts) {
+    for (const ExpertId expert : asked.experts) {
       if (Find(asked.layer, expert) == nullptr) by_layer[Value(asked.layer)].insert(expert);
     }
   }

@@ -18,7 +18,7 @@
 
 namespace conclave {
 
-// Thread-safe, but for Hold, which must be alone.
+// Thread-safe, but for Hold and Drop, each of which must be alone; with Prepare and Load it need not.
 class ExpertStore {
  public:
   // Told how many of the shard's experts are in memory, and their stored bytes.
@@ -34,12 +34,18 @@ class ExpertStore {
   absl::Status LoadAll(const Progress& progress) const;
 
   // Holds `experts` too and tells which of them are new. Maps their tensors and touches no page of them. Pointers from
-  // Find stay good. INVALID_ARGUMENT: the model has no such expert, and nothing has changed. RESOURCE_EXHAUSTED: more
+  // Find stay good until their expert is dropped. INVALID_ARGUMENT: the model has no such expert, and nothing has changed. RESOURCE_EXHAUSTED: more
   // than `bytes_max` stored bytes would then be held (0: any), and nothing has changed. NOT_FOUND / DATA_LOSS as
   // Checkpoint::Weight, naming the tensor; what came before it is held.
   absl::StatusOr<std::vector<LayerHolding>> Hold(absl::Span<const LayerHolding> experts, int64_t bytes_max);
-  // Brings the weights of `held` into memory.
+  // Brings the weights of `held` into memory. Must not race with a Drop of them.
   absl::Status Load(const LayerHolding& held) const;
+  // The same of experts that need not be held. INVALID_ARGUMENT as Hold; NOT_FOUND / DATA_LOSS as Checkpoint::Weight.
+  absl::Status Prepare(absl::Span<const LayerHolding> experts) const;
+  // OK where all of them are held. INVALID_ARGUMENT as Hold; FAILED_PRECONDITION names the first that is not.
+  absl::Status CheckHeld(absl::Span<const LayerHolding> experts) const;
+  // Holds them no more and lets their pages go. REQUIRES: CheckHeld is OK.
+  void Drop(absl::Span<const LayerHolding> experts);
 
   // Null where the expert is not held here, or does not exist.
   const FfnWeights* Find(LayerId layer, ExpertId expert) const { return weights_.Find(layer, expert); }
@@ -53,6 +59,7 @@ class ExpertStore {
   std::string Summary(LayerId layer) const;
 
  private:
+  absl::Status CheckExists(absl::Span<const LayerHolding> experts) const;
   absl::StatusOr<std::vector<LayerHolding>> NewOf(absl::Span<const LayerHolding> experts) const;
 
   explicit ExpertStore(const Checkpoint& checkpoint) : checkpoint_(checkpoint), weights_(checkpoint) {}

@@ -59,15 +59,22 @@ void ShardMetrics::SetHeld(const ExpertStore& store) {
 }
 
 void ShardMetrics::CountRun(const ExpertCall& call, absl::Duration queued, absl::Duration compute) {
-  if (metrics_ == nullptr) return;
-  rows_->Add(static_cast<double>(call.rows.rows));
-  queue_seconds_->Observe(absl::ToDoubleSeconds(queued));
-  compute_seconds_->Observe(absl::ToDoubleSeconds(compute));
   std::atomic<uint64_t>* const tokens = &tokens_[static_cast<size_t>(Value(call.layer)) * experts_per_layer_];
   for (const int32_t expert : call.experts) {
     std::atomic<uint64_t>& count = tokens[expert];
     count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
+  if (metrics_ == nullptr) return;
+  rows_->Add(static_cast<double>(call.rows.rows));
+  queue_seconds_->Observe(absl::ToDoubleSeconds(queued));
+  compute_seconds_->Observe(absl::ToDoubleSeconds(compute));
+}
+
+std::vector<uint64_t> ShardMetrics::Tokens(LayerId layer) const {
+  std::vector<uint64_t> tokens(experts_per_layer_);
+  const std::atomic<uint64_t>* const counts = &tokens_[static_cast<size_t>(Value(layer)) * experts_per_layer_];
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = counts[i].load(std::memory_order_relaxed);
+  return tokens;
 }
 
 void ShardMetrics::Refresh() {

@@ -21,7 +21,7 @@ namespace conclave {
 // shown at a scrape; series are bounded by what the shard holds: one a layer, and where asked one per (layer, expert).
 class ShardMetrics {
  public:
-  // `metrics` null: nothing is counted.
+  // `metrics` null: nothing is counted but tokens.
   ShardMetrics(Metrics* metrics, const ExpertStore& store, const ModelSpec& spec, bool per_expert);
   // The shard holds what `store` holds now.
   void SetHeld(const ExpertStore& store);
@@ -29,6 +29,8 @@ class ShardMetrics {
   void CountRun(const ExpertCall& call, absl::Duration queued, absl::Duration compute);
   // How a call ended, run or refused.
   void CountEnd(absl::StatusCode code);
+  // Tokens of each expert of the layer since the start, [experts].
+  std::vector<uint64_t> Tokens(LayerId layer) const;
 
  private:
   // A count and the series that shows it.

@@ -27,6 +27,8 @@ constexpr absl::Duration kIdleWait = absl::Milliseconds(100);
 // Rows without a holder for so long are no short gap, in which one shard takes over from another.
 constexpr absl::Duration kStalled = absl::Milliseconds(100);
 
+constexpr ShardId kNobody{-1};
+
 // Whether another holder, or the same once more, may do better.
 bool MayResend(absl::StatusCode code) {
   switch (code) {
@@ -49,6 +51,9 @@ std::vector<LayerId> MoeLayers(const ModelSpec& spec) {
   }
   return layers;
 }
+
+// Tickets are numbered in the order of layers, which must not show in what depends on this.
+uint64_t Scatter(uint64_t ticket) { return (ticket * 0x9e3779b97f4a7c15) >> 32; }
 
 int64_t BytesOf(const ConstMatView& rows) { return rows.rows * rows.cols * SizeOf(rows.dtype); }
 
@@ -155,8 +160,8 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
   batch_.reserve(int64_t{options.rows_max} * top_k_);
 }
 
-// The usable holder that the ticket has least against, not ejected, then with the least to do. Whom it picks changes no
-// bit of the result.
+// The usable holder that the ticket has least against, not ejected, then with the least to do; of equal ones another
+// each time, or the first would get more in the long run. Whom it picks changes no bit of the result.
 bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard) {
   const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{expert});
   const auto cost = [&](int place) {
@@ -165,7 +170,9 @@ bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Time n
                            ticket.loads.With(holder, expert, place));
   };
   int best = -1;
-  for (int place = 0; place < static_cast<int>(holders.size()); ++place) {
+  const size_t first = holders.size() < 2 ? 0 : Scatter(ticket.id) % holders.size();
+  for (size_t i = 0; i < holders.size(); ++i) {
+    const int place = static_cast<int>((first + i) % holders.size());
     const ShardId holder = holders[static_cast<size_t>(place)];
     if (!membership_->Usable(holder) || now < ticket.grudge(holder).pause_until) continue;
     if (best < 0 || cost(place) < cost(best)) best = place;
@@ -253,9 +260,17 @@ void RemoteExperts::KeepOpen(LayerTicket& ticket, const absl::Status& why) {
 void RemoteExperts::PlanOpen(LayerTicket& ticket, absl::Time now) {
   std::vector<RoutedPair>& open = ticket.open();
   batch_.clear();
+  // First those that have no choice: copies of an expert are there to even out what these make of the shards' loads.
+  for (const bool has_choice : {false, true}) {
+    for (RoutedPair& pair : open) {
+      const bool chooses = membership_->Holders(ticket.layer, ExpertId{pair.expert}).size() > 1;
+      if (chooses != has_choice) continue;
+      if (!PickHolder(ticket, pair.expert, now, &pair.shard)) pair.shard = kNobody;
+    }
+  }
   size_t kept = 0;
-  for (RoutedPair& pair : open) {
-    if (PickHolder(ticket, pair.expert, now, &pair.shard)) {
+  for (const RoutedPair& pair : open) {
+    if (pair.shard != kNobody) {
       batch_.push_back(pair);
     } else {
       open[kept++] = pair;

@@ -22,6 +22,16 @@ bool SameHoldings(const ShardDescription& a, const ShardDescription& b) {
       [](const LayerHolding& x, const LayerHolding& y) { return x.layer == y.layer && x.experts == y.experts; });
 }
 
+// Whether `after` lacks an expert that `before` held. Layers are the same ones, experts ascend.
+bool LetGo(const ShardDescription& before, const ShardDescription& after) {
+  if (before.holdings.size() != after.holdings.size()) return true;
+  for (size_t i = 0; i < before.holdings.size(); ++i) {
+    const std::vector<ExpertId>&had = before.holdings[i].experts, &has = after.holdings[i].experts;
+    if (!std::includes(has.begin(), has.end(), had.begin(), had.end())) return true;
+  }
+  return false;
+}
+
 int64_t ExpertsOf(const ShardDescription& shard) {
   int64_t count = 0;
   for (const LayerHolding& holding : shard.holdings) count += static_cast<int64_t>(holding.experts.size());
@@ -177,9 +187,10 @@ bool ShardMembership::TakeNews(ShardNews news, absl::Time now) {
   --waiting_;
   Member& member = members_[Value(news.shard)];
   (news.of_load ? member.loading : member.asked) = false;
+  if (!news.of_load) member.may_have_taken = false;
   absl::Status status = news.description.status();
   if (status.ok()) status = CheckShard(*news.description, options_);
-  if (status.ok()) return TakeDescription(news.shard, *std::move(news.description));
+  if (status.ok()) return TakeDescription(news.shard, *std::move(news.description), now);
   if (news.of_load) {
     LogWarning(absl::StrCat("expert shard ", member.description.name, " takes no further experts: ", status.message()));
     const bool full = absl::IsResourceExhausted(status);
@@ -190,7 +201,18 @@ bool ShardMembership::TakeNews(ShardNews news, absl::Time now) {
   return TakeFailure(news.shard, status, now);
 }
 
-bool ShardMembership::TakeDescription(ShardId shard, ShardDescription description) {
+// A shard lets an expert go where another one holds it, of which we may not have heard: better to ask than to have it
+// loaded a second time.
+void ShardMembership::AskWhoTookIt(ShardId from, absl::Time now) {
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const ShardId other{static_cast<int32_t>(i)};
+    if (other == from || !members_[i].up) continue;
+    OnSuspect(other, now);
+    members_[i].may_have_taken = true;
+  }
+}
+
+bool ShardMembership::TakeDescription(ShardId shard, ShardDescription description, absl::Time now) {
   Member& member = members_[Value(shard)];
   // What was asked for after this question left will be newer.
   const bool outdated = member.stale && member.ask_at != absl::InfiniteFuture();
@@ -204,6 +226,7 @@ bool ShardMembership::TakeDescription(ShardId shard, ShardDescription descriptio
       member.description = std::move(before);
       return false;
     }
+    if (member.known && LetGo(before, member.description)) AskWhoTookIt(shard, now);
   }
   const bool back = !member.up;
   if (back || !same) {
@@ -239,8 +262,8 @@ bool ShardMembership::Orphaned(LayerId layer, ExpertId expert, bool useless_too)
 
 void ShardMembership::LoadOrphans(absl::Time now) {
   if (control_ == nullptr) return;
-  // Nothing is planned on top of loads that are under way: their answers change the picture.
-  const auto loads = [](const Member& member) { return member.loading && member.up; };
+  // Nothing is planned on top of loads and questions that are under way: their answers change the picture.
+  const auto loads = [](const Member& member) { return (member.loading || member.may_have_taken) && member.up; };
   if (std::any_of(members_.begin(), members_.end(), loads)) return;
   std::vector<ShardId> takers;
   std::vector<int64_t> load(members_.size());

@@ -93,13 +93,15 @@ class ShardMembership {
     absl::Time ask_at = absl::InfiniteFuture();
     absl::Duration pause;                         // before the next question
     int failed_asks = 0;                          // since it was up
+    bool may_have_taken = false;                  // what another one holds no more; it is being asked
     bool loading = false;                         // a LoadExperts is on its way
     absl::Time load_again_at = absl::InfinitePast();  // it refused, or failed
   };
   ShardMembership(ShardControl* control, const MembershipOptions& options);
   void Ask(ShardId shard, absl::Time now);
   bool TakeNews(ShardNews news, absl::Time now);
-  bool TakeDescription(ShardId shard, ShardDescription description);
+  bool TakeDescription(ShardId shard, ShardDescription description, absl::Time now);
+  void AskWhoTookIt(ShardId from, absl::Time now);
   bool TakeFailure(ShardId shard, const absl::Status& status, absl::Time now);
   // Whether all holders are gone, or useless where those count.
   bool Orphaned(LayerId layer, ExpertId expert, bool useless_too) const;

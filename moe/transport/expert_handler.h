@@ -25,6 +25,15 @@ struct ShardDescription {
   std::vector<Holding> holdings;  // ascending by layer
   uint64_t expert_bytes = 0;      // stored bytes of all held experts
   uint64_t expert_bytes_max = 0;  // how many it takes at most; 0: no limit
+  uint64_t revision = 0;          // changes with Keep and Unload; 0: the shard knows neither
+  int experts_per_layer = 0;      // routed experts of the model; 0: it does not say
+  int replicas = 1;               // on how many shards each expert is to live
+};
+
+// What was run of one layer, an expert's rows counted once each.
+struct LayerTokens {
+  LayerId layer{0};
+  std::vector<uint64_t> tokens;  // [experts], also of experts that are held no more
 };
 
 // Thread-safe: transports may call from several threads.
@@ -43,6 +52,19 @@ class ExpertHandler {
   virtual absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) {
     return absl::UnimplementedError("this shard cannot load further experts");
   }
+  // Brings the weights of `experts` into memory without holding them; calls go on meanwhile. Errors name the tensor.
+  virtual absl::Status PrepareExperts(absl::Span<const LayerHolding> experts) { return absl::OkStatus(); }
+  // Says that `experts` are held and relied on, and changes the revision. FAILED_PRECONDITION: one is not held.
+  // ABORTED: `revision` is not the description's: somebody else changes things too.
+  virtual absl::StatusOr<ShardDescription> KeepExperts(absl::Span<const LayerHolding> experts, uint64_t revision) {
+    return absl::UnimplementedError("this shard cannot unload experts");
+  }
+  // Holds `experts` no more, and changes the revision. Errors as KeepExperts, and ABORTED: one is still being loaded.
+  virtual absl::StatusOr<ShardDescription> UnloadExperts(absl::Span<const LayerHolding> experts, uint64_t revision) {
+    return absl::UnimplementedError("this shard cannot unload experts");
+  }
+  // Since the start; ascending by layer. Empty: it does not count.
+  virtual std::vector<LayerTokens> Tokens() const { return {}; }
 };
 
 }  // namespace conclave

@@ -51,6 +51,21 @@ absl::StatusOr<ShardDescription> FakeExpertHandler::LoadExperts(absl::Span<const
   return description_;
 }
 
+absl::StatusOr<ShardDescription> FakeExpertHandler::UnloadExperts(absl::Span<const LayerHolding> experts, uint64_t) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++description_.placement_epoch;
+  for (const LayerHolding& gone : experts) {
+    for (LayerHolding& held : description_.holdings) {
+      if (held.layer != gone.layer) continue;
+      const auto goes = [&](ExpertId expert) {
+        return std::find(gone.experts.begin(), gone.experts.end(), expert) != gone.experts.end();
+      };
+      held.experts.erase(std::remove_if(held.experts.begin(), held.experts.end(), goes), held.experts.end());
+    }
+  }
+  return description_;
+}
+
 bool FakeExpertHandler::Holds(LayerId layer, int32_t expert) const {
   for (const LayerHolding& holding : description_.holdings) {
     if (holding.layer != layer) continue;
@@ -80,6 +95,7 @@ absl::Status FakeExpertHandler::Run(const ExpertCall& call, MatView out) {
           absl::StrCat(description_.name, ": layer ", Value(call.layer), " expert ", expert, " is not held here"));
     }
   }
+  for (const int32_t expert : call.experts) ++tokens_[{call.layer, expert}];
   for (int64_t row = 0; row < call.rows.rows; ++row) {
     for (uint32_t p = call.row_offsets[row]; p < call.row_offsets[row + 1]; ++p) {
       for (int64_t c = 0; c < out.cols; ++c) {
@@ -94,6 +110,12 @@ absl::Status FakeExpertHandler::Run(const ExpertCall& call, MatView out) {
     }
   }
   return absl::OkStatus();
+}
+
+int64_t FakeExpertHandler::tokens(LayerId layer, int32_t expert) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = tokens_.find({layer, expert});
+  return found == tokens_.end() ? 0 : found->second;
 }
 
 void FakeExpertHandler::Hang() {

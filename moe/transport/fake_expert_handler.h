@@ -4,8 +4,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,6 +33,8 @@ class FakeExpertHandler final : public ExpertHandler {
   ShardDescription Describe() const override;
   absl::Status Run(const ExpertCall& call, MatView out) override;
   absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) override;
+  // Whatever the revision.
+  absl::StatusOr<ShardDescription> UnloadExperts(absl::Span<const LayerHolding> experts, uint64_t revision) override;
 
   // From now on calls of another placement epoch than the description's are refused.
   void CheckEpochs() { checks_epochs_ = true; }
@@ -40,6 +45,8 @@ class FakeExpertHandler final : public ExpertHandler {
   void FailWith(absl::Status status);
   // How many Runs have begun.
   int runs() const { return runs_; }
+  // How many rows of successful Runs went to the expert.
+  int64_t tokens(LayerId layer, int32_t expert) const;
 
  private:
   bool Holds(LayerId layer, int32_t expert) const;
@@ -50,6 +57,7 @@ class FakeExpertHandler final : public ExpertHandler {
   ShardDescription description_;  // guarded by mutex_
   std::condition_variable resumed_;
   bool hangs_ = false;    // guarded by mutex_
+  std::map<std::pair<LayerId, int32_t>, int64_t> tokens_;  // guarded by mutex_
   absl::Status failure_;  // guarded by mutex_
 };
 

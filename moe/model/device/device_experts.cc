@@ -69,14 +69,12 @@ absl::Status DeviceExperts::AllocateTables() {
 }
 
 absl::StatusOr<std::unique_ptr<DeviceExperts::Layer>> DeviceExperts::Plan(LayerId layer,
-                                                                          const std::vector<ExpertId>& fresh,
+                                                                          std::vector<ExpertId> held,
                                                                           WeightUploader& uploader) const {
-  const Layer& now = *layers_[Value(layer)];
   auto next = std::make_unique<Layer>();
-  next->held = now.held;
-  next->held.insert(next->held.end(), fresh.begin(), fresh.end());
+  next->held = std::move(held);
   next->slot_of.assign(experts_, -1);
-  next->slot_of_device = now.slot_of_device;
+  next->slot_of_device = layers_[Value(layer)]->slot_of_device;
   next->slots.hidden = hidden_;
   next->slots.intermediate = intermediate_;
   std::vector<WeightView> gate_up, down;
@@ -114,15 +112,34 @@ absl::Status DeviceExperts::Hold(absl::Span<const LayerHolding> experts) {
       if (!Holds(holding.layer, Value(expert))) fresh.push_back(expert);
     }
     if (fresh.empty()) continue;
-    WeightUploader uploader;
-    ASSIGN_OR_RETURN(auto next, Plan(holding.layer, fresh, uploader));
-    const int64_t old_bytes = layers_[Value(holding.layer)]->weight_bytes;
-    RETURN_IF_ERROR(memory_.Reserve(kWeightsPart, uploader.bytes()));
-    const absl::Status status = Replace(holding.layer, std::move(next), uploader, {});
-    memory_.Release(kWeightsPart, status.ok() ? old_bytes : uploader.bytes());
-    RETURN_IF_ERROR(status);
+    std::vector<ExpertId> held = layers_[Value(holding.layer)]->held;
+    held.insert(held.end(), fresh.begin(), fresh.end());
+    RETURN_IF_ERROR(Exchange(holding.layer, std::move(held)));
   }
   return absl::OkStatus();
+}
+
+absl::Status DeviceExperts::Drop(absl::Span<const LayerHolding> experts) {
+  for (const LayerHolding& gone : experts) {
+    const std::vector<ExpertId>& before = layers_[Value(gone.layer)]->held;
+    std::vector<ExpertId> held;
+    for (const ExpertId expert : before) {
+      if (std::find(gone.experts.begin(), gone.experts.end(), expert) == gone.experts.end()) held.push_back(expert);
+    }
+    if (held.size() < before.size()) RETURN_IF_ERROR(Exchange(gone.layer, std::move(held)));
+  }
+  return absl::OkStatus();
+}
+
+// From now on the layer holds these.
+absl::Status DeviceExperts::Exchange(LayerId layer, std::vector<ExpertId> held) {
+  WeightUploader uploader;
+  ASSIGN_OR_RETURN(auto next, Plan(layer, std::move(held), uploader));
+  const int64_t old_bytes = layers_[Value(layer)]->weight_bytes;
+  RETURN_IF_ERROR(memory_.Reserve(kWeightsPart, uploader.bytes()));
+  const absl::Status status = Replace(layer, std::move(next), uploader, {});
+  memory_.Release(kWeightsPart, status.ok() ? old_bytes : uploader.bytes());
+  return status;
 }
 
 absl::Status DeviceExperts::AllocateScratch() {

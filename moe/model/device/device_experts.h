@@ -42,6 +42,8 @@ class DeviceExperts {
   // Holds `experts` too; those held already change nothing. While a layer is copied anew, it takes its room twice.
   // Errors as Create; the layers before the one that failed are then held.
   absl::Status Hold(absl::Span<const LayerHolding> experts);
+  // Holds `experts` no more; those not held change nothing. Time, room and errors as Hold.
+  absl::Status Drop(absl::Span<const LayerHolding> experts);
   bool Holds(LayerId layer, int32_t expert) const;
   DType row_dtype() const { return row_dtype_; }
 
@@ -68,9 +70,10 @@ class DeviceExperts {
   };
   DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint, const DeviceExpertsOptions& options);
   absl::Status AllocateTables();
-  // A copy of the layer with `fresh` in it too, named to the uploader and not yet copied.
-  absl::StatusOr<std::unique_ptr<Layer>> Plan(LayerId layer, const std::vector<ExpertId>& fresh,
+  // A copy of the layer with `held` in it, named to the uploader and not yet copied.
+  absl::StatusOr<std::unique_ptr<Layer>> Plan(LayerId layer, std::vector<ExpertId> held,
                                               WeightUploader& uploader) const;
+  absl::Status Exchange(LayerId layer, std::vector<ExpertId> held);
   absl::Status Replace(LayerId layer, std::unique_ptr<Layer> next, const WeightUploader& uploader,
                        const std::function<void()>& copied);
   absl::Status AllocateScratch();

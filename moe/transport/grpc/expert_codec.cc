@@ -258,6 +258,9 @@ void EncodeDescription(const ShardDescription& description, v1::DescribeResponse
   proto->set_row_dtype(ToProto(description.row_dtype));
   proto->set_expert_bytes(description.expert_bytes);
   proto->set_expert_bytes_max(description.expert_bytes_max);
+  proto->set_revision(description.revision);
+  proto->set_experts_per_layer(description.experts_per_layer);
+  proto->set_replicas(description.replicas);
   EncodeHoldings(description.holdings, proto->mutable_holdings());
 }
 
@@ -276,8 +279,38 @@ absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& p
     return absl::InvalidArgumentError(absl::StrCat("hidden_size: ", proto.hidden_size(), " is out of range"));
   }
   description.expert_bytes_max = proto.expert_bytes_max();
+  description.revision = proto.revision();
+  if (proto.experts_per_layer() < 0 || proto.experts_per_layer() > limits::kExpertsPerLayerMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("experts_per_layer: ", proto.experts_per_layer(), " is out of range"));
+  }
+  description.experts_per_layer = proto.experts_per_layer();
+  description.replicas = std::max(1, proto.replicas());
   ASSIGN_OR_RETURN(description.holdings, DecodeHoldings(proto.holdings()));
   return description;
+}
+
+void EncodeTokens(absl::Span<const LayerTokens> tokens, v1::DescribeResponse* proto) {
+  for (const LayerTokens& layer : tokens) {
+    v1::LayerTokens* out = proto->add_tokens();
+    out->set_layer(Value(layer.layer));
+    out->mutable_tokens()->Add(layer.tokens.begin(), layer.tokens.end());
+  }
+}
+
+absl::StatusOr<std::vector<LayerTokens>> DecodeTokens(const v1::DescribeResponse& proto) {
+  if (proto.tokens_size() > limits::kLayersMax) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens: ", proto.tokens_size(), " layers"));
+  }
+  std::vector<LayerTokens> tokens;
+  for (const v1::LayerTokens& layer : proto.tokens()) {
+    if (layer.tokens_size() > limits::kExpertsPerLayerMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tokens: ", layer.tokens_size(), " experts in layer ", layer.layer()));
+    }
+    tokens.push_back({LayerId{layer.layer()}, {layer.tokens().begin(), layer.tokens().end()}});
+  }
+  return tokens;
 }
 
 }  // namespace conclave

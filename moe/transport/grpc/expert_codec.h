@@ -81,6 +81,10 @@ void EncodeHoldings(absl::Span<const LayerHolding> holdings,
 void EncodeDescription(const ShardDescription& description, v1::DescribeResponse* proto);
 // The reverse. INVALID_ARGUMENT names the field that is out of range.
 absl::StatusOr<ShardDescription> DecodeDescription(const v1::DescribeResponse& proto);
+// Its tokens.
+void EncodeTokens(absl::Span<const LayerTokens> tokens, v1::DescribeResponse* proto);
+// The reverse. INVALID_ARGUMENT: more layers or experts than any model has.
+absl::StatusOr<std::vector<LayerTokens>> DecodeTokens(const v1::DescribeResponse& proto);
 
 }  // namespace conclave
 

@@ -118,8 +118,10 @@ class Service final : public v1::ExpertService::Service {
     if (!handler.ok()) return ToGrpc(handler.status());
     const ShardDescription description = (*handler)->Describe();
     const absl::Status expected = CheckFit(*context, description, request->model_fingerprint(), "");
-    if (expected.ok()) EncodeDescription(description, response);
-    return ToGrpc(expected);
+    if (!expected.ok()) return ToGrpc(expected);
+    EncodeDescription(description, response);
+    if (request->with_tokens()) EncodeTokens((*handler)->Tokens(), response);
+    return grpc::Status::OK;
   }
 
   grpc::Status LoadExperts(grpc::ServerContext* context, const v1::LoadExpertsRequest* request,
@@ -130,9 +132,22 @@ class Service final : public v1::ExpertService::Service {
     if (!expected.ok()) return ToGrpc(expected);
     const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request->experts());
     if (!experts.ok()) return ToGrpc(experts.status());
+    if (request->weights_first()) {
+      if (const absl::Status ready = (*handler)->PrepareExperts(*experts); !ready.ok()) return ToGrpc(ready);
+    }
     const absl::StatusOr<ShardDescription> description = (*handler)->LoadExperts(*experts);
     if (description.ok()) EncodeDescription(*description, response);
     return ToGrpc(description.status());
+  }
+
+  grpc::Status KeepExperts(grpc::ServerContext* context, const v1::ChangeExpertsRequest* request,
+                           v1::DescribeResponse* response) override {
+    return Change(*context, *request, &ExpertHandler::KeepExperts, response);
+  }
+
+  grpc::Status UnloadExperts(grpc::ServerContext* context, const v1::ChangeExpertsRequest* request,
+                             v1::DescribeResponse* response) override {
+    return Change(*context, *request, &ExpertHandler::UnloadExperts, response);
   }
 
   grpc::Status Connect(grpc::ServerContext*, const v1::ConnectRequest* request,
@@ -189,6 +204,21 @@ class Service final : public v1::ExpertService::Service {
   }
 
  private:
+  using ChangeExperts = absl::StatusOr<ShardDescription> (ExpertHandler::*)(absl::Span<const LayerHolding> experts,
+                                                                            uint64_t revision);
+  grpc::Status Change(const grpc::ServerContext& context, const v1::ChangeExpertsRequest& request, ChangeExperts change,
+                      v1::DescribeResponse* response) {
+    const absl::StatusOr<ExpertHandler*> handler = Ready();
+    if (!handler.ok()) return ToGrpc(handler.status());
+    const absl::Status expected = CheckFit(context, (*handler)->Describe(), request.model_fingerprint(), "");
+    if (!expected.ok()) return ToGrpc(expected);
+    const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request.experts());
+    if (!experts.ok()) return ToGrpc(experts.status());
+    const absl::StatusOr<ShardDescription> description = ((*handler)->*change)(*experts, request.revision());
+    if (description.ok()) EncodeDescription(*description, response);
+    return ToGrpc(description.status());
+  }
+
   // Whether caller and shard fit together.
   absl::Status CheckFit(const grpc::ServerContext& context, const ShardDescription& description,
                         absl::string_view model, absl::string_view profile) {
