@@ -34,9 +34,9 @@ class ExpertStore {
   absl::Status LoadAll(const Progress& progress) const;
 
   // Holds `experts` too and tells which of them are new. Maps their tensors and touches no page of them. Pointers from
-  // Find stay good until their expert is dropped. INVALID_ARGUMENT: the model has no such expert, and nothing has changed. RESOURCE_EXHAUSTED: more
-  // than `bytes_max` stored bytes would then be held (0: any), and nothing has changed. NOT_FOUND / DATA_LOSS as
-  // Checkpoint::Weight, naming the tensor; what came before it is held.
+  // Find stay good until their expert is dropped. INVALID_ARGUMENT: the model has no such expert, and nothing has
+  // changed. RESOURCE_EXHAUSTED: more than `bytes_max` stored bytes would then be held (0: any), and nothing has
+  // changed. NOT_FOUND / DATA_LOSS as Checkpoint::Weight, naming the tensor; what came before it is held.
   absl::StatusOr<std::vector<LayerHolding>> Hold(absl::Span<const LayerHolding> experts, int64_t bytes_max);
   // Brings the weights of `held` into memory. Must not race with a Drop of them.
   absl::Status Load(const LayerHolding& held) const;
