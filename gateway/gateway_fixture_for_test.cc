@@ -20,7 +20,8 @@ namespace {
 // "<|end|>" before each turn.
 class FakeTemplate final : public ChatTemplate {
  public:
-  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool) const override {
+  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool,
+                                                  const ChatTools&) const override {
     if (turns[0].role == "assistant") return absl::InvalidArgumentError("a chat must not begin with the assistant");
     std::vector<PromptPiece> pieces;
     for (const ChatTurn& turn : turns) {

@@ -30,7 +30,8 @@ using ::testing::StartsWith;
 // As those of models that always think: the answer begins behind the tag.
 class ThinkingTemplate final : public ChatTemplate {
  public:
-  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool) const override {
+  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool,
+                                                  const ChatTools&) const override {
     return std::vector<PromptPiece>{{turns.back().content, false}, {"<think>\n", true}};
   }
   absl::string_view source() const override { return "<think>"; }

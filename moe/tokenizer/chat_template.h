@@ -13,10 +13,30 @@
 
 namespace conclave {
 
+// A call of a function that the model asked for. All of it UTF-8.
+struct ChatToolCall {
+  std::string id;
+  std::string name;
+  std::string arguments;  // JSON, as the model wrote it
+};
+
 struct ChatTurn {
-  std::string role;     // "system", "user" or "assistant"
+  std::string role;     // "system", "user", "assistant" or "tool"
   std::string content;  // UTF-8
   std::string name = {};  // UTF-8: who speaks, for templates that tell the model; empty: not said
+  std::vector<ChatToolCall> tool_calls = {};  // of the assistant; beside them an empty content is none at all
+  std::string tool_call_id = {};              // of a tool: which call this is the result of
+};
+
+// What the model may call, and how its template is told.
+struct ChatTools {
+  // {"type": "function", "function": {…}} each, as JSON; templates see their keys in this order.
+  std::vector<std::string> definitions;
+  // A template of ours that tells the model of `tools`, for models whose own does not: its text stands at the end of
+  // the last system message. Empty: the model's own template does it.
+  std::string preamble;
+  // Arguments of calls reach the template as mappings where they are JSON objects, else as the text they are.
+  bool arguments_as_mappings = false;
 };
 
 // A stretch of the rendered prompt. Special tokens count in text of the template, never in a user's words.
@@ -34,9 +54,14 @@ class ChatTemplate {
   // The same from the contents of a tokenizer_config.json.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadFromJson(absl::string_view tokenizer_config_json);
   virtual ~ChatTemplate() = default;
-  // INVALID_ARGUMENT: no messages, an unknown role, or the template's own raise_exception.
-  virtual absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns,
-                                                          bool add_generation_prompt) const = 0;
+  // INVALID_ARGUMENT: no messages, an unknown role, a definition that is no JSON, or the template's own
+  // raise_exception.
+  virtual absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool add_generation_prompt,
+                                                          const ChatTools& tools) const = 0;
+  // The same without tools.
+  absl::StatusOr<std::vector<PromptPiece>> Render(absl::Span<const ChatTurn> turns, bool add_generation_prompt) const {
+    return Render(turns, add_generation_prompt, ChatTools());
+  }
   // The template as its authors wrote it.
   virtual absl::string_view source() const = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -118,6 +119,98 @@ TEST(ChatTemplateTest, RendersTheKimiFamily) {
             "<|system|>default<|end|><|user|>Ann<|middle|>a<|end|><|system|>assistant<|middle|>");
 }
 
+std::vector<ChatTurn> TurnsOf(const json& messages) {
+  std::vector<ChatTurn> turns;
+  for (const json& message : messages) {
+    ChatTurn& turn = turns.emplace_back();
+    turn.role = message["role"];
+    if (message["content"].is_string()) turn.content = message["content"];
+    turn.tool_call_id = message.value("tool_call_id", "");
+    for (const json& call : message.value("tool_calls", json::array())) {
+      turn.tool_calls.push_back({call["id"], call["function"]["name"], call["function"]["arguments"]});
+    }
+  }
+  return turns;
+}
+
+// The expected texts come from transformers' render_jinja_template; the templates are written for this test with the
+// structure of those that the models come with.
+TEST(ChatTemplateTest, ToolsAgreeWithTransformers) {
+  const json file = json::parse(ReadAll("moe/tokenizer/testdata/tool_templates.json"));
+  ASSERT_GT(file["cases"].size(), 30u);
+  for (const json& test_case : file["cases"]) {
+    const std::string name = test_case["template"];
+    const auto chat = FromSource(file["templates"][name]);
+    ASSERT_TRUE(chat.ok()) << name << ": " << chat.status();
+    ChatTools tools;
+    tools.definitions.assign(file["tools"].begin(), file["tools"].begin() + test_case["tools"].get<int>());
+    tools.arguments_as_mappings = name == "hermes";
+    const std::string conversation = test_case["conversation"];
+    const auto pieces = (*chat)->Render(TurnsOf(file["conversations"][conversation]), true, tools);
+    ASSERT_TRUE(pieces.ok()) << name << ", " << conversation << ": " << pieces.status();
+    EXPECT_EQ(Joined(*pieces), std::string(test_case["text"])) << name << ", " << conversation;
+  }
+}
+
+TEST(ChatTemplateTest, NothingOfAToolBecomesASpecialToken) {
+  const auto tokenizer = TinyTokenizer();
+  const auto chat = FromSource("{{ tools | tojson }}<|end|>{% for k, v in tools[0].items() %}{{ k }}{% endfor %}"
+                               "{% for k in tools[0] %}{{ k }}{% endfor %}{{ messages[0].tool_calls[0].id }}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  ChatTools tools;
+  tools.definitions = {R"({"<|end|>": "<|end|>"})"};
+  const ChatTurn turn{"assistant", "", "", {{"<|end|>", "<|end|>", "{}"}}};
+  const auto pieces = (*chat)->Render({turn}, true, tools);
+  ASSERT_TRUE(pieces.ok()) << pieces.status();
+  const std::vector<int32_t> ids = EncodePieces(*tokenizer, *pieces);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), kTinyEnd), 1) << Joined(*pieces);
+}
+
+TEST(ChatTemplateTest, ThePreambleStandsInTheLastSystemMessage) {
+  const auto chat = FromSource("{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  ChatTools tools;
+  tools.definitions = {R"({"name": "f"})"};
+  tools.preamble = "May call{% for tool in tools %} {{ tool.name }}{% endfor %}.";
+  const auto text = [&](const std::vector<ChatTurn>& turns) { return Joined((*chat)->Render(turns, true, tools).value()); };
+  EXPECT_EQ(text({{"user", "a"}}), "[system:May call f.][user:a]");
+  EXPECT_EQ(text({{"system", "s"}, {"system", "t"}, {"user", "a"}}), "[system:s][system:t\n\nMay call f.][user:a]");
+  EXPECT_EQ(text({{"system", ""}, {"user", "a"}}), "[system:May call f.][user:a]");
+}
+
+TEST(ChatTemplateTest, DefinitionsOfToolsMustBeJson) {
+  const auto chat = FromSource("{{ tools | tojson }}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  const std::string deep(100, '[');
+  for (const auto& [definition, part] : std::vector<std::pair<std::string, std::string>>{
+           {"", "tools[0]"}, {"{", "tools[0]"}, {R"({"a": 1, "b": 2, "a": 3})", "'a' stands twice"}, {"1 2", "tools[0]"},
+           {deep, "nested deeper than 64"}, {std::string("1\0", 2), "zero byte"}, {"\"\xFF\"", "UTF-8"}}) {
+    ChatTools tools;
+    tools.definitions = {definition};
+    const absl::Status status = (*chat)->Render(Question(), true, tools).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << definition;
+    EXPECT_TRUE(absl::StrContains(status.message(), part)) << status << " should say " << part;
+  }
+  // Work is linear in the keys of one object.
+  std::string wide = "{";
+  for (int i = 0; i < 200'000; ++i) absl::StrAppend(&wide, i == 0 ? "" : ",", "\"k", i, "\":0");
+  ChatTools tools;
+  tools.definitions = {wide + "}"};
+  EXPECT_TRUE((*chat)->Render(Question(), true, tools).ok());
+}
+
+TEST(ChatTemplateTest, KeysOfToolsAreSortedWhereTheModelsOwnCodeSortsThem) {
+  const std::string directory = FreshDirectory("chat_template_sort_test");
+  std::ofstream(directory + "/chat_template.jinja") << "{{ tools | tojson(separators=(',', ':')) }}";
+  ChatTools tools;
+  tools.definitions = {R"({"b": {"z": 1, "é": 2, "a": [{"d": 1, "c": 2}]}, "B": 0})"};
+  EXPECT_EQ(Joined((*ChatTemplate::Load(directory))->Render(Question(), true, tools).value()),
+            R"([{"b":{"z":1,"é":2,"a":[{"d":1,"c":2}]},"B":0}])");
+  std::ofstream(directory + "/tokenization_kimi.py") << "        tools = deep_sort_dict(tools)\n";
+  EXPECT_EQ(Joined((*ChatTemplate::Load(directory))->Render(Question(), true, tools).value()),
+            R"([{"B":0,"b":{"a":[{"c":2,"d":1}],"z":1,"é":2}}])");
+}
+
 TEST(ChatTemplateTest, PiecesTellWhoWroteThem) {
   const auto chat = FromSource(
       "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ (m.content | trim)[1:] ~ '!' }}"
@@ -153,7 +246,7 @@ TEST(ChatTemplateTest, RefusesConversationsThatAreWrong) {
   };
   const std::pair<absl::Status, const char*> cases[] = {
       {status("x", {}), "messages is empty"},
-      {status("x", {{"user", "a"}, {"tool", "b"}}), "messages[1].role"},
+      {status("x", {{"user", "a"}, {"function", "b"}}), "messages[1].role"},
       {status("x", {{"user", "\xFF"}}), "messages[0].content"},
       {status("x", {{"user", "a", "\xFF"}}), "messages[0].name"},
       {status("\n{{ raise_exception('roles must alternate') }}", Question()), "roles must alternate"},

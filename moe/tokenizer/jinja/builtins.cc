@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "moe/base/status_macros.h"
+#include "moe/tokenizer/jinja/json.h"
 #include "moe/tokenizer/jinja/strings.h"
 #include "moe/tokenizer/utf8.h"
 
@@ -159,9 +160,20 @@ absl::StatusOr<Value> ToJson(const Value& input, const Arguments& arguments, Are
   const Value* indent = arguments.Find(kOnlyByName, "indent");
   const Value* ascii = arguments.Find(kOnlyByName, "ensure_ascii");
   if (ascii != nullptr && Truth(*ascii)) return absl::InvalidArgumentError("tojson with ensure_ascii=true");
-  const bool has_indent = indent != nullptr && indent->kind == Kind::kInt;
-  const int spaces = has_indent ? static_cast<int>(std::clamp<int64_t>(indent->integer, 0, 16)) : -1;
-  ASSIGN_OR_RETURN(Text text, DumpJson(input, spaces, std::min(arena->bytes_left(), kJsonBytesMax)));
+  JsonStyle style;
+  if (indent != nullptr && indent->kind == Kind::kInt) {
+    style.indent = static_cast<int>(std::clamp<int64_t>(indent->integer, 0, 16));
+    style.item_separator = ",";
+  }
+  const Value* separators = arguments.Find(kOnlyByName, "separators");
+  if (separators != nullptr && separators->kind != Kind::kNone) {
+    const bool pair = separators->kind == Kind::kList && separators->list->size() == 2 &&
+                      separators->list->front().IsText() && separators->list->back().IsText();
+    if (!pair) return absl::InvalidArgumentError("tojson needs separators=(item, key), two strings");
+    style.item_separator = separators->list->front().text->bytes();
+    style.key_separator = separators->list->back().text->bytes();
+  }
+  ASSIGN_OR_RETURN(Text text, DumpJson(input, style, std::min(arena->bytes_left(), kJsonBytesMax)));
   return arena->NewText(std::move(text));
 }
 
@@ -250,7 +262,7 @@ absl::StatusOr<List> Iterate(const Value& value, Arena* arena) {
       return *value.list;
     case Kind::kDict:
       for (const auto& [key, member] : value.dict->entries()) {
-        items.push_back(arena->NewText(key, /*from_template=*/true));
+        items.push_back(arena->NewText(key, value.dict->keys_from_template()));
       }
       return items;
     case Kind::kText: {

@@ -41,8 +41,6 @@ absl::StatusOr<Value> CallMethod(const std::string& name, const Value& object, c
 absl::StatusOr<bool> Contains(const Value& container, const Value& item);
 // What a for loop goes over: a list's items, a mapping's keys, a string's characters, nothing for undefined.
 absl::StatusOr<List> Iterate(const Value& value, Arena* arena);
-// json.dumps(value, ensure_ascii=False, indent=indent); indent < 0 means None. INVALID_ARGUMENT: more than `bytes_max`.
-absl::StatusOr<Text> DumpJson(const Value& value, int indent, int64_t bytes_max);
 
 }  // namespace conclave::jinja
 

@@ -1,10 +1,8 @@
-// Methods of strings, lists and mappings, functions, and json.dumps.
+// Methods of strings, lists and mappings, and functions.
 #include <algorithm>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/tokenizer/jinja/builtins.h"
 #include "moe/tokenizer/jinja/strings.h"
@@ -88,7 +86,7 @@ absl::StatusOr<Value> DictMethod(const std::string& name, const Value& object, c
   if (name != "items" && name != "keys" && name != "values") return NoMethod(name, object);
   List items;
   for (const auto& [key, value] : object.dict->entries()) {
-    const Value key_text = arena->NewText(key, /*from_template=*/true);
+    const Value key_text = arena->NewText(key, object.dict->keys_from_template());
     items.push_back(name == "items" ? arena->NewList({key_text, value}) : name == "keys" ? key_text : value);
   }
   return arena->NewList(std::move(items));
@@ -140,69 +138,6 @@ absl::StatusOr<Value> Range(const Arguments& arguments, Arena* arena) {
   return arena->NewList(std::move(items));
 }
 
-void AppendJsonString(const Text& text, Text* out) {
-  out->Append("\"", /*from_template=*/true);
-  const std::string& bytes = text.bytes();
-  size_t plain = 0;  // start of what needs no escape
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const char c = bytes[i];
-    if (static_cast<uint8_t>(c) >= 0x20 && c != '"' && c != '\\') continue;
-    out->Append(text, plain, i);
-    plain = i + 1;
-    constexpr absl::string_view kEscaped = "\"\\\b\f\n\r\t", kLetters = "\"\\bfnrt";
-    const size_t known = kEscaped.find(c);
-    const std::string escape = known == absl::string_view::npos ? absl::StrFormat("\\u%04x", static_cast<unsigned>(c))
-                                                                : absl::StrCat("\\", std::string(1, kLetters[known]));
-    out->Append(escape, text.FromTemplate(i));
-  }
-  out->Append(text, plain, text.size());
-  out->Append("\"", /*from_template=*/true);
-}
-
-// A list that is in a list twice doubles the output with each level.
-struct JsonLimits {
-  int64_t bytes_max = 0;
-  int64_t values_left = 1 << 20;
-};
-
-absl::Status AppendJson(const Value& value, int indent, int depth, JsonLimits* limits, Text* out) {
-  if (static_cast<int64_t>(out->size()) > limits->bytes_max || --limits->values_left < 0) {
-    return absl::InvalidArgumentError("tojson of too large a value");
-  }
-  if (depth > conclave::limits::kJsonDepthMax) return absl::InvalidArgumentError("tojson of a value nested too deep");
-  const bool is_list = value.kind == Kind::kList;
-  if (value.IsText()) {
-    AppendJsonString(*value.text, out);
-    return absl::OkStatus();
-  }
-  if (!is_list && value.kind != Kind::kDict) {
-    if (value.kind == Kind::kNone || value.kind == Kind::kBool) {
-      out->Append(value.kind == Kind::kNone ? "null" : value.boolean ? "true" : "false", /*from_template=*/true);
-      return absl::OkStatus();
-    }
-    if (value.IsNumber()) return AppendPrinted(value, out);
-    return absl::InvalidArgumentError(absl::StrCat("tojson of ", Describe(value), " is not supported"));
-  }
-  const size_t count = is_list ? value.list->size() : value.dict->entries().size();
-  const auto line = [&](int levels) {
-    if (indent >= 0 && count > 0) out->Append("\n" + std::string(indent * levels, ' '), /*from_template=*/true);
-  };
-  out->Append(is_list ? "[" : "{", /*from_template=*/true);
-  for (size_t i = 0; i < count; ++i) {
-    if (i > 0) out->Append(indent >= 0 ? "," : ", ", /*from_template=*/true);
-    line(depth + 1);
-    if (!is_list) {
-      AppendJsonString(Text(value.dict->entries()[i].first, /*from_template=*/true), out);
-      out->Append(": ", /*from_template=*/true);
-    }
-    const Value& member = is_list ? (*value.list)[i] : value.dict->entries()[i].second;
-    RETURN_IF_ERROR(AppendJson(member, indent, depth + 1, limits, out));
-  }
-  line(depth);
-  out->Append(is_list ? "]" : "}", /*from_template=*/true);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<Value> CallMethod(const std::string& name, const Value& object, const Arguments& arguments,
@@ -229,14 +164,6 @@ absl::StatusOr<Value> CallFunction(const std::string& name, const Arguments& arg
   const Value result = arena->NewDict(name == "namespace" ? Kind::kNamespace : Kind::kDict);
   for (const auto& [key, value] : arguments.named) result.dict->Set(key, value);
   return result;
-}
-
-absl::StatusOr<Text> DumpJson(const Value& value, int indent, int64_t bytes_max) {
-  JsonLimits limits;
-  limits.bytes_max = bytes_max;
-  Text text;
-  RETURN_IF_ERROR(AppendJson(value, indent, 0, &limits, &text));
-  return text;
 }
 
 }  // namespace conclave::jinja

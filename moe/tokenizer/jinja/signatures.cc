@@ -37,7 +37,7 @@ constexpr Signature kSignatures[] = {
     {Callable::kFilter, "safe", 0, 0, ""},
     {Callable::kFilter, "selectattr", 1, 3, ""},
     {Callable::kFilter, "string", 0, 0, ""},
-    {Callable::kFilter, "tojson", 0, 0, "indent ensure_ascii"},
+    {Callable::kFilter, "tojson", 0, 0, "indent ensure_ascii separators"},
     {Callable::kFilter, "trim", 0, 1, "chars"},
     {Callable::kFilter, "upper", 0, 0, ""},
     {Callable::kTest, "boolean", 0, 0, ""},

@@ -125,6 +125,11 @@ void Dict::Set(absl::string_view key, Value value) {
   entries_.emplace_back(std::string(key), value);
 }
 
+void Dict::AddForeign(std::string key, Value value) {
+  keys_from_template_ = false;
+  entries_.emplace_back(std::move(key), value);
+}
+
 const Value* Scope::Find(absl::string_view name) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent_) {
     const Value* value = scope->variables_.Find(name);

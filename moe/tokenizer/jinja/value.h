@@ -60,10 +60,14 @@ class Dict {
  public:
   const Value* Find(absl::string_view key) const;
   void Set(absl::string_view key, Value value);
+  // A member of a mapping that somebody else wrote: from now on its keys are a user's words. REQUIRES: a new key
+  void AddForeign(std::string key, Value value);
+  bool keys_from_template() const { return keys_from_template_; }
   const std::vector<std::pair<std::string, Value>>& entries() const { return entries_; }
 
  private:
   std::vector<std::pair<std::string, Value>> entries_;
+  bool keys_from_template_ = true;
 };
 
 // The variables of a block; unknown ones are looked up in the parent.
