@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/span.h"
 #include "gateway/refusal.h"
 #include "moe/base/log.h"
 
@@ -46,6 +47,11 @@ class Answer::Stream final : public DecodeListener {
   const int index_;
 };
 
+Answer::Choice::Choice(const ServedModel& model, const AnswerPlan& plan)
+    : text(model, plan.stops,
+           plan.calls.format == nullptr ? absl::Span<const int32_t>() : absl::MakeConstSpan(model.tools.marker_ids)),
+      calls(plan.calls.format == nullptr ? nullptr : ToolCallParser::Create(plan.calls)) {}
+
 Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& calls, DecodeBackend& backend,
                AnswerPlan plan, std::unique_ptr<TenantLimits::Lease> lease, std::shared_ptr<AnswerSink> sink)
     : model_(model),
@@ -58,7 +64,7 @@ Answer::Answer(const ServedModel& model, GatewayMetrics& metrics, OpenCalls& cal
       lease_(std::move(lease)),
       streams_(static_cast<size_t>(plan_.answers)) {
   choices_.reserve(streams_.size());
-  for (int i = 0; i < plan_.answers; ++i) choices_.emplace_back(model_, plan_.stops);
+  for (int i = 0; i < plan_.answers; ++i) choices_.emplace_back(model_, plan_);
   usage_.set_prompt_tokens(plan_.decode.prompt_ids_size());
 }
 
@@ -132,18 +138,31 @@ void Answer::Take(Choice& choice, int index, const v1::DecodeResponse& response)
   const bool first = !std::exchange(choice.begun, true);
   if (first) AddFirst(response, chunk);
   const int tokens_before = choice.text.tokens();
+  const size_t echo = chunk.text().size();
   const absl::StatusOr<bool> stopped = choice.text.Append(response, chunk);
   if (!stopped.ok()) return Fail(stopped.status());
   CountTokens(choice, choice.text.tokens() - tokens_before);
-  if (*stopped) {
-    AddFinish(choice, {}, "stop", chunk);
-  } else if (!response.finish_reason().empty()) {
-    const bool stopped_at_end = choice.text.Flush(chunk);
-    AddFinish(choice, response, stopped_at_end ? "stop" : response.finish_reason(), chunk);
-  }
+  std::string reason = response.finish_reason();
+  if (*stopped || (!reason.empty() && choice.text.Flush(chunk))) reason = "stop";
+  const bool enough = TakeCalls(choice, echo, first, !reason.empty(), chunk);
+  if (enough || (reason == "stop" && choice.calls != nullptr && choice.calls->calls() > 0)) reason = "tool_calls";
+  // What the service says of the whole answer is not true of a part of it.
+  const bool cut = *stopped || response.finish_reason().empty();
+  if (!reason.empty()) AddFinish(choice, cut ? v1::DecodeResponse() : response, reason, chunk);
   // What a stop text may still swallow is no news.
-  const bool news = first || !chunk.text().empty() || chunk.ids_size() > 0 || !chunk.finish_reason().empty();
+  const bool news = first || !chunk.text().empty() || chunk.ids_size() > 0 || chunk.tool_calls_size() > 0 ||
+                    !chunk.finish_reason().empty();
   if (news) sink_->OnChunk(chunk);
+}
+
+bool Answer::TakeCalls(Choice& choice, size_t echo, bool first, bool last, v1::GenerateResponse& chunk) {
+  if (choice.calls == nullptr) return false;
+  const std::string text = chunk.text().substr(echo);
+  chunk.mutable_text()->resize(echo);
+  if (first) choice.calls->Append(plan_.call_beginning, chunk);
+  choice.calls->Append(text, chunk);
+  if (last) choice.calls->Flush(chunk);
+  return choice.calls->done();
 }
 
 void Answer::AddFirst(const v1::DecodeResponse& response, v1::GenerateResponse& chunk) {

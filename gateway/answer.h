@@ -22,6 +22,7 @@
 #include "gateway/router_client.h"
 #include "gateway/routers/decode_backend.h"
 #include "gateway/served_model.h"
+#include "gateway/tools/tool_call_parser.h"
 #include "moe/daemon/open_calls.h"
 
 namespace conclave {
@@ -32,6 +33,8 @@ struct AnswerPlan {
   int answers = 1;
   std::string echo;  // stands before every answer's text
   AnswerStops stops;
+  ToolCallReading calls;       // its format is null: answers are text only
+  std::string call_beginning;  // what stands in the prompt of every answer's first call
   absl::Time deadline = absl::InfiniteFuture();
   UsageRecord usage;              // begun
   UsageLog* usage_log = nullptr;  // null: none
@@ -56,8 +59,9 @@ class Answer final : public AnswerHandle, public std::enable_shared_from_this<An
   class Stream;
   // One of the n answers.
   struct Choice {
-    Choice(const ServedModel& model, const AnswerStops& stops) : text(model, stops) {}
+    Choice(const ServedModel& model, const AnswerPlan& plan);
     AnswerText text;
+    std::unique_ptr<ToolCallParser> calls;  // null: the answer is text only
     bool begun = false;  // a message of it has been sent
     std::optional<absl::Time> last_token;
     std::string finish_reason;
@@ -69,6 +73,9 @@ class Answer final : public AnswerHandle, public std::enable_shared_from_this<An
   void OnEnd(int index, const absl::Status& status);
 
   void Take(Choice& choice, int index, const v1::DecodeResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes calls out of the chunk's text, `echo` bytes at its beginning excepted. True: no more is wanted.
+  bool TakeCalls(Choice& choice, size_t echo, bool first, bool last, v1::GenerateResponse& chunk)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddFirst(const v1::DecodeResponse& response, v1::GenerateResponse& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddFinish(Choice& choice, const v1::DecodeResponse& response, const std::string& reason,
                  v1::GenerateResponse& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -7,8 +7,17 @@
 
 namespace conclave {
 
-AnswerText::AnswerText(const ServedModel& model, const AnswerStops& stops)
-    : model_(model), stop_ids_(stops.ids), detokenizer_(model.tokenizer.get()), matcher_(stops.texts) {}
+AnswerText::AnswerText(const ServedModel& model, const AnswerStops& stops, absl::Span<const int32_t> shown_ids)
+    : model_(model),
+      stop_ids_(stops.ids),
+      shown_ids_(shown_ids.begin(), shown_ids.end()),
+      detokenizer_(model.tokenizer.get()),
+      matcher_(stops.texts) {}
+
+std::string AnswerText::TextOfId(int32_t id) {
+  if (!std::binary_search(shown_ids_.begin(), shown_ids_.end(), id)) return detokenizer_.Append(id);
+  return absl::StrCat(detokenizer_.Flush(), model_.tokenizer->TokenBytes(id));
+}
 
 absl::StatusOr<bool> AnswerText::Append(const v1::DecodeResponse& response, v1::GenerateResponse& chunk) {
   if (response.logprobs_size() != 0 && response.logprobs_size() != response.ids_size()) {
@@ -30,7 +39,7 @@ absl::StatusOr<bool> AnswerText::Append(const v1::DecodeResponse& response, v1::
     }
     ++tokens_;
     const bool ends = model_.IsEos(id) || std::binary_search(stop_ids_.begin(), stop_ids_.end(), id);
-    const std::string text = ends || id >= model_.tokenizer->vocab() ? "" : detokenizer_.Append(id);
+    const std::string text = ends || id >= model_.tokenizer->vocab() ? "" : TextOfId(id);
     Held& held = held_.emplace_back();
     held.id = id;
     held.begin = decoded_;

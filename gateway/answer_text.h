@@ -26,7 +26,8 @@ struct AnswerStops {
 // One per answer; used by one thread at a time. `model` must outlive it.
 class AnswerText {
  public:
-  AnswerText(const ServedModel& model, const AnswerStops& stops);
+  // `shown_ids`: special tokens that are text here, ascending.
+  AnswerText(const ServedModel& model, const AnswerStops& stops, absl::Span<const int32_t> shown_ids = {});
 
   // Takes the ids of `response`, with their log probabilities and experts where it has any, and adds to `chunk` the
   // text that became certain, and what belongs to the ids whose text is out. True: a stop text is complete, which ends
@@ -48,11 +49,13 @@ class AnswerText {
     int64_t begin, end;
   };
 
+  std::string TextOfId(int32_t id);
   bool AppendText(const std::string& text, v1::GenerateResponse& chunk);
   void Release(bool stopped, v1::GenerateResponse& chunk);
 
   const ServedModel& model_;
   const std::vector<int32_t> stop_ids_;
+  const std::vector<int32_t> shown_ids_;
   Detokenizer detokenizer_;
   StopMatcher matcher_;
   std::deque<Held> held_;

@@ -111,7 +111,8 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   // Before the work of tokenising: under overload most requests end here.
   RETURN_IF_ERROR(backend_.CheckRoom());
   const absl::Time begin = absl::Now();
-  ASSIGN_OR_RETURN(std::vector<int32_t> prompt_ids, PromptIds(model_, request));
+  ASSIGN_OR_RETURN(Prompt prompt, MakePrompt(model_, request));
+  const std::vector<int32_t>& prompt_ids = prompt.ids;
   if (trace != nullptr) trace->Tokenised(begin, static_cast<int64_t>(prompt_ids.size()));
   RETURN_IF_ERROR(
       ValidatePromptLength(PromptField(request), static_cast<int64_t>(prompt_ids.size()), model_.context_max));
@@ -126,6 +127,8 @@ absl::StatusOr<std::shared_ptr<AnswerHandle>> Dispatcher::Start(const Caller& ca
   }
   plan.echo = EchoText(model_, request, prompt_ids);
   plan.stops = StopsOf(request);
+  plan.calls = prompt.calls;
+  plan.call_beginning = std::move(prompt.call_beginning);
   plan.deadline = deadline;
   plan.usage = usage;
   plan.trace = trace;

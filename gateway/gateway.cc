@@ -20,6 +20,7 @@
 #include "gateway/served_model.h"
 #include "gateway/tenants/key_authenticator.h"
 #include "gateway/tenants/usage_log.h"
+#include "gateway/tools/tool_support.h"
 #include "moe/base/log.h"
 #include "moe/base/status_macros.h"
 #include "moe/daemon/model_name.h"
@@ -50,9 +51,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const GatewayOptions& opt
   ASSIGN_OR_RETURN(const std::string directory, ResolveModelDir(options.model, options.hub));
   const std::string& named = options.served_model_name;
   ASSIGN_OR_RETURN(auto model, LoadServedModel(directory, named.empty() ? ModelName(options.model, directory) : named,
-                                               options.generation_defaults));
+                                               options.generation_defaults, options.tool_call_parser));
   LogInfo(absl::StrCat("model ", model->name, " (", model->family, "), chat ",
-                       model->chat_template != nullptr ? "ready" : model->chat_status.message()));
+                       model->chat_template != nullptr ? "ready" : model->chat_status.message(),
+                       ", calls of functions ", model->tools.format != nullptr ? model->tools.format->name : "none"));
   return model;
 }
 
@@ -76,6 +78,9 @@ void GatewayOptions::AddTo(Flags& flags) {
   flags.Add("served-model-name", &served_model_name, "what clients call the model; empty: the directory's name");
   flags.Add("generation-defaults", &generation_defaults,
             "take defaults of requests (temperature, top_p, …) from the model's generation_config.json");
+  flags.Add("tool-call-parser", &tool_call_parser,
+            "form in which the model writes calls of functions: auto (the one in its chat template), none, "
+            "deepseek_v3, deepseek_v31, kimi_k2 or hermes");
   flags.Add("router", &routers,
             "host:port of an attention service, or dns:///host:port or file:///path for all that are there, now and "
             "later; several share the work and stand in for each other");
@@ -96,6 +101,7 @@ void GatewayOptions::AddTo(Flags& flags) {
 
 absl::Status GatewayOptions::Validate() const {
   if (model.empty()) return absl::InvalidArgumentError("--model: missing; give a model directory");
+  RETURN_IF_ERROR(ValidateToolCallParser(tool_call_parser));
   if (routers.empty()) return absl::InvalidArgumentError("--router: missing; give host:port of the attention service");
   if (const absl::Status valid = CheckPeers(routers); !valid.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--router: ", valid.message()));

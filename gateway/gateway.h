@@ -24,6 +24,7 @@ struct GatewayOptions {
   std::string model;              // a directory or org/name[@revision]
   std::string served_model_name;  // empty: the model's own name
   bool generation_defaults = true;
+  std::string tool_call_parser = "auto";
   std::vector<std::string> routers;  // host:port each, or where to find them
   absl::Duration discovery_interval = absl::Seconds(2);
   TlsClientOptions router_tls;

@@ -79,6 +79,9 @@ absl::StatusOr<v1::GenerateRequest> ParseChat(const grpc::ByteBuffer& bytes) {
     return absl::InvalidArgumentError("prompt: must not be set beside messages");
   }
   *request.mutable_chat()->mutable_messages() = std::move(*chat.mutable_messages());
+  *request.mutable_chat()->mutable_tools() = std::move(*chat.mutable_tools());
+  if (chat.has_tool_choice()) *request.mutable_chat()->mutable_tool_choice() = chat.tool_choice();
+  request.mutable_chat()->set_single_tool_call(chat.single_tool_call());
   return request;
 }
 

@@ -19,6 +19,12 @@ absl::Status LimitReached(absl::string_view limit, absl::string_view message, ab
   return WithRetryAfter(std::move(status), retry_after);
 }
 
+absl::Status Unsupported(absl::string_view message) {
+  absl::Status status = absl::InvalidArgumentError(message);
+  status.SetPayload(kUnsupportedPayload, absl::Cord());
+  return status;
+}
+
 absl::Status WithRetryAfter(absl::Status status, absl::Duration retry_after) {
   const int64_t milliseconds = absl::ToInt64Milliseconds(absl::Ceil(retry_after, absl::Milliseconds(1)));
   status.SetPayload(kRetryAfterPayload, absl::Cord(absl::StrCat(std::max<int64_t>(1, milliseconds))));
@@ -46,6 +52,8 @@ std::optional<std::string> LimitOf(const absl::Status& status) {
 bool IsContextLengthExceeded(const absl::Status& status) {
   return status.GetPayload(kContextLengthPayload).has_value();
 }
+
+bool IsUnsupported(const absl::Status& status) { return status.GetPayload(kUnsupportedPayload).has_value(); }
 
 std::string FieldOf(const absl::Status& status) {
   const absl::string_view message = status.message();

@@ -31,7 +31,8 @@ absl::StatusOr<ModelSpec> ReadConfig(const std::string& directory, const std::st
 bool ServedModel::IsEos(int32_t id) const { return std::binary_search(eos_ids.begin(), eos_ids.end(), id); }
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name,
-                                                             bool generation_defaults) {
+                                                             bool generation_defaults,
+                                                             const std::string& tool_call_parser) {
   auto model = std::make_unique<ServedModel>();
   ASSIGN_OR_RETURN(const std::string generation_config, ReadGenerationConfig(directory));
   ASSIGN_OR_RETURN(const ModelSpec spec, ReadConfig(directory, generation_config));
@@ -54,6 +55,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& 
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template = ChatTemplate::Load(directory);
   model->chat_status = chat_template.status();
   if (chat_template.ok()) model->chat_template = *std::move(chat_template);
+  model->tools = FindToolSupport(model->chat_template.get(), *model->tokenizer, tool_call_parser);
   return model;
 }
 

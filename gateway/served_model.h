@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gateway/generation_defaults.h"
+#include "gateway/tools/tool_support.h"
 #include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/tokenizer.h"
 #include "moe/tokenizer/tokenizer_config.h"
@@ -27,6 +28,7 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: chat is refused with chat_status
   absl::Status chat_status;                     // why there is no chat template
+  ToolSupport tools;
   TokenizerConfig tokenizer_config;
   GenerationDefaults defaults;                  // for what requests leave out
 
@@ -36,8 +38,10 @@ struct ServedModel {
 // Reads config.json, generation_config.json where present, the tokenizer's files and the chat template. Errors are
 // those of ParseModelConfig and Tokenizer::Load; a template that is missing or cannot be run is no error here.
 // `generation_defaults`: requests take defaults from generation_config.json, which must then be in order.
+// `tool_call_parser`: as FindToolSupport takes it.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const std::string& directory, const std::string& name,
-                                                             bool generation_defaults);
+                                                             bool generation_defaults,
+                                                             const std::string& tool_call_parser);
 
 }  // namespace conclave
 

@@ -31,10 +31,13 @@ bool StopMatcher::Append(absl::string_view text, std::string* out) {
   for (const char c : text) {
     held_.push_back(c);
     size_t complete = 0;
-    for (Stop& stop : stops_) {
+    for (size_t i = 0; i < stops_.size(); ++i) {
+      Stop& stop = stops_[i];
       while (stop.matched > 0 && stop.text[stop.matched] != c) stop.matched = stop.border[stop.matched - 1];
       if (stop.text[stop.matched] == c) ++stop.matched;
-      if (stop.matched == stop.text.size()) complete = std::max(complete, stop.matched);
+      if (stop.matched < stop.text.size() || stop.matched <= complete) continue;
+      complete = stop.matched;
+      found_ = static_cast<int>(i);
     }
     if (complete == 0) continue;
     out->append(held_, 0, held_.size() - complete);

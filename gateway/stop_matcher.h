@@ -20,6 +20,8 @@ class StopMatcher {
   // beginning of one. True: a stop text is complete. `out` then ends where that text begins (the longest of those that
   // are complete at the same byte), and nothing more must be appended.
   bool Append(absl::string_view text, std::string* out);
+  // Which of the stops was complete, by its place in the list; -1: none yet.
+  int found() const { return found_; }
   // The end of the text: what was held back is no stop text after all.
   std::string Flush();
 
@@ -31,6 +33,7 @@ class StopMatcher {
   };
   std::vector<Stop> stops_;
   std::string held_;
+  int found_ = -1;
 };
 
 }  // namespace conclave

@@ -9,6 +9,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "gateway/refusal.h"
+#include "gateway/tools/tool_validation.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 
@@ -34,6 +35,14 @@ absl::Status ValidateText(absl::string_view field, const std::string& text) {
   return absl::OkStatus();
 }
 
+int64_t TextBytes(const v1::ChatMessage& message) {
+  size_t bytes = message.content().size() + message.name().size() + message.tool_call_id().size();
+  for (const v1::ToolCall& call : message.tool_calls()) {
+    bytes += call.id().size() + call.name().size() + call.arguments().size();
+  }
+  return static_cast<int64_t>(bytes);
+}
+
 absl::Status ValidateChat(const v1::ChatPrompt& chat) {
   if (chat.messages().empty()) return Invalid("chat.messages: must not be empty");
   if (chat.messages_size() > kChatMessagesMax) {
@@ -42,15 +51,16 @@ absl::Status ValidateChat(const v1::ChatPrompt& chat) {
   int64_t bytes = 0;
   for (int i = 0; i < chat.messages_size(); ++i) {
     const std::string& role = chat.messages(i).role();
-    if (role != "system" && role != "user" && role != "assistant") {
-      return Invalid("chat.messages[", i, "].role: must be system, user or assistant");
+    if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
+      return Invalid("chat.messages[", i, "].role: must be system, user, assistant or tool");
     }
-    bytes += static_cast<int64_t>(chat.messages(i).content().size() + chat.messages(i).name().size());
+    bytes += TextBytes(chat.messages(i));
   }
   if (bytes > limits::kPromptBytesMax) {
     return Invalid("chat.messages: have ", bytes, " bytes; at most ", limits::kPromptBytesMax, " are taken");
   }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(ValidateToolMessages(chat));
+  return ValidateTools(chat);
 }
 
 absl::Status ValidateIds(absl::string_view field, const google::protobuf::RepeatedField<int32_t>& ids, int vocab) {

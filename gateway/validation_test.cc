@@ -69,7 +69,7 @@ TEST(ValidateGenerate, NamesTheFieldThatIsWrong) {
   ExpectRefused([](auto& r) { r.set_text(""); }, "text");
   ExpectRefused([](auto& r) { r.set_text(std::string(limits::kPromptBytesMax + 1, 'x')); }, "text");
   ExpectRefused([](auto& r) { r.mutable_chat(); }, "chat.messages");
-  ExpectRefused([](auto& r) { r.mutable_chat()->add_messages()->set_role("tool"); }, "chat.messages[0].role");
+  ExpectRefused([](auto& r) { r.mutable_chat()->add_messages()->set_role("function"); }, "chat.messages[0].role");
   ExpectRefused([](auto& r) { r.mutable_chat()->add_messages(); }, "chat.messages[0].role");
   ExpectRefused(
       [](auto& r) {

@@ -247,17 +247,18 @@ class LimitsTest(unittest.TestCase):
 
     def test_what_is_not_done_here_is_refused_by_name(self):
         for field, value in (("tools", [{"type": "function", "function": {"name": "f"}}]),
-                             ("tool_choice", "auto"), ("response_format", {"type": "json_object"}),
+                             ("tool_choice.type", {"type": "allowed_tools"}),
+                             ("response_format", {"type": "json_object"}),
                              ("chat_template", "{{ x }}"), ("functions", []),
                              ("store", True), ("service_tier", "flex"), ("modalities", ["audio"]),
-                             ("messages[0].tool_call_id", None), ("messages[0].content[0].type", None)):
+                             ("messages[0].role", None), ("messages[0].content[0].type", None)):
             with self.subTest(field):
                 message = {"role": "user", "content": "a"}
-                if field.endswith("tool_call_id"):
-                    message["tool_call_id"] = "x"
-                if field.endswith("type"):
+                if field.endswith("role"):
+                    message["role"] = "function"
+                if field.endswith("].type"):
                     message["content"] = [{"type": "image_url", "image_url": {"url": "x"}}]
-                fields = {} if "[" in field else {field: value}
+                fields = {} if "[" in field else {field.split(".")[0]: value}
                 self.refused(self.client.post(CHAT, {"messages": [message], **fields}), 400, field,
                              "unsupported_parameter")
         self.refused(self.client.complete(best_of=3), 400, "best_of", "unsupported_parameter")

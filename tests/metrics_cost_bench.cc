@@ -182,7 +182,7 @@ class Cluster {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(service_->service());
     server_ = builder.BuildAndStart();
-    ASSIGN_OR_RETURN(model_, LoadServedModel(options_.model, "model", /*generation_defaults=*/false));
+    ASSIGN_OR_RETURN(model_, LoadServedModel(options_.model, "model", /*generation_defaults=*/false, "none"));
     RouterPoolOptions pool;
     pool.addresses = {absl::StrCat("127.0.0.1:", port)};
     pool_ = RouterPool::Create(pool, metrics_);

@@ -138,6 +138,7 @@ class OpenAiClientTest(unittest.TestCase):
         with self.assertRaises(openai.BadRequestError) as unsupported:
             self.chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
         self.assertEqual((unsupported.exception.param, unsupported.exception.code), ("tools", "unsupported_parameter"))
+        self.assertIn("--tool-call-parser", str(unsupported.exception))
         with self.assertRaises(openai.BadRequestError) as long:
             self.chat(messages=[{"role": "user", "content": "a b c d " * 4000}])
         self.assertEqual(long.exception.code, "context_length_exceeded")
@@ -159,6 +160,81 @@ class OpenAiClientTest(unittest.TestCase):
         self.assertEqual(limited.exception.code, "rate_limit_exceeded")
         self.assertIn("requests_per_minute", limited.exception.message)
         self.assertGreaterEqual(int(limited.exception.response.headers["retry-after"]), 1)
+
+
+FUNCTION = {"type": "function", "function": {
+    "name": "get_weather", "description": "The weather of a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+
+
+class FunctionCallsTest(unittest.TestCase):
+    """The demo model was never taught to call functions: calls are forced, so that there are some."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--transport", "inproc", "--compute", "f32")
+        cls.gateway = Gateway(cls.cluster, "--tool-call-parser", "hermes")
+        host, port = cls.gateway.http()
+        cls.client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="any", max_retries=0)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.client.close()
+        cls.gateway.stop()
+        cls.cluster.__exit__()
+
+    def chat(self, **fields):
+        return self.client.chat.completions.create(**{
+            "model": "demo", "messages": QUESTION, "temperature": 0, "max_tokens": 12, "tools": [FUNCTION],
+            "tool_choice": {"type": "function", "function": {"name": "get_weather"}}, **fields})
+
+    def test_a_named_function_is_called_and_its_result_goes_back(self):
+        answer = self.chat()
+        message = answer.choices[0].message
+        [call] = message.tool_calls
+        self.assertEqual((call.type, call.function.name, message.content), ("function", "get_weather", None))
+        self.assertTrue(call.id.startswith("call_"))
+        self.assertIn(answer.choices[0].finish_reason, ("tool_calls", "length"))
+        result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+        final = self.chat(messages=[*QUESTION, message, result], tool_choice="auto")
+        self.assertTrue(final.choices[0].message.content)
+        self.assertIsNone(final.choices[0].message.tool_calls)
+        with self.assertRaises(openai.BadRequestError) as other:
+            self.chat(messages=[*QUESTION, message, {**result, "tool_call_id": "call_other"}])
+        self.assertEqual(other.exception.param, "messages[2].tool_call_id")
+
+    def test_a_stream_comes_to_the_same_call(self):
+        whole = self.chat().choices[0]
+        name, arguments, finish, ids = "", "", None, set()
+        for chunk in self.chat(stream=True):
+            [choice] = chunk.choices
+            finish = choice.finish_reason or finish
+            for part in choice.delta.tool_calls or []:
+                self.assertEqual(part.index, 0)
+                ids |= {part.id} - {None}
+                name += part.function.name or ""
+                arguments += part.function.arguments
+        self.assertEqual((name, arguments, finish), ("get_weather", whole.message.tool_calls[0].function.arguments,
+                                                     whole.finish_reason))
+        self.assertEqual(len(ids), 1)
+
+    def test_without_a_call_the_answer_is_text(self):
+        for choice in ("auto", "none"):
+            answer = self.chat(tool_choice=choice).choices[0]
+            self.assertTrue(answer.message.content)
+            self.assertIsNone(answer.message.tool_calls)
+        plain = self.client.chat.completions.create(model="demo", messages=QUESTION, temperature=0, max_tokens=12)
+        self.assertEqual(answer.message.content, plain.choices[0].message.content)  # none: it is not told of them
+
+    def test_what_is_wrong_is_named(self):
+        unnamed = {"type": "function", "function": {"name": "a b"}}
+        for fields, param in (({"tools": [unnamed]}, "tools[0].function.name"),
+                              ({"tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+                              ({"tools": [FUNCTION] * 2}, "tools[1].function.name"),
+                              ({"tools": [FUNCTION] * 129}, "tools")):
+            with self.assertRaises(openai.BadRequestError) as bad:
+                self.chat(**fields)
+            self.assertEqual((bad.exception.status_code, bad.exception.param), (400, param))
 
 
 if __name__ == "__main__":

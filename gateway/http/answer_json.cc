@@ -113,12 +113,28 @@ void WriteEnd(JsonWriter& json, const AnswerPiece& piece) {
   json.End();
 }
 
+// Of a part of a call, only what it has; `whole` calls have no index.
+void WriteToolCalls(JsonWriter& json, const AnswerPiece& piece, bool whole) {
+  json.Key("tool_calls").BeginArray();
+  for (const v1::ToolCallDelta& call : piece.tool_calls) {
+    json.BeginObject();
+    if (!whole) json.Key("index").Number(call.index());
+    if (!call.id().empty()) json.Key("id").Text(call.id()).Key("type").Text("function");
+    json.Key("function").BeginObject();
+    if (!call.name().empty()) json.Key("name").Text(call.name());
+    json.Key("arguments").Text(call.arguments()).End().End();
+  }
+  json.End();
+}
+
 void WriteMessage(JsonWriter& json, const AnswerPiece& piece) {
-  json.Key("message").BeginObject().Key("role").Text("assistant").Key("content").Text(piece.text);
+  json.Key("message").BeginObject().Key("role").Text("assistant").Key("content");
+  piece.text.empty() && !piece.tool_calls.empty() ? json.Null() : json.Text(piece.text);
   if (piece.has_reasoning) {
     json.Key("reasoning_content");
     TextOrNull(json, piece.reasoning);
   }
+  if (!piece.tool_calls.empty()) WriteToolCalls(json, piece, /*whole=*/true);
   json.Key("refusal").Null().End();
 }
 
@@ -127,6 +143,7 @@ void WriteDelta(JsonWriter& json, const AnswerPiece& piece) {
   if (piece.has_role) json.Key("role").Text("assistant");
   if (!piece.text.empty() || piece.has_role) json.Key("content").Text(piece.text);
   if (!piece.reasoning.empty()) json.Key("reasoning_content").Text(piece.reasoning);
+  if (!piece.tool_calls.empty()) WriteToolCalls(json, piece, /*whole=*/false);
   json.End();
 }
 

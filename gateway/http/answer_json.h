@@ -41,7 +41,8 @@ struct AnswerPiece {
   std::string text;
   std::string reasoning;  // of a chat, where asked for by flag
   bool has_reasoning = false;
-  std::string finish_reason;  // empty: none yet
+  std::vector<v1::ToolCallDelta> tool_calls;  // of a whole answer: one each call, ascending
+  std::string finish_reason;                  // empty: none yet
   std::string logits_hash;    // empty: not asked for
   bool has_logprobs = false;
   std::vector<v1::TokenLogprob> logprobs;

@@ -34,6 +34,26 @@ absl::Status OfPrompt(const absl::Status& status, size_t prompt, size_t prompts)
   return status;
 }
 
+// Puts the parts of calls together.
+void AddToolCalls(const AnswerPiece& piece, AnswerPiece& whole) {
+  for (const v1::ToolCallDelta& part : piece.tool_calls) {
+    const size_t index = static_cast<size_t>(part.index());
+    if (whole.tool_calls.size() <= index) whole.tool_calls.resize(index + 1);
+    v1::ToolCallDelta& call = whole.tool_calls[index];
+    call.mutable_id()->append(part.id());
+    call.mutable_name()->append(part.name());
+    call.mutable_arguments()->append(part.arguments());
+  }
+}
+
+// An answer whose call is forced begins behind the thoughts that its prompt ended with.
+ReasoningMode ModeOf(const ApiRequest& request, ReasoningMode mode) {
+  if (!request.chat) return ReasoningMode::kOff;
+  const v1::ToolChoice::Mode choice = request.prompts.front().chat().tool_choice().mode();
+  const bool forced = choice == v1::ToolChoice::MODE_REQUIRED || choice == v1::ToolChoice::MODE_FUNCTION;
+  return forced && mode == ReasoningMode::kBeginsInside ? ReasoningMode::kByTag : mode;
+}
+
 }  // namespace
 
 // The dispatcher's share of the call, one a prompt.
@@ -51,7 +71,7 @@ class ApiCall::Sink final : public AnswerSink {
 ApiCall::ApiCall(std::shared_ptr<Exchange> exchange, ApiRequest request, AnswerHead head, ReasoningMode reasoning)
     : exchange_(std::move(exchange)),
       request_(std::move(request)),
-      reasoning_(request_.chat ? reasoning : ReasoningMode::kOff),
+      reasoning_(ModeOf(request_, reasoning)),
       head_(std::move(head)),
       prompts_open_(request_.prompts.size()) {
   usages_.resize(request_.prompts.size());
@@ -145,6 +165,7 @@ AnswerPiece ApiCall::PieceOf(Choice& choice, const v1::GenerateResponse& chunk) 
   AnswerPiece piece;
   piece.index = choice.whole.index;
   piece.text = chunk.text();
+  piece.tool_calls.assign(chunk.tool_calls().begin(), chunk.tool_calls().end());
   piece.finish_reason = chunk.finish_reason();
   piece.logits_hash = chunk.logits_hash();
   for (int i = 0; i < std::min(chunk.token_experts_size(), chunk.ids_size()); ++i) {
@@ -183,7 +204,8 @@ std::string ApiCall::EventsOf(Choice& choice, AnswerPiece piece) {
   // The end comes in a chunk of its own, as clients of OpenAI know it.
   const std::string finish_reason = std::exchange(piece.finish_reason, "");
   const std::string logits_hash = std::exchange(piece.logits_hash, "");
-  if (!piece.text.empty() || !piece.reasoning.empty() || piece.has_logprobs || !piece.token_experts.empty()) {
+  if (!piece.text.empty() || !piece.reasoning.empty() || !piece.tool_calls.empty() || piece.has_logprobs ||
+      !piece.token_experts.empty()) {
     absl::StrAppend(&events, SseEvent(ChunkOfAnswer(head_, piece, usage, usage_now)));
   }
   if (!finish_reason.empty()) {
@@ -212,6 +234,7 @@ void ApiCall::OnChunk(int prompt, const v1::GenerateResponse& chunk) {
       AnswerPiece& whole = choice.whole;
       whole.text += piece.text;
       whole.reasoning += piece.reasoning;
+      AddToolCalls(piece, whole);
       if (whole.logprobs.empty()) whole.first_without = piece.first_without;
       std::move(piece.logprobs.begin(), piece.logprobs.end(), std::back_inserter(whole.logprobs));
       std::move(piece.token_experts.begin(), piece.token_experts.end(), std::back_inserter(whole.token_experts));

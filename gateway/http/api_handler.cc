@@ -155,12 +155,13 @@ class ApiHandlerImpl final : public ApiHandler {
   void Handle(std::shared_ptr<Exchange> exchange) override {
     std::string unused;
     const Route* route = FindRoute(exchange->request().path, &unused);
-    absl::StatusOr<nlohmann::json> body = ParseJsonBody(exchange->TakeBody());
+    const std::string text = exchange->TakeBody();
+    absl::StatusOr<nlohmann::json> body = ParseJsonBody(text);
     if (!body.ok()) {
       exchange->Respond(ErrorResponse(body.status()));
       return;
     }
-    if (const absl::Status status = Answer(route->endpoint, *body, exchange); !status.ok()) {
+    if (const absl::Status status = Answer(route->endpoint, *body, text, exchange); !status.ok()) {
       exchange->Respond(ErrorResponse(status));
     }
   }
@@ -238,7 +239,8 @@ class ApiHandlerImpl final : public ApiHandler {
     return NoSuchModel();
   }
 
-  absl::Status Answer(Endpoint endpoint, const nlohmann::json& body, const std::shared_ptr<Exchange>& exchange) {
+  absl::Status Answer(Endpoint endpoint, const nlohmann::json& body, absl::string_view text,
+                      const std::shared_ptr<Exchange>& exchange) {
     TranslationOptions options;
     options.prompts_max = options_.prompts_max;
     const GenerationDefaults& defaults = model_->defaults;
@@ -247,15 +249,15 @@ class ApiHandlerImpl final : public ApiHandler {
     if (!defaults.max_tokens.has_value()) options.chat_tokens_max = model_->context_max;
     switch (endpoint) {
       case Endpoint::kTokenize:
-        return Tokenize(body, *exchange);
+        return Tokenize(body, text, *exchange);
       case Endpoint::kDetokenize:
         return Detokenize(body, *exchange);
       case Endpoint::kChatCompletions:
-        return Generate(TranslateChat(body, options), exchange);
+        return Generate(TranslateChat(body, text, options), exchange);
       case Endpoint::kCompletions:
         return Generate(TranslateCompletion(body, options), exchange);
       case Endpoint::kInvocations:
-        return Generate(TranslateInvocation(body, options), exchange);
+        return Generate(TranslateInvocation(body, text, options), exchange);
       default:
         return absl::InternalError("a route without an answer");
     }
@@ -273,8 +275,8 @@ class ApiHandlerImpl final : public ApiHandler {
     return absl::OkStatus();
   }
 
-  absl::Status Tokenize(const nlohmann::json& body, Exchange& exchange) {
-    ASSIGN_OR_RETURN(const v1::TokenizeRequest request, TranslateTokenize(body));
+  absl::Status Tokenize(const nlohmann::json& body, absl::string_view text, Exchange& exchange) {
+    ASSIGN_OR_RETURN(const v1::TokenizeRequest request, TranslateTokenize(body, text));
     ASSIGN_OR_RETURN(const v1::TokenizeResponse response,
                      dispatcher_.load()->Tokenize(*exchange.context().tenant, request));
     JsonWriter json;

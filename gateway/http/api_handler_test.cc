@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -15,6 +16,7 @@
 #include "gateway/gateway_fixture_for_test.h"
 #include "gateway/http/server.h"
 #include "gateway/http/socket_for_test.h"
+#include "gateway/tools/tool_support.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "moe/tokenizer/chat_template.h"
@@ -165,6 +167,78 @@ TEST_F(ApiHandlerTest, WithoutTheFlagThoughtsAreContent) {
   const json whole = WholeMessage();
   EXPECT_EQ(whole["content"], "<think>a</think>b");
   EXPECT_FALSE(whole.contains("reasoning_content"));
+}
+
+// A conversation with a function; `more` are further members of the body.
+std::string FunctionBody(const std::string& more) {
+  return absl::StrCat(R"({"messages": [{"role": "user", "content": "?"}], "tools": [{"type": "function", "function":
+      {"name": "f", "parameters": {"b": 1, "a": 2}}}])", more, "}");
+}
+
+class FunctionCallsOverHttpTest : public ApiHandlerTest {
+ protected:
+  FunctionCallsOverHttpTest() {
+    model_->context_max = 4096;
+    const std::string source = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}<tool_call>";
+    model_->chat_template = *ChatTemplate::LoadFromJson(json({{"chat_template", source}}).dump());
+    model_->tools = FindToolSupport(model_->chat_template.get(), *model_->tokenizer, "auto");
+    Serve();
+  }
+  std::string Ask(const std::string& body, const std::string& until) {
+    TestSocket client(http_->address());
+    client.Send(Post("/v1/chat/completions", body));
+    return client.ReadUntil(until);
+  }
+};
+
+TEST_F(FunctionCallsOverHttpTest, AWholeAnswer) {
+  Says({"<tool_call>{\"name\": \"f\", \"argum", "ents\": {\"a\": \"é\"}}</tool_call>"});
+  const std::string answer = Ask(FunctionBody(""), "}}}");
+  EXPECT_THAT(answer, HasSubstr(R"("message": {"role": "assistant", "content": null, "tool_calls": [{"id": "call_)"));
+  EXPECT_THAT(answer, HasSubstr(R"("type": "function", "function": {"name": "f", "arguments": "{\"a\": \"é\"}"}}],)"));
+  EXPECT_THAT(answer, HasSubstr(R"("finish_reason": "tool_calls")"));
+  std::string prompt;
+  const auto requests = router_.requests();
+  for (const int32_t id : requests[0].prompt_ids()) prompt += std::string(model_->tokenizer->TokenBytes(id));
+  EXPECT_THAT(prompt, StartsWith(R"({"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": 2}}})"));
+}
+
+TEST_F(FunctionCallsOverHttpTest, AStream) {
+  Says({"Hm. ", "<tool_call>{\"name\": \"f\", \"arguments\": ", "{\"a\":", " 1}}</tool_call>"});
+  const std::string answer = Ask(FunctionBody(R"(, "stream": true)"), "data: [DONE]");
+  size_t at = 0;
+  for (const char* part :
+       {R"("delta": {"role": "assistant", "content": ""})", R"("delta": {"content": "Hm."})",
+        R"("delta": {"tool_calls": [{"index": 0, "id": "call_)",
+        R"("type": "function", "function": {"name": "f", "arguments": ""}}]})",
+        R"("delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{\"a\":"}}]})",
+        R"("delta": {"tool_calls": [{"index": 0, "function": {"arguments": " 1}"}}]})",
+        R"("finish_reason": "tool_calls")"}) {
+    const size_t found = answer.find(part, at);
+    ASSERT_NE(found, std::string::npos) << part << " should come behind " << answer.substr(0, at);
+    at = found;
+  }
+}
+
+TEST_F(FunctionCallsOverHttpTest, WhatCannotBeHadIsRefusedByItsOwnCode) {
+  const std::string strict = R"([{"type": "function", "function": {"name": "f", "strict": true}}])";
+  const std::string answer =
+      Ask(absl::StrCat(R"({"messages": [{"role": "user", "content": "?"}], "tools": )", strict, "}"), "}}");
+  EXPECT_THAT(answer, HasSubstr(R"("param": "tools[0].function.strict", "code": "unsupported_parameter")"));
+}
+
+TEST_F(FunctionCallsOverHttpTest, WhatIsWrongIsNamedAsTheClientKnowsIt) {
+  for (const auto& [body, param] : std::vector<std::pair<std::string, std::string>>{
+           {FunctionBody(R"(, "tool_choice": {"type": "function", "function": {"name": "g"}})"), "tool_choice"},
+           {R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]})",
+            "tools[0].function"},
+           {R"({"messages": [{"role": "user", "content": "?"}], "tool_choice": "required"})", "tool_choice"},
+           {R"({"messages": [{"role": "tool", "content": "?"}]})", "messages[0].tool_call_id"}}) {
+    const std::string answer = Ask(body, "}}");
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 400")) << body;
+    EXPECT_THAT(answer, HasSubstr(absl::StrCat("\"param\": \"", param, "\""))) << body;
+  }
+  EXPECT_TRUE(router_.requests().empty());
 }
 
 TEST_F(ApiHandlerTest, WhereServicesAreFullAHeadIsEnoughToRefuseARequest) {

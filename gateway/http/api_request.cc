@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gateway/http/body_fields.h"
 #include "gateway/http/common_fields.h"
+#include "gateway/http/tool_fields.h"
 #include "gateway/validation.h"
 #include "moe/base/status_macros.h"
 
@@ -53,12 +54,14 @@ void ReadPrompts(BodyFields& fields, const TranslationOptions& options, const v1
 
 }  // namespace
 
-absl::StatusOr<ApiRequest> TranslateChat(const json& body, const TranslationOptions& options) {
+absl::StatusOr<ApiRequest> TranslateChat(const json& body, absl::string_view text,
+                                         const TranslationOptions& options) {
   ApiRequest api;
   api.chat = true;
   v1::GenerateRequest& request = api.prompts.emplace_back();
   BodyFields fields(body, "");
   ReadMessages(fields, *request.mutable_chat());
+  ReadTools(fields, text, *request.mutable_chat());
   ReadCommonFields(fields, options, request, api);
   if (const auto tokens = fields.Int("max_completion_tokens", 1, std::numeric_limits<int32_t>::max());
       tokens.has_value()) {
@@ -83,6 +86,7 @@ absl::StatusOr<ApiRequest> TranslateCompletion(const json& body, const Translati
   // OpenAI's server-side choice of the best answers; with as many as are returned there is nothing to choose.
   const auto best_of = fields.Int("best_of", 1, kAnswersMax);
   const auto suffix = fields.Text("suffix");
+  ReadNoTools(fields);
   ReadCommonFields(fields, options, common, api);
   if (best_of.has_value() && *best_of != api.choices) fields.FailUnsupported("best_of", "must equal n");
   if (suffix.has_value() && !suffix->empty()) fields.FailUnsupported("suffix", "is not supported by this server");
@@ -100,11 +104,12 @@ absl::StatusOr<ApiRequest> TranslateCompletion(const json& body, const Translati
   return api;
 }
 
-absl::StatusOr<ApiRequest> TranslateInvocation(const json& body, const TranslationOptions& options) {
-  return body.contains("messages") ? TranslateChat(body, options) : TranslateCompletion(body, options);
+absl::StatusOr<ApiRequest> TranslateInvocation(const json& body, absl::string_view text,
+                                               const TranslationOptions& options) {
+  return body.contains("messages") ? TranslateChat(body, text, options) : TranslateCompletion(body, options);
 }
 
-absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const json& body) {
+absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const json& body, absl::string_view text) {
   v1::TokenizeRequest request;
   BodyFields fields(body, "");
   request.set_model(fields.Text("model").value_or(""));
@@ -113,6 +118,7 @@ absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const json& body) {
   if (fields.Find("messages") != nullptr) {
     if (prompt.has_value()) fields.Fail("messages", "stands beside prompt: give one of them");
     ReadMessages(fields, *request.mutable_chat());
+    ReadTools(fields, text, *request.mutable_chat());
   } else if (!prompt.has_value()) {
     fields.Fail("prompt", "is missing; give it, or messages");
   }
@@ -120,7 +126,7 @@ absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const json& body) {
   if (!fields.Bool("add_generation_prompt").value_or(true)) {
     fields.FailUnsupported("add_generation_prompt", "must be true");
   }
-  fields.Unsupported({"chat_template", "chat_template_kwargs", "continue_final_message", "return_token_strs", "tools"});
+  fields.Unsupported({"chat_template", "chat_template_kwargs", "continue_final_message", "return_token_strs"});
   RETURN_IF_ERROR(fields.Finish());
   return request;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "conclave/v1/inference.pb.h"
 #include "nlohmann/json.hpp"
 
@@ -33,13 +34,15 @@ struct ApiRequest {
   bool hash_logits = false;
 };
 
-// Bodies of /v1/chat/completions and /v1/completions.
-absl::StatusOr<ApiRequest> TranslateChat(const nlohmann::json& body, const TranslationOptions& options);
+// Bodies of /v1/chat/completions and /v1/completions. `text`: the body as it came, for the order of keys in tools.
+absl::StatusOr<ApiRequest> TranslateChat(const nlohmann::json& body, absl::string_view text,
+                                         const TranslationOptions& options);
 absl::StatusOr<ApiRequest> TranslateCompletion(const nlohmann::json& body, const TranslationOptions& options);
 // Of SageMaker's /invocations: a chat where there are `messages`, else completions.
-absl::StatusOr<ApiRequest> TranslateInvocation(const nlohmann::json& body, const TranslationOptions& options);
+absl::StatusOr<ApiRequest> TranslateInvocation(const nlohmann::json& body, absl::string_view text,
+                                               const TranslationOptions& options);
 // Bodies of /tokenize and /detokenize.
-absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const nlohmann::json& body);
+absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const nlohmann::json& body, absl::string_view text);
 absl::StatusOr<v1::DetokenizeRequest> TranslateDetokenize(const nlohmann::json& body);
 
 }  // namespace conclave

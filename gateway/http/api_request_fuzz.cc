@@ -33,6 +33,8 @@ void CheckRequest(const conclave::ApiRequest& request, const conclave::Translati
     for (const auto& message : prompt.chat().messages()) {
       CONCLAVE_CHECK(conclave::IsUtf8(message.content()) && conclave::IsUtf8(message.name()));
     }
+    // Each definition is cut out of the body as a value of its own.
+    for (const std::string& tool : prompt.chat().tools()) CONCLAVE_CHECK(nlohmann::json::accept(tool)) << tool;
     CONCLAVE_CHECK(prompt.SerializeAsString().size() > 0);
   }
 }
@@ -40,13 +42,14 @@ void CheckRequest(const conclave::ApiRequest& request, const conclave::Translati
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto body = conclave::ParseJsonBody(absl::string_view(reinterpret_cast<const char*>(data), size));
+  const absl::string_view text(reinterpret_cast<const char*>(data), size);
+  const auto body = conclave::ParseJsonBody(text);
   if (!Accepted(body)) return 0;
   conclave::TranslationOptions options;
   options.prompts_max = 8;
-  const auto request = conclave::TranslateInvocation(*body, options);
+  const auto request = conclave::TranslateInvocation(*body, text, options);
   if (Accepted(request)) CheckRequest(*request, options);
-  Accepted(conclave::TranslateTokenize(*body));
+  Accepted(conclave::TranslateTokenize(*body, text));
   Accepted(conclave::TranslateDetokenize(*body));
   return 0;
 }

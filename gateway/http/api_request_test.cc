@@ -22,8 +22,14 @@ nlohmann::json Body(const std::string& text) {
   return *body;
 }
 
+absl::StatusOr<ApiRequest> ChatOf(const std::string& text, const TranslationOptions& options = {}) {
+  return TranslateChat(Body(text), text, options);
+}
+
+absl::StatusOr<v1::TokenizeRequest> TokenizeOf(const std::string& text) { return TranslateTokenize(Body(text), text); }
+
 ApiRequest Chat(const std::string& fields) {
-  auto request = TranslateChat(Body(R"({"messages": [{"role": "user", "content": "Hi"}])" + fields + "}"), {});
+  auto request = ChatOf(R"({"messages": [{"role": "user", "content": "Hi"}])" + fields + "}");
   EXPECT_TRUE(request.ok()) << request.status();
   return request.ok() ? *request : ApiRequest{};
 }
@@ -44,11 +50,10 @@ std::string Refused(const std::string& fields) {
 }
 
 TEST(TranslateChat, RolesPartsAndNames) {
-  const auto request = TranslateChat(Body(R"({"model": "m", "messages": [
+  const auto request = ChatOf(R"({"model": "m", "messages": [
       {"role": "developer", "content": "Be brief."},
       {"role": "user", "name": "Ann", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-      {"role": "assistant", "content": "c", "refusal": null, "tool_calls": null, "annotations": []}]})"),
-                                     {});
+      {"role": "assistant", "content": "c", "refusal": null, "tool_calls": null, "annotations": []}]})");
   ASSERT_TRUE(request.ok()) << request.status();
   const v1::GenerateRequest& prompt = request->prompts.at(0);
   EXPECT_EQ(prompt.model(), "m");
@@ -89,18 +94,95 @@ TEST(TranslateChat, EveryFieldArrives) {
   EXPECT_TRUE(request.stream && request.include_usage && request.logprobs);
 }
 
+TEST(TranslateChat, ToolsKeepTheOrderOfTheirKeys) {
+  const std::string tool = R"({"type":"function", "function" : {"name": "f", "b\u0061": 1.50, "a": "],}\"{"}})";
+  const ApiRequest request = Chat(R"(, "x\"y": null, "tools" : [ )" + tool + R"( , {"b": [1]} ], "tool_choice": "auto",
+      "parallel_tool_calls": false)");
+  const v1::ChatPrompt& chat = request.prompts.at(0).chat();
+  EXPECT_THAT(chat.tools(), ElementsAre(tool, R"({"b": [1]})"));
+  EXPECT_EQ(chat.tool_choice().mode(), v1::ToolChoice::MODE_AUTO);
+  EXPECT_TRUE(chat.single_tool_call());
+  EXPECT_EQ(Chat(R"(, "tools": [])").prompts[0].chat().tools_size(), 0);
+  EXPECT_FALSE(Chat(R"(, "parallel_tool_calls": true)").prompts[0].chat().single_tool_call());
+  EXPECT_EQ(TokenizeOf(R"({"messages": [{"role": "user", "content": "a"}], "tools": [1, 2]})")->chat().tools_size(), 2);
+}
+
+TEST(TranslateChat, ToolChoiceInEveryForm) {
+  const auto choice = [](const std::string& text) { return Chat(", \"tool_choice\": " + text).prompts[0].chat(); };
+  EXPECT_EQ(choice(R"("none")").tool_choice().mode(), v1::ToolChoice::MODE_NONE);
+  EXPECT_EQ(choice(R"("required")").tool_choice().mode(), v1::ToolChoice::MODE_REQUIRED);
+  EXPECT_FALSE(choice("null").has_tool_choice());
+  const v1::ChatPrompt named = choice(R"({"type": "function", "function": {"name": "f"}})");
+  EXPECT_EQ(named.tool_choice().mode(), v1::ToolChoice::MODE_FUNCTION);
+  EXPECT_EQ(named.tool_choice().function(), "f");
+}
+
+TEST(TranslateChat, CallsAndResultsArrive) {
+  const auto request = ChatOf(R"({"messages": [{"role": "user", "content": "?"},
+      {"role": "assistant", "content": null, "refusal": null, "tool_calls": [
+        {"id": "call_1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{\"a\": 1}"}}]},
+      {"role": "tool", "tool_call_id": "call_1", "name": "f", "content": [{"type": "text", "text": "42"}]}]})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  const v1::ChatPrompt& chat = request->prompts[0].chat();
+  ASSERT_EQ(chat.messages(1).tool_calls_size(), 1);
+  EXPECT_EQ(chat.messages(1).content(), "");
+  EXPECT_EQ(chat.messages(1).tool_calls(0).id(), "call_1");
+  EXPECT_EQ(chat.messages(1).tool_calls(0).name(), "f");
+  EXPECT_EQ(chat.messages(1).tool_calls(0).arguments(), "{\"a\": 1}");
+  EXPECT_EQ(chat.messages(2).role(), "tool");
+  EXPECT_EQ(chat.messages(2).tool_call_id(), "call_1");
+  EXPECT_EQ(chat.messages(2).content(), "42");
+}
+
+TEST(TranslateChat, WhatIsWrongWithToolsIsNamed) {
+  const auto refused = [](const std::string& text) {
+    const auto request = ChatOf(text);
+    EXPECT_FALSE(request.ok()) << text;
+    const ApiError error = ToApiError(request.status());
+    return error.param + "/" + error.code;
+  };
+  const auto field = [&](const std::string& text) {
+    return refused(R"({"messages": [{"role": "user", "content": "Hi"}], )" + text + "}");
+  };
+  EXPECT_EQ(field(R"("tools": {})"), "tools/");
+  EXPECT_EQ(field(R"("t\u006fols": [1])"), "tools/");
+  EXPECT_EQ(field(R"("tool_choice": "any")"), "tool_choice/");
+  EXPECT_EQ(field(R"("tool_choice": 1)"), "tool_choice/");
+  EXPECT_EQ(field(R"("tool_choice": {"type": "allowed_tools"})"), "tool_choice.type/unsupported_parameter");
+  EXPECT_EQ(field(R"("tool_choice": {"type": "function"})"), "tool_choice.function/");
+  EXPECT_EQ(field(R"("tool_choice": {"type": "function", "function": {}})"), "tool_choice.function.name/");
+  EXPECT_EQ(field(R"("parallel_tool_calls": 1)"), "parallel_tool_calls/");
+  EXPECT_EQ(field(R"("functions": [])"), "functions/unsupported_parameter");
+  const auto call = [&](const std::string& text) {
+    return refused(R"({"messages": [{"role": "assistant", "tool_calls": )" + text + "}]}");
+  };
+  EXPECT_EQ(call("{}"), "messages[0].tool_calls/");
+  EXPECT_EQ(call("[]"), "messages[0].content/");
+  EXPECT_EQ(call("[1]"), "messages[0].tool_calls[0]/");
+  EXPECT_EQ(call("[{}]"), "messages[0].tool_calls[0].id/");
+  EXPECT_EQ(call(R"([{"id": "a", "type": "custom"}])"), "messages[0].tool_calls[0].type/unsupported_parameter");
+  EXPECT_EQ(call(R"([{"id": "a"}])"), "messages[0].tool_calls[0].function/");
+  EXPECT_EQ(call(R"([{"id": "a", "function": {"name": "f"}}])"), "messages[0].tool_calls[0].function.arguments/");
+  EXPECT_EQ(call(R"([{"id": "a", "function": {"name": "é", "arguments": ""}}])"),
+            "messages[0].tool_calls[0].function.name/");
+  EXPECT_EQ(call(R"([{"id": "a", "x": 1, "function": {"name": "f", "arguments": ""}}])"),
+            "messages[0].tool_calls[0].x/unknown_parameter");
+  EXPECT_EQ(refused(R"({"messages": [{"role": "function", "content": "a"}]})"),
+            "messages[0].role/unsupported_parameter");
+}
+
 TEST(TranslateChat, DefaultsAreOpenAisUnlessTheModelHasItsOwn) {
   TranslationOptions options;
   options.chat_tokens_max = 512;
-  const auto body = Body(R"({"messages": [{"role": "user", "content": "Hi"}]})");
-  const auto plain = TranslateChat(body, options);
+  const std::string body = R"({"messages": [{"role": "user", "content": "Hi"}]})";
+  const auto plain = ChatOf(body, options);
   EXPECT_EQ(plain->prompts[0].sampling().temperature(), 1);
   EXPECT_EQ(plain->prompts[0].max_tokens(), 512);
   EXPECT_FALSE(plain->prompts[0].has_logprobs());
   EXPECT_FALSE(plain->prompts[0].sampling().has_seed());
   options.temperature = std::nullopt;
   options.chat_tokens_max = std::nullopt;
-  const auto models = TranslateChat(body, options);
+  const auto models = ChatOf(body, options);
   EXPECT_FALSE(models->prompts[0].sampling().has_temperature());
   EXPECT_FALSE(models->prompts[0].has_max_tokens());
   EXPECT_EQ(Completion(R"({"prompt": "a"})").prompts[0].max_tokens(), 16);
@@ -127,7 +209,7 @@ TEST(TranslateCompletion, MayAskForNoTokens) {
   EXPECT_TRUE(scored.prompts[0].has_max_tokens());
   EXPECT_EQ(scored.prompts[0].max_tokens(), 0);
   EXPECT_EQ(Refused(R"("max_tokens": -1)"), "max_tokens/");
-  const auto chat = TranslateChat(Body(R"({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 0})"), {});
+  const auto chat = ChatOf(R"({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 0})");
   EXPECT_THAT(chat.status().message(), HasSubstr("max_tokens: is 0; it must be from 1"));
 }
 
@@ -158,17 +240,18 @@ TEST(TranslateCompletion, WhatAsksForNothingPasses) {
 }
 
 TEST(TranslateInvocation, IsAChatWhereThereAreMessages) {
-  EXPECT_TRUE(TranslateInvocation(Body(R"({"messages": [{"role": "user", "content": "a"}]})"), {})->chat);
-  EXPECT_FALSE(TranslateInvocation(Body(R"({"prompt": "a"})"), {})->chat);
+  const std::string chat = R"({"messages": [{"role": "user", "content": "a"}]})", text = R"({"prompt": "a"})";
+  EXPECT_TRUE(TranslateInvocation(Body(chat), chat, {})->chat);
+  EXPECT_FALSE(TranslateInvocation(Body(text), text, {})->chat);
 }
 
 TEST(TranslateTokenize, TextOrMessages) {
-  EXPECT_EQ(TranslateTokenize(Body(R"({"prompt": "a"})"))->text(), "a");
-  EXPECT_FALSE(TranslateTokenize(Body(R"({"prompt": "a"})"))->without_bos());
-  EXPECT_TRUE(TranslateTokenize(Body(R"({"prompt": "a", "add_special_tokens": false})"))->without_bos());
-  EXPECT_EQ(TranslateTokenize(Body(R"({"messages": [{"role": "user", "content": "a"}]})"))->chat().messages_size(), 1);
-  EXPECT_FALSE(TranslateTokenize(Body("{}")).ok());
-  EXPECT_FALSE(TranslateTokenize(Body(R"({"prompt": "a", "messages": []})")).ok());
+  EXPECT_EQ(TokenizeOf(R"({"prompt": "a"})")->text(), "a");
+  EXPECT_FALSE(TokenizeOf(R"({"prompt": "a"})")->without_bos());
+  EXPECT_TRUE(TokenizeOf(R"({"prompt": "a", "add_special_tokens": false})")->without_bos());
+  EXPECT_EQ(TokenizeOf(R"({"messages": [{"role": "user", "content": "a"}]})")->chat().messages_size(), 1);
+  EXPECT_FALSE(TokenizeOf("{}").ok());
+  EXPECT_FALSE(TokenizeOf(R"({"prompt": "a", "messages": []})").ok());
   EXPECT_THAT(TranslateDetokenize(Body(R"({"tokens": [1, 2]})"))->ids(), ElementsAre(1, 2));
   for (const auto& [body, param] : {std::pair(R"({"tokens": [-1]})", "tokens[0]"),
                                     std::pair(R"({"tokens": "a"})", "tokens"), std::pair("{}", "tokens")}) {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "gateway/http/tool_fields.h"
 #include "gateway/validation.h"
 
 namespace conclave {
@@ -120,15 +121,6 @@ void ReadSettings(BodyFields& fields) {
   for (const char* name : {"skip_special_tokens", "add_special_tokens"}) {
     if (!fields.Bool(name).value_or(true)) fields.FailUnsupported(name, "must be true");
   }
-  // No tools are what there is here; a client that has none may say so.
-  const json* tools = fields.Find("tools");
-  if (tools != nullptr && *tools != json::array()) {
-    fields.FailUnsupported("tools", "is not supported by this server, but for an empty list");
-  }
-  if (fields.Text("tool_choice").value_or("none") != "none") {
-    fields.FailUnsupported("tool_choice", "is not supported by this server, but for \"none\"");
-  }
-  fields.Bool("parallel_tool_calls");
   // Names of the client's own, for its own records.
   fields.Harmless({"user", "metadata", "safety_identifier", "prompt_cache_key"});
   fields.Unsupported({"functions",
@@ -216,19 +208,24 @@ void ReadMessages(BodyFields& fields, v1::ChatPrompt& chat) {
     std::string role = message.Text("role").value_or("");
     // OpenAI's newer name for the same thing.
     if (role == "developer") role = "system";
-    if (role == "tool" || role == "function") message.FailUnsupported("role", "tools are not supported by this server");
-    if (role != "system" && role != "user" && role != "assistant") {
-      message.Fail("role", "must be system, developer, user or assistant");
+    if (role == "function") message.FailUnsupported("role", "is not supported by this server: use tool");
+    if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
+      message.Fail("role", "must be system, developer, user, assistant or tool");
     }
     v1::ChatMessage* turn = chat.add_messages();
     turn->set_role(role);
-    if (auto content = ReadContent(message); content.has_value()) turn->set_content(*std::move(content));
+    ReadToolCalls(message, *turn);
+    // An answer that only makes calls says nothing beside them.
+    const bool may_be_silent = turn->tool_calls_size() > 0 && message.Find("content") == nullptr;
+    if (!may_be_silent) {
+      if (auto content = ReadContent(message); content.has_value()) turn->set_content(*std::move(content));
+    }
     if (auto speaker = message.Text("name"); speaker.has_value()) turn->set_name(*std::move(speaker));
     // An answer of ours that comes back as a part of the conversation; models drop earlier reasoning themselves.
     if (role == "assistant") message.Harmless({"reasoning_content", "refusal"});
     const json* annotations = message.Find("annotations");
     if (annotations != nullptr && !annotations->empty()) message.FailUnsupported("annotations", "is not supported");
-    message.Unsupported({"tool_calls", "tool_call_id", "function_call", "audio"});
+    message.Unsupported({"function_call", "audio"});
     if (const absl::Status status = message.Finish(); !status.ok()) return fields.Fail(status);
   }
 }

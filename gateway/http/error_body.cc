@@ -95,6 +95,7 @@ ApiError ToApiError(const absl::Status& status) {
       error.param = ParamOf(status);
       error.message = MessageOf(status, error.param);
       if (IsContextLengthExceeded(status)) error.code = "context_length_exceeded";
+      if (IsUnsupported(status)) error.code = "unsupported_parameter";
       break;
     case absl::StatusCode::kNotFound:
       error = {404, std::string(status.message()), "invalid_request_error", "", "model_not_found"};

@@ -128,7 +128,72 @@ class TreeBuilder final : public nlohmann::json_sax<json> {
   absl::Status status_;
 };
 
+// Walks over valid JSON.
+class Scanner {
+ public:
+  explicit Scanner(absl::string_view text) : text_(text) {}
+
+  char Peek() {
+    while (at_ < text_.size() && absl::StrContains(" \t\r\n", text_.substr(at_, 1))) ++at_;
+    return at_ < text_.size() ? text_[at_] : '\0';
+  }
+  // Skips a bracket, a comma or a colon. False: something else comes.
+  bool Take(char mark) {
+    if (Peek() != mark) return false;
+    ++at_;
+    return true;
+  }
+  // Skips one value and returns its text.
+  absl::string_view Value() {
+    Peek();
+    const size_t begin = at_;
+    int depth = 0;
+    for (bool in_string = false; at_ < text_.size(); ++at_) {
+      const char c = text_[at_];
+      if (in_string) {
+        if (c == '\\') ++at_;
+        in_string = c != '"';
+        if (!in_string && depth == 0) return text_.substr(begin, ++at_ - begin);
+      } else if (c == '"') {
+        in_string = true;
+      } else if (c == '{' || c == '[') {
+        ++depth;
+      } else if (c == '}' || c == ']') {
+        if (depth == 0) break;
+        if (--depth == 0) return text_.substr(begin, ++at_ - begin);
+      } else if (depth == 0 && absl::StrContains(", \t\r\n:", text_.substr(at_, 1))) {
+        break;
+      }
+    }
+    return text_.substr(begin, at_ - begin);
+  }
+
+ private:
+  const absl::string_view text_;
+  size_t at_ = 0;
+};
+
 }  // namespace
+
+std::vector<absl::string_view> ListItemTexts(absl::string_view body, absl::string_view key) {
+  Scanner scanner(body);
+  std::vector<absl::string_view> items;
+  const std::string quoted = absl::StrCat("\"", key, "\"");
+  scanner.Take('{');
+  do {
+    const bool found = scanner.Value() == quoted;
+    scanner.Take(':');
+    if (!found) {
+      scanner.Value();
+      continue;
+    }
+    if (!scanner.Take('[') || scanner.Peek() == ']') return items;
+    do items.push_back(scanner.Value());
+    while (scanner.Take(','));
+    return items;
+  } while (scanner.Take(','));
+  return items;
+}
 
 absl::StatusOr<json> ParseJsonBody(absl::string_view text) {
   // The parser takes a zero byte for the end and would not look at what follows it.

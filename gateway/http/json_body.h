@@ -3,6 +3,7 @@
 #define CONCLAVE_GATEWAY_HTTP_JSON_BODY_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -17,6 +18,10 @@ inline constexpr int64_t kJsonValuesMax = 4'000'000;
 // number beyond a double. INVALID_ARGUMENT begins with the path of the value, "messages[2].content: ", where the
 // damage is inside one. Stack use is bounded; time is linear.
 absl::StatusOr<nlohmann::json> ParseJsonBody(absl::string_view text);
+
+// The text of each item of the list that a body has under `key`, as it was written: a tree does not keep the order of
+// keys. Empty: no such list, or its key is written with escapes. REQUIRES: ParseJsonBody accepts the body
+std::vector<absl::string_view> ListItemTexts(absl::string_view body, absl::string_view key);
 
 }  // namespace conclave
 

@@ -20,6 +20,7 @@ struct ChatToolCall {
   std::string arguments;  // JSON, as the model wrote it
 };
 
+// One message of a conversation.
 struct ChatTurn {
   std::string role;     // "system", "user", "assistant" or "tool"
   std::string content;  // UTF-8

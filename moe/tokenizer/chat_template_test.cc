@@ -172,7 +172,9 @@ TEST(ChatTemplateTest, ThePreambleStandsInTheLastSystemMessage) {
   ChatTools tools;
   tools.definitions = {R"({"name": "f"})"};
   tools.preamble = "May call{% for tool in tools %} {{ tool.name }}{% endfor %}.";
-  const auto text = [&](const std::vector<ChatTurn>& turns) { return Joined((*chat)->Render(turns, true, tools).value()); };
+  const auto text = [&](const std::vector<ChatTurn>& turns) {
+    return Joined((*chat)->Render(turns, true, tools).value());
+  };
   EXPECT_EQ(text({{"user", "a"}}), "[system:May call f.][user:a]");
   EXPECT_EQ(text({{"system", "s"}, {"system", "t"}, {"user", "a"}}), "[system:s][system:t\n\nMay call f.][user:a]");
   EXPECT_EQ(text({{"system", ""}, {"user", "a"}}), "[system:May call f.][user:a]");
@@ -183,8 +185,13 @@ TEST(ChatTemplateTest, DefinitionsOfToolsMustBeJson) {
   ASSERT_TRUE(chat.ok()) << chat.status();
   const std::string deep(100, '[');
   for (const auto& [definition, part] : std::vector<std::pair<std::string, std::string>>{
-           {"", "tools[0]"}, {"{", "tools[0]"}, {R"({"a": 1, "b": 2, "a": 3})", "'a' stands twice"}, {"1 2", "tools[0]"},
-           {deep, "nested deeper than 64"}, {std::string("1\0", 2), "zero byte"}, {"\"\xFF\"", "UTF-8"}}) {
+           {"", "tools[0]"},
+           {"{", "tools[0]"},
+           {R"({"a": 1, "b": 2, "a": 3})", "'a' stands twice"},
+           {"1 2", "tools[0]"},
+           {deep, "nested deeper than 64"},
+           {std::string("1\0", 2), "zero byte"},
+           {"\"\xFF\"", "UTF-8"}}) {
     ChatTools tools;
     tools.definitions = {definition};
     const absl::Status status = (*chat)->Render(Question(), true, tools).status();
