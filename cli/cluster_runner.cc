@@ -131,6 +131,17 @@ absl::Status ClusterRunner::LaunchGateway() {
   return Launch(std::move(spec));
 }
 
+absl::Status ClusterRunner::LaunchPlacement() {
+  if (!plan_.rebalance) return absl::OkStatus();
+  ProcessSpec spec{"placement", "placement", plan_.placement_binary, {}, LogOf("placement")};
+  spec.arguments = {"--name=placement", absl::StrCat("--address-file=", AddressFileOf("placement"))};
+  for (const ClusterProcess& process : processes_) {
+    if (process.role == "expert") spec.arguments.push_back(absl::StrCat("--shard=", process.grpc));
+  }
+  AppendFlags(plan_.placement_flags, spec);
+  return Launch(std::move(spec));
+}
+
 absl::Status ClusterRunner::CheckStarting(absl::Duration wait) {
   if (AsksToEnd(WaitForSignal(wait))) return absl::CancelledError("asked to end while starting");
   const std::vector<EndedProcess> ended = group_.TakeEnded();
@@ -190,6 +201,7 @@ absl::Status ClusterRunner::Start() {
   RETURN_IF_ERROR(LaunchRouters());
   RETURN_IF_ERROR(WaitForAddresses());
   RETURN_IF_ERROR(LaunchGateway());
+  RETURN_IF_ERROR(LaunchPlacement());
   RETURN_IF_ERROR(WaitForAddresses());
   return WaitUntilServing();
 }

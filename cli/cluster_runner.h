@@ -1,4 +1,5 @@
-// Runs a cluster as child processes: expert shards, then the attention services, then the gateway.
+// Runs a cluster as child processes: expert shards, then the attention services, then the gateway and, where it is
+// asked for, the controller of placements.
 #ifndef CONCLAVE_CLI_CLUSTER_RUNNER_H_
 #define CONCLAVE_CLI_CLUSTER_RUNNER_H_
 
@@ -32,8 +33,10 @@ struct ClusterPlan {
   std::string gateway_flags;       // more of its flags: name=value, separated by spaces
   std::string router_flags;        // the same for every attention service
   std::string expert_flags;        // and for every expert process
+  bool rebalance = false;          // a process moves experts to where the load is
+  std::string placement_flags;     // more flags of that one
   std::string run_directory;       // logs, address files, cluster.json
-  std::string gateway_binary, router_binary, expert_binary;
+  std::string gateway_binary, router_binary, expert_binary, placement_binary;
 };
 
 // Used by one thread. REQUIRES: BlockSignals was called before other threads started.
@@ -67,6 +70,7 @@ class ClusterRunner {
   absl::Status LaunchShards();
   absl::Status LaunchRouters();
   absl::Status LaunchGateway();
+  absl::Status LaunchPlacement();
   // Waits until all launched so far have written where they listen.
   absl::Status WaitForAddresses();
   absl::Status WaitUntilServing();

@@ -87,7 +87,7 @@ absl::Status CheckNotInUse(const std::string& run_directory) {
 
 std::string ReadyLine(const std::vector<ClusterProcess>& processes, const std::string& run_directory) {
   std::vector<std::string> parts;
-  for (const char* role : {"gateway", "router", "expert"}) {
+  for (const char* role : {"gateway", "router", "expert", "placement"}) {
     for (const ClusterProcess& process : processes) {
       if (process.role == role) parts.push_back(absl::StrCat(process.name, " ", process.grpc));
       if (process.role != role || process.role != "gateway") continue;
@@ -135,6 +135,10 @@ class UpCommand final : public Command {
               "more flags of the attention services: 'max-running=32 kv-memory=4GiB'");
     flags.Add("expert-flags", &plan_.expert_flags, "FLAGS",
               "more flags of the expert processes: 'per-expert-metrics=true'");
+    flags.Add("rebalance", &plan_.rebalance, "",
+              "give experts that get many tokens more shards, while requests run (placement_service)");
+    flags.Add("placement-flags", &plan_.placement_flags, "FLAGS",
+              "more flags of the process that --rebalance starts: 'interval=2s spare=0.5'");
     flags.Add("run-dir", &plan_.run_directory, "DIR",
               "for logs, addresses and cluster.json; a new one in /tmp where absent");
     CommandFlag& threads = flags.Add("threads", &cores_, "N", "cores to share out among the processes; 0: all");
@@ -190,6 +194,10 @@ class UpCommand final : public Command {
     ASSIGN_OR_RETURN(plan_.router_binary, FindServiceBinary(context.binary_directory, "router_service"));
     ASSIGN_OR_RETURN(plan_.expert_binary, FindServiceBinary(context.binary_directory, "expert_service"));
     if (plan_.transport == "inproc") plan_.shards = 0;
+    if (plan_.rebalance) {
+      if (plan_.shards < 2) return UsageError("--rebalance moves experts between shards: there must be two at least");
+      ASSIGN_OR_RETURN(plan_.placement_binary, FindServiceBinary(context.binary_directory, "placement_service"));
+    }
     if (plan_.replicas > std::max(1, plan_.shards)) {
       return UsageError(absl::StrCat("--replicas ", plan_.replicas, ": there are ", plan_.shards,
                                      " expert processes (--shards); each holds an expert at most once"));

@@ -110,11 +110,11 @@ PROMPTS = ["Once upon a time", "def quicksort(", "The theorem of Pythagoras", "2
            "What is a mixture of experts?", "Who are you?", "A router decides", "In the beginning"]
 
 
-def run_streams(cluster, tokens, action):
-    """Eight streams; `action` runs when all have begun. Returns their answers (ids, text, hash of all logits), the
-    errors, and the longest gap in seconds."""
+def run_streams(cluster, tokens, action, prompts=tuple(PROMPTS)):
+    """A stream for each prompt; `action` runs when all have begun. Returns their answers (ids, text, hash of all
+    logits), the errors, and the longest gap in seconds."""
     client = subprocess.Popen([os.path.join(BUILT, "tests", "stream_client"), f"--gateway={cluster.gateway}",
-                               f"--tokens={tokens}", *(f"--prompt={prompt}" for prompt in PROMPTS)],
+                               f"--tokens={tokens}", *(f"--prompt={prompt}" for prompt in prompts)],
                               stdout=subprocess.PIPE, text=True, env=clean_environment())
     with client:
         client.stdout.readline()  # "begun"

@@ -95,7 +95,7 @@ class Prometheus:
     def __init__(self, metrics):
         self.folder = tempfile.mkdtemp(prefix="conclave-prometheus-")
         self.port = free_port()
-        jobs = {"conclave-gateway": "gateway", "conclave-router": "router", "conclave-expert": "expert"}
+        jobs = {f"conclave-{role}": role for role in ("gateway", "router", "expert", "placement")}
         scrapes = [{"job_name": job, "static_configs": [{"targets": metrics(role)}]} for job, role in jobs.items()]
         self.write("rules.yaml", {"groups": generator.rule_groups(SHORTER)})
         self.write("prometheus.yml", {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -145,7 +145,8 @@ class LiveCluster(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         every = "per-expert-metrics=true"
-        cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 3, "--router-flags", every, "--expert-flags", every)
+        cls.cluster = Cluster("--model", DEMO_MODEL, "--shards", 3, "--router-flags", every, "--expert-flags", every,
+                              "--rebalance")
         cls.prometheus = Prometheus(lambda role: [p["metrics"] for p in cls.cluster.processes(role)])
         cls.busy = True
         cls.load = threading.Thread(target=cls.keep_busy)

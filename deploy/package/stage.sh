@@ -9,12 +9,13 @@ target=${1:?usage: deploy/package/stage.sh FOLDER}
 command -v patchelf >/dev/null || { echo "stage: patchelf is missing: apt-get install patchelf" >&2; exit 1; }
 if [ -z "${CONCLAVE_BINARIES:-}" ]; then
   bazel build --color=no --curses=no --noshow_progress --ui_event_filters=-info \
-    //cli:conclave //gateway //router_service //expert_service >&2
+    //cli:conclave //gateway //router_service //expert_service //placement_service >&2
   CONCLAVE_BINARIES=bazel-bin
 fi
 
 mkdir -p "$target/bin" "$target/lib"
-binaries=(cli/conclave gateway/gateway router_service/router_service expert_service/expert_service)
+binaries=(cli/conclave gateway/gateway router_service/router_service expert_service/expert_service
+  placement_service/placement_service)
 for binary in "${binaries[@]}"; do
   install -m 755 "$CONCLAVE_BINARIES/$binary" "$target/bin/"
 done

@@ -75,6 +75,14 @@ EXPERTS = Dashboard("conclave-experts", "Conclave / Experts", [
     Panel("Hottest experts, share of their layer", [("max by (layer, expert) (conclave_router_hot_expert_share)",
                                                      "layer {{layer}} expert {{expert}}")], "percentunit", "bargauge"),
     Panel("Who holds how many", [("conclave_expert_held", "{{instance}}")], kind="bargauge"),
+    Panel("Rebalancing: busiest shard over the mean", [("max by (of) (conclave_placement_imbalance_ratio)", "{{of}}")],
+          help="As shards ran lately; as it could be with what they hold; and after all that is planned. From "
+          "placement_service."),
+    Panel("Rebalancing: experts moved", [(rate("conclave_placement_moves_total", "kind"), "{{kind}}"),
+                                         ("max(conclave_placement_moves_waiting)", "waiting")]),
+    Panel("Rebalancing: rounds", [(rate("conclave_placement_rounds_total", "outcome"), "{{outcome}}")], "reqps"),
+    Panel("Rebalancing: since the last round", [("time() - max(conclave_placement_last_round_timestamp_seconds)",
+                                                "age")], "s", "stat"),
     Panel("Expert bytes held", [("conclave_expert_held_bytes", "{{instance}}")], "bytes", "bargauge"),
 ], [("layer", "label_values(conclave_router_layer_balancedness, layer)", True)])
 

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-ROOMS = ("moe", "router_service", "expert_service", "gateway")
+ROOMS = ("moe", "router_service", "expert_service", "placement_service", "gateway")
 DECLARATION = re.compile(r'Add(Counter|Gauge|Histogram)\(\s*"(conclave_\w+)",\s*((?:"(?:[^"\\]|\\.)*"\s*)+)')
 
 

@@ -52,7 +52,10 @@ ALERTS = [
     ("ConclaveShardFailures", "sum by (shard) (rate(conclave_router_shard_failures_total[5m])) > 0.1", "2m", "warning",
      "Calls to shard {{ $labels.shard }} fail; their rows are sent to other holders."),
     ("ConclaveShardImbalance", "conclave:shard_imbalance:ratio_5m > 2", "10m", "warning",
-     "One shard runs more than twice the mean of rows: add replicas of its hot experts."),
+     "One shard runs more than twice the mean of rows: have its hot experts copied (placement_service)."),
+    ("ConclavePlacementStalled", "time() - conclave_placement_last_round_timestamp_seconds > 120"
+     ' or up{job="conclave-placement"} == 0', "2m", "warning",
+     "The controller of placements {{ $labels.instance }} does no rounds: experts stay where they are."),
     ("ConclaveQueueGrowing",
      "sum by (instance) (conclave_router_requests_queued) > 10"
      " and sum by (instance) (deriv(conclave_router_requests_queued[10m])) > 0", "5m", "warning",
