@@ -1,6 +1,6 @@
-// transport_bench [--rounds N] [--busy] [--wires shared|tcp] [--rows N] [--only bare|ours|grpc]: an echo of rows
-// through our transports, side by side with a bare ucp_am echo (and one, "bare+out", that also brings the reply to
-// where the caller wants it). The last three flags narrow it down, for profiles.
+// transport_bench [--rounds N] [--busy] [--checksums] [--wires shared|tcp] [--rows N] [--only bare|ours|grpc]: an echo
+// of rows through our transports, side by side with a bare ucp_am echo (and one, "bare+out", that also brings the reply
+// to where the caller wants it). The last three flags narrow it down, for profiles.
 //
 // Each row goes to one expert, which gives it back: as many bytes there as back. Server and client are two processes.
 // Variants take turns, a few hundred round trips at a time, so that whatever disturbs the machine disturbs all. With
@@ -154,7 +154,7 @@ pid_t Burn() {
 
 struct Flags {
   int rounds = 7;
-  bool busy = false;
+  bool busy = false, checksums = false;
   std::string wires, only;  // empty: all
   std::vector<int> rows = {1, 18, 73};
 };
@@ -166,9 +166,12 @@ void Run(const std::vector<std::string>& addresses, const Flags& flags) {
     const std::string& control = addresses[tcp ? 2 : 0];
     UcxTransportOptions options;
     options.worker.links = links;
+    options.checksum = flags.checksums;
     auto ucx = NewUcxTransport(1, NewGrpcDataPlaneClient({control}), options);
     CONCLAVE_CHECK_OK(ucx.status());
-    const auto grpc = NewGrpcTransport({control}, GrpcTransportOptions{});
+    GrpcTransportOptions grpc_options;
+    grpc_options.checksum = flags.checksums;
+    const auto grpc = NewGrpcTransport({control}, grpc_options);
     // Only where it is measured: UCX's own thread is busy with a connection that nobody progresses.
     std::unique_ptr<BareEchoClient> bare;
     const auto bare_echo = [&](EchoCall& call, void* out) {
@@ -197,8 +200,8 @@ Flags ParseFlags(int argc, char** argv) {
   Flags flags;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    if (name == "--busy") {
-      flags.busy = true;
+    if (name == "--busy" || name == "--checksums") {
+      (name == "--busy" ? flags.busy : flags.checksums) = true;
       continue;
     }
     CONCLAVE_CHECK(i + 1 < argc) << name << " is unknown, or its value is missing";

@@ -1,12 +1,15 @@
 #include "moe/transport/data_plane/direct_control.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace conclave {
 
 void DirectControl::Ask(ShardId shard, const DataPlaneRequest& request) {
   DataPlane* const asked = (*shards_)[Value(shard)];
-  answers_[Value(shard)].emplace(asked == nullptr ? absl::UnavailableError("nobody listens") : asked->Connect(request));
+  DataPlaneRequest known = request;
+  known.version_max = std::min(request.version_max, version_max_);
+  answers_[Value(shard)].emplace(asked == nullptr ? absl::UnavailableError("nobody listens") : asked->Connect(known));
 }
 
 absl::optional<absl::StatusOr<DataPlaneOffer>> DirectControl::Answer(ShardId shard) {

@@ -46,7 +46,7 @@ absl::StatusOr<bool> MessageGather::Accept(const WireHeader& fragment, const voi
   received_ = static_cast<uint64_t>(end);
   if (received_ < header_.body_bytes) return false;
   open_ = false;
-  if (absl::Status checked = CheckSum(); !checked.ok()) return checked;
+  if (absl::Status checked = CheckSum(fragment); !checked.ok()) return checked;
   return true;
 }
 
@@ -56,7 +56,7 @@ absl::Status MessageGather::AcceptOffer(const WireHeader& fragment, int64_t byte
                     received_ + static_cast<uint64_t>(bytes) == header_.body_bytes;
   if (!next || !last) return OutOfOrder(fragment);
   open_ = false;
-  return CheckSum();
+  return CheckSum(fragment);
 }
 
 absl::Status MessageGather::OutOfOrder(const WireHeader& fragment) {
@@ -66,9 +66,9 @@ absl::Status MessageGather::OutOfOrder(const WireHeader& fragment) {
                                                  " comes next"));
 }
 
-absl::Status MessageGather::CheckSum() const {
-  const bool checked = (header_.flags & kWireChecksummed) != 0;
-  if (!checked || checksum_.Digest() == header_.checksum) return absl::OkStatus();
+absl::Status MessageGather::CheckSum(const WireHeader& last) const {
+  const bool checked = (last.flags & kWireChecksummed) != 0;
+  if (!checked || checksum_.Digest() == last.checksum) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat("message ", header_.sequence, ": its checksum does not fit"));
 }
 

@@ -47,7 +47,7 @@ class MessageGather {
  private:
   absl::Status Begin(const WireHeader& fragment);
   absl::Status OutOfOrder(const WireHeader& fragment);
-  absl::Status CheckSum() const;
+  absl::Status CheckSum(const WireHeader& last) const;
 
   WireHeader header_;
   BodyBuffer body_;

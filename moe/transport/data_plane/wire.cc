@@ -92,8 +92,8 @@ absl::Status ReadHeader(absl::Span<const std::byte> header_bytes, WireHeader* he
   if (header->kind < WireKind::kHello || header->kind > WireKind::kReply) {
     return Bad("kind", static_cast<uint64_t>(header->kind));
   }
-  const int flags_known = header->version < 2 ? kWireChecksummed : kWireChecksummed | kWireFp8Rows | kWireDeviceRows;
-  if ((header->flags & ~flags_known) != 0) return Bad("flags", header->flags);
+  constexpr int kFlagsKnown = kWireChecksummed | kWireFp8Rows | kWireDeviceRows;
+  if ((header->flags & ~kFlagsKnown) != 0) return Bad("flags", header->flags);
   if (Packed(*header) && (header->flags & kWireDeviceRows) != 0) return Bad("flags", header->flags);
   if (header->dtype > 1) return Bad("dtype", header->dtype);
   return CheckBody(*header);
@@ -113,6 +113,7 @@ absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payl
 bool SameMessage(const WireHeader& first, const WireHeader& next) {
   WireHeader moved = next;
   moved.offset = first.offset;
+  if (ChecksumComesLast(first)) moved.checksum = first.checksum;
   return std::memcmp(&moved, &first, sizeof(WireHeader)) == 0;
 }
 

@@ -32,10 +32,11 @@
 
 namespace conclave {
 
-// Versions of this format. A shard speaks with routers of its own version and of the one before. Version 2 has packed
-// rows.
-inline constexpr uint32_t kWireVersion = 2;
-inline constexpr uint32_t kWireVersionMin = 1;
+// Versions of this format. A shard speaks with routers of its own version and of the one before. In version 2 every
+// fragment has the checksum of its message, in version 3 the last one alone, so that a message can be on its way while
+// its end is still being made.
+inline constexpr uint32_t kWireVersion = 3;
+inline constexpr uint32_t kWireVersionMin = 2;
 // The highest version that both ends speak. FAILED_PRECONDITION: there is none, in a sentence.
 absl::StatusOr<uint32_t> AgreeOnVersion(uint32_t their_min, uint32_t their_max, uint32_t our_min = kWireVersionMin,
                                         uint32_t our_max = kWireVersion);
@@ -64,7 +65,8 @@ struct WireHeader {
   uint64_t offset = 0;      // of this fragment in the body
   uint64_t body_bytes = 0;  // of the whole message
   uint64_t placement_epoch = 0;
-  uint64_t checksum = 0;    // XXH3 of the header, offset and checksum taken as zero, and the body but for device rows
+  // XXH3 of the header, offset and checksum taken as zero, and the body but for device rows; see kWireVersion
+  uint64_t checksum = 0;
   uint64_t timeout_us = 0;  // 0: none
   int32_t layer = 0;
   int32_t status = 0;  // an absl::StatusCode
@@ -81,7 +83,12 @@ static_assert(sizeof(WireHeader) == 104);
 absl::Status ReadFragment(absl::Span<const std::byte> header_bytes, int64_t payload_bytes, WireHeader* header);
 // The part of it that does not concern the payload.
 absl::Status ReadHeader(absl::Span<const std::byte> header_bytes, WireHeader* header);
-// Whether `next` may follow `first` as a fragment of the same message: equal but for the offset.
+// Whether the last fragment alone has the message's checksum.
+inline bool ChecksumComesLast(const WireHeader& header) {
+  return header.version >= 3 && (header.flags & kWireChecksummed) != 0;
+}
+// Whether `next` may follow `first` as a fragment of the same message: equal but for the offset, and a checksum that
+// comes last.
 bool SameMessage(const WireHeader& first, const WireHeader& next);
 
 // Bytes before the rows in the body of a call.

@@ -51,12 +51,17 @@ absl::Status NcclLink::Greet(const DataPlaneOffer& offer) {
     return absl::InternalError(
         absl::StrCat("offered a token of ", offer.token.size(), " bytes and an id of ", offer.nccl_id.size()));
   }
+  if (offer.version < kWireVersionMin || offer.version > kWireVersion) {
+    return absl::InternalError(absl::StrCat("offered version ", offer.version, " of the activation protocol"));
+  }
+  version_ = static_cast<uint8_t>(offer.version);
   std::memcpy(&id_, offer.nccl_id.data(), sizeof(id_));
   connection_ = offer.connection;
   ASSIGN_OR_RETURN(const SocketAddress address, SocketAddress::Parse(offer.address));
   ASSIGN_OR_RETURN(lane_, Lane::Connect(address));
   WireHeader hello;
   hello.kind = WireKind::kHello;
+  hello.version = version_;
   hello.connection = connection_;
   hello.body_bytes = offer.token.size();
   lane_->Push(hello, offer.token.data());
@@ -236,6 +241,7 @@ bool NcclLink::Step(absl::Time now) {
 void NcclLink::Send(const ExpertCall& call, absl::Time now) {
   call_ = WireHeader{};
   DescribeCall(call, now, &call_);
+  call_.version = version_;
   call_.connection = connection_;
   call_.sequence = ++last_sequence_;
   meta_.resize(static_cast<size_t>(CallMetaBytes(call.rows.rows, call.pairs())));

@@ -108,6 +108,7 @@ class NcclLink {
   absl::Duration backoff_;
   absl::Status why_, send_failure_;
   uint64_t connection_ = 0, last_sequence_ = 0;
+  uint8_t version_ = kWireVersion;  // of the headers, as Connect agreed on it
   NcclId id_ = {};
   std::unique_ptr<Lane> lane_;
   std::unique_ptr<NcclPair> pair_;

@@ -60,6 +60,7 @@ NcclOffence NcclPeer::TakeIn() {
 void NcclPeer::Refuse(const absl::Status& why) {
   WireHeader welcome;
   welcome.kind = WireKind::kWelcome;
+  welcome.version = next_.header.version;
   welcome.connection = next_.header.connection;
   welcome.status = static_cast<int32_t>(why.code());
   const std::string text = WireText(why);

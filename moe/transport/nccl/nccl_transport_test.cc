@@ -251,7 +251,7 @@ TEST_F(NcclFaultTest, AnotherVersionAtTheOtherEndIsRefused) {
   Start();
   DataPlaneRequest request;
   request.peer = "router-0";
-  request.version_min = request.version_max = 1;
+  request.version_min = request.version_max = kWireVersion;
   request.nccl_version = 22809;
   const auto offer = server_->Connect(request);
   EXPECT_TRUE(absl::IsFailedPrecondition(offer.status())) << offer.status();
@@ -331,7 +331,7 @@ TEST_F(NcclFaultTest, ARouterBeyondThoseThatThereIsMemoryForIsRefusedUntilOneHas
   const auto connect = [&](uint64_t instance) {
     DataPlaneRequest request;
     request.peer = "router";  // every router's name, where nobody gives them others
-    request.version_min = request.version_max = 1;
+    request.version_min = request.version_max = kWireVersion;
     request.nccl_version = api_.version;
     request.instance = instance;
     return server_->Connect(request).status();
@@ -367,7 +367,7 @@ TEST_F(NcclFaultTest, IdsThatNobodyUsesDoNotPileUp) {
   Start();
   DataPlaneRequest request;
   request.peer = "router-0";
-  request.version_min = request.version_max = 1;
+  request.version_min = request.version_max = kWireVersion;
   request.nccl_version = api_.version;
   std::string first;
   for (int i = 0; i < 64; ++i) {

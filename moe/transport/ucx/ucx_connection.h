@@ -43,7 +43,6 @@ class UcxConnection {
   void Stamp(WireHeader* header) const;
   bool Owns(const WireHeader& header) const;
   // Whether the shard takes packed rows.
-  bool TakesPacked() const { return version_ >= 2; }
   // Whether rows and results travel from device to device, as the shard said at the handshake; and where it would not,
   // why.
   bool device_rows() const { return device_rows_; }

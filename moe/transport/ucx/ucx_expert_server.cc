@@ -320,16 +320,6 @@ class Server final : public UcxExpertServer {
     reply->text = WireText(status);
     reply->message.header = ReplyTo(call, status, static_cast<int64_t>(reply->text.size()));
     reply->message.rows = reinterpret_cast<const std::byte*>(reply->text.data());
-    Send(peer, std::move(reply));
-  }
-
-  void Send(UcxPeer& peer, std::unique_ptr<UcxReply> reply) {
-    WireHeader& header = reply->message.header;
-    if ((header.flags & kWireChecksummed) != 0) {
-      checksum_.Begin(header);
-      checksum_.Add(reply->message.rows, SentBytes(header));
-      header.checksum = checksum_.Digest();
-    }
     peer.Send(std::move(reply));
   }
 
@@ -373,7 +363,7 @@ class Server final : public UcxExpertServer {
         reply->message.header = ReplyTo(call.header, status, 0);
         bytes_served_ = static_cast<int64_t>(call.header.body_bytes + reply->message.header.body_bytes);
         reply->message.rows = results;
-        Send(peer, std::move(reply));
+        peer.Send(std::move(reply));
       }
     }
     if (!status.ok()) Answer(peer, call.header, status);
@@ -448,7 +438,6 @@ class Server final : public UcxExpertServer {
   std::vector<std::unique_ptr<UcxPeer>> peers_, leaving_;
   UcxCalls calls_;
   BodyBuffer unpacked_;  // rows of the call that runs
-  WireChecksum checksum_;
   std::thread thread_;
 };
 

@@ -98,7 +98,7 @@ absl::Status UcxFlight::Check(const WireHeader& fragment) const {
 absl::StatusOr<bool> UcxFlight::Accept(const WireHeader& fragment, const std::byte* data, int64_t bytes,
                                        DeviceStream* stream) {
   RETURN_IF_ERROR(Check(fragment));
-  if (fragment.offset != received || (fragment.offset > 0 && fragment.checksum != reply_checksum)) {
+  if (fragment.offset != received) {
     return absl::DataLossError(absl::StrCat("reply: bytes from ", fragment.offset, " on where those from ", received,
                                             " on come next"));
   }
@@ -106,7 +106,6 @@ absl::StatusOr<bool> UcxFlight::Accept(const WireHeader& fragment, const std::by
     return absl::DataLossError("reply: results that were to stay on the device");
   }
   const bool checked = (fragment.flags & kWireChecksummed) != 0;
-  if (fragment.offset == 0) reply_checksum = fragment.checksum;
   if (checked && fragment.offset == 0) checksum.Begin(fragment);
   if (fragment.status == 0) CopyToRun(data, static_cast<int64_t>(fragment.offset), bytes, out);
   if (checked) checksum.Add(data, bytes);

@@ -71,7 +71,6 @@ struct UcxFlight {
   bool is_long = false;   // it takes longer than anybody spins
   uint64_t received = 0;  // bytes of the reply
   uint64_t landed = 0;    // bytes of it that are on their way to the device
-  uint64_t reply_checksum = 0;
   WireChecksum checksum;  // of the reply so far; replies of several calls may interleave
 
  private:

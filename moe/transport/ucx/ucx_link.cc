@@ -56,9 +56,20 @@ void UcxLink::Push(OutgoingMessage* message) {
   CONCLAVE_CHECK(message->idle()) << "sent twice";
   message->handed_over = 0;
   if (closed() || broken()) return;
+  const WireHeader& header = message->header;
+  if ((header.flags & kWireChecksummed) != 0 && !ChecksumComesLast(header)) AddUp(message);
   message->queued = true;
   queue_.push_back(message);
   Pump();
+}
+
+// For a peer that looks for the checksum in every fragment.
+void UcxLink::AddUp(OutgoingMessage* message) {
+  WireChecksum checksum;
+  checksum.Begin(message->header);
+  checksum.Add(message->meta, message->meta_bytes);
+  checksum.Add(message->rows, SentBytes(message->header) - message->meta_bytes);
+  message->header.checksum = checksum.Digest();
 }
 
 void UcxLink::Pump() {
@@ -100,6 +111,13 @@ bool UcxLink::SendNext(OutgoingMessage& message) {
   if (end > message.meta_bytes) {
     const int64_t from = std::max(begin, message.meta_bytes) - message.meta_bytes;
     slot.parts[parts++] = part(message.rows + from, end - message.meta_bytes - from);
+  }
+  if (ChecksumComesLast(message.header)) {
+    if (begin == 0) checksum_.Begin(message.header);
+    for (size_t i = 0; i < parts && !fetched; ++i) {
+      checksum_.Add(slot.parts[i].buffer, static_cast<int64_t>(slot.parts[i].length));
+    }
+    if (end == body) slot.header.checksum = checksum_.Digest();
   }
   ucp_request_param_t parameters = {};
   parameters.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |

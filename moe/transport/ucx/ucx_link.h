@@ -27,7 +27,7 @@ inline constexpr int64_t kFragmentBytesOther = 255 << 10;
 inline constexpr unsigned kWireActiveMessage = 7;  // UCX's id of all our messages
 
 // A message that is being sent. Non-owning: header aside, its memory belongs to whoever pushed it, and must stay as it
-// is until idle().
+// is until idle(). The link fills in its checksum, where its flags ask for one.
 struct OutgoingMessage {
   WireHeader header;
   const std::byte* meta = nullptr;  // the first meta_bytes of the body
@@ -88,6 +88,7 @@ class UcxLink {
     OutgoingMessage* message = nullptr;  // null: free
   };
 
+  void AddUp(OutgoingMessage* message);
   static void OnError(void* link, ucp_ep_h endpoint, ucs_status_t status);
   static void OnSent(void* request, ucs_status_t status, void* slot);
   absl::Status Open(ucp_ep_params_t& parameters);
@@ -101,6 +102,7 @@ class UcxLink {
   int64_t fragment_bytes_ = kFragmentBytesShared;
   bool reaches_devices_ = false;
   std::deque<OutgoingMessage*> queue_;
+  WireChecksum checksum_;  // of the first one's fragments so far, where it comes last
   std::array<Slot, kSlots> slots_;
   int slots_used_ = 0;
   std::vector<std::unique_ptr<Slot>> offers_;  // fragments that the peer fetches

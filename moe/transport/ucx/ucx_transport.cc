@@ -175,16 +175,9 @@ class Impl final : public UcxTransport {
     OutgoingMessage& message = flight.message;
     connection.Stamp(&message.header);
     if (flight.on_device()) message.header.flags |= kWireDeviceRows;
-    flight.PlaceRows(flight.format == RowFormat::kFp8 && connection.TakesPacked() && !flight.on_device() &&
-                     !flight.staged());
+    flight.PlaceRows(flight.format == RowFormat::kFp8 && !flight.on_device() && !flight.staged());
     message.header.sequence = ++last_sequence_;  // counts up in the order of sending
-    if (options_.checksum) {
-      message.header.flags |= kWireChecksummed;
-      request_checksum_.Begin(message.header);
-      request_checksum_.Add(message.meta, message.meta_bytes);
-      request_checksum_.Add(message.rows, SentBytes(message.header) - message.meta_bytes);
-      message.header.checksum = request_checksum_.Digest();
-    }
+    if (options_.checksum) message.header.flags |= kWireChecksummed;
     flight.sent = absl::Now();
     flight.is_long = forecasts_[Value(flight.shard)].AtLeast(message.header.pairs) >
                      worker_->spin_longest() + UcxWorker::MoveTime(flight.bytes_moving());
@@ -379,7 +372,6 @@ class Impl final : public UcxTransport {
   const std::unique_ptr<UcxWorker> worker_;
   CallTable table_;
   uint64_t last_sequence_ = 0;
-  WireChecksum request_checksum_;
   std::vector<std::unique_ptr<UcxFlight>> flights_, free_;
   std::vector<std::string> wires_;
   std::vector<ReplyForecast> forecasts_;  // [shards]

@@ -77,29 +77,15 @@ INSTANTIATE_TEST_SUITE_P(UcxSharedMemory, TransportTest, testing::Values(Factory
 INSTANTIATE_TEST_SUITE_P(UcxTcp, TransportTest, testing::Values(Factory(UcxLinks::kTcp, false)));
 INSTANTIATE_TEST_SUITE_P(UcxChecksums, TransportTest, testing::Values(Factory(UcxLinks::kAuto, true)));
 
-// The shards, asked by a router of the version before.
-class FormerVersion final : public DataPlaneClient {
- public:
-  explicit FormerVersion(DirectShards shards) : control_(std::move(shards)) {}
-  void Ask(ShardId shard, const DataPlaneRequest& request) override {
-    DataPlaneRequest asked = request;
-    asked.version_max = kWireVersion - 1;
-    control_.Ask(shard, asked);
-  }
-  absl::optional<absl::StatusOr<DataPlaneOffer>> Answer(ShardId shard) override { return control_.Answer(shard); }
-
- private:
-  DirectControl control_;
-};
-
-TEST(UcxTransport, PacksNoRowsForAPeerOfTheVersionBefore) {
+TEST(UcxTransport, APeerOfTheVersionBeforeGetsTheChecksumWithEveryFragment) {
   FakeExpertHandler handler("old", /*hidden=*/0, /*experts=*/8);
   const auto server = MustStart(&handler, UcxLinks::kAuto);
   const auto shards = std::make_shared<std::vector<DataPlane*>>(1, server.get());
-  auto transport = NewUcxTransport(1, std::make_unique<FormerVersion>(shards), UcxTransportOptions{});
+  UcxTransportOptions options;
+  options.checksum = true;
+  auto transport = NewUcxTransport(1, std::make_unique<DirectControl>(shards, kWireVersion - 1), options);
   ASSERT_TRUE(transport.ok()) << transport.status();
-  TestCall call(1, DType::kBF16, 20, 256, {{0, 3}, {7}});
-  call.RoundRowsToFp8();
+  TestCall call(1, DType::kBF16, 200, 256, {{0, 3}, {7}});  // several fragments there and back
   call.Send(**transport, ShardId{0});
   while (!call.done()) (*transport)->Progress(absl::Seconds(1));
   EXPECT_TRUE(call.status().ok()) << call.status();
