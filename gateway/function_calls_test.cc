@@ -162,6 +162,13 @@ TEST_F(FunctionCallsTest, ARequiredCallIsBegunForTheModelWhichChoosesTheFunction
   request.mutable_tool_choice()->set_mode(v1::ToolChoice::MODE_REQUIRED);
   EXPECT_EQ(Calls(Chat(request)), "weather {};clock {};");
   EXPECT_THAT(Prompt(), EndsWith(absl::StrCat("[user]Weather?", kBegin)));
+  // Of one function there is nothing to choose, but it may be called again.
+  v1::ChatRequest only = request;
+  only.mutable_tools()->RemoveLast();
+  Says(absl::StrCat("{}", kEnd, "<｜tool▁call▁begin｜>weather", kSeparator, "{\"a\": 1}", kEnd));
+  EXPECT_EQ(Calls(Chat(only)), "weather {};weather {\"a\": 1};");
+  EXPECT_THAT(Prompt(), EndsWith(absl::StrCat("[user]Weather?", kBegin, "weather", kSeparator)));
+  Says(absl::StrCat("weather", kSeparator, "{}", kEnd, "<｜tool▁call▁begin｜>clock", kSeparator, "{}", kEnd));
   request.set_single_tool_call(true);
   const Outcome one = Chat(request);
   EXPECT_EQ(Calls(one), "weather {};");
@@ -229,6 +236,34 @@ TEST_F(FunctionCallsTest, CallsAndResultsReachTheTemplate) {
   const Outcome refused = Chat(request);
   EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(refused.status.error_message(), HasSubstr("messages[1]: this model's chat template has no place"));
+}
+
+TEST_F(FunctionCallsTest, WordsBesideCallsAndThoughtsReachTheTemplate) {
+  v1::ChatRequest request = Request();
+  v1::ChatMessage* assistant = request.add_messages();
+  assistant->set_role("assistant");
+  assistant->set_content("I look.");
+  assistant->set_reasoning_content("hm");
+  v1::ToolCall* call = assistant->add_tool_calls();
+  call->set_id("call_1");
+  call->set_name("clock");
+  call->set_arguments("{}");
+  v1::ChatMessage* result = request.add_messages();
+  result->set_role("tool");
+  result->set_tool_call_id("call_1");
+  const std::string calls =
+      "{% for c in m.tool_calls or [] %}<｜tool▁call▁begin｜>{{ c.function.arguments }}{% endfor %}";
+  Use(absl::StrCat("{% for m in messages %}[{{ m.role }}]({{ m.reasoning_content }}){{ m.content or '' }}", calls,
+                   "{% endfor %}"),
+      "deepseek_v31");
+  ASSERT_TRUE(Chat(request).status.ok());
+  EXPECT_THAT(Prompt(), EndsWith("[assistant](hm)I look.<｜tool▁call▁begin｜>{}[tool]()"));
+  // As DeepSeek-R1's: calls are shown where there are no words.
+  Use(absl::StrCat("{% for m in messages %}[{{ m.role }}]{% if m.content is none %}", calls,
+                   "{% else %}{{ m.content }}{% endif %}{% endfor %}"),
+      "deepseek_v31");
+  ASSERT_TRUE(Chat(request).status.ok());
+  EXPECT_THAT(Prompt(), EndsWith("[assistant]I look.[assistant]<｜tool▁call▁begin｜>{}[tool]"));
 }
 
 TEST_F(FunctionCallsTest, AModelWithoutAFormIsOfferedNone) {

@@ -8,6 +8,7 @@
 #include "gateway/refusal.h"
 #include "gateway/tools/tool_call_format.h"
 #include "gateway/tools/tool_support.h"
+#include "gateway/tools/tool_validation.h"
 #include "moe/base/status_macros.h"
 #include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/tokenizer.h"
@@ -25,7 +26,8 @@ absl::Status CheckCalls(const ToolSupport& support, const v1::ChatPrompt& chat, 
   for (int i = 0; i < chat.messages_size() && !support.shows_calls && !written_by_us; ++i) {
     if (chat.messages(i).tool_calls().empty() && chat.messages(i).role() != "tool") continue;
     return Unsupported(
-        absl::StrCat("chat.messages[", i, "]: this model's chat template has no place for calls and their results"));
+        absl::StrCat("chat.messages[", i, "]: this model's chat template has no place for calls and their results; a "
+                     "chat_template.jinja in its directory can have one"));
   }
   return absl::OkStatus();
 }
@@ -53,8 +55,12 @@ std::vector<ChatTurn> TurnsOf(const v1::ChatPrompt& chat, const ToolSupport& sup
     }
     ChatTurn& turn = turns.emplace_back(ChatTurn{message.role(), message.content(), message.name()});
     turn.tool_call_id = message.tool_call_id();
+    turn.reasoning_content = message.reasoning_content();
+    if (support.words_apart && !message.tool_calls().empty() && !message.content().empty()) {
+      turns.push_back({message.role(), "", message.name()});
+    }
     for (const v1::ToolCall& call : message.tool_calls()) {
-      turn.tool_calls.push_back({call.id(), call.name(), call.arguments()});
+      turns.back().tool_calls.push_back({call.id(), call.name(), call.arguments()});
     }
   }
   return turns;
@@ -66,7 +72,8 @@ void ForceCall(const v1::ChatPrompt& chat, bool in_thought, std::vector<PromptPi
   std::string function = choice.function();
   if (choice.mode() != v1::ToolChoice::MODE_FUNCTION) {
     if (choice.mode() != v1::ToolChoice::MODE_REQUIRED) return;
-    function.clear();
+    // Of one function there is nothing to choose.
+    function = chat.tools_size() == 1 ? FunctionName(chat.tools(0)) : "";
   }
   int calls_before = 0;
   for (const v1::ChatMessage& message : chat.messages()) calls_before += message.tool_calls_size();

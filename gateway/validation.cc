@@ -36,7 +36,8 @@ absl::Status ValidateText(absl::string_view field, const std::string& text) {
 }
 
 int64_t TextBytes(const v1::ChatMessage& message) {
-  size_t bytes = message.content().size() + message.name().size() + message.tool_call_id().size();
+  size_t bytes = message.content().size() + message.name().size() + message.tool_call_id().size() +
+                 message.reasoning_content().size();
   for (const v1::ToolCall& call : message.tool_calls()) {
     bytes += call.id().size() + call.name().size() + call.arguments().size();
   }

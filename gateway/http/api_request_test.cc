@@ -119,13 +119,14 @@ TEST(TranslateChat, ToolChoiceInEveryForm) {
 
 TEST(TranslateChat, CallsAndResultsArrive) {
   const auto request = ChatOf(R"({"messages": [{"role": "user", "content": "?"},
-      {"role": "assistant", "content": null, "refusal": null, "tool_calls": [
+      {"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm", "tool_calls": [
         {"id": "call_1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{\"a\": 1}"}}]},
       {"role": "tool", "tool_call_id": "call_1", "name": "f", "content": [{"type": "text", "text": "42"}]}]})");
   ASSERT_TRUE(request.ok()) << request.status();
   const v1::ChatPrompt& chat = request->prompts[0].chat();
   ASSERT_EQ(chat.messages(1).tool_calls_size(), 1);
   EXPECT_EQ(chat.messages(1).content(), "");
+  EXPECT_EQ(chat.messages(1).reasoning_content(), "hm");
   EXPECT_EQ(chat.messages(1).tool_calls(0).id(), "call_1");
   EXPECT_EQ(chat.messages(1).tool_calls(0).name(), "f");
   EXPECT_EQ(chat.messages(1).tool_calls(0).arguments(), "{\"a\": 1}");

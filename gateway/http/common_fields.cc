@@ -221,8 +221,13 @@ void ReadMessages(BodyFields& fields, v1::ChatPrompt& chat) {
       if (auto content = ReadContent(message); content.has_value()) turn->set_content(*std::move(content));
     }
     if (auto speaker = message.Text("name"); speaker.has_value()) turn->set_name(*std::move(speaker));
-    // An answer of ours that comes back as a part of the conversation; models drop earlier reasoning themselves.
-    if (role == "assistant") message.Harmless({"reasoning_content", "refusal"});
+    // An answer of ours that comes back as a part of the conversation.
+    if (role == "assistant") {
+      if (auto thoughts = message.Text("reasoning_content"); thoughts.has_value()) {
+        turn->set_reasoning_content(*std::move(thoughts));
+      }
+      message.Harmless({"refusal"});
+    }
     const json* annotations = message.Find("annotations");
     if (annotations != nullptr && !annotations->empty()) message.FailUnsupported("annotations", "is not supported");
     message.Unsupported({"function_call", "audio"});

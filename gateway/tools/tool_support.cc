@@ -28,7 +28,9 @@ const ToolCallFormat* FormatOf(absl::string_view source) {
   // Other models write something else than JSON between these tags.
   const bool json = !absl::StrContains(source, "<arg_key>") && !absl::StrContains(source, "<function=");
   for (const ToolCallFormat& format : ToolCallFormats()) {
-    if (!absl::StrContains(source, format.call_begin)) continue;
+    // Kimi-K2's first template tells of functions and shows no calls.
+    const bool declares = format.header == CallHeader::kId && absl::StrContains(source, "tool_declare<|im_middle|>");
+    if (!absl::StrContains(source, format.call_begin) && !declares) continue;
     if (format.header == CallHeader::kTypeAndName && !fenced) continue;
     if (format.header == CallHeader::kJson && !json) continue;
     return &format;
@@ -73,6 +75,11 @@ ToolSupport FindToolSupport(const ChatTemplate* chat_template, const Tokenizer& 
   // Kimi's shows the id in place of the name.
   support.shows_calls =
       absl::StrContains(shown, "conclave_probe_key") && absl::StrContains(shown, "conclave_probe_result");
+  if (support.shows_calls) {
+    std::vector<ChatTurn> with_words = called;
+    with_words[1].content = "conclave_probe_words";
+    support.words_apart = !absl::StrContains(Rendered(*chat_template, with_words, tools), "conclave_probe_key");
+  }
   support.format = parser == "auto" ? FormatOf(chat_template->source()) : FindToolCallFormat(parser);
   if (support.format == nullptr) {
     support.status = absl::InvalidArgumentError(

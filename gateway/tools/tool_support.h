@@ -21,6 +21,7 @@ struct ToolSupport {
   absl::Status status = absl::InvalidArgumentError("this model has no chat template");
   std::string preamble;                // empty: the template tells the model of functions itself
   bool shows_calls = false;            // the template shows calls and their results
+  bool words_apart = false;            // it shows no calls of a message that has words too
   bool arguments_as_mappings = false;  // it wants the arguments of calls as mappings
   std::vector<int32_t> marker_ids;     // special tokens that spell the form's markers, ascending
 };

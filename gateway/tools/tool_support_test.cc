@@ -38,9 +38,19 @@ TEST(ToolSupportTest, TheTemplateShowsTheForm) {
     EXPECT_EQ(support.format->name, name);
     EXPECT_TRUE(support.shows_calls) << name;
     EXPECT_EQ(support.arguments_as_mappings, name == "hermes") << name;
+    EXPECT_EQ(support.words_apart, name == "deepseek_v3") << name;
     // As published, DeepSeek-V3's tells the model of no functions.
     EXPECT_EQ(support.preamble.empty(), name != "deepseek_v3") << name;
   }
+}
+
+TEST(ToolSupportTest, ATemplateMayTellOfFunctionsAndShowNoCalls) {
+  const ToolSupport kimi =
+      Support("{% if tools %}<|im_system|>tool_declare<|im_middle|>{{ tools | tojson }}{% endif %}");
+  ASSERT_NE(kimi.format, nullptr);
+  EXPECT_EQ(kimi.format->name, "kimi_k2");
+  EXPECT_FALSE(kimi.shows_calls);
+  EXPECT_EQ(kimi.preamble, "");
 }
 
 TEST(ToolSupportTest, WithoutAFormFunctionsAreRefused) {

@@ -59,8 +59,9 @@ absl::Status ValidateFunction(const std::string& path, const json& function) {
   if (!strict->is_boolean()) return Invalid(path, ".strict: must be true or false");
   if (!strict->get<bool>()) return absl::OkStatus();
   return Unsupported(
-      absl::StrCat(path, ".strict: true is not supported by this server: nothing makes sure that the arguments which "
-                         "the model writes fit the parameters; leave it out, and check them"));
+      absl::StrCat(path,
+                   ".strict: true is not supported by this server: nothing makes sure that the arguments which "
+                   "the model writes fit the parameters; leave it out, and check them"));
 }
 
 // One definition; sets `name`.
@@ -156,6 +157,10 @@ absl::Status ValidateTools(const v1::ChatPrompt& chat) {
     return Invalid("chat.tool_choice: names a function that is none of the tools");
   }
   return absl::OkStatus();
+}
+
+std::string FunctionName(const std::string& tool) {
+  return json::parse(tool, nullptr, /*allow_exceptions=*/false)["function"]["name"].get<std::string>();
 }
 
 absl::Status ValidateToolMessages(const v1::ChatPrompt& chat) {

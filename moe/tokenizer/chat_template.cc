@@ -115,12 +115,16 @@ absl::StatusOr<jinja::List> JinjaTemplate::Messages(absl::Span<const ChatTurn> t
     RETURN_IF_ERROR(CheckUtf8(turn.name, i, "name"));
     RETURN_IF_ERROR(CheckUtf8(turn.content, i, "content"));
     RETURN_IF_ERROR(CheckUtf8(turn.tool_call_id, i, "tool_call_id"));
+    RETURN_IF_ERROR(CheckUtf8(turn.reasoning_content, i, "reasoning_content"));
     const Value message = arena->NewDict();
     message.dict->Set("role", arena->NewText(turn.role, /*from_template=*/true));
     const bool only_calls = turn.content.empty() && !turn.tool_calls.empty();
     message.dict->Set("content",
                       only_calls ? Value::None() : arena->NewText(turn.content, /*from_template=*/false));
     if (!turn.name.empty()) message.dict->Set("name", arena->NewText(turn.name, /*from_template=*/false));
+    if (!turn.reasoning_content.empty()) {
+      message.dict->Set("reasoning_content", arena->NewText(turn.reasoning_content, /*from_template=*/false));
+    }
     if (!turn.tool_calls.empty()) {
       ASSIGN_OR_RETURN(const Value calls, ToolCalls(turn, i, tools, arena));
       message.dict->Set("tool_calls", calls);

@@ -27,6 +27,7 @@ struct ChatTurn {
   std::string name = {};  // UTF-8: who speaks, for templates that tell the model; empty: not said
   std::vector<ChatToolCall> tool_calls = {};  // of the assistant; beside them an empty content is none at all
   std::string tool_call_id = {};              // of a tool: which call this is the result of
+  std::string reasoning_content = {};         // of the assistant: what it thought, for templates that show it
 };
 
 // What the model may call, and how its template is told.
