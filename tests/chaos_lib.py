@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 import urllib.request
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, clean_environment, eventually, free_port
+from conclave_test_lib import CONCLAVE, DEMO_MODEL, DEVICE, SHARD_DEVICE, clean_environment, eventually, free_port
 
 BUILT = os.path.dirname(os.path.dirname(os.path.abspath(CONCLAVE)))
+COMPUTE = "f32" if DEVICE == "cpu" else os.environ.get("CONCLAVE_TEST_COMPUTE", "bf16")
 
 
 class Cluster:
@@ -26,15 +27,16 @@ class Cluster:
             prefix, host = hosts[i] if hosts else ((), "127.0.0.1")
             address = f"{host}:{free_port()}"
             self.shard_addresses.append(address)
-            flags = [f"--ucx-address={host}:0"] if transport == "ucx" else []
+            flags = [] if transport == "grpc" else [f"--{transport}-address={host}:0"]
             if hosts:  # a network of our own, which nobody else reaches
                 flags.append("--allow-insecure")
             self.start(f"expert-{i}", "expert_service", address,
                        f"--shard-index={i}", f"--shard-count={shards}", f"--replicas={replicas}", "--threads=1",
-                       "--compute=f32", *flags, prefix=prefix)
+                       f"--compute={COMPUTE}", f"--device={SHARD_DEVICE}", *flags, prefix=prefix)
         reached = via(self.shard_addresses) if via else self.shard_addresses
-        self.start("router", "router_service", f"127.0.0.1:{free_port()}", "--compute=f32", "--threads=1",
-                   f"--transport={transport}", *(f"--shard={a}" for a in reached), *router_flags)
+        self.start("router", "router_service", f"127.0.0.1:{free_port()}", f"--compute={COMPUTE}",
+                   f"--device={DEVICE}", "--threads=1", f"--transport={transport}",
+                   *(f"--shard={a}" for a in reached), *router_flags)
         self.gateway = f"127.0.0.1:{free_port()}"
         self.start("gateway", "gateway", self.gateway, f"--router={self.address_of('router')}")
         if not eventually(lambda: ask(self, "x", 1)[0] == 0, 60):

@@ -1,6 +1,10 @@
 """Shards are killed, stopped, slowed, cut off, damaged and restarted under load, and so are the services before them:
 every stream ends with the ids, the text and the logits of the undisturbed run, which is the same for every cluster
-here. The longest gap between two pieces of a stream is printed; it fails the test only beyond any doubt."""
+here. The longest gap between two pieces of a stream is printed; it fails the test only beyond any doubt.
+
+With CONCLAVE_TEST_DEVICE on a GPU (CONCLAVE_TEST_SHARD_DEVICE: the shards on another one; CONCLAVE_TEST_COMPUTE: in
+which numbers; CONCLAVE_TEST_TRANSPORTS: over which of grpc,ucx,nccl; several processes on one GPU need MPS to be
+fast)."""
 import random
 import signal
 import threading
@@ -8,11 +12,18 @@ import time
 import unittest
 
 from chaos_lib import PROMPTS, Cluster, Namespaces, Relay, ask, namespaces_work, run_streams
-from conclave_test_lib import FULL, eventually
+from conclave_test_lib import DEVICE, FULL, TRANSPORTS, eventually
 
-TOKENS = 160
+TOKENS = 160 if DEVICE == "cpu" else 800  # a second or two
 SEEDS = 100 if FULL else 5
 GAP_SECONDS_MAX = 10  # a bound on liveness: busy machines stall streams without our doing
+
+
+def skip_unless_asked(transport):
+    if transport not in TRANSPORTS:
+        raise unittest.SkipTest(f"CONCLAVE_TEST_TRANSPORTS does not name {transport}")
+    if transport == "nccl" and DEVICE == "cpu":
+        raise unittest.SkipTest("nccl needs GPUs: CONCLAVE_TEST_DEVICE=cuda")
 
 
 class ChaosTest(unittest.TestCase):
@@ -41,6 +52,7 @@ class ReplicatedTest(ChaosTest):
 
     @classmethod
     def setUpClass(cls):
+        skip_unless_asked(cls.TRANSPORT)
         print(f"\n  every expert on two of four shards, over {cls.TRANSPORT}")
         cls.cluster = Cluster(shards=4, replicas=2, transport=cls.TRANSPORT)
         cls().undisturbed(cls.cluster)
@@ -86,6 +98,8 @@ class ReplicatedTest(ChaosTest):
         finally:
             end.set()
             slowing.join()
+        hedges, wins = (self.cluster.metric(f"conclave_router_expert_hedge{name}_total") for name in ("s", "_wins"))
+        print(f"  hedges so far: {hedges:.0f}; of their calls brought rows first: {wins:.0f}")
 
     def test_all_shards_restart_one_by_one_under_load(self):
         over = threading.Event()
@@ -116,9 +130,17 @@ class ReplicatedOverUcxTest(ReplicatedTest):
     TRANSPORT = "ucx"
 
 
+class ReplicatedOverNcclTest(ReplicatedTest):
+    TRANSPORT = "nccl"
+
+
 class SingleCopyTest(ChaosTest):
     """Every expert on one shard."""
     TRANSPORT = "grpc"
+
+    @classmethod
+    def setUpClass(cls):
+        skip_unless_asked(cls.TRANSPORT)
 
     def test_experts_of_a_killed_shard_are_reloaded_elsewhere(self):
         with Cluster(shards=4, transport=self.TRANSPORT) as cluster:
@@ -147,6 +169,10 @@ class SingleCopyTest(ChaosTest):
 
 class SingleCopyOverUcxTest(SingleCopyTest):
     TRANSPORT = "ucx"
+
+
+class SingleCopyOverNcclTest(SingleCopyTest):
+    TRANSPORT = "nccl"
 
 
 class DamagedTest(ChaosTest):

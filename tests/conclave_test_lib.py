@@ -21,6 +21,8 @@ DEMO_MODEL = os.environ.get("CONCLAVE_DEMO_MODEL", "models/demo")
 FULL = os.environ.get("CONCLAVE_TEST_FULL") == "1"
 # Where models run: "cuda" sends those tests to a GPU that take it from here.
 DEVICE = os.environ.get("CONCLAVE_TEST_DEVICE", "cpu")
+# Of shards in processes of their own, where it is another.
+SHARD_DEVICE = os.environ.get("CONCLAVE_TEST_SHARD_DEVICE", DEVICE)
 # Over which the tests on a GPU go to experts in other processes.
 TRANSPORTS = os.environ.get("CONCLAVE_TEST_TRANSPORTS", "grpc,ucx,nccl").split(",")
 START_SECONDS_MAX = 120

@@ -1,6 +1,7 @@
 """An attention service and two shards as three processes on one GPU, over every transport: a single process's ids and
-hashes, also when a shard is killed in mid-stream. Runs where CONCLAVE_TEST_DEVICE names a GPU (CONCLAVE_TEST_COMPUTE:
-in which numbers; CONCLAVE_TEST_TRANSPORTS: over which of nccl,ucx,grpc); on one GPU NCCL needs MPS to be fast."""
+hashes, also when a shard is killed in mid-stream. Runs where CONCLAVE_TEST_DEVICE names a GPU
+(CONCLAVE_TEST_SHARD_DEVICE: the shards on another one; CONCLAVE_TEST_COMPUTE: in which numbers;
+CONCLAVE_TEST_TRANSPORTS: over which of nccl,ucx,grpc); on one GPU NCCL needs MPS to be fast."""
 import glob
 import json
 import os
@@ -10,10 +11,12 @@ import time
 import unittest
 import urllib.request
 
-from conclave_test_lib import CONCLAVE, DEMO_MODEL, DEVICE, TRANSPORTS, Cluster, clean_environment, generate
+from conclave_test_lib import (CONCLAVE, DEMO_MODEL, DEVICE, SHARD_DEVICE, TRANSPORTS, Cluster, clean_environment,
+                               generate)
 
 COMPUTE = os.environ.get("CONCLAVE_TEST_COMPUTE", "bf16")
 TARGET = ["--device", DEVICE, "--compute", COMPUTE]
+SHARDS = ["--shards", 2, "--expert-flags", f"device={SHARD_DEVICE}"]
 PROMPT = "The old lighthouse keeper counted the ships twice,"
 
 
@@ -47,7 +50,7 @@ class DeviceClusterTest(unittest.TestCase):
     def test_log_probabilities_from_the_device_are_those_that_the_host_computes(self):
         body = {"model": "demo", "prompt": PROMPT, "max_tokens": 80, "ignore_eos": True, "temperature": 0.9, "seed": 7,
                 "frequency_penalty": 0.6, "logit_bias": {"300": 2.5}, "logprobs": 5}
-        with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--transport", "grpc") as cluster:
+        with Cluster("--model", DEMO_MODEL, *TARGET, *SHARDS, "--transport", "grpc") as cluster:
             choices = []
             for hashed in (False, True):  # hashed logits come to the host, and so does all that is made of them
                 request = urllib.request.Request("http://{}:{}/v1/completions".format(*cluster.http()),
@@ -59,8 +62,7 @@ class DeviceClusterTest(unittest.TestCase):
         self.assertEqual(choices[0]["logprobs"], choices[1]["logprobs"])
 
     def check(self, transport):
-        with Cluster("--model", DEMO_MODEL, *TARGET, "--shards", 2, "--replicas", 1,
-                     "--transport", transport) as cluster:
+        with Cluster("--model", DEMO_MODEL, *TARGET, *SHARDS, "--replicas", 1, "--transport", transport) as cluster:
             times = []
             for _ in range(5):
                 begin = time.monotonic()

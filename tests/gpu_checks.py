@@ -17,6 +17,8 @@ KERNELS = ["grouped_ffn", "bf16_grouped_ffn", "mla_decode", "dense_linear"]
 DEVICE_TESTS = ["moe/kernels/accelerator/row_ops_test", "moe/kernels/accelerator/bf16_rows_test",
                 "router_service/device_draw_test"]
 PROFILES = ["f32", "bf16", "fp8"]
+FAULTS = {"grpc": ["ReplicatedTest", "SingleCopyTest"], "ucx": ["ReplicatedOverUcxTest", "SingleCopyOverUcxTest"],
+          "nccl": ["ReplicatedOverNcclTest", "SingleCopyOverNcclTest"]}
 SANITIZER = ["compute-sanitizer", "--error-exitcode", "9", "--print-limit", "10"]
 
 
@@ -25,12 +27,13 @@ class Check:
         self.name, self.command, self.environment = name, command, environment
 
 
-def checks_of(binaries, device, seed, sanitizers, transports):
+def checks_of(binaries, device, shard_device, seed, sanitizers, transports):
     def program(path):
         return os.path.join(binaries, path)
 
     benches = {name: [program(f"moe/kernels/cuda/{name}_bench"), str(seed), "check"] for name in KERNELS}
     on_device = {"CONCLAVE_TEST_DEVICE": device}
+    processes = {**on_device, "CONCLAVE_TEST_SHARD_DEVICE": shard_device, "CONCLAVE_TEST_TRANSPORTS": transports}
     answers = {profile: [program("cli/conclave"), "generate", "--model", os.path.join(ROOT, "models/demo"), "--device",
                          device, "--compute", profile, "--prompt", "Who are you?", "--max-tokens", "32"]
                for profile in PROFILES}
@@ -45,8 +48,11 @@ def checks_of(binaries, device, seed, sanitizers, transports):
     yield Check("same bits: shards, company, chunks", python_test("same_bits_test"), **on_device,
                 CONCLAVE_TEST_TRANSPORTS=transports)
     for profile in PROFILES:
-        yield Check(f"processes on the device, {profile}", python_test("device_cluster_test"), **on_device,
-                    CONCLAVE_TEST_COMPUTE=profile, CONCLAVE_TEST_TRANSPORTS=transports)
+        yield Check(f"processes on the device, {profile}", python_test("device_cluster_test"), **processes,
+                    CONCLAVE_TEST_COMPUTE=profile)
+    for transport in transports.split(","):
+        yield Check(f"shards killed, stopped and slowed, {transport}",
+                    [*python_test("chaos_test"), *FAULTS[transport]], **processes)
     for tool in ("memcheck", "racecheck") if sanitizers else ():
         watched = {**{f"kernels, {name}": command for name, command in benches.items()},
                    **{f"answers, {profile}": command for profile, command in answers.items()}}
@@ -56,6 +62,13 @@ def checks_of(binaries, device, seed, sanitizers, transports):
 
 def python_test(name):
     return [sys.executable, os.path.join(ROOT, "tests", name + ".py"), "-v"]
+
+
+def transport_list(text):
+    unknown = [name for name in text.split(",") if name not in FAULTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"'{unknown[0]}' is none of {', '.join(FAULTS)}")
+    return text
 
 
 def gpus_here():
@@ -97,9 +110,12 @@ def main():
                         "them, and they run on another machine too, beside a checkout and the libraries that `ldd` "
                         "lists")
     parser.add_argument("--device", metavar="NAME", default="cuda", help="cuda, or cuda:1 for the second GPU")
+    parser.add_argument("--shard-device", metavar="NAME",
+                        help="where shards in processes of their own compute; without it on --device, or on cuda:1 "
+                        "where that is cuda and there are two GPUs or more")
     parser.add_argument("--seed", type=int, metavar="N", default=random.SystemRandom().randrange(1 << 32),
                         help="of the kernels' random inputs; without it a fresh one, which is printed")
-    parser.add_argument("--transports", metavar="LIST",
+    parser.add_argument("--transports", metavar="LIST", type=transport_list,
                         help="over which processes talk; without it grpc,ucx, and nccl where there are two GPUs or "
                         "more")
     parser.add_argument("--sanitizers", action="store_true",
@@ -112,9 +128,10 @@ def main():
     gpus = gpus_here()
     # NCCL before 2.30 refuses two ranks on one GPU, and is slow there without MPS.
     transports = flags.transports or ("grpc,ucx,nccl" if gpus > 1 else "grpc,ucx")
+    shard_device = flags.shard_device or ("cuda:1" if flags.device == "cuda" and gpus > 1 else flags.device)
     binaries = os.path.abspath(flags.binaries)
-    checks = [check for check in checks_of(binaries, flags.device, flags.seed, flags.sanitizers, transports)
-              if flags.only in check.name]
+    checks = [check for check in checks_of(binaries, flags.device, shard_device, flags.seed, flags.sanitizers,
+                                           transports) if flags.only in check.name]
     if not checks:
         sys.exit(f"gpu_checks: no check's name holds --only {flags.only}; --list shows them")
     if flags.list:
@@ -135,7 +152,7 @@ def main():
     shared = os.path.join(os.path.dirname(ROOT), "shared")
     if os.path.isdir(os.path.join(shared, "reference")):
         environment.setdefault("CONCLAVE_SHARED_DIR", shared)
-    print(f"seed {flags.seed}; GPUs: {gpus}; transports: {transports}", flush=True)
+    print(f"seed {flags.seed}; GPUs: {gpus}, shards on {shard_device}; transports: {transports}", flush=True)
     failed = sum(not run(check, environment, flags.logs) for check in checks)
     print(f"\n{len(checks) - failed} passed, {failed} failed")
     return 1 if failed else 0
