@@ -19,6 +19,7 @@ DEVICE_TESTS = ["moe/kernels/accelerator/row_ops_test", "moe/kernels/accelerator
 PROFILES = ["f32", "bf16", "fp8"]
 FAULTS = {"grpc": ["ReplicatedTest", "SingleCopyTest"], "ucx": ["ReplicatedOverUcxTest", "SingleCopyOverUcxTest"],
           "nccl": ["ReplicatedOverNcclTest", "SingleCopyOverNcclTest"]}
+SERVICES = ["gateway/gateway", "router_service/router_service", "expert_service/expert_service"]
 SANITIZER = ["compute-sanitizer", "--error-exitcode", "9", "--print-limit", "10"]
 
 
@@ -140,15 +141,20 @@ def main():
         return 0
     if gpus == 0:
         sys.exit("gpu_checks: no NVIDIA GPU here: `nvidia-smi -L` lists none; `conclave doctor` says what is missing")
-    for word in (word for check in checks for word in check.command if word.startswith(binaries + "/")):
+    programs = [word for check in checks for word in check.command if word.startswith(binaries + "/")]
+    if any(check.command[0] == sys.executable for check in checks):
+        programs += [os.path.join(binaries, service) for service in SERVICES]
+    for word in programs:
         if not os.path.exists(word):
             sys.exit(f"gpu_checks: {word} is not built: ./test --gpu builds it, where a CUDA 13 toolkit is found")
     if flags.sanitizers and shutil.which(SANITIZER[0]) is None:
         sys.exit("gpu_checks: --sanitizers needs compute-sanitizer, of the CUDA toolkit, on the PATH")
     if flags.logs:
         os.makedirs(flags.logs, exist_ok=True)
+    libraries = os.path.join(binaries, "moe/kernels/cuda")
     environment = {**os.environ, "CONCLAVE": os.path.join(binaries, "cli/conclave"),
-                   "CONCLAVE_DEMO_MODEL": os.path.join(ROOT, "models/demo"), "PYTHONDONTWRITEBYTECODE": "1"}
+                   "CONCLAVE_DEMO_MODEL": os.path.join(ROOT, "models/demo"), "PYTHONDONTWRITEBYTECODE": "1",
+                   "LD_LIBRARY_PATH": ":".join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")]))}
     shared = os.path.join(os.path.dirname(ROOT), "shared")
     if os.path.isdir(os.path.join(shared, "reference")):
         environment.setdefault("CONCLAVE_SHARED_DIR", shared)

@@ -71,6 +71,7 @@ class GpuChecks(unittest.TestCase):
 
     def test_what_is_missing_is_named(self):
         for flags, driver, words in [((), False, "no NVIDIA GPU here"), ((), True, "row_ops_test is not built"),
+                                     (("--only", "shards,"), True, "gateway/gateway is not built"),
                                      (("--only", "kernel panic"), True, "no check's name holds --only kernel panic")]:
             result = self.run_checks(*flags, driver=driver)
             self.assertEqual(result.returncode, 1)

@@ -22,31 +22,28 @@ struct Consumer {
 
 __device__ inline void AwaitPiece(Shared& s, Place at, int piece) { BarrierWait(&s.full[at.stage][piece], at.phase); }
 
-// The latents past the last token may be anything, NaN too: times a weight of zero they must be zero. Returns how many
-// tokens the block has.
-template <int kWarpgroup, bool kByHalf>
-__device__ inline int AwaitAndClearTail(Shared& s, Place at, int block, int tokens) {
-  const int valid = min(kBlockTokens, tokens - block * kBlockTokens);
-  if (valid < kBlockTokens) [[unlikely]] {
-    for (int piece = 0; piece < kPieces - 1; piece += kByHalf ? kHalfPieces : 1) AwaitPiece(s, at, piece);
-    for (int i = threadIdx.x % 128; i < (kBlockTokens - valid) * 64; i += 128) {
-      *reinterpret_cast<uint4*>(at.Panel(s, i / 8 % 8) + (valid + i / 64) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
-    }
-    FenceSharedForAsync();
-    NamedBarrier(1 + kWarpgroup, 128);
+// The latents past the last token, which the copy engine brings as they are, may be anything, NaN too: times a weight
+// of zero they must be zero.
+template <int kWarpgroup>
+__device__ inline void AwaitAndClearTail(Shared& s, Place at, int valid) {
+  for (int piece = 0; piece < kPieces - 1; ++piece) AwaitPiece(s, at, piece);
+  for (int i = threadIdx.x % 128; i < (kBlockTokens - valid) * 64; i += 128) {
+    *reinterpret_cast<uint4*>(at.Panel(s, i / 8 % 8) + (valid + i / 64) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
   }
-  return valid;
+  FenceSharedForAsync();
+  NamedBarrier(1 + kWarpgroup, 128);
 }
 
-// Waits for all products, and lets the producer overwrite this warpgroup's columns of a block that is summed.
-template <int kWarpgroup>
+// Waits for all products, and lets the producer overwrite this warpgroup's columns of a block that is summed: piece by
+// piece, or as one half.
+template <int kWarpgroup, bool kByHalf>
 __device__ inline void Free(Shared& s, Consumer& c, Place at) {
   WgmmaWait<0>();
 #pragma unroll
   for (int i = 0; i < 128; ++i) WgmmaTouch(c.sum[i]);
   if (c.lane != 0) return;
 #pragma unroll
-  for (int i = 0; i < kHalfPieces; ++i) BarrierArrive(&s.empty[at.stage][kHalfPieces * kWarpgroup + i]);
+  for (int i = 0; i < (kByHalf ? 1 : kHalfPieces); ++i) BarrierArrive(&s.empty[at.stage][kHalfPieces * kWarpgroup + i]);
   BarrierArrive(&s.empty[at.stage][kPieces - 1]);
 }
 
@@ -247,11 +244,14 @@ __device__ inline void FreeQuery(Shared& s) { BarrierArrive(&s.query_empty); }
 
 // Scores, weights and sum of a block, after the sum over the one before, which is the other warpgroup's: that sum runs
 // beside this block's softmax, as do the scores of the other's next block. kFirst: there is none before. kByHalf:
-// blocks come by halves, as from a cache in eight bits.
+// blocks come by halves and with their ends cleared, as from a cache in eight bits.
 template <int kWarpgroup, bool kByHalf, bool kFirst>
 __device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, int blocks, float scale_log2) {
   const Place at(c.first + block), other(c.first + block - 1);
-  const int valid = AwaitAndClearTail<kWarpgroup, kByHalf>(s, at, block, tokens);
+  const int valid = min(kBlockTokens, tokens - block * kBlockTokens);
+  if constexpr (!kByHalf) {
+    if (valid < kBlockTokens) [[unlikely]] AwaitAndClearTail<kWarpgroup>(s, at, valid);
+  }
   IssueScores<kWarpgroup, kByHalf>(s, c, at);
   if constexpr (!kFirst) IssueSumOfOther<kWarpgroup, kByHalf>(s, c, other);
   Before before;  // read while scores are multiplied: shared memory answers late then
@@ -263,17 +263,17 @@ __device__ inline void TakeBlock(Shared& s, Consumer& c, int block, int tokens, 
   Mask(c, valid);
   const float4 maximum = UpdateMaximum(s, c, at, before, scale_log2);
   TakeWeights(c, maximum, scale_log2);
-  if constexpr (!kFirst) Free<kWarpgroup>(s, c, other);
+  if constexpr (!kFirst) Free<kWarpgroup, kByHalf>(s, c, other);
   IssueSumOfOwn<kWarpgroup, kByHalf>(s, c, at, maximum);
   PublishWeights<kWarpgroup>(s, c, at);
-  Free<kWarpgroup>(s, c, at);
+  Free<kWarpgroup, kByHalf>(s, c, at);
 }
 
 template <int kWarpgroup, bool kByHalf>
 __device__ inline void SumOfLast(Shared& s, Consumer& c, int blocks) {
   const Place last(c.first + blocks - 1);
   IssueSumOfOther<kWarpgroup, kByHalf>(s, c, last);
-  Free<kWarpgroup>(s, c, last);
+  Free<kWarpgroup, kByHalf>(s, c, last);
 }
 
 // The first warpgroup: scores of even blocks.

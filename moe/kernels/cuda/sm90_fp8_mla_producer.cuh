@@ -84,7 +84,8 @@ struct PackedLane {
     const int first = FirstOfWarp(), odd = lane / 4 % 2;
     codes = odd * kPackedBytes + lane / 8 * 64 + lane % 4 * 16;
     scales = odd * kPackedBytes + kScalesAt + lane / 16;
-    to = SharedAddress(s.stages) + lane / 8 * kPanelBytes + (first + odd) * 128 + (lane % 4 * 2 ^ odd) * 16;
+    // Bits that are clear are flipped rather than added: a sum the assembler would keep twice, in parts.
+    to = SharedAddress(s.stages) + lane / 8 * kPanelBytes + (first + odd) * 128 ^ (lane % 4 * 2 ^ odd) * 16;
     asm volatile("" : "+r"(codes), "+r"(scales), "+r"(to));  // sums that the compiler would keep in parts
   }
   static __device__ int FirstOfWarp() { return (threadIdx.x - kConsumers) / 32 * kWarpRows; }  // row in a block
@@ -94,10 +95,6 @@ struct PackedLane {
 static_assert(kWarpRows == 8);
 __device__ __forceinline__ uint32_t ChunkAt(uint32_t to, int pair, int chunk) {
   return (to ^ (pair << 5 | chunk << 4)) + pair * 256;
-}
-
-__device__ __forceinline__ const uint8_t* RowAt(const MlaDecode& p, int row) {
-  return static_cast<const uint8_t*>(p.cache) + int64_t{row} * kPackedBytes;
 }
 
 // Loads a pair of rows; the pointers are to the lane's codes and their scale in the first one.
@@ -126,6 +123,17 @@ __device__ __forceinline__ void TurnOver(PackedHalf& half, uint32_t to, const ui
   }
 }
 
+// Writes zeros over what this lane wrote of the last `cut` of the warp's rows: past the last token the cache may have
+// anything, NaN too, which a weight of zero does not make zero. A row of a panel is 128 bytes.
+__device__ inline void ClearTail(uint32_t to, int cut) {
+  constexpr uint32_t kZeros[4] = {};
+  const int odd = to / 128 % 2;
+#pragma unroll 1
+  for (int i = 0; i < 2 * kPairs; ++i) {
+    if (i / 2 * 2 + odd >= kWarpRows - cut) Store16(ChunkAt(to, i / 2, i % 2), kZeros);
+  }
+}
+
 // Multiplies what this lane wrote by what its scales have above kScaleOfOneStep.
 __device__ inline void TakeSecondStep(uint32_t to, const uint8_t* scales) {
 #pragma unroll 1
@@ -140,65 +148,76 @@ __device__ inline void TakeSecondStep(uint32_t to, const uint8_t* scales) {
   }
 }
 
-// The rows of the cache where each block of a split has this warp's first row: lane by lane, for a split has as many
-// blocks as a warp lanes. Nothing asks whether there are tokens, as a load under a condition would be waited for at
-// once: past the end of the split these are the last rows that some warp has there, which the consumers clear.
+// Where a warp's rows of a block are: twice the row of the cache that has the first, plus how many of them, at the end,
+// are past the last token. In one register, for the loop over blocks has none to spare.
+static_assert(kWarpRows == 8);
+__device__ __forceinline__ int CutOf(int rows) { return rows & 15; }
+__device__ __forceinline__ int FirstOf(int rows) { return rows >> 1 & ~7; }
+__device__ __forceinline__ const uint8_t* RowsAt(const MlaDecode& p, int rows) {
+  return static_cast<const uint8_t*>(p.cache) + int64_t{rows >> 4} * (kWarpRows * kPackedBytes);
+}
+
+// The same of each block of a split: lane by lane, for a split has as many blocks as a warp lanes. Nothing asks whether
+// there are tokens, as a load under a condition would be waited for at once: past the end of the split these are the
+// last rows that some warp has there, all of them cut.
 static_assert(kMlaSplitTokens == 32 * kBlockTokens);
-__device__ __forceinline__ int FirstRows(const MlaDecode& p, const Work& work, uint32_t lane) {
+__device__ __forceinline__ int RowsOfBlocks(const MlaDecode& p, const Work& work, uint32_t lane) {
   const int page_shift = __ffs(p.page_tokens) - 1;
-  const int token =
-      min(static_cast<int>(lane) * kBlockTokens + PackedLane::FirstOfWarp(), (work.tokens - 1) / kWarpRows * kWarpRows);
-  return (__ldg(work.pages + (token >> page_shift)) << page_shift) + (token & (p.page_tokens - 1));
+  const int first = static_cast<int>(lane) * kBlockTokens + PackedLane::FirstOfWarp();
+  const int token = min(first, (work.tokens - 1) / kWarpRows * kWarpRows);
+  const int row = (__ldg(work.pages + (token >> page_shift)) << page_shift) + (token & (p.page_tokens - 1));
+  return 2 * row + min(max(first + kWarpRows - work.tokens, 0), kWarpRows);
 }
 
 // Calls the warp's rows of a block to the second-level cache.
-__device__ __forceinline__ void CallRows(const MlaDecode& p, uint32_t lane, int row) {
-  if (lane == 0) PrefetchBulk(RowAt(p, row), kWarpRows * kPackedBytes);
+__device__ __forceinline__ void CallRows(const MlaDecode& p, uint32_t lane, int rows) {
+  if (lane == 0) PrefetchBulk(RowsAt(p, rows), kWarpRows * kPackedBytes);
 }
 
 // Asks for the keys of the warp's rows of a block. The first lane's place in the first panel is that of the first row.
-__device__ __forceinline__ void BringKeys(Shared& s, const Maps& maps, const PackedLane& at, int stage, int row) {
+__device__ __forceinline__ void BringKeys(Shared& s, const Maps& maps, const PackedLane& at, int stage, int rows) {
   if (at.lane == 0) {
     const uint32_t full = SharedAddress(&s.full[stage][kPieces - 1]);
     BarrierArriveExpectAt(full, kWarpRows * 128);
-    CopyTensor2dAt(&maps.cache, full, at.to + (stage * kPanels + kPanels - 1) * kPanelBytes, 0, row, kEvictFirst);
+    const uint32_t to = at.to + (stage * kPanels + kPanels - 1) * kPanelBytes;
+    CopyTensor2dAt(&maps.cache, full, to, 0, FirstOf(rows), kEvictFirst);
   }
   __syncwarp();
 }
 
 // Brings the blocks of one work, `before` blocks after the first of all.
 //
-// A consumer warp arrives at the two barriers of a half, by its first lane and one after the other, when its own
-// products have ended and so have the scores of the warpgroup that had the block, which also cleared a last block's
-// end: it has waited for their weights, or met them at a barrier. So nobody uses the bytes any more, and either wait
-// would do. Weights that rotated keys replace were fenced for the copy engine by those who wrote them.
+// A consumer warp arrives at the barrier of a half, by its first lane, when its own products have ended and so have the
+// scores of the warpgroup that had the block: it has waited for their weights, or met them at a barrier. So nobody uses
+// the bytes any more. Weights that rotated keys replace were fenced for the copy engine by those who wrote them.
 __device__ inline void BringPacked(Shared& s, const Maps& maps, const MlaDecode& p, const Work& work,
                                    const PackedLane& at, int before) {
-  const int rows = FirstRows(p, work, at.lane), blocks = work.blocks;
+  const int rows = RowsOfBlocks(p, work, at.lane), blocks = work.blocks;
   PackedHalf half;
 #pragma unroll 1
   for (int block = 0; block < min(kBlocksAhead, blocks); ++block) CallRows(p, at.lane, __shfl_sync(~0u, rows, block));
-  const int row = __shfl_sync(~0u, rows, 0);
+  const uint8_t* const first = RowsAt(p, __shfl_sync(~0u, rows, 0));
 #pragma unroll
-  for (int pair = 0; pair < kPairs; ++pair) LoadPair(half, pair, RowAt(p, row) + at.codes, RowAt(p, row) + at.scales);
+  for (int pair = 0; pair < kPairs; ++pair) LoadPair(half, pair, first + at.codes, first + at.scales);
   // Of even blocks the first half is free first, of odd ones the second.
 #pragma unroll 1
-  for (int i = 0; i < 2 * blocks; ++i) {
+  for (int i = 0; i / 2 < blocks; ++i) {
     const int block = i / 2, side = (i ^ block) & 1;
     const Place place(before + block);
-#pragma unroll
-    for (int piece = 0; piece < kHalfPieces; ++piece)
-      BarrierWait(&s.empty[place.stage][kHalfPieces * side + piece], place.phase ^ 1);
+    BarrierWait(&s.empty[place.stage][kHalfPieces * side], place.phase ^ 1);
     const uint32_t to = at.to + (place.stage * kPanels + 4 * side) * kPanelBytes;
     // Past the last block some of the split's rows.
-    const uint8_t* const next = RowAt(p, __shfl_sync(~0u, rows, (i + 1) / 2));
+    const uint8_t* const next = RowsAt(p, __shfl_sync(~0u, rows, (i + 1) / 2));
     const int side_after = ~block & 1;
     uint32_t largest = 0;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) largest = max(largest, half.scales[pair]);
     const bool two_steps = __any_sync(~0u, largest > kScaleOfOneStep);
     TurnOver(half, to, next + (at.codes + 256 * side_after), next + (at.scales + 2 * side_after));
-    if (two_steps) [[unlikely]] TakeSecondStep(to, RowAt(p, __shfl_sync(~0u, rows, block)) + (at.scales + 2 * side));
+    if (two_steps || block + 1 == blocks) [[unlikely]] {
+      if (two_steps) TakeSecondStep(to, RowsAt(p, __shfl_sync(~0u, rows, block)) + (at.scales + 2 * side));
+      ClearTail(to, CutOf(__shfl_sync(~0u, rows, block)));
+    }
     FenceSharedForAsync();
     BarrierArrive(&s.full[place.stage][kHalfPieces * side]);
     if (i % 2 == 0) {
