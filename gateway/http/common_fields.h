@@ -14,7 +14,7 @@ namespace conclave {
 // in `fields`.
 void ReadCommonFields(BodyFields& fields, const TranslationOptions& options, v1::GenerateRequest& request,
                       ApiRequest& api);
-// messages: roles and texts.
+// messages: roles, texts, calls and their results.
 void ReadMessages(BodyFields& fields, v1::ChatPrompt& chat);
 // A list of token ids under `name`, such as "prompt[3]".
 void ReadTokenIds(BodyFields& fields, const std::string& name, const nlohmann::json& list,

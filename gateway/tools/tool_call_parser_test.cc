@@ -238,8 +238,8 @@ TEST(ToolCallParserTest, ForcedBeginningsAreBeginningsOfCalls) {
 }
 
 TEST(ToolCallParserTest, WorkIsLinearInHostileAnswers) {
-  std::string name(1 << 17, 'x'), space(1 << 17, ' '), fence(1 << 17, '`'), half;
-  for (int i = 0; i < (1 << 13); ++i) half += "<｜tool▁call▁";
+  std::string name(1 << 15, 'x'), space(1 << 15, ' '), fence(1 << 15, '`'), half;
+  for (int i = 0; i < (1 << 11); ++i) half += "<｜tool▁call▁";
   for (const ToolCallFormat& format : ToolCallFormats()) {
     for (const std::string* body : {&name, &space, &fence, &half}) {
       Reader reader(std::string(format.name), false, false);
