@@ -269,7 +269,7 @@ TEST_F(ControllerTest, MayDieAtAnyMomentAndTheNextOneGoesOn) {
 // One does a whole round in the middle of a round of the other, at a random call, and the load changes; calls fail too.
 TEST_F(ControllerTest, TwoAtOnceLoseNothing) {
   int yields = 0;
-  for (uint32_t seed = 0; seed < 200; ++seed) {
+  for (uint32_t seed = 0; seed < 100; ++seed) {
     std::mt19937 random(seed);
     shards_ = std::make_unique<FakeShards>(3 + static_cast<int>(random() % 3), kLayers, kExperts,
                                            static_cast<int>(random() % 3));
@@ -297,7 +297,7 @@ TEST_F(ControllerTest, TwoAtOnceLoseNothing) {
     }
     ExpectComplete();
   }
-  EXPECT_GT(yields, 20) << "the two hardly ever met";
+  EXPECT_GT(yields, 10) << "the two hardly ever met";
 }
 
 TEST_F(ControllerTest, LetsAnExpertGoOnlyWhereAnotherHolderWasSeenTheRoundBefore) {
