@@ -35,6 +35,7 @@ v1::GenerateRequest ToProto(const GenerationRequest& request) {
   message.set_max_tokens(request.max_tokens);
   message.set_ignore_eos(request.ignore_eos);
   message.set_hash_logits(request.hash_logits);
+  if (!request.json_schema.empty()) message.mutable_grammar()->set_json_schema(request.json_schema);
   return message;
 }
 

@@ -15,6 +15,8 @@
 #include "moe/base/json_writer.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
+#include "moe/checkpoint/model_file.h"
+#include "moe/grammar/json_schema.h"
 #include "moe/placement/placement.h"
 
 namespace conclave {
@@ -64,6 +66,7 @@ class GenerateCommand final : public Command {
     flags.Add("seed", &seed_, "N", "makes sampling repeatable; drawn where absent");
     flags.Add("hash-logits", &request_.hash_logits, "", "report a hash over the logits of every step");
     flags.Add("ignore-eos", &request_.ignore_eos, "", "go on past the end of the answer");
+    flags.Add("json-schema", &schema_file_, "FILE", "answer with an instance of this JSON Schema");
     flags.Add("show-experts", &show_experts_, "", "afterwards, show which experts did the work");
     CommandFlag& beside = flags.Add("beside", &beside_, "N", "run N other requests at the same time");
     beside.hidden = true;
@@ -111,7 +114,20 @@ class GenerateCommand final : public Command {
       }
       request_.seed = seed;
     }
+    if (!schema_file_.empty()) RETURN_IF_ERROR(ReadSchema());
     return local_.model.empty() ? access_.Validate() : local_.Validate();
+  }
+
+  absl::Status ReadSchema() {
+    absl::StatusOr<std::string> text = ReadTextFile(schema_file_, kSchemaBytesMax);
+    if (!text.ok()) return UsageError(absl::StrCat("--json-schema: ", text.status().message()));
+    if (const absl::Status valid = CompileJsonSchema(*text).status(); !valid.ok()) {
+      return UsageError(absl::StrCat("--json-schema: ", schema_file_, ": ", valid.message()));
+    }
+    if (request_.ignore_eos) return UsageError("--ignore-eos: a schema says where the answer ends");
+    request_.json_schema = *std::move(text);
+    local_.vocabulary = true;
+    return absl::OkStatus();
   }
 
   absl::StatusOr<GenerationResult> AskCluster(const TextSink& sink) {
@@ -137,7 +153,7 @@ class GenerateCommand final : public Command {
   LocalClusterFlags local_;
   ClusterAccess access_;
   GenerationRequest request_;
-  std::string seed_, output_ = "text";
+  std::string seed_, schema_file_, output_ = "text";
   bool show_experts_ = false;
   int beside_ = 0;
   std::vector<ShardHoldings> holdings_;

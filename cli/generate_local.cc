@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "cli/generation.h"
 #include "moe/base/status_macros.h"
+#include "moe/grammar/grammar.h"
 #include "moe/tokenizer/chat_template.h"
 #include "moe/tokenizer/detokenizer.h"
 #include "moe/tokenizer/tokenizer.h"
@@ -76,6 +77,9 @@ EngineRequest ToEngineRequest(const GenerationRequest& request, std::vector<int3
   engine_request.max_tokens = request.max_tokens;
   engine_request.ignore_eos = request.ignore_eos;
   engine_request.hash_logits = request.hash_logits;
+  if (!request.json_schema.empty()) {
+    engine_request.grammar = {GrammarSpec::Kind::kJsonSchema, request.json_schema, {}};
+  }
   engine_request.report_expert_use = true;
   return engine_request;
 }

@@ -28,6 +28,7 @@ struct GenerationRequest {
   std::optional<uint64_t> seed;  // empty: drawn by whoever runs it
   bool hash_logits = false;
   bool ignore_eos = false;
+  std::string json_schema;  // that the text is an instance of; empty: any text
 };
 
 // What came of it.

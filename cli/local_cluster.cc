@@ -11,6 +11,7 @@
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
 #include "moe/base/thread_pool.h"
+#include "moe/grammar/token_trie.h"
 #include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/model/device/device_memory.h"
 #include "moe/model/expert_pool.h"
@@ -73,6 +74,10 @@ class LocalClusterImpl final : public LocalCluster {
     threads_.emplace(threads.threads, threads.cpus);
     EngineOptions wanted = options;
     ASSIGN_OR_RETURN(wanted.kv_format, ParseRowFormat(flags.kv_format));
+    if (flags.vocabulary) {
+      const ModelSpec& spec = checkpoint_->spec();
+      ASSIGN_OR_RETURN(wanted.vocabulary, TokenTrie::Load(directory, spec.vocab, spec.eos_ids));
+    }
     const EngineOptions fitted = FitOptions(flags, checkpoint_->spec(), *target_, wanted);
     ASSIGN_OR_RETURN(row_format_, ParseRowFormat(flags.row_format));
     const bool local_experts = flags.shards == 0 && flags.shard_addresses.empty();

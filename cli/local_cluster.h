@@ -32,6 +32,8 @@ struct LocalClusterFlags {
   int prefill_chunk = 0;  // prompt rows of one sequence in one step; 0: the engine's default
   // No flag: host:port of shards in other processes, which then compute instead of `shards` of this one.
   std::vector<std::string> shard_addresses;
+  // No flag: load what the model's tokens say, for requests with a grammar.
+  bool vocabulary = false;
 
   void Declare(CommandFlags& flags);
   // UsageError: no model, or flags that contradict each other.

@@ -137,6 +137,11 @@ void Answer::Take(Choice& choice, int index, const v1::DecodeResponse& response)
   chunk.set_index(index);
   const bool first = !std::exchange(choice.begun, true);
   if (first) AddFirst(response, chunk);
+  // Messages drop fields that their reader does not know, and an answer without its grammar is no answer.
+  if (plan_.decode.has_grammar() && response.ids_size() > 0 && !response.holds_to_grammar()) {
+    return Fail(absl::UnimplementedError("grammar: an attention service is older than this gateway and knows of none; "
+                                         "update it"));
+  }
   const int tokens_before = choice.text.tokens();
   const size_t echo = chunk.text().size();
   const absl::StatusOr<bool> stopped = choice.text.Append(response, chunk);

@@ -178,6 +178,23 @@ TEST_F(GatewayTest, EchoPutsThePromptBeforeEveryAnswer) {
   EXPECT_EQ(Generate(request).text(1), "helo1ab");
 }
 
+TEST_F(GatewayTest, AGrammarIsPassedOnAndAnAnswerWithoutItIsNone) {
+  v1::GenerateRequest request = Text("a");
+  request.mutable_grammar()->set_json_schema(R"({"type": "null"})");
+  router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest& request, DecodeWriter* writer) {
+    v1::DecodeResponse response = Ids({'n'}, "length");
+    response.set_holds_to_grammar(request.grammar().json_schema() == R"({"type": "null"})");
+    writer->Write(response);
+    return grpc::Status::OK;
+  });
+  EXPECT_EQ(Generate(request).text(0), "n");
+  // As one does that is older than grammars.
+  router_.Answer(Count);
+  const Outcome outcome = Generate(request);
+  EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(outcome.status.error_message(), HasSubstr("update it"));
+}
+
 TEST_F(GatewayTest, LogprobsComeWithTheTokensBytesAndThePromptsWithEcho) {
   router_.Answer([](grpc::ServerContext*, const v1::DecodeRequest& request, DecodeWriter* writer) {
     v1::DecodeResponse response = Ids({0xe2, 'x'}, "length");

@@ -51,6 +51,7 @@ absl::StatusOr<v1::DecodeRequest> ToDecodeRequest(const ServedModel& model, cons
   *decode.mutable_stop_token_ids() = request.stop_token_ids();
   if (request.has_logprobs()) decode.set_top_logprobs(request.logprobs());
   decode.set_prompt_logprobs(request.echo() && request.has_logprobs());
+  if (request.has_grammar()) *decode.mutable_grammar() = request.grammar();
   decode.set_priority(request.has_priority() ? request.priority() : tenant.priority);
   decode.set_cache_salt(tenant.cache_salt);
   return decode;

@@ -12,6 +12,8 @@
 #include "gateway/tools/tool_validation.h"
 #include "moe/base/limits.h"
 #include "moe/base/status_macros.h"
+#include "moe/grammar/grammar.h"
+#include "moe/grammar/grammar_message.h"
 
 namespace conclave {
 namespace {
@@ -164,6 +166,36 @@ absl::Status ValidateAnswers(const v1::GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+// The field of a grammar as its message names it.
+absl::string_view GrammarField(const v1::Grammar& grammar) {
+  switch (grammar.kind_case()) {
+    case v1::Grammar::kJsonSchema:
+      return "grammar.json_schema";
+    case v1::Grammar::kRegex:
+      return "grammar.regex";
+    case v1::Grammar::kChoices:
+      return "grammar.choices";
+    default:
+      return "grammar";
+  }
+}
+
+// Compiled here too, though the attention service does it again: what is wrong is said before anything is queued.
+absl::Status ValidateGrammar(const v1::GenerateRequest& request) {
+  if (!request.has_grammar()) return absl::OkStatus();
+  if (request.ignore_eos()) return Invalid("ignore_eos: is set beside a grammar, which says where the answer ends");
+  if (request.min_tokens() > 0) {
+    return Invalid("min_tokens: is ", request.min_tokens(), " beside a grammar, which says where the answer ends");
+  }
+  const v1::ChatPrompt& chat = request.chat();
+  if (chat.tools_size() > 0 && chat.tool_choice().mode() != v1::ToolChoice::MODE_NONE) {
+    return Invalid("grammar: is not supported beside tools, which it would keep from being called");
+  }
+  ASSIGN_OR_RETURN(const GrammarSpec spec, ToGrammarSpec(request.grammar()));
+  const absl::Status status = CompileGrammar(spec).status();
+  return status.ok() ? status : Invalid(GrammarField(request.grammar()), ": ", status.message());
+}
+
 }  // namespace
 
 absl::Status ValidateRequestId(absl::string_view id) {
@@ -182,6 +214,7 @@ absl::Status ValidateGenerate(const v1::GenerateRequest& request, absl::string_v
   RETURN_IF_ERROR(ValidateSampling(request.sampling(), vocab));
   RETURN_IF_ERROR(ValidateStops(request, vocab));
   RETURN_IF_ERROR(ValidateAnswers(request));
+  RETURN_IF_ERROR(ValidateGrammar(request));
   switch (request.prompt_case()) {
     case v1::GenerateRequest::kText:
       return ValidateText("text", request.text());

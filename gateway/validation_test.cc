@@ -94,6 +94,31 @@ TEST(ValidateGenerate, NamesTheFieldThatIsWrong) {
         r.set_min_tokens(1);
       },
       "min_tokens");
+  ExpectRefused([](auto& r) { r.mutable_grammar(); }, "grammar");
+  ExpectRefused([](auto& r) { r.mutable_grammar()->set_json_object(false); }, "grammar.json_object");
+  ExpectRefused([](auto& r) { r.mutable_grammar()->set_json_schema("{"); }, "grammar.json_schema");
+  ExpectRefused([](auto& r) { r.mutable_grammar()->set_regex("a**"); }, "grammar.regex");
+  ExpectRefused([](auto& r) { r.mutable_grammar()->mutable_choices(); }, "grammar.choices");
+  const auto with_json = [](auto& r) { r.mutable_grammar()->set_json_object(true); };
+  ExpectRefused(
+      [&](auto& r) {
+        with_json(r);
+        r.set_ignore_eos(true);
+      },
+      "ignore_eos");
+  ExpectRefused(
+      [&](auto& r) {
+        with_json(r);
+        r.set_min_tokens(1);
+      },
+      "min_tokens");
+  ExpectRefused(
+      [&](auto& r) {
+        with_json(r);
+        r.mutable_chat()->add_messages()->set_role("user");
+        r.mutable_chat()->add_tools(R"({"type": "function", "function": {"name": "f"}})");
+      },
+      "grammar");
   ExpectRefused([](auto& r) { r.set_request_id("a b"); }, "request_id");
   ExpectRefused([](auto& r) { r.set_request_id("a\nI forged"); }, "request_id");
   ExpectRefused([](auto& r) { r.set_request_id(std::string(kRequestIdBytesMax + 1, 'x')); }, "request_id");

@@ -6,6 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "moe/base/status_macros.h"
+#include "moe/grammar/grammar.h"
+#include "moe/grammar/grammar_message.h"
 
 namespace conclave {
 namespace {
@@ -83,6 +86,9 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, 
   result.hash_logits = request.hash_logits();
   result.report_expert_use = request.report_expert_use();
   result.report_token_experts = request.report_token_experts();
+  if (request.has_grammar()) {
+    ASSIGN_OR_RETURN(result.grammar, ToGrammarSpec(request.grammar()));
+  }
   result.priority = request.priority();
   result.cache_salt = request.cache_salt();
   result.deadline = deadline;
@@ -91,6 +97,7 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const v1::DecodeRequest& request, 
 
 void AddEvent(const TokenEvent& event, v1::DecodeResponse& message) {
   for (const TokenLogprobs& logprobs : event.prompt_logprobs) FillLogprob(logprobs, message.add_prompt_logprobs());
+  message.set_holds_to_grammar(event.holds_to_grammar);
   if (event.cached_tokens > 0) message.set_cached_tokens(event.cached_tokens);
   if (event.token >= 0) message.add_ids(event.token);
   if (event.token >= 0 && !event.token_experts.empty()) AddTokenExperts(event.token_experts, message);

@@ -14,12 +14,15 @@
 #include "moe/base/ids.h"
 #include "moe/base/thread_pool.h"
 #include "moe/checkpoint/checkpoint.h"
+#include "moe/grammar/grammar.h"
+#include "moe/grammar/token_trie.h"
 #include "moe/kernels/kernels.h"
 #include "moe/metrics/metrics.h"
 #include "moe/model/device/compute_target.h"
 #include "moe/model/expert_pool.h"
 #include "moe/tensor/mat_view.h"
 #include "moe/tensor/row_format.h"
+#include "router_service/engine_stats.h"
 #include "router_service/finish_reason.h"
 #include "router_service/logprobs.h"
 #include "router_service/sampler.h"
@@ -40,6 +43,7 @@ struct EngineOptions {
   // A step with prefill may take so many times as long as one that only decodes, where sequences decode: prompts are
   // cut into smaller chunks then. Above 1; 0: no limit.
   double prefill_stretch_max = 2.0;
+  std::shared_ptr<const TokenTrie> vocabulary;  // what each id says, for grammars; null: they are refused
   Metrics* metrics = nullptr;     // told about steps; must outlive the engine; null: nobody
   absl::Status Validate() const;  // INVALID_ARGUMENT names the field
 };
@@ -64,6 +68,7 @@ struct TokenEvent {
   // Where asked: of the row that `token` was drawn from, the experts by layer, [layers][top_k], each ascending; dense
   // layers empty.
   std::vector<std::vector<int32_t>> token_experts;
+  bool holds_to_grammar = false;  // the request had one
   absl::Time admission = absl::InfinitePast();  // when the sequence left the queue for the first time; else not yet
   absl::Status status;
   bool ended() const { return finish != FinishReason::kNone || !status.ok(); }
@@ -98,20 +103,11 @@ struct EngineRequest {
   bool report_token_experts = false;
   SequenceObserver* observer = nullptr;  // must outlive the sequence
   int32_t priority = 0;                  // lower numbers first: each step counts like ten seconds of waiting
+  // Tokens that it does not allow are not sampled; an answer ends where it says. generated_ids must be what it allows.
+  // Neither beside ignore_eos nor min_tokens.
+  std::optional<GrammarSpec> grammar;
   std::string cache_salt;                // shares cached prefixes only with equal salts; at most 256 bytes
   absl::Time deadline = absl::InfiniteFuture();
-};
-
-// How an engine stands after its last step.
-struct EngineStats {
-  int64_t queued = 0, running = 0;
-  int64_t queued_max = 0, running_max = 0;
-  int64_t kv_blocks_used = 0;    // by sequences, and by the prefix cache
-  int64_t kv_blocks_cached = 0;  // of them: what no sequence holds; free whenever it is needed
-  int64_t kv_blocks_total = 0;
-  int64_t preemptions = 0;        // since start: sequences that gave their blocks back to be recomputed later
-  int64_t experts_last_step = 0;  // that got rows in it, over all layers
-  int64_t kv_blocks_held() const { return kv_blocks_used - kv_blocks_cached; }
 };
 
 // Runs on each event of a sequence, on the engine's thread, in order; must not block. The last one has ended().
@@ -132,8 +128,8 @@ class Engine {
   virtual ~Engine() = default;  // ends what still runs with CANCELLED, and joins the thread
 
   // INVALID_ARGUMENT names the field; RESOURCE_EXHAUSTED: queue full, or the KV cache could never hold the request;
-  // UNAVAILABLE: draining. Events may come before Submit has returned. An answer ends with kLength where prompt and
-  // answer together fill the context.
+  // UNAVAILABLE: draining; FAILED_PRECONDITION: a grammar, and no vocabulary. Events may come before Submit has
+  // returned. An answer ends with kLength where prompt and answer together fill the context.
   virtual absl::StatusOr<SequenceId> Submit(EngineRequest request, TokenCallback on_event) = 0;
   // Ends the sequence with CANCELLED within one step; unknown or ended ids are ignored.
   virtual void Cancel(SequenceId sequence) = 0;

@@ -1,6 +1,7 @@
 // The engine's thread: Next → Forward → Sample → Commit → stream. What other threads want comes through EngineInbox.
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "moe/base/check.h"
 #include "moe/base/status_macros.h"
+#include "moe/grammar/token_grammar.h"
 #include "moe/model/kv_storage.h"
 #include "moe/tensor/buffer.h"
 #include "router_service/engine_inbox.h"
@@ -74,6 +76,10 @@ class EngineLoop final : public Engine {
         metrics_(options.metrics),
         inbox_(scheduler_.live_max()) {
     for (int i = 0; i < threads.threads(); ++i) samplers_.emplace_back(spec.vocab);
+    if (options.vocabulary != nullptr) {
+      CONCLAVE_CHECK(options.vocabulary->vocab() == spec.vocab) << options.vocabulary->vocab();
+      grammars_.emplace(options.vocabulary);
+    }
     inbox_.BeginDelivery(Stats(), {});
     inbox_.EndDelivery();
     experts_.AskWhileStalled([this] { return Abandon(); });
@@ -122,6 +128,7 @@ class EngineLoop final : public Engine {
   MatBuffer own_logits_;  // where the transformer has none
   const MatView logits_;  // [logit_rows_max, vocab] F32
   std::vector<Sampler> samplers_;  // one for each thread
+  std::optional<GrammarPool> grammars_;  // nothing: they are refused
   StepRouting routing_;
   PrefillPacer pacer_;
   EngineMetrics metrics_;
@@ -142,7 +149,9 @@ class EngineLoop final : public Engine {
 
 absl::StatusOr<SequenceId> EngineLoop::Submit(EngineRequest request, TokenCallback on_event) {
   RETURN_IF_ERROR(ValidateRequest(request, spec_, context_max_));
-  return inbox_.Submit(std::make_unique<LiveSequence>(std::move(request), spec_, clock_->Now(), std::move(on_event)));
+  ASSIGN_OR_RETURN(auto matcher, MatcherOf(request, grammars_.has_value() ? &*grammars_ : nullptr));
+  return inbox_.Submit(std::make_unique<LiveSequence>(std::move(request), spec_, std::move(matcher), clock_->Now(),
+                                                      std::move(on_event)));
 }
 
 void EngineLoop::Run() {

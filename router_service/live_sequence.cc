@@ -76,6 +76,18 @@ std::vector<int32_t> EndingIds(const EngineRequest& request, const ModelSpec& sp
   return ids;
 }
 
+// An answer must be able to end where its grammar has it end.
+absl::Status ValidateBesideGrammar(const EngineRequest& request, const ModelSpec& spec) {
+  if (request.ignore_eos) return Invalid("ignore_eos is set beside a grammar, which says where the answer ends");
+  if (request.min_tokens > 0) {
+    return Invalid("min_tokens is ", request.min_tokens, " beside a grammar, which says where the answer ends");
+  }
+  if (EndingIds(request, spec).empty()) {
+    return Invalid("grammar: this model has no end-of-sequence id; give stop_token_ids with which answers may end");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max) {
@@ -96,6 +108,7 @@ absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec
     }
   }
   RETURN_IF_ERROR(request.sampling.Validate());
+  if (request.grammar.has_value()) RETURN_IF_ERROR(ValidateBesideGrammar(request, spec));
   const std::vector<int32_t> ending = EndingIds(request, spec);
   for (size_t i = static_cast<size_t>(request.min_tokens); i < request.generated_ids.size(); ++i) {
     if (std::binary_search(ending.begin(), ending.end(), request.generated_ids[i])) {
@@ -105,7 +118,24 @@ absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec
   return absl::OkStatus();
 }
 
-LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::Time arrival, TokenCallback on_event)
+absl::StatusOr<std::unique_ptr<GrammarMatcher>> MatcherOf(const EngineRequest& request, GrammarPool* pool) {
+  if (!request.grammar.has_value()) return nullptr;
+  if (pool == nullptr) {
+    return absl::FailedPreconditionError("grammar: this model's directory has no tokenizer, so that nobody knows what "
+                                         "its tokens say");
+  }
+  const absl::StatusOr<std::shared_ptr<const TokenGrammar>> grammar = pool->Get(*request.grammar);
+  if (!grammar.ok()) return Invalid("grammar: ", grammar.status().message());
+  auto matcher = std::make_unique<GrammarMatcher>(*grammar);
+  for (size_t i = 0; i < request.generated_ids.size(); ++i) {
+    const absl::Status taken = matcher->Take(request.generated_ids[i]);
+    if (!taken.ok()) return Invalid("generated_ids[", i, "]: ", taken.message());
+  }
+  return matcher;
+}
+
+LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, std::unique_ptr<GrammarMatcher> matcher,
+                           absl::Time arrival, TokenCallback on_event)
     : sampling_(std::move(request.sampling)),
       prompt_(static_cast<int32_t>(request.prompt_ids.size())),
       min_tokens_(request.min_tokens),
@@ -114,7 +144,8 @@ LiveSequence::LiveSequence(EngineRequest request, const ModelSpec& spec, absl::T
       wants_prompt_logprobs_(request.prompt_logprobs),
       observer_(request.observer),
       on_event_(std::move(on_event)),
-      ending_ids_(EndingIds(request, spec)) {
+      ending_ids_(EndingIds(request, spec)),
+      matcher_(std::move(matcher)) {
   forbids_ending_ = static_cast<int>(request.generated_ids.size()) < min_tokens_ && !ending_ids_.empty();
   if (sampling_.has_penalties()) {
     history_.emplace(request.prompt_ids, request.generated_ids, sampling_.logit_bias);
@@ -187,15 +218,28 @@ void LiveSequence::TakeDrawn(int32_t token, const DrawnLogprobs& logprobs) {
   if (top_logprobs_.has_value()) logprobs_ = LogprobsOf(logprobs.logits, logprobs.top, token);
 }
 
+// A bit for each id; empty: all. Valid until the next token. Errors as GrammarMatcher::Allowed.
+absl::StatusOr<absl::Span<const uint32_t>> LiveSequence::AllowedTokens() {
+  if (matcher_ == nullptr) return absl::Span<const uint32_t>();
+  ASSIGN_OR_RETURN(const TokenMask* const mask, matcher_->Allowed());
+  if (!mask->accepts) return absl::Span<const uint32_t>(mask->words);
+  allowed_ = mask->words;
+  for (const int32_t id : ending_ids_) allowed_[id >> 5] |= uint32_t{1} << (id & 31);
+  return absl::Span<const uint32_t>(allowed_);
+}
+
 void LiveSequence::NoteToken(int32_t token) {
   if (sampling_.has_penalties()) history_->AddGenerated(token);
 }
 
 absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const float> logits, int32_t tokens) {
   const bool may_end = tokens - prompt_ >= min_tokens_;
+  ASSIGN_OR_RETURN(const absl::Span<const uint32_t> allowed, AllowedTokens());
   ASSIGN_OR_RETURN(const int32_t token,
                    sampler.Sample(logits, sampling_, tokens, history_.has_value() ? &*history_ : nullptr,
-                                  may_end ? absl::Span<const int32_t>() : ending_ids_));
+                                  may_end ? absl::Span<const int32_t>() : ending_ids_, allowed));
+  const bool ends = std::binary_search(ending_ids_.begin(), ending_ids_.end(), token);
+  if (matcher_ != nullptr && !ends) RETURN_IF_ERROR(matcher_->Take(token));
   NoteToken(token);
   if (logits_hash_.has_value()) logits_hash_->Update(logits);
   if (top_logprobs_.has_value()) logprobs_ = LogprobsOf(logits, token, *top_logprobs_);
@@ -204,6 +248,7 @@ absl::StatusOr<int32_t> LiveSequence::Sample(Sampler& sampler, absl::Span<const 
 
 void LiveSequence::Report(TokenEvent& event) {
   event.admission = admission_;
+  event.holds_to_grammar = matcher_ != nullptr;
   if (logits_hash_.has_value()) event.logits_hash = logits_hash_->Digest();
   if (event.token >= 0) {
     has_answered_ = true;

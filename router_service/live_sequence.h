@@ -12,6 +12,7 @@
 #include "absl/types/span.h"
 #include "moe/kernels/token_draw.h"
 #include "moe/checkpoint/model_spec.h"
+#include "moe/grammar/token_grammar.h"
 #include "moe/model/transformer.h"
 #include "router_service/engine.h"
 #include "router_service/logits_hash.h"
@@ -23,12 +24,16 @@ namespace conclave {
 
 // INVALID_ARGUMENT names the field of `request` that is out of range.
 absl::Status ValidateRequest(const EngineRequest& request, const ModelSpec& spec, int context_max);
+// Where a valid request stands in its grammar: behind generated_ids. Null: it has none. FAILED_PRECONDITION: it has
+// one, and there is no pool. INVALID_ARGUMENT: it cannot be compiled, or does not allow one of generated_ids.
+absl::StatusOr<std::unique_ptr<GrammarMatcher>> MatcherOf(const EngineRequest& request, GrammarPool* pool);
 
 // One request under way. Made by the caller's thread, used by the engine's.
 class LiveSequence {
  public:
-  // REQUIRES: a valid request
-  LiveSequence(EngineRequest request, const ModelSpec& spec, absl::Time arrival, TokenCallback on_event);
+  // matcher: as MatcherOf. REQUIRES: a valid request
+  LiveSequence(EngineRequest request, const ModelSpec& spec, std::unique_ptr<GrammarMatcher> matcher,
+               absl::Time arrival, TokenCallback on_event);
 
   // What the scheduler takes; once.
   ScheduledRequest TakeScheduled() { return std::move(scheduled_); }
@@ -50,8 +55,9 @@ class LiveSequence {
   // The same of a row that a device told of, which known_top_logprobs asked for.
   void TakeKnown(const DrawnLogprobs& logprobs, int32_t position, int32_t next);
   int known_top_logprobs() const { return wants_prompt_logprobs_ ? *top_logprobs_ : -1; }
-  // Whether somebody looks at every logit, so that what a device tells of them is not enough.
-  bool needs_logits() const { return logits_hash_.has_value() || observer_ != nullptr; }
+  // Whether somebody looks at every logit, so that what a device tells of them is not enough; grammars are known on the
+  // host alone.
+  bool needs_logits() const { return logits_hash_.has_value() || observer_ != nullptr || matcher_ != nullptr; }
   // What Sample does with the logits behind `tokens` tokens; nothing where it would fail. REQUIRES: !needs_logits()
   std::optional<TokenDraw> Draw(int32_t tokens);
   // What goes with it; until the next token.
@@ -76,6 +82,7 @@ class LiveSequence {
 
  private:
   void NoteToken(int32_t token);
+  absl::StatusOr<absl::Span<const uint32_t>> AllowedTokens();
 
   ScheduledRequest scheduled_;
   absl::Time admission_ = absl::InfinitePast();
@@ -91,6 +98,8 @@ class LiveSequence {
   std::vector<int32_t> ending_ids_;
   std::optional<TokenHistory> history_;            // nothing: no logit is changed
   bool forbids_ending_ = false;                    // history_ does, until there are min_tokens_
+  const std::unique_ptr<GrammarMatcher> matcher_;  // null: any text
+  std::vector<uint32_t> allowed_;                  // of matcher_, with the ids that end the answer where they may come
   std::optional<LogitsHash> logits_hash_;          // nothing: not asked for
   std::vector<std::vector<uint32_t>> expert_use_;  // empty: not asked for
   std::vector<std::vector<int32_t>> token_experts_;  // of the token sampled last; empty: not asked for

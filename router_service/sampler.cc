@@ -129,7 +129,8 @@ Sampler::Sampler(int vocab) : vocab_(vocab), tier_(vocab) {
 }
 
 absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params, int64_t position,
-                                        const TokenHistory* history, absl::Span<const int32_t> forbidden) {
+                                        const TokenHistory* history, absl::Span<const int32_t> forbidden,
+                                        absl::Span<const uint32_t> allowed) {
   CONCLAVE_CHECK(static_cast<int>(logits.size()) == vocab_) << logits.size() << " logits, vocab " << vocab_;
   int32_t odd = 0;
   for (float logit : logits) odd |= (std::bit_cast<int32_t>(logit) & kExponentBits) == kExponentBits;
@@ -138,8 +139,8 @@ absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits, const Sa
     return absl::InternalError(absl::StrCat("the logit of token ", bad - logits.begin(), " at position ", position,
                                             " is ", *bad, "; the model's weights or a kernel are damaged"));
   }
-  if (params.has_penalties() || !params.logit_bias.empty() || !forbidden.empty()) {
-    Adjust(logits, params, history, forbidden);
+  if (params.has_penalties() || !params.logit_bias.empty() || !forbidden.empty() || !allowed.empty()) {
+    Adjust(logits, params, history, forbidden, allowed);
     logits = adjusted_;
   }
   const int32_t best = Best(logits);
@@ -153,7 +154,7 @@ absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits, const Sa
 }
 
 void Sampler::Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory* history,
-                     absl::Span<const int32_t> forbidden) {
+                     absl::Span<const int32_t> forbidden, absl::Span<const uint32_t> allowed) {
   adjusted_.assign(logits.begin(), logits.end());
   for (const auto& [id, bias] : params.logit_bias) adjusted_[id] = token_draw::Biased(adjusted_[id], bias);
   if (params.has_penalties()) {
@@ -164,7 +165,12 @@ void Sampler::Adjust(absl::Span<const float> logits, const SamplingParams& param
                                                    params.frequency_penalty, params.presence_penalty);
     }
   }
-  for (int32_t id : forbidden) adjusted_[id] = -std::numeric_limits<float>::infinity();
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for (int32_t id : forbidden) adjusted_[id] = kNever;
+  if (allowed.empty()) return;
+  for (int32_t id = 0; id < vocab_; ++id) {
+    adjusted_[id] = (allowed[id >> 5] >> (id & 31) & 1) != 0 ? adjusted_[id] : kNever;
+  }
 }
 
 int64_t Sampler::CountAtLeast(absl::Span<const float> logits, uint64_t weight_min) const {

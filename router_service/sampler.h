@@ -67,10 +67,12 @@ class Sampler {
  public:
   explicit Sampler(int vocab);
   // The token that follows `position` tokens. logits: [vocab], every value finite, else INTERNAL. `history` may be null
-  // where there are no penalties; the bias is that of params. INVALID_ARGUMENT: `forbidden` holds every id.
-  // REQUIRES: params.Validate().ok(); all ids in [0, vocab)
+  // where there are no penalties; the bias is that of params. `allowed`: bit id % 32 of word id / 32 is set where an id
+  // may be drawn; empty: all may. INVALID_ARGUMENT: every id is forbidden.
+  // REQUIRES: params.Validate().ok(); all ids in [0, vocab); allowed has a bit for every id, or is empty
   absl::StatusOr<int32_t> Sample(absl::Span<const float> logits, const SamplingParams& params, int64_t position,
-                                 const TokenHistory* history = nullptr, absl::Span<const int32_t> forbidden = {});
+                                 const TokenHistory* history = nullptr, absl::Span<const int32_t> forbidden = {},
+                                 absl::Span<const uint32_t> allowed = {});
 
  private:
   static constexpr int kTiers = 400;
@@ -82,7 +84,7 @@ class Sampler {
   };
 
   void Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory* history,
-              absl::Span<const int32_t> forbidden);
+              absl::Span<const int32_t> forbidden, absl::Span<const uint32_t> allowed);
   uint64_t Weight(float logit) const { return token_draw::LogitWeight(logit, largest_, inverse_temperature_); }
   int64_t CountAtLeast(absl::Span<const float> logits, uint64_t weight_min) const;
   int32_t Draw(absl::Span<const float> logits, const SamplingParams& params, float uniform);

@@ -239,6 +239,19 @@ TEST(SamplerTest, NeverChoosesAForbiddenId) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(SamplerTest, ChoosesOnlyAllowedIds) {
+  Sampler sampler(4);
+  const std::vector<uint32_t> allowed = {0b1010};
+  EXPECT_EQ(*sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, {}, 0, nullptr, {}, allowed), 3);
+  for (int position = 0; position < 20; ++position) {
+    const SamplingParams warm{.temperature = 50.0f, .top_p = 0.9f, .seed = 3};
+    EXPECT_EQ(*sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, warm, position, nullptr, {}, allowed),
+              *sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, warm, position, nullptr, std::vector<int32_t>{0, 2}));
+  }
+  const std::vector<uint32_t> none = {0b10000};
+  EXPECT_FALSE(sampler.Sample({9.0f, 1.0f, 8.0f, 2.0f}, {}, 0, nullptr, {}, none).ok());
+}
+
 TEST(SamplerTest, ParametersThatChangeNothingLeaveTheDrawAsItWas) {
   Sampler sampler(300);
   const TokenHistory history({1, 2, 3}, {4, 4});

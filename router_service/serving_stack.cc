@@ -13,6 +13,7 @@
 #include "moe/checkpoint/model_spec.h"
 #include "moe/checkpoint/model_tensors.h"
 #include "moe/daemon/peer_list.h"
+#include "moe/grammar/token_trie.h"
 #include "moe/kernels/kernels.h"
 #include "moe/model/expert_pool.h"
 #include "moe/model/kv_storage.h"
@@ -66,6 +67,14 @@ absl::Status LoadWeights(const Checkpoint& checkpoint, bool with_experts, Metric
   return absl::OkStatus();
 }
 
+// What the model's tokens say. Null, and a line in the log, where there is no tokenizer: only grammars need it here.
+std::shared_ptr<const TokenTrie> LoadVocabulary(const std::string& directory, const ModelSpec& spec) {
+  const auto vocabulary = TokenTrie::Load(directory, spec.vocab, spec.eos_ids);
+  if (vocabulary.ok()) return *vocabulary;
+  LogWarning(absl::StrCat("requests with a grammar are refused: ", vocabulary.status().message()));
+  return nullptr;
+}
+
 class StackImpl final : public ServingStack {
  public:
   explicit StackImpl(const ServingStackOptions& options) : options_(options) {}
@@ -81,6 +90,7 @@ class StackImpl final : public ServingStack {
     threads_.emplace(options_.threads.threads, options_.threads.cpus);
     EngineOptions engine = options_.engine;
     engine.metrics = &metrics;
+    engine.vocabulary = LoadVocabulary(options_.directory, checkpoint_->spec());
     if (engine.kv_block_tokens == 0) engine.kv_block_tokens = target_->kv_block_tokens();
     if (engine.context_max == 0) engine.context_max = ContextThatFits(engine);
     RETURN_IF_ERROR(local ? UseLocalExperts(engine.batch_tokens_max) : UseShards(engine.batch_tokens_max, metrics));

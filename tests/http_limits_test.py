@@ -248,7 +248,6 @@ class LimitsTest(unittest.TestCase):
     def test_what_is_not_done_here_is_refused_by_name(self):
         for field, value in (("tools", [{"type": "function", "function": {"name": "f"}}]),
                              ("tool_choice.type", {"type": "allowed_tools"}),
-                             ("response_format", {"type": "json_object"}),
                              ("chat_template", "{{ x }}"), ("functions", []),
                              ("store", True), ("service_tier", "flex"), ("modalities", ["audio"]),
                              ("messages[0].role", None), ("messages[0].content[0].type", None)):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import typing
 import unittest
 
 PACKAGES = ["openai>=1.40"]
@@ -19,10 +20,24 @@ if __name__ == "__main__" and "CONCLAVE_OPENAI_VENV" not in os.environ:
     sys.exit(subprocess.run([python, *sys.argv], env=environment).returncode)
 
 import openai
+import pydantic
 
 from conclave_test_lib import DEMO_MODEL, Cluster, Gateway, run
 
 QUESTION = [{"role": "user", "content": "What is a mixture of experts?"}]
+
+
+class Author(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=12)
+    born: typing.Optional[int] = None
+    kind: typing.Literal["person", "group"]
+
+
+class Book(pydantic.BaseModel):
+    title: str = pydantic.Field(description="What it is called.", max_length=20)
+    year: int = pydantic.Field(ge=1900, le=2100)
+    authors: list[Author] = pydantic.Field(min_length=1, max_length=2)
+    is_long: bool
 
 
 class OpenAiClientTest(unittest.TestCase):
@@ -92,6 +107,19 @@ class OpenAiClientTest(unittest.TestCase):
                                                  temperature=0)
         self.assertEqual([choice.index for choice in several.choices], [0, 1])
         self.assertEqual(several.choices[0].text, answer.choices[0].text)
+
+    def test_an_answer_becomes_an_object_of_a_pydantic_model(self):
+        answer = self.client.chat.completions.parse(model="demo", messages=QUESTION, temperature=1, seed=2,
+                                                    max_tokens=900, response_format=Book)
+        book = answer.choices[0].message.parsed
+        self.assertIsInstance(book, Book)
+        self.assertTrue(1900 <= book.year <= 2100 and 1 <= len(book.authors) <= 2 and len(book.title) <= 20, book)
+        with self.client.chat.completions.stream(model="demo", messages=QUESTION, temperature=1, seed=2,
+                                                 max_tokens=900, response_format=Book) as stream:
+            self.assertEqual(stream.get_final_completion().choices[0].message.parsed, book)
+        with self.assertRaises(openai.BadRequestError) as refused:
+            self.chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}})
+        self.assertEqual(refused.exception.param, "response_format.json_schema.schema")
 
     def test_n_is_2(self):
         fields = {"messages": [{"role": "user", "content": "Once"}], "n": 2, "temperature": 2, "seed": 3,

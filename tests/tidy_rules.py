@@ -3,8 +3,8 @@ import re
 
 # Rooms from the lowest to the highest: a file includes only its own room and rooms before it.
 ROOMS = ["protos", "moe/base", "moe/metrics", "moe/tracing", "moe/tensor", "moe/checkpoint", "moe/tokenizer",
-         "moe/kernels", "moe/placement", "moe/transport", "moe/model", "moe/daemon", "expert_service", "router_service",
-         "placement_service", "gateway", "cli", "tests"]
+         "moe/grammar", "moe/kernels", "moe/placement", "moe/transport", "moe/model", "moe/daemon", "expert_service",
+         "router_service", "placement_service", "gateway", "cli", "tests"]
 # Services are peers: none includes another.
 SERVICES = {"expert_service", "router_service", "placement_service", "gateway"}
 

@@ -30,6 +30,15 @@ PY
     for file in "$root"/moe/tokenizer/testdata/*.json; do [ -f "$file" ] && cp "$file" "$folder/"; done
     head -c 4000 "$demo/tokenizer.json" >"$folder/cut"
     ;;
+  grammar_fuzz)
+    python3 - "$root/moe/grammar/testdata/schemas.json" "$folder" <<'PY'
+import json, sys
+for number, case in enumerate(json.load(open(sys.argv[1], encoding="utf-8"))):
+    open(f"{sys.argv[2]}/schema-{number}", "w", encoding="utf-8").write(case["schema"])
+for number, pattern in enumerate(["^(a|b{2,3})+[^c-e\\d]?$", "\\u00e9.*x|\\s\\W", "(?:[a-z]{0,40}-)*"]):
+    open(f"{sys.argv[2]}/pattern-{number}", "w", encoding="utf-8").write("/" + pattern)
+PY
+    ;;
   activation_fuzz)
     # call_id 1, epoch 1, layer 1, rows {F32, [1, 4], 16 bytes}, experts_per_row [1], experts [0].
     printf '\x08\x01\x10\x01\x18\x01\x22\x18\x08\x01\x12\x02\x01\x04\x1a\x10AAAABBBBCCCCDDDD\x2a\x01\x01\x32\x01\x00' >"$folder/one-row"
@@ -50,6 +59,7 @@ PY
     printf '%s' '{"model": "demo", "messages": [{"role": "system", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}], "temperature": 0.5, "top_p": 0.9, "n": 2, "stop": ["x"], "logit_bias": {"3": -1}, "logprobs": true, "top_logprobs": 2, "stream": true, "stream_options": {"include_usage": true}, "max_completion_tokens": 4, "seed": -1}' >"$folder/chat"
     printf '%s' '{"prompt": [[1, 2], "a\u0000\ud83d\ude42"], "echo": true, "logprobs": 1, "max_tokens": 3, "stop_token_ids": [1], "ignore_eos": true, "min_p": 1e-1, "best_of": 1, "suffix": "", "response_format": {"type": "text"}}' >"$folder/completion"
     printf '%s' '{"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "a", "content": "b"}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {"b": 1.5, "a": "]\"}"}}} ], "tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": false}' >"$folder/functions"
+    printf '%s' '{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"type": "object", "properties": {"b": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"enum": [1, "x"]}}}}}}' >"$folder/format"
     printf '%s' '{"tokens": [1, 2, 3], "model": null}' >"$folder/detokenize"
     ;;
   *) echo "fuzz_corpus: unknown target '$target'" >&2; exit 2 ;;

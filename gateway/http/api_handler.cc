@@ -255,7 +255,7 @@ class ApiHandlerImpl final : public ApiHandler {
       case Endpoint::kChatCompletions:
         return Generate(TranslateChat(body, text, options), exchange);
       case Endpoint::kCompletions:
-        return Generate(TranslateCompletion(body, options), exchange);
+        return Generate(TranslateCompletion(body, text, options), exchange);
       case Endpoint::kInvocations:
         return Generate(TranslateInvocation(body, text, options), exchange);
       default:
@@ -270,7 +270,9 @@ class ApiHandlerImpl final : public ApiHandler {
     head.id = absl::StrCat(head.chat ? "chatcmpl-" : "cmpl-", exchange->context().request_id);
     head.model = model_->name;
     head.created = absl::ToUnixSeconds(absl::Now());
-    const auto call = std::make_shared<ApiCall>(exchange, *std::move(request), std::move(head), reasoning_);
+    // An answer that holds to a grammar does so from its first byte on: there are no thoughts before it.
+    const ReasoningMode reasoning = request->prompts.front().has_grammar() ? ReasoningMode::kOff : reasoning_;
+    const auto call = std::make_shared<ApiCall>(exchange, *std::move(request), std::move(head), reasoning);
     call->Start(*dispatcher_.load(), absl::Now() + options_.request_timeout);
     return absl::OkStatus();
   }

@@ -62,7 +62,7 @@ absl::StatusOr<ApiRequest> TranslateChat(const json& body, absl::string_view tex
   BodyFields fields(body, "");
   ReadMessages(fields, *request.mutable_chat());
   ReadTools(fields, text, *request.mutable_chat());
-  ReadCommonFields(fields, options, request, api);
+  ReadCommonFields(fields, text, options, request, api);
   if (const auto tokens = fields.Int("max_completion_tokens", 1, std::numeric_limits<int32_t>::max());
       tokens.has_value()) {
     if (request.has_max_tokens() && request.max_tokens() != *tokens) {
@@ -79,7 +79,8 @@ absl::StatusOr<ApiRequest> TranslateChat(const json& body, absl::string_view tex
   return api;
 }
 
-absl::StatusOr<ApiRequest> TranslateCompletion(const json& body, const TranslationOptions& options) {
+absl::StatusOr<ApiRequest> TranslateCompletion(const json& body, absl::string_view text,
+                                               const TranslationOptions& options) {
   ApiRequest api;
   v1::GenerateRequest common;
   BodyFields fields(body, "");
@@ -87,7 +88,7 @@ absl::StatusOr<ApiRequest> TranslateCompletion(const json& body, const Translati
   const auto best_of = fields.Int("best_of", 1, kAnswersMax);
   const auto suffix = fields.Text("suffix");
   ReadNoTools(fields);
-  ReadCommonFields(fields, options, common, api);
+  ReadCommonFields(fields, text, options, common, api);
   if (best_of.has_value() && *best_of != api.choices) fields.FailUnsupported("best_of", "must equal n");
   if (suffix.has_value() && !suffix->empty()) fields.FailUnsupported("suffix", "is not supported by this server");
   if (!common.has_max_tokens() && options.completion_tokens_max.has_value()) {
@@ -106,7 +107,7 @@ absl::StatusOr<ApiRequest> TranslateCompletion(const json& body, const Translati
 
 absl::StatusOr<ApiRequest> TranslateInvocation(const json& body, absl::string_view text,
                                                const TranslationOptions& options) {
-  return body.contains("messages") ? TranslateChat(body, text, options) : TranslateCompletion(body, options);
+  return body.contains("messages") ? TranslateChat(body, text, options) : TranslateCompletion(body, text, options);
 }
 
 absl::StatusOr<v1::TokenizeRequest> TranslateTokenize(const json& body, absl::string_view text) {

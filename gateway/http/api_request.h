@@ -34,10 +34,12 @@ struct ApiRequest {
   bool hash_logits = false;
 };
 
-// Bodies of /v1/chat/completions and /v1/completions. `text`: the body as it came, for the order of keys in tools.
+// Bodies of /v1/chat/completions and /v1/completions. `text`: the body as it came, for the order of keys in
+// tools and schemas.
 absl::StatusOr<ApiRequest> TranslateChat(const nlohmann::json& body, absl::string_view text,
                                          const TranslationOptions& options);
-absl::StatusOr<ApiRequest> TranslateCompletion(const nlohmann::json& body, const TranslationOptions& options);
+absl::StatusOr<ApiRequest> TranslateCompletion(const nlohmann::json& body, absl::string_view text,
+                                               const TranslationOptions& options);
 // Of SageMaker's /invocations: a chat where there are `messages`, else completions.
 absl::StatusOr<ApiRequest> TranslateInvocation(const nlohmann::json& body, absl::string_view text,
                                                const TranslationOptions& options);

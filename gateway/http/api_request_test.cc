@@ -35,14 +35,15 @@ ApiRequest Chat(const std::string& fields) {
 }
 
 ApiRequest Completion(const std::string& text, const TranslationOptions& options = {}) {
-  auto request = TranslateCompletion(Body(text), options);
+  auto request = TranslateCompletion(Body(text), text, options);
   EXPECT_TRUE(request.ok()) << request.status();
   return request.ok() ? *request : ApiRequest{};
 }
 
 // The field and the code of the refusal of a completion with these fields.
 std::string Refused(const std::string& fields) {
-  const auto request = TranslateCompletion(Body(R"({"prompt": "a", )" + fields + "}"), {});
+  const std::string text = R"({"prompt": "a", )" + fields + "}";
+  const auto request = TranslateCompletion(Body(text), text, {});
   EXPECT_FALSE(request.ok()) << fields;
   const ApiError error = ToApiError(request.status());
   EXPECT_EQ(error.status, 400);
@@ -201,7 +202,7 @@ TEST(TranslateCompletion, PromptsInEveryForm) {
   EXPECT_EQ(several.choices, 2);
   TranslationOptions options;
   options.prompts_max = 1;
-  EXPECT_THAT(TranslateCompletion(Body(R"({"prompt": ["a", "b"]})"), options).status().message(),
+  EXPECT_THAT(TranslateCompletion(Body(R"({"prompt": ["a", "b"]})"), "", options).status().message(),
               HasSubstr("prompt: has 2 prompts; at most 1"));
 }
 
@@ -212,6 +213,40 @@ TEST(TranslateCompletion, MayAskForNoTokens) {
   EXPECT_EQ(Refused(R"("max_tokens": -1)"), "max_tokens/");
   const auto chat = ChatOf(R"({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 0})");
   EXPECT_THAT(chat.status().message(), HasSubstr("max_tokens: is 0; it must be from 1"));
+}
+
+TEST(TranslateChat, FormatsBecomeGrammars) {
+  EXPECT_FALSE(Chat(R"(, "response_format": {"type": "text"})").prompts.at(0).has_grammar());
+  const auto grammar = [](const std::string& fields) { return Chat(", " + fields).prompts.at(0).grammar(); };
+  EXPECT_TRUE(grammar(R"("response_format": {"type": "json_object"})").json_object());
+  EXPECT_EQ(grammar(R"("response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true,
+                       "description": "d", "schema": {"type": "null"}}})").json_schema(), R"({"type": "null"})");
+  EXPECT_EQ(grammar(R"("guided_json": "true")").json_schema(), "true");
+  EXPECT_EQ(grammar(R"("guided_regex": "a+")").regex(), "a+");
+  EXPECT_THAT(grammar(R"("structured_outputs": {"choice": ["a", "b"]})").choices().texts(), ElementsAre("a", "b"));
+}
+
+TEST(TranslateChat, ASchemaIsPassedOnAsItWasWritten) {
+  const std::string text = R"({"messages": [{"role": "user", "content": "\"}: {"}], "response_format":
+      {"type": "json_schema", "json_schema": {"name": "schema", "\u0073chema": {"properties": {"b": {}, "a": {}}} }}})";
+  const auto request = ChatOf(text);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->prompts.at(0).grammar().json_schema(), R"({"properties": {"b": {}, "a": {}}})");
+}
+
+TEST(TranslateCompletion, WhatIsWrongWithAFormatIsNamed) {
+  EXPECT_EQ(Refused(R"("response_format": 1)"), "response_format/");
+  EXPECT_EQ(Refused(R"("response_format": {"type": "grammar"})"), "response_format.type/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("response_format": {"type": "json_schema"})"), "response_format.json_schema/");
+  EXPECT_EQ(Refused(R"("response_format": {"type": "json_object", "x": 1})"), "response_format.x/unknown_parameter");
+  const std::string named = R"("response_format": {"type": "json_schema", "json_schema": )";
+  EXPECT_EQ(Refused(named + R"({"schema": {}}})"), "response_format.json_schema.name/");
+  EXPECT_EQ(Refused(named + R"({"name": "n"}})"), "response_format.json_schema.schema/");
+  EXPECT_EQ(Refused(named + R"({"name": "n", "schema": {"not": {}}}})"), "response_format.json_schema.schema/");
+  EXPECT_EQ(Refused(R"("structured_outputs": {"grammar": "x"})"), "structured_outputs.grammar/unsupported_parameter");
+  EXPECT_EQ(Refused(R"("structured_outputs": {"regex": 1})"), "structured_outputs.regex/");
+  EXPECT_EQ(Refused(R"("guided_choice": ["a", 1])"), "guided_choice[1]/");
+  EXPECT_EQ(Refused(R"("guided_choice": ["a"], "guided_regex": "a")"), "guided_choice/");
 }
 
 TEST(TranslateCompletion, WhatIsWrongIsNamed) {
@@ -226,7 +261,6 @@ TEST(TranslateCompletion, WhatIsWrongIsNamed) {
   EXPECT_EQ(Refused(R"("tools": [{"type": "function"}])"), "tools/unsupported_parameter");
   EXPECT_EQ(Refused(R"("tool_choice": "auto")"), "tool_choice/unsupported_parameter");
   EXPECT_EQ(Refused(R"("tool_choice": {"type": "function"})"), "tool_choice/");
-  EXPECT_EQ(Refused(R"("response_format": {"type": "json_object"})"), "response_format/unsupported_parameter");
   EXPECT_EQ(Refused(R"("suffix": "x")"), "suffix/unsupported_parameter");
   EXPECT_EQ(Refused(R"("best_of": 4)"), "best_of/unsupported_parameter");
   EXPECT_EQ(Refused(R"("chat_template": "x")"), "chat_template/unsupported_parameter");

@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "gateway/http/format_fields.h"
 #include "gateway/http/tool_fields.h"
 #include "gateway/validation.h"
 
@@ -112,9 +113,6 @@ void ReadStream(BodyFields& fields, ApiRequest& api) {
 
 // Fields with one value that asks for nothing; any other is not done here.
 void ReadSettings(BodyFields& fields) {
-  if (const json* format = fields.Find("response_format"); format != nullptr && *format != json{{"type", "text"}}) {
-    fields.FailUnsupported("response_format", "is not supported by this server, but for {\"type\": \"text\"}");
-  }
   if (fields.Bool("store").value_or(false)) fields.FailUnsupported("store", "this server stores no answers");
   const std::string tier = fields.Text("service_tier").value_or("auto");
   if (tier != "auto" && tier != "default") fields.FailUnsupported("service_tier", "must be auto or default");
@@ -131,11 +129,7 @@ void ReadSettings(BodyFields& fields) {
                       "verbosity",
                       "web_search_options",
                       "prompt_cache_retention",
-                      "guided_json",
-                      "guided_regex",
-                      "guided_choice",
                       "guided_grammar",
-                      "structured_outputs",
                       "use_beam_search",
                       "length_penalty",
                       "chat_template",
@@ -235,8 +229,8 @@ void ReadMessages(BodyFields& fields, v1::ChatPrompt& chat) {
   }
 }
 
-void ReadCommonFields(BodyFields& fields, const TranslationOptions& options, v1::GenerateRequest& request,
-                      ApiRequest& api) {
+void ReadCommonFields(BodyFields& fields, absl::string_view text, const TranslationOptions& options,
+                      v1::GenerateRequest& request, ApiRequest& api) {
   request.set_model(fields.Text("model").value_or(""));
   ReadSampling(fields, options, *request.mutable_sampling());
   ReadLength(fields, api.chat, request);
@@ -250,6 +244,7 @@ void ReadCommonFields(BodyFields& fields, const TranslationOptions& options, v1:
   api.hash_logits = fields.Bool("hash_logits").value_or(false);
   request.set_hash_logits(api.hash_logits);
   request.set_report_token_experts(fields.Bool("token_experts").value_or(false));
+  ReadFormat(fields, text, request);
   ReadSettings(fields);
 }
 

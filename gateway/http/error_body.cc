@@ -23,6 +23,7 @@ std::string ParamOf(const absl::Status& status) {
   const std::string field = FieldOf(status);
   absl::string_view name = field;
   if (name == "text" || name == "tokens" || name == "prompt") return "prompt";
+  if (name == "grammar") return "response_format";
   if (absl::ConsumePrefix(&name, "tokens.ids")) return absl::StrCat("prompt", name);
   if (name == "ids" || absl::StartsWith(name, "ids[")) return absl::StrCat("tokens", name.substr(3));
   if (!absl::ConsumePrefix(&name, "sampling.")) absl::ConsumePrefix(&name, "chat.");

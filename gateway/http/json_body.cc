@@ -195,6 +195,19 @@ std::vector<absl::string_view> ListItemTexts(absl::string_view body, absl::strin
   return items;
 }
 
+absl::string_view JsonMember(absl::string_view object, absl::string_view name) {
+  Scanner scanner(object);
+  if (!scanner.Take('{') || scanner.Peek() == '}') return "";
+  do {
+    const absl::string_view key = scanner.Value();
+    scanner.Take(':');
+    const absl::string_view value = scanner.Value();
+    // A name may be written with escapes.
+    if (json::parse(key.begin(), key.end()).get_ref<const std::string&>() == name) return value;
+  } while (scanner.Take(','));
+  return "";
+}
+
 absl::StatusOr<json> ParseJsonBody(absl::string_view text) {
   // The parser takes a zero byte for the end and would not look at what follows it.
   if (const size_t zero = text.find('\0'); zero != absl::string_view::npos) {

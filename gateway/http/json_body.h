@@ -22,6 +22,9 @@ absl::StatusOr<nlohmann::json> ParseJsonBody(absl::string_view text);
 // The text of each item of the list that a body has under `key`, as it was written: a tree does not keep the order of
 // keys. Empty: no such list, or its key is written with escapes. REQUIRES: ParseJsonBody accepts the body
 std::vector<absl::string_view> ListItemTexts(absl::string_view body, absl::string_view key);
+// The value of a member of an object, as it was written: trees do not keep the order of members. Empty: there is none.
+// REQUIRES: `object` is a JSON object, which ParseJsonBody would take
+absl::string_view JsonMember(absl::string_view object, absl::string_view name);
 
 }  // namespace conclave
 
