@@ -59,7 +59,7 @@ PY
     printf '%s' '{"model": "demo", "messages": [{"role": "system", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}], "temperature": 0.5, "top_p": 0.9, "n": 2, "stop": ["x"], "logit_bias": {"3": -1}, "logprobs": true, "top_logprobs": 2, "stream": true, "stream_options": {"include_usage": true}, "max_completion_tokens": 4, "seed": -1}' >"$folder/chat"
     printf '%s' '{"prompt": [[1, 2], "a\u0000\ud83d\ude42"], "echo": true, "logprobs": 1, "max_tokens": 3, "stop_token_ids": [1], "ignore_eos": true, "min_p": 1e-1, "best_of": 1, "suffix": "", "response_format": {"type": "text"}}' >"$folder/completion"
     printf '%s' '{"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "a", "content": "b"}], "tools": [{"type": "function", "function": {"name": "f", "parameters": {"b": 1.5, "a": "]\"}"}}} ], "tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": false}' >"$folder/functions"
-    printf '%s' '{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"type": "object", "properties": {"b": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"enum": [1, "x"]}}}}}}' >"$folder/format"
+    printf '%s' '{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"type": "object", "properties": {"b": {"enum": [1, "x"]}}}}}}' >"$folder/format"
     printf '%s' '{"tokens": [1, 2, 3], "model": null}' >"$folder/detokenize"
     ;;
   *) echo "fuzz_corpus: unknown target '$target'" >&2; exit 2 ;;
