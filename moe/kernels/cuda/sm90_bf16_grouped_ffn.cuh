@@ -42,11 +42,11 @@ struct Ring {
 template <int kTokens, int kHalf>
 __device__ inline void BringWeights(const Ring<kTokens, kHalf>& ring, const CUtensorMap& weights, int first,
                                     int half_step, int block) {
-  const uint64_t hint = kTokens < 128 ? kEvictFirst : kEvictNormal;
+  // Not kEvictFirst, as sm90_fp8_mainloop.cuh has it.
   const uint32_t full = ring.full + 8 * ring.index;
   BarrierArriveExpectAt(full, Stage<kTokens, kHalf>::kBytes);
-  CopyTensor2dAt(&weights, full, ring.stage(), block * kBlockK, first, hint);
-  CopyTensor2dAt(&weights, full, ring.stage() + kHalf * 128, block * kBlockK, first + half_step, hint);
+  CopyTensor2dAt(&weights, full, ring.stage(), block * kBlockK, first, kEvictNormal);
+  CopyTensor2dAt(&weights, full, ring.stage() + kHalf * 128, block * kBlockK, first + half_step, kEvictNormal);
 }
 
 // The weights of the first `asked` blocks are on their way; then there are none.

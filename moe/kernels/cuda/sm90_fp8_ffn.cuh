@@ -148,6 +148,7 @@ __device__ void ProduceFfn(Ring<kTokens>& ring, TileMail& mail, const FfnMaps& m
       if (AcquireCount(count) < dealer.expert_tiles()) {
         // Weights wait for nobody.
         Ring<kTokens> ahead = ring;
+#pragma unroll kProducerUnroll<kTokens>
         for (; asked < min(Ring<kTokens>::kStages, k_blocks); ++asked) {
           BarrierWait(&ahead.empty[ahead.index], ahead.phase ^ 1);
           BringWeights(ahead, of.weights, half_rows, asked);
