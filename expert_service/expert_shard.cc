@@ -213,14 +213,15 @@ absl::Status ExpertShard::Check(const ExpertCall& call, const MatView& out) cons
   return call.rows.device == Device::kCpu ? ValidateRowValues(call.rows) : absl::OkStatus();
 }
 
-absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Time arrival) {
+absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Time arrival,
+                                  const std::function<void(int64_t)>& landed) {
   const absl::Time begin = absl::Now();
   if (begin >= call.deadline) {
     return absl::DeadlineExceededError(
         absl::StrCat("the call's turn came after its deadline; it waited ", absl::FormatDuration(begin - arrival)));
   }
   if (device_ != nullptr) {
-    RETURN_IF_ERROR(ComputeOnDevice(call, out));
+    RETURN_IF_ERROR(ComputeOnDevice(call, out, landed));
   } else {
     grouped_.Run(
         call.rows, call.row_offsets, call.experts,
@@ -235,25 +236,27 @@ absl::Status ExpertShard::Compute(const ExpertCall& call, MatView out, absl::Tim
   return absl::OkStatus();
 }
 
-absl::Status ExpertShard::ComputeOnDevice(const ExpertCall& call, MatView out) {
+absl::Status ExpertShard::ComputeOnDevice(const ExpertCall& call, MatView out,
+                                          const std::function<void(int64_t)>& landed) {
   for (const int32_t expert : call.experts) {
     if (device_->Holds(call.layer, expert)) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("layer ", Value(call.layer), " expert ", expert, " did not fit on the device"));
   }
-  const absl::Status status = device_->Run(call.layer, call.rows, call.row_offsets, call.experts, out);
+  const absl::Status status = device_->Run(call.layer, call.rows, call.row_offsets, call.experts, out, landed);
   if (absl::IsUnavailable(status) && on_device_lost_) std::exchange(on_device_lost_, nullptr)(status);
   return status;
 }
 
-absl::Status ExpertShard::Run(const ExpertCall& call, MatView out) {
+absl::Status ExpertShard::RunInPieces(const ExpertCall& call, MatView out,
+                                      const std::function<void(int64_t)>& landed) {
   const absl::Time arrival = absl::Now();
   // One call after the other, from here on: calls that overlapped while they hold the second lock would keep
   // LoadExperts from ever getting it.
   std::lock_guard<std::mutex> turn(mutex_);
   std::shared_lock<std::shared_mutex> lock(holdings_mutex_);
   absl::Status status = Check(call, out);
-  if (status.ok()) status = Compute(call, out, arrival);
+  if (status.ok()) status = Compute(call, out, arrival, landed);
   metrics_.CountEnd(status.code());
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(description_.name, ": ", status.message()));

@@ -61,7 +61,9 @@ class ExpertShard final : public ExpertHandler {
   // Also FAILED_PRECONDITION for another placement epoch, DEADLINE_EXCEEDED where the call's turn came too late (it is
   // then not run), DATA_LOSS where a file of the checkpoint was cut short under us, UNAVAILABLE where the device is
   // lost.
-  absl::Status Run(const ExpertCall& call, MatView out) override;
+  absl::Status Run(const ExpertCall& call, MatView out) override { return RunInPieces(call, out, {}); }
+  // Where a device computes, its results come in pieces.
+  absl::Status RunInPieces(const ExpertCall& call, MatView out, const std::function<void(int64_t)>& landed) override;
   // Weights come into memory as calls use them; where `load` is set, a thread of the shard reads them all meanwhile.
   absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) override;
   absl::Status PrepareExperts(absl::Span<const LayerHolding> experts) override;
@@ -79,8 +81,9 @@ class ExpertShard final : public ExpertHandler {
   absl::Status CheckChange(absl::Span<const LayerHolding> experts, uint64_t revision) const;
   // The store holds something else than is described.
   void DescribeHoldings();
-  absl::Status Compute(const ExpertCall& call, MatView out, absl::Time arrival);
-  absl::Status ComputeOnDevice(const ExpertCall& call, MatView out);
+  absl::Status Compute(const ExpertCall& call, MatView out, absl::Time arrival,
+                       const std::function<void(int64_t)>& landed);
+  absl::Status ComputeOnDevice(const ExpertCall& call, MatView out, const std::function<void(int64_t)>& landed);
 
   const Checkpoint& checkpoint_;
   const std::unique_ptr<ExpertStore> store_;

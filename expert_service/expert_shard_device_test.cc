@@ -68,6 +68,29 @@ TEST_F(ExpertShardDeviceTest, RowsOnTheDeviceGiveTheBitsOfRowsThatAreCopiedThere
   EXPECT_GT(std::abs(there.view().Row<float>(0)[0]), 0.0f);
 }
 
+TEST_F(ExpertShardDeviceTest, ResultsThatComeInPiecesHaveTheBitsOfThoseThatComeAtOnce) {
+  constexpr int kRows = 280;  // results of more than one piece
+  MatBuffer rows(DType::kF32, kRows, Hidden());
+  for (int64_t i = 0; i < kRows * Hidden(); ++i) rows.view().Row<float>(0)[i] = std::sin(static_cast<float>(i));
+  std::vector<uint32_t> offsets(kRows + 1);
+  for (int i = 0; i <= kRows; ++i) offsets[i] = static_cast<uint32_t>(i);
+  const std::vector<int32_t> experts(kRows, 9);
+  call_.rows = rows.view();
+  call_.row_offsets = offsets;
+  call_.experts = experts;
+  MatBuffer whole(DType::kF32, kRows, Hidden()), pieces(DType::kF32, kRows, Hidden());
+  ASSERT_TRUE(shard_->Run(call_, whole.view()).ok());
+  host_.accelerator->BeLazy();
+  int times = 0;
+  const absl::Status status = shard_->RunInPieces(call_, pieces.view(), [&](int64_t bytes) {
+    ++times;
+    EXPECT_EQ(std::memcmp(whole.view().data, pieces.view().data, static_cast<size_t>(bytes)), 0) << bytes;
+  });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_GT(times, 0);
+  EXPECT_EQ(std::memcmp(whole.view().data, pieces.view().data, static_cast<size_t>(whole.bytes())), 0);
+}
+
 TEST_F(ExpertShardDeviceTest, RowsAndResultsInDifferentPlacesAreRefused) {
   MatBuffer out(DType::kF32, 4, Hidden());
   MatView results = out.view();

@@ -2,6 +2,8 @@
 #ifndef CONCLAVE_MOE_TRANSPORT_EXPERT_HANDLER_H_
 #define CONCLAVE_MOE_TRANSPORT_EXPERT_HANDLER_H_
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,6 +49,12 @@ class ExpertHandler {
   // INVALID_ARGUMENT names the field that is out of range; FAILED_PRECONDITION an expert that is not held here.
   // Rows and out are in this process's memory, or both in its device's where TakesDeviceRows says so.
   virtual absl::Status Run(const ExpertCall& call, MatView out) = 0;
+  // The same for rows in this process's memory, of results that come there bit by bit: landed(n), on this thread and
+  // before the end, says that out's first n bytes are as they stay, for whoever sends them on meanwhile. The end alone
+  // says so of all of them; where it is an error, nothing of them is good.
+  virtual absl::Status RunInPieces(const ExpertCall& call, MatView out, const std::function<void(int64_t)>& landed) {
+    return Run(call, out);
+  }
   // Holds `experts` too from now on; describes the shard as it is then. INVALID_ARGUMENT names a layer or expert that
   // the model does not have; RESOURCE_EXHAUSTED: no room, and nothing has changed.
   virtual absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts) {

@@ -1,6 +1,7 @@
 #include "moe/model/device/device_experts.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
@@ -22,7 +23,8 @@ absl::StatusOr<std::unique_ptr<DeviceExperts>> DeviceExperts::Create(const Check
                                                                      const DeviceExpertsOptions& options,
                                                                      DeviceMemory& memory,
                                                                      const std::function<void(int64_t)>& progress) {
-  auto experts = absl::WrapUnique(new DeviceExperts(memory, checkpoint, options));
+  ASSIGN_OR_RETURN(PiecewiseCopy results, PiecewiseCopy::Create(memory.accelerator()));
+  auto experts = absl::WrapUnique(new DeviceExperts(memory, checkpoint, options, std::move(results)));
   RETURN_IF_ERROR(experts->AllocateTables());
   std::vector<WeightUploader> uploaders(holdings.size());
   std::vector<std::unique_ptr<Layer>> layers;
@@ -42,7 +44,8 @@ absl::StatusOr<std::unique_ptr<DeviceExperts>> DeviceExperts::Create(const Check
   return experts;
 }
 
-DeviceExperts::DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint, const DeviceExpertsOptions& options)
+DeviceExperts::DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint, const DeviceExpertsOptions& options,
+                             PiecewiseCopy results)
     : memory_(memory),
       checkpoint_(checkpoint),
       experts_(checkpoint.spec().gate.experts),
@@ -51,7 +54,8 @@ DeviceExperts::DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint,
       intermediate_(checkpoint.spec().moe_intermediate),
       options_(options),
       row_dtype_(RowDType(options.compute)),
-      layers_(checkpoint.spec().layers) {
+      layers_(checkpoint.spec().layers),
+      results_(std::move(results)) {
   for (auto& layer : layers_) layer = std::make_unique<Layer>();
 }
 
@@ -195,7 +199,8 @@ void DeviceExperts::Queue(LayerId layer, const void* rows, const int32_t* pair_e
 }
 
 absl::Status DeviceExperts::Run(LayerId layer, ConstMatView rows, absl::Span<const uint32_t> row_offsets,
-                                absl::Span<const int32_t> experts, MatView out) {
+                                absl::Span<const int32_t> experts, MatView out,
+                                const std::function<void(int64_t)>& landed) {
   const int64_t pairs = static_cast<int64_t>(experts.size());
   CONCLAVE_CHECK(rows.rows <= options_.rows_max && pairs <= options_.pairs_max) << rows.rows << " rows";
   CONCLAVE_CHECK(rows.dtype == row_dtype_ && out.dtype == row_dtype_ && out.rows == pairs) << Name(rows.dtype);
@@ -218,8 +223,7 @@ absl::Status DeviceExperts::Run(LayerId layer, ConstMatView rows, absl::Span<con
   args.pairs = pairs;
   args.out = staged ? out_.as<void>() : out.data;
   accelerator.RunExperts(args);
-  if (staged) accelerator.CopyOut(out.data, out_.as<void>(), pairs * row_bytes);
-  return accelerator.Synchronize();
+  return staged ? results_.Out(out.data, out_.as<void>(), pairs * row_bytes, landed) : accelerator.Synchronize();
 }
 
 }  // namespace conclave

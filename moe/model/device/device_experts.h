@@ -13,6 +13,7 @@
 #include "absl/types/span.h"
 #include "moe/checkpoint/checkpoint.h"
 #include "moe/kernels/accelerator/expert_ops.h"
+#include "moe/kernels/accelerator/piecewise_copy.h"
 #include "moe/model/device/device_memory.h"
 #include "moe/model/device/weight_uploader.h"
 #include "moe/placement/placement.h"
@@ -53,10 +54,10 @@ class DeviceExperts {
   void Queue(LayerId layer, const void* rows, const int32_t* pair_experts, const CombineArgs& combine, void* scratch);
 
   // The same in the form of GroupedExperts::Run, for rows and out in host memory or both on the device; waits for the
-  // result. REQUIRES: as above; what lies on the device is complete, without gaps and 256-byte aligned.
-  // UNAVAILABLE: the device is lost; INTERNAL: it failed.
+  // result. landed, where it is not empty: as PiecewiseCopy's, for `out` in host memory. REQUIRES: as above; what lies
+  // on the device is complete, without gaps and 256-byte aligned. UNAVAILABLE: the device is lost; INTERNAL: it failed.
   absl::Status Run(LayerId layer, ConstMatView rows, absl::Span<const uint32_t> row_offsets,
-                   absl::Span<const int32_t> experts, MatView out);
+                   absl::Span<const int32_t> experts, MatView out, const std::function<void(int64_t)>& landed = {});
 
  private:
   // One layer that routes to experts.
@@ -68,7 +69,8 @@ class DeviceExperts {
     std::vector<int32_t> slot_of;             // [experts]; -1: not held
     int32_t* slot_of_device = nullptr;        // the same there
   };
-  DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint, const DeviceExpertsOptions& options);
+  DeviceExperts(DeviceMemory& memory, const Checkpoint& checkpoint, const DeviceExpertsOptions& options,
+                PiecewiseCopy results);
   absl::Status AllocateTables();
   // A copy of the layer with `held` in it, named to the uploader and not yet copied.
   absl::StatusOr<std::unique_ptr<Layer>> Plan(LayerId layer, std::vector<ExpertId> held,
@@ -90,6 +92,7 @@ class DeviceExperts {
   DeviceBuffer rows_, out_;                  // of Run: [rows_max, hidden], [pairs_max, hidden], row dtype
   DeviceBuffer pairs_;                       // of Run: [2, pairs_max] experts, rows
   std::vector<int32_t> host_pairs_;          // the same here
+  PiecewiseCopy results_;                    // of Run, to the host
 };
 
 }  // namespace conclave

@@ -1,10 +1,11 @@
-// device_transport_bench [--router cuda:N] [--shard cuda:N] [--nccl no]: round trips of rows between two processes on
-// GPUs, p50 and p99: NCCL's own send and receive, the NCCL transport, UCX from device to device, where it was built for
-// CUDA, and UCX and gRPC with rows staged through the shard's host memory. As many bytes there as back; the shard
-// computes nothing. The router's rows and results lie on its device, which the NCCL transport copies once there, behind
-// an event; "pinned": in pinned host memory, so that there is a copy to the device and one back; "unpinned": in other
-// memory, which the NCCL transport copies once more. "ucx, staged" and gRPC have pinned ones; "ucx, staged on both
-// sides" has the transport bring them from the device and back. At the end the shard is killed in the midst of calls.
+// device_transport_bench [--router cuda:N] [--shard cuda:N] [--nccl no] [--checksums yes]: round trips of rows between
+// two processes on GPUs, p50 and p99: NCCL's own send and receive, the NCCL transport, UCX from device to device, where
+// it was built for CUDA, and UCX and gRPC with rows staged through the shard's host memory. As many bytes there as
+// back; the shard computes nothing. The router's rows and results lie on its device, which the NCCL transport copies
+// once there, behind an event; "pinned": in pinned host memory, so that there is a copy to the device and one back;
+// "unpinned": in other memory, which the NCCL transport copies once more. "ucx, staged" and gRPC have pinned ones;
+// "ucx, staged on both sides" has the transport bring them from the device and back. At the end the shard is killed in
+// the midst of calls.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,10 +23,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/optional.h"
 #include "moe/base/check.h"
 #include "moe/kernels/accelerator/device_event.h"
 #include "moe/kernels/accelerator/device_stream.h"
 #include "moe/kernels/accelerator/open_accelerator.h"
+#include "moe/kernels/accelerator/piecewise_copy.h"
 #include "moe/kernels/accelerator/pinned_memory.h"
 #include "moe/tensor/buffer.h"
 #include "moe/transport/dial/dial_shards.h"
@@ -38,9 +41,12 @@ namespace conclave {
 namespace {
 
 constexpr int kHidden = 7168;  // of BF16: a row is 14 KiB
-constexpr int kRows[] = {1, 73, 256};
-constexpr int64_t kBytesMax = int64_t{256} * kHidden * 2;
-constexpr int kWarmUps = 50, kRounds = 1000;
+constexpr int kRows[] = {1, 73, 256, 1024};
+constexpr int64_t kBytesMax = int64_t{1024} * kHidden * 2;
+constexpr int kWarmUps = 50;
+
+// How often so many bytes go there and back.
+int RoundsOf(int64_t bytes) { return bytes < kBytesMax ? 1000 : 250; }
 
 std::unique_ptr<Accelerator> MustOpen(const std::string& device) {
   auto accelerator = OpenAccelerator(device);
@@ -58,6 +64,9 @@ class NoExperts final : public ExpertHandler {
     auto memory = accelerator.Allocate(kBytesMax);
     CONCLAVE_CHECK_OK(memory.status());
     memory_ = *memory;
+    auto results = PiecewiseCopy::Create(accelerator);
+    CONCLAVE_CHECK_OK(results.status());
+    results_.emplace(*std::move(results));
   }
   ShardDescription Describe() const override {
     ShardDescription description;
@@ -67,10 +76,11 @@ class NoExperts final : public ExpertHandler {
   bool TakesDeviceRows() const override { return on_device_; }
   absl::Status Run(const ExpertCall& call, MatView out) override {
     if (on_device_ && call.layer != kEchoLayer) return absl::OkStatus();
-    if (on_device_) return Echo(call, out);
+    return on_device_ ? Echo(call, out) : RunInPieces(call, out, {});
+  }
+  absl::Status RunInPieces(const ExpertCall& call, MatView out, const std::function<void(int64_t)>& landed) override {
     accelerator_.CopyIn(memory_, call.rows.data, call.rows.rows * call.rows.cols * 2);
-    accelerator_.CopyOut(out.data, memory_, out.rows * out.cols * 2);
-    return accelerator_.Synchronize();
+    return results_->Out(out.data, memory_, out.rows * out.cols * 2, landed);
   }
 
  private:
@@ -84,6 +94,7 @@ class NoExperts final : public ExpertHandler {
   Accelerator& accelerator_;
   const bool on_device_;
   void* memory_ = nullptr;
+  absl::optional<PiecewiseCopy> results_;
 };
 
 void Await(NcclPair& pair) {
@@ -106,7 +117,7 @@ std::unique_ptr<NcclPair> MustJoin(const NcclApi& api, Accelerator& accelerator,
 // NCCL's own round trips, of one end; the router's in microseconds.
 std::vector<double> MoveThereAndBack(NcclPair& pair, int64_t bytes, bool router) {
   std::vector<double> micros;
-  for (int i = 0; i < kWarmUps + kRounds; ++i) {
+  for (int i = 0; i < kWarmUps + RoundsOf(bytes); ++i) {
     const absl::Time begin = absl::Now();
     for (const bool sends : {router, !router}) {
       CONCLAVE_CHECK_OK(sends ? pair.Send(pair.device_rows().data(), bytes)
@@ -202,7 +213,7 @@ absl::Status CallOnce(Transport& transport, const Matrices& at, LayerId layer) {
 // Round trips over `transport` in microseconds.
 std::vector<double> CallAndWait(Transport& transport, const Matrices& at) {
   std::vector<double> micros;
-  for (int i = 0; i < kWarmUps + kRounds; ++i) {
+  for (int i = 0; i < kWarmUps + RoundsOf(at.in.rows * kHidden * 2); ++i) {
     const absl::Time begin = absl::Now();
     CONCLAVE_CHECK_OK(CallOnce(transport, at, LayerId{0}));
     if (i >= kWarmUps) micros.push_back(absl::ToDoubleMicroseconds(absl::Now() - begin));
@@ -284,7 +295,7 @@ void KillAndTell(Transport& transport, const Matrices& at, pid_t shard) {
               absl::ToDoubleMilliseconds(absl::Now() - last), status.ToString().c_str());
 }
 
-void Run(const std::string& device, bool with_nccl, pid_t shard, int pipe) {
+void Run(const std::string& device, bool with_nccl, bool checksums, pid_t shard, int pipe) {
   std::string text;
   char buffer[512];
   for (ssize_t got = 0; (got = read(pipe, buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(got));
@@ -307,6 +318,7 @@ void Run(const std::string& device, bool with_nccl, pid_t shard, int pipe) {
     DialOptions options;
     options.kind = kind;
     options.accelerator = accelerator.get();
+    options.checksum = checksums;
     auto transport = DialShards({to}, options);
     CONCLAVE_CHECK_OK(transport.status());
     return *std::move(transport);
@@ -345,11 +357,12 @@ void Run(const std::string& device, bool with_nccl, pid_t shard, int pipe) {
 
 int main(int argc, char** argv) {
   std::string router = "cuda:0", shard = "cuda:0";
-  bool with_nccl = true;
+  bool with_nccl = true, checksums = false;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::string(argv[i]) == "--router") router = argv[i + 1];
     if (std::string(argv[i]) == "--shard") shard = argv[i + 1];
     if (std::string(argv[i]) == "--nccl") with_nccl = std::string(argv[i + 1]) != "no";
+    if (std::string(argv[i]) == "--checksums") checksums = std::string(argv[i + 1]) == "yes";
   }
   int ends[2];
   if (pipe(ends) != 0) return 1;
@@ -359,7 +372,7 @@ int main(int argc, char** argv) {
     conclave::Serve(shard, with_nccl, ends[1]);
   }
   close(ends[1]);
-  conclave::Run(router, with_nccl, child, ends[0]);
+  conclave::Run(router, with_nccl, checksums, child, ends[0]);
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
   return 0;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -348,26 +349,51 @@ class Server final : public UcxExpertServer {
     absl::StatusOr<ExpertCall> decoded =
         ReadCall(call.header, call.body.data(), rows, &unpacked_, CallLimits{}, call.arrival);
     absl::Status status = decoded.status();
-    if (status.ok()) {
-      auto reply = peer.NewReply();
-      const Device device = call.on_device ? Device::kCuda : Device::kCpu;
-      const int64_t cols = decoded->rows.cols;
-      const DType dtype = decoded->rows.dtype;
-      decoded->rows.device = device;
-      std::byte* const results = MakeRoom(*reply, decoded->pairs() * cols * SizeOf(dtype), device);
-      status = absl::ResourceExhaustedError("the device has no room for the call's results");
-      if (results != nullptr) {
-        status = handler_.load()->Run(*decoded, MatView{results, dtype, device, decoded->pairs(), cols, cols});
-      }
-      if (status.ok()) {
-        reply->message.header = ReplyTo(call.header, status, 0);
-        bytes_served_ = static_cast<int64_t>(call.header.body_bytes + reply->message.header.body_bytes);
-        reply->message.rows = results;
-        peer.Send(std::move(reply));
-      }
-    }
+    if (status.ok()) status = Compute(call, *decoded);
     if (!status.ok()) Answer(peer, call.header, status);
     if (absl::IsInvalidArgument(status)) OffendingCall(peer, status);
+  }
+
+  // Has the call's results computed and sends them. Errors are for the router; where some results are on their way
+  // already, its connection is cut instead.
+  absl::Status Compute(const UcxCall& call, ExpertCall& decoded) {
+    UcxPeer& peer = *call.peer;
+    auto reply = peer.NewReply();
+    const Device device = call.on_device ? Device::kCuda : Device::kCpu;
+    const int64_t cols = decoded.rows.cols;
+    const DType dtype = decoded.rows.dtype;
+    decoded.rows.device = device;
+    std::byte* const results = MakeRoom(*reply, decoded.pairs() * cols * SizeOf(dtype), device);
+    if (results == nullptr) return absl::ResourceExhaustedError("the device has no room for the call's results");
+    const MatView out{results, dtype, device, decoded.pairs(), cols, cols};
+    OutgoingMessage& message = reply->message;
+    message.header = ReplyTo(call.header, absl::OkStatus(), 0);
+    message.rows = results;
+    const bool in_pieces =
+        !call.on_device && ((call.header.flags & kWireChecksummed) == 0 || ChecksumComesLast(call.header));
+    const auto send = [&](int64_t complete_bytes) {
+      message.complete_bytes = complete_bytes;
+      if (reply != nullptr) {
+        peer.Send(std::move(reply));
+      } else {
+        peer.link().Pump();
+      }
+    };
+    const auto landed = [&](int64_t bytes) {
+      send(bytes);
+      now_ = absl::Now();
+      worker_->Progress();  // or UCX takes no more than it has room for
+    };
+    ExpertHandler& handler = *handler_.load();
+    const absl::Status status = in_pieces ? handler.RunInPieces(decoded, out, landed) : handler.Run(decoded, out);
+    if (!status.ok() && reply == nullptr) {
+      peer.Doom(status);
+      return absl::OkStatus();
+    }
+    if (!status.ok()) return status;
+    bytes_served_ = static_cast<int64_t>(call.header.body_bytes + message.header.body_bytes);
+    send(std::numeric_limits<int64_t>::max());
+    return absl::OkStatus();
   }
 
   // Null: the device has none.

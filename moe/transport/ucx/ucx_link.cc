@@ -88,13 +88,14 @@ UcxLink::Slot& UcxLink::NewSlot(bool offer) {
   return *std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.message == nullptr; });
 }
 
-// False: UCX has as much as it may have for now, or the link broke.
+// False: UCX has as much as it may have for now, the next fragment is not complete, or the link broke.
 bool UcxLink::SendNext(OutgoingMessage& message) {
   if (slots_used_ == kSlots) return false;
   const int64_t begin = message.handed_over, body = static_cast<int64_t>(message.header.body_bytes);
   const int64_t sent = SentBytes(message.header);  // what comes after it is fetched, in one piece
   const bool fetched = begin == sent && sent < body;
   const int64_t end = fetched ? body : std::min(begin + fragment_bytes_, sent);
+  if (!fetched && end > message.complete_bytes) return false;
   Slot& slot = NewSlot(fetched);
   slot.link = this;
   slot.message = &message;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ struct OutgoingMessage {
   const std::byte* meta = nullptr;  // the first meta_bytes of the body
   int64_t meta_bytes = 0;
   const std::byte* rows = nullptr;  // the rest of it; with kWireDeviceRows in the device's memory, else in ours
+  // Bytes of the body that are as they stay; the others are sent once this has grown (and Pump is called).
+  int64_t complete_bytes = std::numeric_limits<int64_t>::max();
   int64_t handed_over = 0;          // bytes of the body that UCX has
   int pending = 0;                  // fragments that UCX still reads
   bool queued = false;              // more is to be handed over
