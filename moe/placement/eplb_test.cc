@@ -150,7 +150,7 @@ TEST(Eplb, RedundantCopiesMakeRoomForExpertsWithoutHolders) {
 // Whatever part of a plan is carried out, and wherever between its evictions and its loads it stops.
 TEST(Eplb, NoPlanAndNoPartOfOneLosesAnExpertOrOverfillsAShard) {
   std::mt19937 random(7);
-  for (int round = 0; round < 80; ++round) {
+  for (int round = 0; round < 40; ++round) {
     const int shards = 2 + static_cast<int>(random() % 7), copies = 1 + static_cast<int>(random() % 2);
     Case c = StaticShares(8 * (1 + static_cast<int>(random() % 6)), shards, static_cast<int>(random() % 4), copies);
     for (int extra = 0; extra < 6; ++extra) {  // copies from earlier plans
