@@ -171,5 +171,15 @@ TEST(EngineGrammarTest, AnAnswerThatCannotGoOnFailsAndOthersDoNot) {
   EXPECT_TRUE(other.Wait().status.ok());
 }
 
+TEST(EngineGrammarTest, AGrammarThatCanBeReadInTooManyWaysFailsByName) {
+  auto engine = MakeEngine(Options());
+  EngineRequest request = Request({GrammarSpec::Kind::kRegex, "(a{1,100}){1,100}b", {}}, 1);
+  request.sampling = {.logit_bias = {{58, 100.0f}}};  // "aa", for ever
+  Answer answer;
+  ASSERT_TRUE(engine->Submit(request, answer.Callback()).ok());
+  EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(answer.Wait().status.message()), HasSubstr("too ambiguous"));
+}
+
 }  // namespace
 }  // namespace conclave

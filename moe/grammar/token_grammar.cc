@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kMaskBytesKept = 4 << 20;
 
 absl::Status TooAmbiguous() {
-  return absl::ResourceExhaustedError(
+  return absl::InvalidArgumentError(
       "the grammar is too ambiguous: too many of its alternatives begin alike; make them differ earlier");
 }
 

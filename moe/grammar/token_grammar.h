@@ -36,7 +36,7 @@ class TokenGrammar {
 
   const GrammarProgram& program() const { return program_; }
   const TokenTrie& trie() const { return *trie_; }
-  // The mask of one state of an automaton of this program. RESOURCE_EXHAUSTED: the grammar is too ambiguous.
+  // The mask of one state of an automaton of this program. INVALID_ARGUMENT: the grammar is too ambiguous.
   absl::StatusOr<std::shared_ptr<const TokenMask>> MaskOf(GrammarAutomaton& automaton, int32_t state) const;
 
  private:
@@ -56,7 +56,7 @@ class GrammarMatcher {
       : grammar_(std::move(grammar)), automaton_(grammar_->program()), state_(automaton_.start()) {}
 
   // The tokens that may come next; valid until the next call. INVALID_ARGUMENT: none may, and the answer may not end
-  // either, since the vocabulary lacks the bytes. RESOURCE_EXHAUSTED: the grammar is too ambiguous.
+  // either, since the vocabulary lacks the bytes; or the grammar is too ambiguous.
   absl::StatusOr<const TokenMask*> Allowed();
   // Takes a token. INVALID_ARGUMENT: the grammar does not allow it here.
   absl::Status Take(int32_t id);
