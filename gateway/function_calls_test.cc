@@ -264,6 +264,10 @@ TEST_F(FunctionCallsTest, WordsBesideCallsAndThoughtsReachTheTemplate) {
       "deepseek_v31");
   ASSERT_TRUE(Chat(request).status.ok());
   EXPECT_THAT(Prompt(), EndsWith("[assistant]I look.[assistant]<｜tool▁call▁begin｜>{}[tool]"));
+  // Calls in words of ours leave the thoughts where they are.
+  Use("{% for m in messages %}[{{ m.role }}]({{ m.reasoning_content }}){{ m.content }}{% endfor %}", "hermes");
+  ASSERT_TRUE(Chat(request).status.ok());
+  EXPECT_THAT(Prompt(), HasSubstr("[assistant](hm)I look.\n<tool_call>"));
 }
 
 TEST_F(FunctionCallsTest, AModelWithoutAFormIsOfferedNone) {

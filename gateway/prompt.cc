@@ -38,6 +38,7 @@ ChatTurn InWords(const v1::ChatMessage& message, const ToolCallFormat& format) {
     return {"user", absl::StrCat("<tool_response>\n", message.content(), "\n</tool_response>")};
   }
   ChatTurn turn{message.role(), message.content(), message.name()};
+  turn.reasoning_content = message.reasoning_content();
   for (const v1::ToolCall& call : message.tool_calls()) {
     absl::StrAppend(&turn.content, turn.content.empty() ? "" : "\n", CallBeginning(format, call.name(), 0), " ",
                     call.arguments(), "}\n", format.call_end);

@@ -12,10 +12,10 @@ namespace {
 
 bool IsSpace(char byte) { return absl::ascii_isspace(static_cast<unsigned char>(byte)); }
 
-// What a JSON string says; empty where `text` is none.
-std::string TextOfJsonString(const std::string& text) {
+// What a JSON string says; `text` itself where it is none.
+std::string TextOfJsonString(std::string text) {
   const nlohmann::json value = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return value.is_string() ? value.get<std::string>() : "";
+  return value.is_string() ? value.get<std::string>() : text;
 }
 
 }  // namespace
@@ -26,11 +26,12 @@ JsonCallParser::JsonCallParser(const ToolCallReading& reading)
 void JsonCallParser::Enter(Next next) {
   next_ = next;
   if (next == Next::kText) matcher_ = StopMatcher({std::string(format_.call_begin)});
-  if (next == Next::kCallEnd) matcher_ = StopMatcher({std::string(format_.call_end)});
+  // Models forget to end a call before the next one.
+  if (next == Next::kCallEnd) matcher_ = StopMatcher({std::string(format_.call_begin), std::string(format_.call_end)});
   if (next == Next::kObject) {
     raw_.clear();
     arguments_.clear();
-    begun_ = false;
+    begun_ = taken_ = false;
   }
 }
 
@@ -42,7 +43,7 @@ void JsonCallParser::Step(char byte, v1::GenerateResponse& chunk) {
   std::string certain;
   const bool found = matcher_.Append(absl::string_view(&byte, 1), &certain);
   Content(certain, chunk);
-  if (found) Enter(next_ == Next::kText ? Next::kObject : Next::kText);
+  if (found) Enter(matcher_.found() == 0 ? Next::kObject : Next::kText);
 }
 
 void JsonCallParser::StepObject(char byte, v1::GenerateResponse& chunk) {
@@ -63,7 +64,7 @@ void JsonCallParser::StepObject(char byte, v1::GenerateResponse& chunk) {
     value_.clear();
     in_string_ = escaped_ = false;
     depth_ = 0;
-    streams_ = begun_ && (key_ == "arguments" || key_ == "parameters") && byte != '"';
+    streams_ = begun_ && IsArguments() && byte != '"';
     Enter(Next::kInValue);
     return StepValue(byte, chunk);
   }
@@ -72,14 +73,14 @@ void JsonCallParser::StepObject(char byte, v1::GenerateResponse& chunk) {
     EndCall(chunk);
     return Enter(Next::kCallEnd);
   }
-  NotACall(chunk);
+  NotACall(byte, chunk);
 }
 
 void JsonCallParser::StepValue(char byte, v1::GenerateResponse& chunk) {
   const bool closes = byte == '}' || byte == ']';
   if (!in_string_ && depth_ == 0 && (closes || byte == ',' || IsSpace(byte))) {
     // The end of a number or a word, which belongs to the object.
-    EndValue(chunk);
+    EndValue(byte, chunk);
     if (next_ == Next::kCommaOrEnd) StepObject(byte, chunk);
     return;
   }
@@ -91,40 +92,46 @@ void JsonCallParser::StepValue(char byte, v1::GenerateResponse& chunk) {
   if (in_string_) {
     in_string_ = byte != '"' || escaped_;
     escaped_ = byte == '\\' && !escaped_;
-    if (!in_string_ && depth_ == 0) EndValue(chunk);
+    if (!in_string_ && depth_ == 0) EndValue(byte, chunk);
     return;
   }
   in_string_ = byte == '"';
   escaped_ = false;
   if (byte == '{' || byte == '[') ++depth_;
-  if (closes && --depth_ == 0) EndValue(chunk);
+  if (closes && --depth_ == 0) EndValue(byte, chunk);
 }
 
-void JsonCallParser::EndValue(v1::GenerateResponse& chunk) {
+void JsonCallParser::EndValue(char byte, v1::GenerateResponse& chunk) {
   Enter(Next::kCommaOrEnd);
-  if (key_ == "name" && !begun_) return TakeName(chunk);
-  if ((key_ != "arguments" && key_ != "parameters") || streams_) return;
-  if (absl::StartsWith(value_, "\"")) value_ = TextOfJsonString(value_);
+  if (key_ == "name" && !begun_) return TakeName(byte, chunk);
+  if (!IsArguments()) return;
+  taken_ = true;
+  if (streams_) return;
+  if (absl::StartsWith(value_, "\"")) value_ = TextOfJsonString(std::move(value_));
   if (begun_) return Arguments(value_, chunk);
   arguments_ = std::exchange(value_, {});
 }
 
-void JsonCallParser::TakeName(v1::GenerateResponse& chunk) {
-  const std::string name = TextOfJsonString(value_);
-  if (!IsFunctionName(name)) return NotACall(chunk);
+void JsonCallParser::TakeName(char byte, v1::GenerateResponse& chunk) {
+  const std::string name = absl::StartsWith(value_, "\"") ? TextOfJsonString(value_) : "";
+  if (!IsFunctionName(name)) return NotACall(byte, chunk);
   BeginCall("", name, chunk);
   begun_ = true;
   raw_.clear();
   Arguments(std::exchange(arguments_, {}), chunk);
 }
 
-void JsonCallParser::NotACall(v1::GenerateResponse& chunk) {
+void JsonCallParser::NotACall(char byte, v1::GenerateResponse& chunk) {
   if (begun_) {
     EndCall(chunk);
-    return Enter(Next::kCallEnd);
+    Enter(Next::kCallEnd);
+  } else {
+    raw_.pop_back();
+    Content(absl::StrCat(format_.call_begin, raw_), chunk);
+    Enter(Next::kText);
   }
-  Content(absl::StrCat(format_.call_begin, raw_), chunk);
-  Enter(Next::kText);
+  // A tag may begin with it.
+  if (!done()) Step(byte, chunk);
 }
 
 void JsonCallParser::End(v1::GenerateResponse& chunk) {

@@ -10,7 +10,7 @@
 namespace conclave {
 
 // Of CallHeader::kJson: {"name": …, "arguments": …}, in either order. Arguments stream where the name stands before
-// them; those that are a string hold JSON in it.
+// them; those that are a string hold JSON in it. Of several arguments the first count.
 class JsonCallParser final : public ToolCallParser {
  public:
   explicit JsonCallParser(const ToolCallReading& reading);
@@ -26,16 +26,20 @@ class JsonCallParser final : public ToolCallParser {
   void Enter(Next next);
   void StepObject(char byte, v1::GenerateResponse& chunk);
   void StepValue(char byte, v1::GenerateResponse& chunk);
-  void EndValue(v1::GenerateResponse& chunk);
-  void TakeName(v1::GenerateResponse& chunk);
-  void NotACall(v1::GenerateResponse& chunk);
+  // `byte`: the one that came last.
+  void EndValue(char byte, v1::GenerateResponse& chunk);
+  void TakeName(char byte, v1::GenerateResponse& chunk);
+  void NotACall(char byte, v1::GenerateResponse& chunk);
+  // The value is the call's arguments.
+  bool IsArguments() const { return !taken_ && (key_ == "arguments" || key_ == "parameters"); }
 
   Next next_ = Next::kText;
-  StopMatcher matcher_;  // of the tag that comes next
+  StopMatcher matcher_;  // of the tags that may come next, the one that begins a call first
   std::string raw_;      // since the tag, until there is a name
   std::string key_, value_;
   std::string arguments_;  // that stand before the name
   bool begun_ = false;     // the name has come
+  bool taken_ = false;     // arguments have come
   bool streams_ = false;   // the value is arguments that go out as they come
   bool in_string_ = false, escaped_ = false;
   int depth_ = 0;  // of brackets in the value

@@ -79,7 +79,10 @@ void MarkedCallParser::StepHeader(bool found, absl::string_view certain, v1::Gen
   absl::StrAppend(&header_, certain);
   const int marker = matcher_.found();
   if (!found) {
-    if (header_.size() > kHeaderBytesMax) HeaderIsText(matcher_.Flush(), chunk);
+    if (header_.size() <= kHeaderBytesMax) return;
+    // The matcher stays: a marker may have begun.
+    Content(absl::StrCat(format_.call_begin, std::exchange(header_, {})), chunk);
+    state_ = State::kText;
     return;
   }
   if (marker == kHeaderEnd && TakeHeader(chunk)) return Enter(State::kArguments);
@@ -102,6 +105,10 @@ bool MarkedCallParser::TakeHeader(v1::GenerateResponse& chunk) {
     header = NameOfId(header);
   }
   if (!IsFunctionName(header)) return false;
+  // Models miscount; each result must find its call.
+  for (int index = calls(); !id.empty() && !ids_.insert(id).second; ++index) {
+    id = absl::StrCat("functions.", header, ":", index);
+  }
   BeginCall(std::move(id), header, chunk);
   return true;
 }

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/string_view.h"
 #include "gateway/stop_matcher.h"
 #include "gateway/tools/tool_call_parser.h"
@@ -34,6 +35,7 @@ class MarkedCallParser final : public ToolCallParser {
   std::string header_;   // since call_begin
   std::string trimmed_;  // of the arguments: what belongs to them only if more follows
   bool has_arguments_ = false;
+  absl::flat_hash_set<std::string> ids_;  // of calls, where the model writes them
 };
 
 }  // namespace conclave

@@ -42,8 +42,9 @@ void ToolCallParser::AppendByte(char byte, v1::GenerateResponse& chunk) {
   switch (place_) {
     case Place::kStart: {
       // An answer that thinks begins with the tag, behind white space at most.
+      if (start_space_ == start_.size() && absl::ascii_isspace(static_cast<unsigned char>(byte))) ++start_space_;
       start_.push_back(byte);
-      const absl::string_view rest = absl::StripLeadingAsciiWhitespace(start_);
+      const absl::string_view rest = absl::string_view(start_).substr(start_space_);
       if (rest.size() < kThoughtBegin.size() && absl::StartsWith(kThoughtBegin, rest)) return;
       const std::string start = std::exchange(start_, {});
       if (absl::EndsWith(start, kThoughtBegin)) {

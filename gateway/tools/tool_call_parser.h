@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_GATEWAY_TOOLS_TOOL_CALL_PARSER_H_
 #define CONCLAVE_GATEWAY_TOOLS_TOOL_CALL_PARSER_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -60,7 +61,8 @@ class ToolCallParser {
 
   const bool single_;
   Place place_;
-  std::string start_;  // while it may become <think>
+  std::string start_;       // while it may become <think>
+  size_t start_space_ = 0;  // of it, white space
   StopMatcher thought_end_;
   std::string space_;
   int calls_ = 0;

@@ -122,6 +122,12 @@ constexpr Case kCases[] = {
     {"hermes", "T({\"name\": \"f\"})T", "[f {}]"},
     {"hermes", "T({\"name\": \"f\", \"arguments\": null })T", "[f null]"},
     {"hermes", "T({\"name\": \"f\", \"arguments\": {}}", "[f {}]"},
+    {"hermes", "T({\"name\": \"f\"}\nT({\"name\": \"g\"})T", "[f {}][g {}]"},
+    {"hermes", "T({\"name\": \"f\" T({\"name\": \"g\"})T", "[f {}][g {}]"},
+    {"hermes", "T({\"name\": \"f\", \"arguments\": {\"a\": 1}, \"parameters\": {}})T", "[f {\"a\": 1}]"},
+    {"hermes", "T({\"arguments\": \"{}\", \"arguments\": {\"a\": 1}, \"name\": \"f\"})T", "[f {}]"},
+    // No JSON: a line ends within a string. It is the client's to refuse, not ours to lose.
+    {"hermes", "T({\"name\": \"f\", \"arguments\": \"{1\n}\"})T", "[f \"{1\n}\"]"},
     // Text stays text.
     {"deepseek_v31", "  plain <｜ text <｜tool▁ \n", "  plain <｜ text <｜tool▁ \n"},
     {"deepseek_v3", "```json\n{}\n```\n", "```json\n{}\n```\n"},
@@ -142,6 +148,8 @@ constexpr Case kCases[] = {
     {"deepseek_v3", "<<{(f\n```json\n{}\n```)}>>", "{(f\n```json\n{}\n```)}"},
     {"kimi_k2", "K<k(functions.:0k={})k>K", "k(functions.:0k={})k"},
     {"hermes", "T(no)T T({\"name\": \"f\", \"arguments\": {}})T", "T(no)T[f {}]"},
+    {"hermes", "T(T({\"name\": \"f\"})T", "T([f {}]"},
+    {"hermes", "T({T({\"name\": \"f\"})T", "T({[f {}]"},
     {"hermes", "T({\"name\": \"f x\"})T", "T({\"name\": \"f x\"})T"},
     {"hermes", "T({\"name\": 7})T", "T({\"name\": 7})T"},
     {"hermes", "T({\"arguments\": {}})T", "T({\"arguments\": {}})T"},
@@ -194,6 +202,9 @@ TEST(ToolCallParserTest, ArgumentsComeAsTheyAreWritten) {
 TEST(ToolCallParserTest, KimisIdsStayOthersAreDrawn) {
   EXPECT_EQ(Read("kimi_k2", {Spell("K<k(functions.f:4k={})kk(functions.f:5k={})k>K")}).ids,
             (std::vector<std::string>{"functions.f:4", "functions.f:5"}));
+  // A model that miscounts.
+  EXPECT_EQ(Read("kimi_k2", {Spell("K<k(functions.f:2k={})kk(functions.f:0k={})kk(functions.f:0k={})k>K")}).ids,
+            (std::vector<std::string>{"functions.f:2", "functions.f:0", "functions.f:3"}));
   const auto ids = Read("deepseek_v31", {Spell("<<{(f|/|{})}{(f|/|{})}>>")}).ids;
   ASSERT_EQ(ids.size(), 2u);
   EXPECT_TRUE(absl::StartsWith(ids[0], "call_"));
@@ -250,6 +261,17 @@ TEST(ToolCallParserTest, WorkIsLinearInHostileAnswers) {
       EXPECT_LE(reader.Finish().ids.size(), 2u);
     }
   }
+}
+
+TEST(ToolCallParserTest, WhiteSpaceThatAnAnswerBeginsWithIsReadOnce) {
+  const std::string answer = absl::StrCat(std::string(1 << 20, '\n'), Spell("T({\"name\": \"f\"})T"));
+  EXPECT_EQ(Read("hermes", {answer}).shown, "[f {}]");
+}
+
+TEST(ToolCallParserTest, AMarkerMayBeginWhereAHeaderHasBecomeTooLong) {
+  const std::string header(256, 'x');
+  EXPECT_EQ(Read("deepseek_v31", {Spell(absl::StrCat("{(", header, "<")), Spell("{(f|/|{})}")}).shown,
+            Spell(absl::StrCat("{(", header, "<[f {}]")));
 }
 
 TEST(ToolCallFormatTest, NamesOfFunctionsAreOpenAIs) {
