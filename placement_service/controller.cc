@@ -12,8 +12,9 @@
 namespace conclave {
 namespace {
 
-// A shard that refused for want of room is not asked to take more for so long.
-constexpr absl::Duration kFullPause = absl::Seconds(60);
+// A shard that refused for want of room is not asked to take more for so long, and one that failed a change for another
+// reason of its own is asked for none.
+constexpr absl::Duration kPause = absl::Seconds(60);
 
 // Runs `work(i)` for all i < count at once, each on a thread of its own: each waits for a shard and does nothing else.
 void OnThreads(size_t count, const std::function<void(size_t)>& work) {
@@ -43,6 +44,18 @@ std::string Format(absl::Span<const LayerHolding> batch) {
                     FormatExperts(holding.experts));
   }
   return text;
+}
+
+// What a round goes by must make sense whatever the peer sends. INVALID_ARGUMENT names the field.
+absl::Status CheckState(const ShardState& state) {
+  if (absl::Status status = CheckHoldings(state.description); !status.ok()) return status;
+  for (const LayerTokens& counted : state.tokens) {
+    const auto& holdings = state.description.holdings;
+    const bool known = std::any_of(holdings.begin(), holdings.end(),
+                                   [&](const LayerHolding& holding) { return holding.layer == counted.layer; });
+    if (!known) return absl::InvalidArgumentError(absl::StrCat("tokens: there is no layer ", Value(counted.layer)));
+  }
+  return absl::OkStatus();
 }
 
 std::set<std::tuple<std::string, LayerId, ExpertId>> HeldIn(const Pool& pool) {
@@ -90,8 +103,13 @@ RoundReport Controller::Round(const std::vector<std::string>& addresses) {
     report.plan = PlanPool(report.pool, plan);
     metrics_.ShowPlan(report.plan);
     if (report.plan.moves.empty()) {
-      report.outcome = report.plan.moves_left == 0 ? RoundOutcome::kBalanced : RoundOutcome::kWaiting;
-      if (report.plan.moves_left > 0) report.why = "no room, or --load-rate is used up";
+      const bool waits = report.plan.moves_left > 0 || report.pool.orphans > 0;
+      report.outcome = waits ? RoundOutcome::kWaiting : RoundOutcome::kBalanced;
+      if (waits) {
+        report.why = report.plan.moves_left > 0
+                         ? "no room, or --load-rate is used up"
+                         : absl::StrCat(report.pool.orphans, " experts have no holder, and no shard has room for them");
+      }
     } else if (options_.dry_run) {
       report.outcome = RoundOutcome::kPlanned;
     } else {
@@ -105,17 +123,18 @@ RoundReport Controller::Round(const std::vector<std::string>& addresses) {
 }
 
 bool Controller::Observe(const std::vector<std::string>& addresses, RoundReport& report) {
-  for (auto it = controls_.begin(); it != controls_.end();) {
+  for (auto it = listed_.begin(); it != listed_.end();) {
     const bool listed = std::find(addresses.begin(), addresses.end(), it->first) != addresses.end();
-    it = listed ? std::next(it) : controls_.erase(it);
+    it = listed ? std::next(it) : listed_.erase(it);
   }
   for (const std::string& address : addresses) {
-    auto& control = controls_[address];
+    auto& control = listed_[address].control;
     if (control == nullptr) control = connect_(address);
   }
   std::vector<absl::StatusOr<ShardState>> states(addresses.size(), absl::UnknownError(""));
   OnThreads(addresses.size(),
-            [&](size_t i) { states[i] = controls_.at(addresses[i])->Describe(options_.ask_timeout); });
+            [&](size_t i) { states[i] = listed_.at(addresses[i]).control->Describe(options_.ask_timeout); });
+  meter_.Keep(addresses);
 
   const absl::Time now = options_.clock->Now();
   std::vector<PoolShard> shards;
@@ -123,15 +142,21 @@ bool Controller::Observe(const std::vector<std::string>& addresses, RoundReport&
   std::string silent;
   bool loading = false;
   for (size_t i = 0; i < addresses.size(); ++i) {
+    if (states[i].ok()) {
+      if (const absl::Status sense = CheckState(*states[i]); !sense.ok()) {
+        states[i] = absl::Status(sense.code(), absl::StrCat("shard at ", addresses[i], ": ", sense.message()));
+        LogWarning(absl::StrCat(states[i].status().message(), "; it is left alone"));
+      }
+    }
     if (!states[i].ok()) {
       silent = std::string(states[i].status().message());
       loading = loading || absl::StrContains(silent, kShardNotReady);
       continue;
     }
     meter_.Read(addresses[i], states[i]->tokens, now);
-    const auto full = full_until_.find(addresses[i]);
-    const bool is_full = full != full_until_.end() && now < full->second;
-    shards.push_back({addresses[i], std::move(states[i]->description), is_full});
+    const Listed& listed = listed_.at(addresses[i]);
+    shards.push_back({addresses[i], std::move(states[i]->description), now < listed.full_until,
+                      now < listed.fixed_until});
     answered.insert(addresses[i]);
   }
   report.pool = MakePool(std::move(shards));
@@ -212,14 +237,17 @@ bool Controller::LetGo(RoundReport& report, std::vector<PoolMove>& moves) {
   std::vector<PoolShard>& shards = report.pool.shards;
   for (const auto& [shard, experts] : keep) {
     uint64_t& revision = shards[shard].description.revision;
-    const auto kept = Shard(report.pool, shard).KeepExperts(experts, revision, options_.ask_timeout);
-    if (!kept.ok()) return Settle(report, kept.status());
+    if (revision == 0) continue;  // it knows no Unload either
+    Listed& keeper = Shard(report.pool, shard);
+    const auto kept = keeper.control->KeepExperts(experts, revision, options_.ask_timeout);
+    if (!kept.ok()) return Settle(report, kept.status(), &keeper.fixed_until);
     revision = kept->revision;
   }
   for (const auto& [shard, experts] : unload) {
     uint64_t& revision = shards[shard].description.revision;
-    const auto left = Shard(report.pool, shard).UnloadExperts(experts, revision, options_.ask_timeout);
-    if (!left.ok()) return Settle(report, left.status());
+    Listed& leaver = Shard(report.pool, shard);
+    const auto left = leaver.control->UnloadExperts(experts, revision, options_.ask_timeout);
+    if (!left.ok()) return Settle(report, left.status(), &leaver.fixed_until);
     revision = left->revision;
     report.unloaded += CountOf(experts);
     metrics_.CountUnloads(CountOf(experts));
@@ -228,11 +256,16 @@ bool Controller::LetGo(RoundReport& report, std::vector<PoolMove>& moves) {
   return true;
 }
 
-// Notes why a change failed. False: the round is over, since what was seen is no longer so.
-bool Controller::Settle(RoundReport& report, const absl::Status& failure) {
+// Notes why a change failed, and until when the shard is not asked for such a one again. False: the round is over,
+// since what was seen is no longer so.
+bool Controller::Settle(RoundReport& report, const absl::Status& failure, absl::Time* pause_until) {
   report.why = std::string(failure.message());
   const bool others = absl::IsAborted(failure) || absl::IsFailedPrecondition(failure);
   report.outcome = others ? RoundOutcome::kYielded : RoundOutcome::kFailed;
+  // The next round would plan the same, and fail again where this one did: the other shards would wait for ever. One
+  // that cannot be reached is silent then, or has done what it did not answer.
+  const bool passes = others || absl::IsUnavailable(failure) || absl::IsDeadlineExceeded(failure);
+  if (!passes) *pause_until = options_.clock->Now() + kPause;
   return false;
 }
 
@@ -242,8 +275,8 @@ void Controller::Load(RoundReport& report, const std::vector<PoolMove>& moves) {
   const std::vector<std::pair<int32_t, std::vector<LayerHolding>>> batches(by_shard.begin(), by_shard.end());
   std::vector<absl::StatusOr<ShardDescription>> answers(batches.size(), absl::UnknownError(""));
   OnThreads(batches.size(), [&](size_t i) {
-    answers[i] = controls_.at(report.pool.shards[batches[i].first].address)
-                     ->LoadExperts(batches[i].second, options_.load_timeout);
+    answers[i] =
+        Shard(report.pool, batches[i].first).control->LoadExperts(batches[i].second, options_.load_timeout);
   });
   for (size_t i = 0; i < batches.size(); ++i) {
     const PoolShard& shard = report.pool.shards[batches[i].first];
@@ -256,10 +289,12 @@ void Controller::Load(RoundReport& report, const std::vector<PoolMove>& moves) {
       LogInfo(absl::StrCat(shard.description.name, " has loaded ", Format(batches[i].second)));
       continue;
     }
-    if (absl::IsResourceExhausted(answers[i].status())) {
-      full_until_[shard.address] = options_.clock->Now() + kFullPause;
-    }
-    Settle(report, answers[i].status());
+    Listed& taker = Shard(report.pool, batches[i].first);
+    const bool full = absl::IsResourceExhausted(answers[i].status());
+    // Where it is full it may still take one in the place of another.
+    Settle(report, answers[i].status(), full ? &taker.full_until : &taker.fixed_until);
+    // One that has not answered may be reading all the same.
+    if (!full) credit_bytes_ -= static_cast<double>(count * report.pool.expert_bytes());
   }
 }
 

@@ -7,7 +7,8 @@
 // - A shard lets an expert go only to make room for another one, and only where a second shard was seen to hold it in
 //   this round and in the one before, so that attention services have had time to hear of that one.
 // - That second shard must confirm it, and then the first must let it go, both at the revision at which this round
-//   described them; each of the two changes the revision (ExpertService in protos/conclave/v1/expert.proto).
+//   described them; each of the two changes the revision (ExpertService in protos/conclave/v1/expert.proto). A shard of
+//   a release that lets nothing go is not asked.
 // Attention services need not be told anything: a shard that holds something else than they think says so to the next
 // call.
 #ifndef CONCLAVE_PLACEMENT_SERVICE_CONTROLLER_H_
@@ -82,6 +83,13 @@ class Controller {
   using Held = std::set<std::tuple<std::string, LayerId, ExpertId>>;  // address, layer, expert
   using Batches = std::map<int32_t, std::vector<LayerHolding>>;       // by place in the list of shards
 
+  // A shard at an address of the last round's.
+  struct Listed {
+    std::unique_ptr<HoldingsControl> control;
+    absl::Time full_until = absl::InfinitePast();   // it refused to load for want of room
+    absl::Time fixed_until = absl::InfinitePast();  // it failed a change for another reason of its own
+  };
+
   // Fills in `report`; false: the round ends here, and why.
   bool Observe(const std::vector<std::string>& addresses, RoundReport& report);
   void MeasureLoads(Pool& pool, absl::Time now);
@@ -89,15 +97,14 @@ class Controller {
   void CarryOut(RoundReport& report);
   bool LetGo(RoundReport& report, std::vector<PoolMove>& moves);
   void Load(RoundReport& report, const std::vector<PoolMove>& moves);
-  bool Settle(RoundReport& report, const absl::Status& failure);
-  HoldingsControl& Shard(const Pool& pool, int32_t shard) { return *controls_[pool.shards[shard].address]; }
+  bool Settle(RoundReport& report, const absl::Status& failure, absl::Time* pause_until);
+  Listed& Shard(const Pool& pool, int32_t shard) { return listed_.at(pool.shards[shard].address); }
 
   const ControllerOptions options_;
   const Connect connect_;
   LoadMeter meter_;
   ControllerMetrics metrics_;
-  std::map<std::string, std::unique_ptr<HoldingsControl>> controls_;
-  std::map<std::string, absl::Time> full_until_;  // of shards that refused for want of room
+  std::map<std::string, Listed> listed_;
   std::set<std::string> answered_;                // in the round before
   Held held_;                                     // in this round
   Held known_;                                    // in the round before

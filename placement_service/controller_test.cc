@@ -1,6 +1,9 @@
 #include "placement_service/controller.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <random>
 #include <set>
@@ -29,6 +32,33 @@ std::vector<double> Skewed(int hot) {
   for (int i = 0; i < 4; ++i) tokens[static_cast<size_t>((hot + i) % kExperts)] = 4000;
   return tokens;
 }
+
+// A shard that says something else than is so.
+class LyingShard final : public HoldingsControl {
+ public:
+  using Lie = std::function<void(ShardState& state)>;
+  LyingShard(std::unique_ptr<HoldingsControl> real, Lie lie) : real_(std::move(real)), lie_(std::move(lie)) {}
+  absl::StatusOr<ShardState> Describe(absl::Duration timeout) override {
+    absl::StatusOr<ShardState> state = real_->Describe(timeout);
+    if (state.ok()) lie_(*state);
+    return state;
+  }
+  absl::StatusOr<ShardDescription> LoadExperts(absl::Span<const LayerHolding> experts, absl::Duration t) override {
+    return real_->LoadExperts(experts, t);
+  }
+  absl::StatusOr<ShardDescription> KeepExperts(absl::Span<const LayerHolding> experts, uint64_t revision,
+                                               absl::Duration t) override {
+    return real_->KeepExperts(experts, revision, t);
+  }
+  absl::StatusOr<ShardDescription> UnloadExperts(absl::Span<const LayerHolding> experts, uint64_t revision,
+                                                 absl::Duration t) override {
+    return real_->UnloadExperts(experts, revision, t);
+  }
+
+ private:
+  const std::unique_ptr<HoldingsControl> real_;
+  const Lie lie_;
+};
 
 class ControllerTest : public testing::Test {
  protected:
@@ -137,6 +167,21 @@ TEST_F(ControllerTest, LoadsNoMoreBytesThanItMayInTheLongRun) {
     loaded.push_back(Round(*controller).loaded);
   }
   EXPECT_EQ(loaded, (std::vector<int>{2, 0, 1, 0, 1})) << "a full allowance, then one expert in 20 s";
+}
+
+// Whatever a shard answers, or whether it does, it may be reading from its disk.
+TEST_F(ControllerTest, LoadsWithoutAnAnswerCountAsBytesLoaded) {
+  options_.plan.moves_max = 2;
+  options_.bytes_per_second = FakeShards::kExpertBytes / 20;
+  const auto controller = New([](Call call, int) { return call == Call::kLoad ? Fate::kUnheard : Fate::kDone; });
+  Round(*controller);
+  for (int round = 0; round < 5; ++round) {
+    Serve();
+    Round(*controller);
+  }
+  int held = 0;
+  for (int shard = 0; shard < 4; ++shard) held += shards_->Held(shard);
+  EXPECT_EQ(held, kLayers * kExperts + 4) << "as with answers";
 }
 
 TEST_F(ControllerTest, WaitsUntilEveryExpertHasAHolder) {
@@ -323,6 +368,87 @@ TEST_F(ControllerTest, ShardsOfAnEarlierReleaseKeepWhatTheyHold) {
     Round(*controller);
   }
   EXPECT_EQ(shards_->calls(Call::kLoad), 0);
+}
+
+// It cannot confirm that it keeps an expert, nor can it let one go: it is relied on as it is.
+TEST_F(ControllerTest, AShardOfAnEarlierReleaseKeepsWhatAnotherLetsGo) {
+  shards_ = std::make_unique<FakeShards>(2, kLayers, kExperts, 1);
+  shards_->SetLimit(1, kLayers * kExperts / 2);  // without a spare slot: it must let go to take more
+  shards_->MakeOld(0);
+  for (int layer = 1; layer <= kLayers; ++layer) shards_->Hold(0, layer, 31);
+  const auto controller = New();
+  for (int round = 0; round < 3; ++round) {
+    Serve(5);
+    Round(*controller);
+  }
+  EXPECT_GT(shards_->calls(Call::kUnload), 0);
+  EXPECT_EQ(shards_->calls(Call::kKeep), 0);
+  EXPECT_EQ(shards_->lost(), 0);
+  ExpectComplete();
+}
+
+TEST_F(ControllerTest, AShardThatFailsEveryChangeDoesNotKeepTheOthersFromMoving) {
+  shards_ = std::make_unique<FakeShards>(4, kLayers, kExperts, 1);
+  Settle(*New(), 0);  // the spare room is full now
+  int broken = -1, failed = 0;
+  const auto controller = New([&](Call call, int shard) {
+    if (call != Call::kUnload || (broken >= 0 && shard != broken)) return Fate::kDone;
+    broken = shard;  // the first that is asked
+    ++failed;
+    return Fate::kBroken;
+  });
+  int moved = 0;
+  for (int round = 0; round < 6; ++round) {
+    Serve(12);
+    moved += Round(*controller).outcome == RoundOutcome::kMoved;
+  }
+  EXPECT_EQ(failed, 1) << "within a minute";
+  EXPECT_GT(moved, 0);
+  EXPECT_EQ(shards_->lost(), 0);
+}
+
+TEST_F(ControllerTest, AShardThatTalksNonsenseIsLeftAlone) {
+  const auto with = [](std::vector<int32_t> experts) {
+    return [experts](ShardState& state) {
+      state.description.holdings[0].experts.clear();
+      for (const int32_t expert : experts) state.description.holdings[0].experts.push_back(ExpertId{expert});
+    };
+  };
+  const std::vector<LyingShard::Lie> lies = {
+      with({1'000'000, 0}),
+      with({std::numeric_limits<int32_t>::max()}),
+      with({-1, 0}),
+      with({3, 3}),
+      [](ShardState& state) { state.description.holdings[1].layer = state.description.holdings[0].layer; },
+      [](ShardState& state) { state.description.holdings[1].layer = LayerId{1'000'000}; },
+      [](ShardState& state) { state.tokens.push_back({LayerId{77}, {1}}); },
+  };
+  for (size_t i = 0; i < lies.size(); ++i) {
+    SCOPED_TRACE(i);
+    shards_ = std::make_unique<FakeShards>(4, kLayers, kExperts, 2, /*copies=*/2);
+    options_.clock = &clock_;
+    Controller controller(options_, [&](const std::string& address) -> std::unique_ptr<HoldingsControl> {
+      auto shard = shards_->Connect(address);
+      if (address != "shard-0") return shard;
+      return std::make_unique<LyingShard>(std::move(shard), lies[i]);
+    });
+    for (int round = 0; round < 3; ++round) {
+      Serve();
+      EXPECT_EQ(Round(controller).pool.shards.size(), 3u);
+    }
+    EXPECT_GT(shards_->calls(Call::kLoad), 0) << "the others go on";
+    EXPECT_EQ(shards_->lost(), 0);
+  }
+}
+
+TEST_F(ControllerTest, ExpertsThatNobodyHasRoomForAreNotCalledBalanced) {
+  shards_ = std::make_unique<FakeShards>(4, kLayers, kExperts, /*spare=*/0);
+  const auto controller = New();
+  Round(*controller);
+  shards_->Die(3);
+  const RoundReport report = Round(*controller);
+  EXPECT_EQ(report.outcome, RoundOutcome::kWaiting);
+  EXPECT_THAT(report.why, HasSubstr("16 experts have no holder, and no shard has room for them"));
 }
 
 TEST_F(ControllerTest, TooFewTokensTellNothing) {

@@ -77,6 +77,9 @@ class FakeShardControl final : public HoldingsControl {
     std::lock_guard<std::mutex> lock(pool_.mutex_);
     if (!pool_.shards_[shard_].alive) return absl::UnavailableError("it is dead");
     ++pool_.calls_[call];
+    if (fate == FakeShards::Fate::kBroken) return absl::InternalError("it is broken");
+    const bool change = call == FakeShards::Call::kKeep || call == FakeShards::Call::kUnload;
+    if (change && pool_.shards_[shard_].revision == 0) return absl::UnimplementedError("it knows no such call");
     if (absl::Status status = work(); !status.ok()) return status;
     if (fate == FakeShards::Fate::kUnheard) return absl::DeadlineExceededError("no answer came");
     return pool_.Describe(shard_);

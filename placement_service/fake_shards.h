@@ -25,8 +25,9 @@ class FakeShards {
  public:
   static constexpr int64_t kExpertBytes = 100;
   enum class Call { kDescribe, kLoad, kKeep, kUnload };
-  // What happens to a call: it is done and answered, not done, or done and its answer is lost.
-  enum class Fate { kDone, kRefused, kUnheard };
+  // What happens to a call: it is done and answered, cannot be made, is done and its answer is lost, or the shard is
+  // not able to do it.
+  enum class Fate { kDone, kRefused, kUnheard, kBroken };
   using Fates = std::function<Fate(Call call, int shard)>;
 
   // Contiguous shares, `copies` of each around a ring, and room for `spare` more of each layer on every shard.

@@ -1,5 +1,6 @@
 #include "placement_service/load_meter.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace conclave {
@@ -22,6 +23,13 @@ void LoadMeter::Read(const std::string& address, absl::Span<const LayerTokens> t
       series.counters[i] = layer.tokens[i];
     }
     series.read_at = now;
+  }
+}
+
+void LoadMeter::Keep(absl::Span<const std::string> addresses) {
+  for (auto it = series_.begin(); it != series_.end();) {
+    const bool kept = std::find(addresses.begin(), addresses.end(), it->first.first) != addresses.end();
+    it = kept ? std::next(it) : series_.erase(it);
   }
 }
 

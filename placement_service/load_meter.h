@@ -25,6 +25,8 @@ class LoadMeter {
 
   // A reading of the shard at `address`. Counters that are lower than last time are those of a new process.
   void Read(const std::string& address, absl::Span<const LayerTokens> tokens, absl::Time now);
+  // Forgets all that were read but those at `addresses`.
+  void Keep(absl::Span<const std::string> addresses);
   // Tokens of each expert of the layer that the shard ran, [experts] or empty: none that we know of.
   std::vector<double> Tokens(const std::string& address, LayerId layer, absl::Time now) const;
 

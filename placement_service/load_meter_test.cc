@@ -1,5 +1,6 @@
 #include "placement_service/load_meter.h"
 
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -42,6 +43,16 @@ TEST(LoadMeter, CountersThatBeginAnewAreThoseOfANewProcess) {
   meter.Read("a", std::vector<LayerTokens>{{kLayer, {100, 50}}}, now);
   meter.Read("a", std::vector<LayerTokens>{{kLayer, {5, 60}}}, now);
   EXPECT_EQ(meter.Tokens("a", kLayer, now), (std::vector<double>{5, 60}));
+}
+
+// Shards' addresses come and go for as long as the process lives.
+TEST(LoadMeter, KeepsNothingOfAddressesThatAreGone) {
+  LoadMeter meter(absl::Seconds(60), /*since_start=*/true);
+  const absl::Time now = absl::UnixEpoch();
+  for (const char* address : {"a", "b"}) meter.Read(address, std::vector<LayerTokens>{{kLayer, {100}}}, now);
+  meter.Keep(std::vector<std::string>{"b"});
+  EXPECT_TRUE(meter.Tokens("a", kLayer, now).empty());
+  EXPECT_EQ(meter.Tokens("b", kLayer, now), std::vector<double>{100});
 }
 
 }  // namespace

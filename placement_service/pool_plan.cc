@@ -8,6 +8,8 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "moe/base/limits.h"
 #include "moe/placement/eplb.h"
 
 namespace conclave {
@@ -50,17 +52,22 @@ std::vector<EplbShard> RoomOfALayer(const Pool& pool, const PoolLayer& layer, co
       slots = std::min(fits / static_cast<int64_t>(pool.layers.size()),
                        held[i] + std::max<int64_t>(0, fits - HeldBy(shard.description)));
     }
-    room.push_back({static_cast<int>(std::min<int64_t>(slots, pool.experts)), shard.description.revision == 0});
+    room.push_back({static_cast<int>(std::min<int64_t>(slots, pool.experts)),
+                    shard.fixed || shard.description.revision == 0});
   }
   return room;
 }
 
-// A holder that keeps the expert when all evictions of the steps are done; -1: none.
-int32_t KeeperOf(const PoolLayer& layer, const std::vector<EplbStep>& steps, ExpertId expert) {
+// A holder that keeps the expert, which `leaver` lets go, when all evictions of the steps are done; -1: none. Attention
+// services that take rows of the one must take those of the other.
+int32_t KeeperOf(const Pool& pool, const PoolLayer& layer, const std::vector<EplbStep>& steps, ExpertId expert,
+                 int32_t leaver) {
+  const std::string& profile = pool.shards[static_cast<size_t>(leaver)].description.numeric_profile;
   for (const int32_t shard : layer.holders[static_cast<size_t>(Value(expert))]) {
+    const PoolShard& holder = pool.shards[static_cast<size_t>(shard)];
     const bool goes = std::any_of(steps.begin(), steps.end(),
                                   [&](const EplbStep& step) { return step.to == shard && step.evict == expert; });
-    if (!goes) return shard;
+    if (!goes && !holder.fixed && holder.description.numeric_profile == profile) return shard;
   }
   return -1;
 }
@@ -111,6 +118,26 @@ int64_t Pool::expert_bytes() const {
   return 0;
 }
 
+absl::Status CheckHoldings(const ShardDescription& description) {
+  const int experts = description.experts_per_layer > 0 ? description.experts_per_layer : limits::kExpertsPerLayerMax;
+  int32_t layer = -1;
+  for (const LayerHolding& holding : description.holdings) {
+    if (Value(holding.layer) <= layer || Value(holding.layer) >= limits::kLayersMax) {
+      return absl::InvalidArgumentError(absl::StrCat("holdings: layer ", Value(holding.layer), " after ", layer));
+    }
+    layer = Value(holding.layer);
+    int32_t last = -1;
+    for (const ExpertId expert : holding.experts) {
+      if (Value(expert) <= last || Value(expert) >= experts) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("holdings: expert ", Value(expert), " of layer ", layer, " after ", last, ", of ", experts));
+      }
+      last = Value(expert);
+    }
+  }
+  return absl::OkStatus();
+}
+
 Pool MakePool(std::vector<PoolShard> shards) {
   Pool pool;
   for (PoolShard& shard : shards) {
@@ -130,7 +157,6 @@ Pool MakePool(std::vector<PoolShard> shards) {
   for (size_t i = 0; i < pool.shards.size(); ++i) {
     for (const LayerHolding& holding : pool.shards[i].description.holdings) {
       for (const ExpertId expert : holding.experts) {
-        if (Value(expert) < 0) continue;
         layers[holding.layer][static_cast<size_t>(Value(expert))].push_back(static_cast<int32_t>(i));
       }
     }
@@ -160,7 +186,7 @@ PoolPlan PlanPool(const Pool& pool, const PoolPlanOptions& options) {
                        static_cast<int>(steps.steps.size())};
     for (const EplbStep& step : steps.steps) {
       Candidate candidate{{layer.layer, step.expert, step.to, step.evict, -1}};
-      if (step.evict.has_value()) candidate.move.keeper = KeeperOf(layer, steps.steps, *step.evict);
+      if (step.evict.has_value()) candidate.move.keeper = KeeperOf(pool, layer, steps.steps, *step.evict, step.to);
       candidate.urgent = layer.holders[static_cast<size_t>(Value(step.expert))].empty();
       candidate.worth = (report.possible - report.planned) * total / report.moves;
       candidates.push_back(candidate);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "moe/base/ids.h"
 #include "moe/placement/load_split.h"
@@ -18,7 +19,8 @@ namespace conclave {
 struct PoolShard {
   std::string address;
   ShardDescription description;
-  bool full = false;  // it has just refused to take more
+  bool full = false;   // it has just refused to take more
+  bool fixed = false;  // it has just failed a change for reasons of its own: it is left as it is
 };
 
 // One layer: what is held and what had to be done lately.
@@ -39,7 +41,8 @@ struct Pool {
   int64_t expert_bytes() const;  // stored bytes of one expert; 0: no shard holds any
 };
 
-// The shard `to` takes an expert, after it has let `evict` of the same layer go, which `keeper` holds too.
+// The shard `to` takes an expert, after it has let `evict` of the same layer go, which `keeper` holds too. -1: nobody
+// who can be relied on does, and so it cannot go.
 struct PoolMove {
   LayerId layer{0};
   ExpertId expert{0};
@@ -76,8 +79,12 @@ struct PoolPlan {
 // Layers with fewer tokens than this for each shard are left alone: what is seen of them may be chance.
 inline constexpr double kTokensPerShardMin = 250;
 
+// INVALID_ARGUMENT says what is wrong with what a shard says it holds: layers and each layer's experts ascend, and are
+// of those that a model can have, and that this one has where the shard says how many.
+absl::Status CheckHoldings(const ShardDescription& description);
+
 // The shards' descriptions, the layers they hold experts of, and who holds which; tokens are for the caller to fill in.
-// Shards of other models than the first one's are left out. Layers ascend.
+// Shards of other models than the first one's are left out. Layers ascend. REQUIRES: CheckHoldings is OK of each.
 Pool MakePool(std::vector<PoolShard> shards);
 
 // Deterministic. Experts without a holder come first. An expert keeps as many holders as the shards' --replicas say, if

@@ -113,6 +113,23 @@ TEST(PlanPool, AShardTakesNoMoreThanItsMemoryWhateverItsLayersHold) {
   EXPECT_LE(*std::max_element(taken.begin(), taken.end()), 1);
 }
 
+// Two releases whose kernels differ: attention services take rows of one of them only.
+TEST(PlanPool, NoShardLetsAnExpertGoBecauseOneOfAnotherProfileHoldsIt) {
+  for (const bool same : {true, false}) {
+    std::vector<PoolShard> shards = Shards(2, 1, 32);
+    shards[0].description.holdings[0].experts.push_back(ExpertId{31});
+    shards[0].description.expert_bytes += 100;
+    for (PoolShard& shard : shards) shard.description.expert_bytes_max = 16 * 100;
+    shards[1].description.numeric_profile = same ? "" : "other kernels";
+    Pool pool = MakePool(shards);
+    Feed(pool, 0, OneHot(32, 3));
+    const PoolPlan plan = PlanPool(pool, PoolPlanOptions{});
+    ASSERT_EQ(plan.moves.size(), 1u);
+    EXPECT_EQ(plan.moves[0].evict, ExpertId{31});
+    EXPECT_EQ(plan.moves[0].keeper, same ? 0 : -1);
+  }
+}
+
 TEST(PlanPool, ReplicasThatShardsAreMeantToHaveStay) {
   Pool pool = MakePool(Shards(4, 1, 32, /*replicas=*/2));
   Feed(pool, 0, OneHot(32, 3));
