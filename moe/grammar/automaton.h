@@ -23,6 +23,7 @@ class GrammarAutomaton {
   // `program` must outlive it.
   explicit GrammarAutomaton(const GrammarProgram& program);
 
+  // kLimit: of a program that CompileGrammar refuses.
   int32_t start() const { return start_; }
   // The state behind one more byte, kDead or kLimit. REQUIRES: a state
   int32_t Step(int32_t state, uint8_t byte) {

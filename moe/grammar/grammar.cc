@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
+#include "moe/grammar/automaton.h"
 #include "moe/grammar/char_set.h"
 #include "moe/grammar/json_parts.h"
 #include "moe/grammar/json_schema.h"
@@ -43,15 +44,7 @@ absl::StatusOr<GrammarProgram> CompileChoices(const std::vector<std::string>& ch
   return builder.Finish(builder.Literals(choices, builder.Return()));
 }
 
-}  // namespace
-
-std::string GrammarSpec::Key() const {
-  std::string key = absl::StrCat(static_cast<int>(kind), ":", text.size(), ":", text);
-  for (const std::string& choice : choices) absl::StrAppend(&key, choice.size(), ":", choice);
-  return key;
-}
-
-absl::StatusOr<GrammarProgram> CompileGrammar(const GrammarSpec& spec) {
+absl::StatusOr<GrammarProgram> Compile(const GrammarSpec& spec) {
   switch (spec.kind) {
     case GrammarSpec::Kind::kJsonSchema:
       return CompileJsonSchema(spec.text);
@@ -65,6 +58,23 @@ absl::StatusOr<GrammarProgram> CompileGrammar(const GrammarSpec& spec) {
   GrammarBuilder builder;
   JsonParts parts(builder);
   return builder.Finish(parts.AnyObject(builder.Return()));
+}
+
+}  // namespace
+
+std::string GrammarSpec::Key() const {
+  std::string key = absl::StrCat(static_cast<int>(kind), ":", text.size(), ":", text);
+  for (const std::string& choice : choices) absl::StrAppend(&key, choice.size(), ":", choice);
+  return key;
+}
+
+absl::StatusOr<GrammarProgram> CompileGrammar(const GrammarSpec& spec) {
+  ASSIGN_OR_RETURN(GrammarProgram program, Compile(spec));
+  if (GrammarAutomaton(program).start() == GrammarAutomaton::kLimit) {
+    return absl::InvalidArgumentError(absl::StrCat(spec.kind == GrammarSpec::Kind::kRegex ? "the pattern " : "#: ",
+                                                   "has too many alternatives with which a text may begin"));
+  }
+  return program;
 }
 
 }  // namespace conclave

@@ -51,6 +51,20 @@ const GrammarSpec kSpecs[] = {
     {GrammarSpec::Kind::kChoices, "", {"name", "na", "日本", "é\""}},
 };
 
+TEST(CompileGrammar, RefusesWhatBeginsInTooManyWays) {
+  std::string alternatives, schemas;
+  for (int i = 0; i < 3000; ++i) {
+    alternatives += "a|";
+    schemas += R"({"const": 1}, )";
+  }
+  for (const GrammarSpec& spec : {GrammarSpec{GrammarSpec::Kind::kRegex, alternatives + "b", {}},
+                                  Schema(absl::StrCat("{\"anyOf\": [", schemas, "{}]}"))}) {
+    const absl::Status status = CompileGrammar(spec).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(status.message(), testing::HasSubstr("too many alternatives"));
+  }
+}
+
 // Random walks through every grammar: each mask is what every token would say, taken byte by byte from the start by
 // another automaton.
 TEST(GrammarMatcher, MasksAreThoseOfEveryTokenOnItsOwn) {
