@@ -26,6 +26,8 @@ namespace conclave {
 namespace {
 
 constexpr size_t kPropertiesMax = 500;
+// Of the pointer of a schema; each schema under way has its own.
+constexpr size_t kPointerBytesMax = 2048;
 
 bool HasType(const OrderedJson& value, absl::string_view type) {
   switch (value.kind) {
@@ -92,6 +94,10 @@ class Compiler {
 
   absl::StatusOr<int32_t> Schema(const OrderedJson& json, const std::string& pointer) {
     const int32_t end = builder_.Return();
+    if (pointer.size() > kPointerBytesMax) {
+      return SchemaError("#", "the names on the way to a schema have ", pointer.size(), " bytes; at most ",
+                         kPointerBytesMax, " are taken");
+    }
     if (json.is_boolean()) return json.boolean ? parts_.AnyValue(end) : builder_.Fail();
     ASSIGN_OR_RETURN(const SchemaNode node, SchemaNode::Read(json, pointer));
     if (node.Find("$ref") != nullptr) return Reference(node);

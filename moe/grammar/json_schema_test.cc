@@ -169,6 +169,9 @@ TEST(CompileJsonSchema, HostileSchemasAreBounded) {
   Expect(many, {R"({"7":1,"499":2})"}, {R"({"499":1,"7":2})"});
   EXPECT_THAT(RefusalOf(absl::StrCat(R"({"properties": {"x":{},)", absl::StrJoin(properties, ","), "}}")),
               HasSubstr("at most 500"));
+  // Each schema under way has its pointer: many below a long name would be memory without an end.
+  const std::string name(60000, 'n');
+  EXPECT_THAT(RefusalOf(absl::StrCat(R"({"properties": {")", name, R"(": {"anyOf": [{}, {}]}}})")), HasSubstr("names"));
 }
 
 }  // namespace
