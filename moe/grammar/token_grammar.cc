@@ -62,7 +62,13 @@ absl::StatusOr<std::shared_ptr<const TokenMask>> TokenGrammar::Find(GrammarAutom
 }
 
 absl::StatusOr<const TokenMask*> GrammarMatcher::Allowed() {
-  ASSIGN_OR_RETURN(mask_, grammar_->MaskOf(automaton_, state_));
+  absl::StatusOr<std::shared_ptr<const TokenMask>> mask = grammar_->MaskOf(automaton_, state_);
+  if (!mask.ok()) {
+    // What the automaton remembers counts too, and depends on which masks others had found: only the state may matter.
+    state_ = automaton_.Forget(state_);
+    mask = grammar_->MaskOf(automaton_, state_);
+  }
+  ASSIGN_OR_RETURN(mask_, std::move(mask));
   if (!mask_->any && !mask_->accepts) {
     return absl::InvalidArgumentError(
         "the grammar: this model's vocabulary has no token with which the answer could go on or end");

@@ -51,6 +51,26 @@ const GrammarSpec kSpecs[] = {
     {GrammarSpec::Kind::kChoices, "", {"name", "na", "日本", "é\""}},
 };
 
+// A mask of some 15,500 states, where 16,384 may be remembered, behind 1,500 tokens with a state each.
+TEST(GrammarMatcher, AMaskDoesNotFailForWhatCameBeforeIt) {
+  std::vector<std::string> texts{"[\"", "a", "\","};
+  std::string words;
+  for (int i = 10000; i < 24000; ++i) {
+    texts.push_back(absl::StrCat(i));
+    absl::StrAppend(&words, words.empty() ? "" : ",", i, "11");
+  }
+  const auto grammar = Grammar(Schema(absl::StrCat(R"({"prefixItems": [{"type": "string", "minLength": 1500},
+      {"enum": [)", words, "]}], \"minItems\": 2, \"maxItems\": 2}")),
+                               std::make_shared<const TokenTrie>(std::move(texts)));
+  GrammarMatcher matcher(grammar);
+  ASSERT_TRUE(matcher.Take(0).ok());
+  for (int i = 0; i < 1500; ++i) ASSERT_TRUE(matcher.Take(1).ok());
+  ASSERT_TRUE(matcher.Take(2).ok());
+  const auto mask = matcher.Allowed();
+  ASSERT_TRUE(mask.ok()) << mask.status();
+  EXPECT_TRUE(Has(**mask, 3) && Has(**mask, 14002) && !Has(**mask, 0));
+}
+
 TEST(CompileGrammar, RefusesWhatBeginsInTooManyWays) {
   std::string alternatives, schemas;
   for (int i = 0; i < 3000; ++i) {
