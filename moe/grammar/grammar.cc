@@ -60,6 +60,15 @@ absl::StatusOr<GrammarProgram> Compile(const GrammarSpec& spec) {
   return builder.Finish(parts.AnyObject(builder.Return()));
 }
 
+// A refusal quotes the caller's text: as UTF-8 whatever was cut, and no longer than others send messages on.
+absl::Status Quotable(const absl::Status& refusal) {
+  constexpr size_t kBytesMax = 1024;
+  std::string message;
+  AppendLossyUtf8(refusal.message().substr(0, kBytesMax), /*final=*/true, &message);
+  if (refusal.message().size() > kBytesMax) message += "...";
+  return absl::Status(refusal.code(), message);
+}
+
 }  // namespace
 
 std::string GrammarSpec::Key() const {
@@ -69,8 +78,9 @@ std::string GrammarSpec::Key() const {
 }
 
 absl::StatusOr<GrammarProgram> CompileGrammar(const GrammarSpec& spec) {
-  ASSIGN_OR_RETURN(GrammarProgram program, Compile(spec));
-  if (GrammarAutomaton(program).start() == GrammarAutomaton::kLimit) {
+  absl::StatusOr<GrammarProgram> program = Compile(spec);
+  if (!program.ok()) return Quotable(program.status());
+  if (GrammarAutomaton(*program).start() == GrammarAutomaton::kLimit) {
     return absl::InvalidArgumentError(absl::StrCat(spec.kind == GrammarSpec::Kind::kRegex ? "the pattern " : "#: ",
                                                    "has too many alternatives with which a text may begin"));
   }

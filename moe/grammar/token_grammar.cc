@@ -76,11 +76,20 @@ absl::StatusOr<const TokenMask*> GrammarMatcher::Allowed() {
   return mask_.get();
 }
 
+int32_t GrammarMatcher::After(absl::string_view text) {
+  int32_t state = state_;
+  for (size_t i = 0; i < text.size() && state >= 0; ++i) state = automaton_.Step(state, static_cast<uint8_t>(text[i]));
+  return state;
+}
+
 absl::Status GrammarMatcher::Take(int32_t id) {
   if (automaton_.IsFull()) state_ = automaton_.Forget(state_);
   const absl::string_view text = id >= 0 && id < grammar_->trie().vocab() ? grammar_->trie().text(id) : "";
-  int32_t state = text.empty() ? GrammarAutomaton::kDead : state_;
-  for (size_t i = 0; i < text.size() && state >= 0; ++i) state = automaton_.Step(state, static_cast<uint8_t>(text[i]));
+  int32_t state = text.empty() ? GrammarAutomaton::kDead : After(text);
+  if (state == GrammarAutomaton::kLimit) {  // perhaps for what the automaton remembers, as in Allowed
+    state_ = automaton_.Forget(state_);
+    state = After(text);
+  }
   if (state == GrammarAutomaton::kLimit) return TooAmbiguous();
   if (state == GrammarAutomaton::kDead) {
     return absl::InvalidArgumentError(

@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "moe/grammar/automaton.h"
@@ -63,6 +64,8 @@ class GrammarMatcher {
   bool accepts() const { return automaton_.Accepts(state_); }
 
  private:
+  int32_t After(absl::string_view text);
+
   std::shared_ptr<const TokenGrammar> grammar_;
   GrammarAutomaton automaton_;
   int32_t state_;

@@ -71,6 +71,18 @@ TEST(GrammarMatcher, AMaskDoesNotFailForWhatCameBeforeIt) {
   EXPECT_TRUE(Has(**mask, 3) && Has(**mask, 14002) && !Has(**mask, 0));
 }
 
+// Tokens of 1,900 states, which are remembered, and of 8,500: together they have more threads than have room.
+TEST(GrammarMatcher, ATokenIsNotRefusedForWhatCameBeforeIt) {
+  std::vector<std::string> texts{"\"", std::string(1900, 'a'), std::string(8000, 'a')};
+  GrammarMatcher matcher(Grammar(Schema(R"({"type": "string", "minLength": 9900})"),
+                                 std::make_shared<const TokenTrie>(std::move(texts))));
+  for (const int id : {0, 1, 2, 0}) {
+    const absl::Status taken = matcher.Take(id);
+    ASSERT_TRUE(taken.ok()) << taken << ", token " << id;
+  }
+  EXPECT_TRUE(matcher.accepts());
+}
+
 TEST(CompileGrammar, RefusesWhatBeginsInTooManyWays) {
   std::string alternatives, schemas;
   for (int i = 0; i < 3000; ++i) {
@@ -226,6 +238,10 @@ TEST(CompileGrammar, NamesWhatIsWrong) {
   EXPECT_THAT(refusal({GrammarSpec::Kind::kRegex, std::string(40, '('), {}}), HasSubstr("nested deeper"));
   EXPECT_THAT(refusal({GrammarSpec::Kind::kChoices, "", {}}), HasSubstr("0 choices"));
   EXPECT_THAT(refusal({GrammarSpec::Kind::kChoices, "", {""}}), HasSubstr("empty choice"));
+  EXPECT_THAT(refusal({GrammarSpec::Kind::kRegex, "(?日)", {}}), HasSubstr("'(?\uFFFD'"));
+  const std::string long_one = refusal(Schema(absl::StrCat("{\"", std::string(60000, 'k'), "\": 1}")));
+  EXPECT_THAT(long_one, HasSubstr("kkk"));
+  EXPECT_LT(long_one.size(), 1100u);
 }
 
 TEST(CharSet, IsUtf8AndNothingElse) {
