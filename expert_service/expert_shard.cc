@@ -95,13 +95,12 @@ ExpertShard::ExpertShard(const ExpertShardOptions& options, const Checkpoint& ch
 ExpertShard::~ExpertShard() = default;
 
 ShardDescription ExpertShard::Describe() const {
-  std::shared_lock<std::shared_mutex> lock(holdings_mutex_);
+  std::lock_guard<std::mutex> lock(description_mutex_);
   return description_;
 }
 
 absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const LayerHolding> experts) {
   std::lock_guard<std::mutex> turn(mutex_);
-  std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
   absl::StatusOr<std::vector<LayerHolding>> fresh = store_->Hold(experts, expert_bytes_max_);
   if (!fresh.ok()) {
     return absl::Status(fresh.status().code(), absl::StrCat(description_.name, ": ", fresh.status().message()));
@@ -127,10 +126,16 @@ absl::StatusOr<ShardDescription> ExpertShard::LoadExperts(absl::Span<const Layer
 }
 
 void ExpertShard::DescribeHoldings() {
+  std::lock_guard<std::mutex> lock(description_mutex_);
   ++description_.placement_epoch;
   description_.holdings = store_->holdings();
   description_.expert_bytes = static_cast<uint64_t>(store_->stored_bytes());
   metrics_.SetHeld(*store_);
+}
+
+void ExpertShard::Revise() {
+  std::lock_guard<std::mutex> lock(description_mutex_);
+  ++description_.revision;
 }
 
 absl::Status ExpertShard::PrepareExperts(absl::Span<const LayerHolding> experts) { return store_->Prepare(experts); }
@@ -147,21 +152,19 @@ absl::Status ExpertShard::CheckChange(absl::Span<const LayerHolding> experts, ui
 
 absl::StatusOr<ShardDescription> ExpertShard::KeepExperts(absl::Span<const LayerHolding> experts, uint64_t revision) {
   std::lock_guard<std::mutex> turn(mutex_);
-  std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
   RETURN_IF_ERROR(CheckChange(experts, revision));
-  ++description_.revision;
+  Revise();
   return description_;
 }
 
 absl::StatusOr<ShardDescription> ExpertShard::UnloadExperts(absl::Span<const LayerHolding> experts,
                                                             uint64_t revision) {
   std::lock_guard<std::mutex> turn(mutex_);
-  std::unique_lock<std::shared_mutex> lock(holdings_mutex_);
   RETURN_IF_ERROR(CheckChange(experts, revision));
   if (loader_.LoadsAny(experts)) {
     return absl::AbortedError(absl::StrCat(description_.name, ": experts: some are still being loaded; try later"));
   }
-  ++description_.revision;
+  Revise();
   for (const LayerHolding& gone : experts) {
     const absl::Span<const LayerHolding> one = absl::MakeConstSpan(&gone, 1);
     absl::Status status = device_ == nullptr ? absl::OkStatus() : device_->Drop(one);
@@ -251,10 +254,7 @@ absl::Status ExpertShard::ComputeOnDevice(const ExpertCall& call, MatView out,
 absl::Status ExpertShard::RunInPieces(const ExpertCall& call, MatView out,
                                       const std::function<void(int64_t)>& landed) {
   const absl::Time arrival = absl::Now();
-  // One call after the other, from here on: calls that overlapped while they hold the second lock would keep
-  // LoadExperts from ever getting it.
   std::lock_guard<std::mutex> turn(mutex_);
-  std::shared_lock<std::shared_mutex> lock(holdings_mutex_);
   absl::Status status = Check(call, out);
   if (status.ok()) status = Compute(call, out, arrival, landed);
   metrics_.CountEnd(status.code());

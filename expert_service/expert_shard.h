@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <shared_mutex>
 #include <string>
 
 #include "absl/status/status.h"
@@ -81,22 +80,24 @@ class ExpertShard final : public ExpertHandler {
   absl::Status CheckChange(absl::Span<const LayerHolding> experts, uint64_t revision) const;
   // The store holds something else than is described.
   void DescribeHoldings();
+  void Revise();
   absl::Status Compute(const ExpertCall& call, MatView out, absl::Time arrival,
                        const std::function<void(int64_t)>& landed);
   absl::Status ComputeOnDevice(const ExpertCall& call, MatView out, const std::function<void(int64_t)>& landed);
 
   const Checkpoint& checkpoint_;
-  const std::unique_ptr<ExpertStore> store_;
+  const std::unique_ptr<ExpertStore> store_;  // what it holds is guarded by mutex_
   const int pairs_max_;
   CallLimits limits_;
   const int64_t expert_bytes_max_;
   const bool load_;
-  // Shared by calls, exclusive for LoadExperts: it guards store_, description_ and the series of metrics_.
-  mutable std::shared_mutex holdings_mutex_;
+  // Changes with both mutexes held, so that whoever holds either may read it: a shard answers who asks what it is while
+  // layers are copied to its device.
   ShardDescription description_;
-  ShardMetrics metrics_;
+  mutable std::mutex description_mutex_;  // behind mutex_
+  ShardMetrics metrics_;                  // its series are guarded by mutex_
   BackgroundLoader loader_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // one call or one change after the other
   ThreadPool threads_;      // guarded by mutex_
   GroupedExperts grouped_;  // guarded by mutex_; idle where there is a device
   absl::Time last_end_ = absl::InfinitePast();  // of a call on the CPU; guarded by mutex_
