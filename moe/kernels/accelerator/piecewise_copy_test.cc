@@ -1,8 +1,8 @@
 #include "moe/kernels/accelerator/piecewise_copy.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -23,7 +23,7 @@ struct Copy {
     accelerator.CopyIn(memory, sent.data(), bytes);
   }
   ~Copy() { accelerator.Free(memory); }
-  bool Came(int64_t bytes) const { return std::memcmp(host.data(), sent.data(), static_cast<size_t>(bytes)) == 0; }
+  bool Came(int64_t bytes) const { return std::equal(host.begin(), host.begin() + bytes, sent.begin()); }
   Accelerator& accelerator;
   std::vector<std::byte> sent, host;
   void* memory = nullptr;
