@@ -111,7 +111,7 @@ class EntryPoints(Unpacked):
             return log.read()
 
     def test_they_serve_a_chat_and_end_with_zero(self):
-        self.assertEqual(set(self.commands), {"expert-0", "expert-1", "router", "gateway"})
+        self.assertEqual(set(self.commands), {"expert-0", "expert-1", "router", "gateway", "placement"})
         processes = {name: self.start(name) for name in self.commands}
         url = f"http://{self.hosts['gateway']}:8080"
 
@@ -126,7 +126,7 @@ class EntryPoints(Unpacked):
             {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as reply:
             self.assertEqual(json.load(reply)["usage"]["completion_tokens"], 8)
-        for name in ("gateway", "router", "expert-1", "expert-0"):
+        for name in ("gateway", "router", "placement", "expert-1", "expert-0"):
             processes[name].terminate()
             self.assertEqual(processes[name].wait(timeout=60), 0, self.log(name))
 
