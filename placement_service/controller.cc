@@ -226,8 +226,8 @@ void Controller::CarryOut(RoundReport& report) {
   if (report.loaded > 0) report.outcome = RoundOutcome::kMoved;
 }
 
-// What is to make room goes; moves whose room could not be made are taken out. False: the round is over.
-bool Controller::LetGo(RoundReport& report, std::vector<PoolMove>& moves) {
+// What is to make room goes. False: the round is over, since what was seen is no longer so.
+bool Controller::LetGo(RoundReport& report, const std::vector<PoolMove>& moves) {
   Batches keep, unload;
   for (const PoolMove& move : moves) {
     if (!move.evict.has_value()) continue;
@@ -240,14 +240,20 @@ bool Controller::LetGo(RoundReport& report, std::vector<PoolMove>& moves) {
     if (revision == 0) continue;  // it knows no Unload either
     Listed& keeper = Shard(report.pool, shard);
     const auto kept = keeper.control->KeepExperts(experts, revision, options_.ask_timeout);
-    if (!kept.ok()) return Settle(report, kept.status(), &keeper.fixed_until);
+    if (!kept.ok()) {
+      Settle(report, kept.status(), &keeper.fixed_until);
+      return false;
+    }
     revision = kept->revision;
   }
   for (const auto& [shard, experts] : unload) {
     uint64_t& revision = shards[shard].description.revision;
     Listed& leaver = Shard(report.pool, shard);
     const auto left = leaver.control->UnloadExperts(experts, revision, options_.ask_timeout);
-    if (!left.ok()) return Settle(report, left.status(), &leaver.fixed_until);
+    if (!left.ok()) {
+      Settle(report, left.status(), &leaver.fixed_until);
+      return false;
+    }
     revision = left->revision;
     report.unloaded += CountOf(experts);
     metrics_.CountUnloads(CountOf(experts));
@@ -256,9 +262,8 @@ bool Controller::LetGo(RoundReport& report, std::vector<PoolMove>& moves) {
   return true;
 }
 
-// Notes why a change failed, and until when the shard is not asked for such a one again. False: the round is over,
-// since what was seen is no longer so.
-bool Controller::Settle(RoundReport& report, const absl::Status& failure, absl::Time* pause_until) {
+// Notes why a change failed, and until when the shard is not asked for such a one again.
+void Controller::Settle(RoundReport& report, const absl::Status& failure, absl::Time* pause_until) {
   report.why = std::string(failure.message());
   const bool others = absl::IsAborted(failure) || absl::IsFailedPrecondition(failure);
   report.outcome = others ? RoundOutcome::kYielded : RoundOutcome::kFailed;
@@ -266,7 +271,6 @@ bool Controller::Settle(RoundReport& report, const absl::Status& failure, absl::
   // that cannot be reached is silent then, or has done what it did not answer.
   const bool passes = others || absl::IsUnavailable(failure) || absl::IsDeadlineExceeded(failure);
   if (!passes) *pause_until = options_.clock->Now() + kPause;
-  return false;
 }
 
 void Controller::Load(RoundReport& report, const std::vector<PoolMove>& moves) {

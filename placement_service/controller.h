@@ -95,9 +95,9 @@ class Controller {
   void MeasureLoads(Pool& pool, absl::Time now);
   int MovesAllowed(const Pool& pool, absl::Time now);
   void CarryOut(RoundReport& report);
-  bool LetGo(RoundReport& report, std::vector<PoolMove>& moves);
+  bool LetGo(RoundReport& report, const std::vector<PoolMove>& moves);
   void Load(RoundReport& report, const std::vector<PoolMove>& moves);
-  bool Settle(RoundReport& report, const absl::Status& failure, absl::Time* pause_until);
+  void Settle(RoundReport& report, const absl::Status& failure, absl::Time* pause_until);
   Listed& Shard(const Pool& pool, int32_t shard) { return listed_.at(pool.shards[shard].address); }
 
   const ControllerOptions options_;

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/types/span.h"
 #include "moe/base/ids.h"
 #include "moe/placement/load_split.h"
 #include "moe/transport/expert_handler.h"

@@ -162,8 +162,8 @@ RemoteExperts::RemoteExperts(const ModelSpec& spec, const Kernels& kernels, Tran
 
 // The usable holder that the ticket has least against, not ejected, then with the least to do; of equal ones another
 // each time, or the first would get more in the long run. Whom it picks changes no bit of the result.
-bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard) {
-  const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{expert});
+bool RemoteExperts::PickHolder(LayerTicket& ticket, int32_t expert, absl::Span<const ShardId> holders, absl::Time now,
+                               ShardId* shard) {
   const auto cost = [&](int place) {
     const ShardId holder = holders[static_cast<size_t>(place)];
     return std::make_tuple(ticket.grudge(holder).strikes, health_.Ejected(holder, now),
@@ -261,13 +261,19 @@ void RemoteExperts::PlanOpen(LayerTicket& ticket, absl::Time now) {
   std::vector<RoutedPair>& open = ticket.open();
   batch_.clear();
   // First those that have no choice: copies of an expert are there to even out what these make of the shards' loads.
-  for (const bool has_choice : {false, true}) {
+  const auto pick_where = [&](bool chooses) {
+    size_t others = 0;
     for (RoutedPair& pair : open) {
-      const bool chooses = membership_->Holders(ticket.layer, ExpertId{pair.expert}).size() > 1;
-      if (chooses != has_choice) continue;
-      if (!PickHolder(ticket, pair.expert, now, &pair.shard)) pair.shard = kNobody;
+      const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{pair.expert});
+      if ((holders.size() > 1) != chooses) {
+        ++others;
+      } else if (!PickHolder(ticket, pair.expert, holders, now, &pair.shard)) {
+        pair.shard = kNobody;
+      }
     }
-  }
+    return others;
+  };
+  if (pick_where(false) > 0) pick_where(true);
   size_t kept = 0;
   for (const RoutedPair& pair : open) {
     if (pair.shard != kNobody) {
@@ -294,7 +300,8 @@ void RemoteExperts::Hedge(Flight& flight, absl::Time now) {
   for (RoutedPair pair : late.pairs) {
     if (ticket.has_row(pair)) continue;
     const int strikes = std::exchange(ticket.grudge(late.shard).strikes, 1000);  // anybody but the late one
-    const bool found = PickHolder(ticket, pair.expert, now, &pair.shard);
+    const absl::Span<const ShardId> holders = membership_->Holders(ticket.layer, ExpertId{pair.expert});
+    const bool found = PickHolder(ticket, pair.expert, holders, now, &pair.shard);
     ticket.grudge(late.shard).strikes = strikes;
     if (!found || pair.shard == late.shard) return;
     batch_.push_back(pair);

@@ -89,7 +89,8 @@ class RemoteExperts final : public ExpertPool {
                 std::unique_ptr<ShardMembership> membership, const std::vector<std::string>& names,
                 Device row_device, std::vector<std::unique_ptr<LayerTicket>> tickets,
                 const RemoteExpertsOptions& options);
-  bool PickHolder(LayerTicket& ticket, int32_t expert, absl::Time now, ShardId* shard);
+  bool PickHolder(LayerTicket& ticket, int32_t expert, absl::Span<const ShardId> holders, absl::Time now,
+                  ShardId* shard);
   bool HasAlternative(LayerTicket& ticket, const ShardMessage& message) const;
   void Pump(absl::Time now);
   void KeepOpen(LayerTicket& ticket, const absl::Status& why);

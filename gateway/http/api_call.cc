@@ -46,9 +46,10 @@ void AddToolCalls(const AnswerPiece& piece, AnswerPiece& whole) {
   }
 }
 
-// An answer whose call is forced begins behind the thoughts that its prompt ended with.
+// An answer that holds to a grammar does so from its first byte on: there are no thoughts before it. One whose call is
+// forced begins behind the thoughts that its prompt ended with.
 ReasoningMode ModeOf(const ApiRequest& request, ReasoningMode mode) {
-  if (!request.chat) return ReasoningMode::kOff;
+  if (!request.chat || request.prompts.front().has_grammar()) return ReasoningMode::kOff;
   const v1::ToolChoice::Mode choice = request.prompts.front().chat().tool_choice().mode();
   const bool forced = choice == v1::ToolChoice::MODE_REQUIRED || choice == v1::ToolChoice::MODE_FUNCTION;
   return forced && mode == ReasoningMode::kBeginsInside ? ReasoningMode::kByTag : mode;

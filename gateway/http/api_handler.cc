@@ -270,9 +270,7 @@ class ApiHandlerImpl final : public ApiHandler {
     head.id = absl::StrCat(head.chat ? "chatcmpl-" : "cmpl-", exchange->context().request_id);
     head.model = model_->name;
     head.created = absl::ToUnixSeconds(absl::Now());
-    // An answer that holds to a grammar does so from its first byte on: there are no thoughts before it.
-    const ReasoningMode reasoning = request->prompts.front().has_grammar() ? ReasoningMode::kOff : reasoning_;
-    const auto call = std::make_shared<ApiCall>(exchange, *std::move(request), std::move(head), reasoning);
+    const auto call = std::make_shared<ApiCall>(exchange, *std::move(request), std::move(head), reasoning_);
     call->Start(*dispatcher_.load(), absl::Now() + options_.request_timeout);
     return absl::OkStatus();
   }

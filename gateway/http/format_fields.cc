@@ -1,12 +1,11 @@
 #include "gateway/http/format_fields.h"
 
 #include <string>
-#include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gateway/http/json_body.h"
+#include "gateway/tools/tool_call_format.h"
 #include "moe/grammar/grammar.h"
 #include "moe/grammar/grammar_message.h"
 
@@ -14,8 +13,6 @@ namespace conclave {
 namespace {
 
 using nlohmann::json;
-
-constexpr size_t kNameBytesMax = 64;
 
 // Reads fields into one grammar.
 class FormatReader {
@@ -51,10 +48,9 @@ class FormatReader {
   void ReadNamedSchema(BodyFields& format, const json& named) {
     if (!named.is_object()) return format.Fail("json_schema", "must be an object");
     BodyFields inner(named, "response_format.json_schema.");
-    const std::string name = inner.Text("name").value_or("");
-    bool plain = !name.empty() && name.size() <= kNameBytesMax;
-    for (const char c : name) plain &= absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
-    if (!plain) inner.Fail("name", absl::StrCat("must be 1 to ", kNameBytesMax, " letters, digits, '_' and '-'"));
+    if (!IsFunctionName(inner.Text("name").value_or(""))) {
+      inner.Fail("name", "must be 1 to 64 letters, digits, '_' and '-'");
+    }
     inner.Text("description");
     inner.Bool("strict");  // answers always hold to the schema
     const json* schema = inner.Find("schema");
@@ -81,10 +77,8 @@ class FormatReader {
       Set(field)->set_json_schema(schema.get<std::string>());
     } else {
       absl::string_view text = body_text_;
-      for (const absl::string_view name : absl::StrSplit(field, '.')) {
-        if (!text.empty()) text = JsonMember(text, name);
-      }
-      Set(field)->set_json_schema(text.empty() ? schema.dump() : std::string(text));
+      for (const absl::string_view name : absl::StrSplit(field, '.')) text = JsonMember(text, name);
+      Set(field)->set_json_schema(std::string(text));
     }
     Check(field);
   }

@@ -1,7 +1,6 @@
 #include "gateway/tools/marked_call_parser.h"
 
 #include <utility>
-#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -35,11 +34,11 @@ absl::string_view NameOfId(absl::string_view id) {
 }  // namespace
 
 MarkedCallParser::MarkedCallParser(const ToolCallReading& reading)
-    : ToolCallParser(reading), matcher_(MarkersOf(format_)) {}
+    : ToolCallParser(reading), markers_(MarkersOf(format_)), matcher_(markers_) {}
 
 void MarkedCallParser::Enter(State state) {
   state_ = state;
-  matcher_ = StopMatcher(MarkersOf(format_));
+  matcher_ = StopMatcher(markers_);
   header_.clear();
   trimmed_.clear();
   has_arguments_ = false;
@@ -55,7 +54,7 @@ void MarkedCallParser::Step(char byte, v1::GenerateResponse& chunk) {
       if (!found) return;
       if (marker == kHeaderEnd || marker == kCallEnd) {
         // Markers of a call that was not one.
-        Content(MarkersOf(format_)[static_cast<size_t>(marker)], chunk);
+        Content(markers_[static_cast<size_t>(marker)], chunk);
         return Enter(State::kText);
       }
       return Enter(marker == kCallBegin ? State::kHeader : State::kText);
@@ -66,8 +65,8 @@ void MarkedCallParser::Step(char byte, v1::GenerateResponse& chunk) {
       if (!found) return;
       if (marker == kHeaderEnd || marker == kSectionBegin) {
         // Within arguments these mean nothing.
-        AppendArguments(MarkersOf(format_)[static_cast<size_t>(marker)], chunk);
-        matcher_ = StopMatcher(MarkersOf(format_));
+        AppendArguments(markers_[static_cast<size_t>(marker)], chunk);
+        matcher_ = StopMatcher(markers_);
         return;
       }
       EndCall(chunk);
@@ -90,7 +89,7 @@ void MarkedCallParser::StepHeader(bool found, absl::string_view certain, v1::Gen
     HeaderIsText("", chunk);
     return Enter(marker == kCallBegin ? State::kHeader : State::kText);
   }
-  HeaderIsText(MarkersOf(format_)[static_cast<size_t>(marker)], chunk);
+  HeaderIsText(markers_[static_cast<size_t>(marker)], chunk);
 }
 
 bool MarkedCallParser::TakeHeader(v1::GenerateResponse& chunk) {

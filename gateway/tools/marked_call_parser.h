@@ -3,6 +3,7 @@
 #define CONCLAVE_GATEWAY_TOOLS_MARKED_CALL_PARSER_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/string_view.h"
@@ -31,7 +32,8 @@ class MarkedCallParser final : public ToolCallParser {
   void AppendArguments(absl::string_view text, v1::GenerateResponse& chunk);
 
   State state_ = State::kText;
-  StopMatcher matcher_;  // of the markers that may come in this state
+  const std::vector<std::string> markers_;
+  StopMatcher matcher_;  // of all markers
   std::string header_;   // since call_begin
   std::string trimmed_;  // of the arguments: what belongs to them only if more follows
   bool has_arguments_ = false;

@@ -1,7 +1,5 @@
 #include "moe/grammar/grammar.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "moe/base/status_macros.h"
 #include "moe/grammar/automaton.h"

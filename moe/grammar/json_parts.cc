@@ -1,7 +1,6 @@
 #include "moe/grammar/json_parts.h"
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <utility>
 

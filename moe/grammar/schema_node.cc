@@ -1,7 +1,6 @@
 #include "moe/grammar/schema_node.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 

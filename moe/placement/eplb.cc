@@ -15,6 +15,7 @@ namespace {
 constexpr double kStepGain = 0.05;
 // The plan ends where max/mean is within this share of what all steps reach.
 constexpr double kGoodEnough = 0.01;
+constexpr int kStepsMax = 64;
 
 double CostOf(absl::Span<const double> loads, double mean) {
   double cost = 0;
@@ -43,15 +44,16 @@ class LayerPlanner {
     PlaceOrphans(plan);
     const size_t needed = plan.steps.size();
     const double before = MaxOverMean(loads_);
-    std::vector<double> after;  // of each step from here on
-    while (static_cast<int>(plan.steps.size()) < options_.steps_max) {
+    plan.imbalance_planned = before;
+    if (before * (1 - options_.gain_min) < 1) return plan;  // max/mean is 1 at the least: no steps bring so much
+    std::vector<double> after;                              // of each step from here on
+    while (static_cast<int>(plan.steps.size()) < kStepsMax) {
       const std::optional<EplbStep> step = BestStep();
       if (!step.has_value()) break;
       Take(*step);
       plan.steps.push_back(*step);
       after.push_back(MaxOverMean(loads_));
     }
-    plan.imbalance_planned = before;
     if (after.empty() || after.back() > before * (1 - options_.gain_min)) {
       plan.steps.resize(needed);
       return plan;

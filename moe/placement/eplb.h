@@ -32,7 +32,6 @@ struct EplbShard {
 struct EplbOptions {
   int copies_min = 1;      // an expert keeps at least so many holders, if it has them
   double gain_min = 0.05;  // by this share a plan must lower max/mean, or nothing is planned
-  int steps_max = 64;
 };
 
 // The shard `to` takes `expert`, after it has let `evict` go, of which others hold copies.

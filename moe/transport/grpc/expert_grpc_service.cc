@@ -126,28 +126,28 @@ class Service final : public v1::ExpertService::Service {
 
   grpc::Status LoadExperts(grpc::ServerContext* context, const v1::LoadExpertsRequest* request,
                            v1::DescribeResponse* response) override {
-    const absl::StatusOr<ExpertHandler*> handler = Ready();
-    if (!handler.ok()) return ToGrpc(handler.status());
-    const absl::Status expected = CheckFit(*context, (*handler)->Describe(), request->model_fingerprint(), "");
-    if (!expected.ok()) return ToGrpc(expected);
-    const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request->experts());
-    if (!experts.ok()) return ToGrpc(experts.status());
-    if (request->weights_first()) {
-      if (const absl::Status ready = (*handler)->PrepareExperts(*experts); !ready.ok()) return ToGrpc(ready);
-    }
-    const absl::StatusOr<ShardDescription> description = (*handler)->LoadExperts(*experts);
-    if (description.ok()) EncodeDescription(*description, response);
-    return ToGrpc(description.status());
+    const auto load = [request](ExpertHandler& handler,
+                                absl::Span<const LayerHolding> experts) -> absl::StatusOr<ShardDescription> {
+      if (request->weights_first()) {
+        if (const absl::Status ready = handler.PrepareExperts(experts); !ready.ok()) return ready;
+      }
+      return handler.LoadExperts(experts);
+    };
+    return Change(*context, *request, response, load);
   }
 
   grpc::Status KeepExperts(grpc::ServerContext* context, const v1::ChangeExpertsRequest* request,
                            v1::DescribeResponse* response) override {
-    return Change(*context, *request, &ExpertHandler::KeepExperts, response);
+    return Change(*context, *request, response, [request](ExpertHandler& handler, const auto& experts) {
+      return handler.KeepExperts(experts, request->revision());
+    });
   }
 
   grpc::Status UnloadExperts(grpc::ServerContext* context, const v1::ChangeExpertsRequest* request,
                              v1::DescribeResponse* response) override {
-    return Change(*context, *request, &ExpertHandler::UnloadExperts, response);
+    return Change(*context, *request, response, [request](ExpertHandler& handler, const auto& experts) {
+      return handler.UnloadExperts(experts, request->revision());
+    });
   }
 
   grpc::Status Connect(grpc::ServerContext*, const v1::ConnectRequest* request,
@@ -204,17 +204,17 @@ class Service final : public v1::ExpertService::Service {
   }
 
  private:
-  using ChangeExperts = absl::StatusOr<ShardDescription> (ExpertHandler::*)(absl::Span<const LayerHolding> experts,
-                                                                            uint64_t revision);
-  grpc::Status Change(const grpc::ServerContext& context, const v1::ChangeExpertsRequest& request, ChangeExperts change,
-                      v1::DescribeResponse* response) {
+  // Answers with what `change`, called with the handler and the request's experts, describes.
+  template <typename Request, typename Work>
+  grpc::Status Change(const grpc::ServerContext& context, const Request& request, v1::DescribeResponse* response,
+                      const Work& change) {
     const absl::StatusOr<ExpertHandler*> handler = Ready();
     if (!handler.ok()) return ToGrpc(handler.status());
     const absl::Status expected = CheckFit(context, (*handler)->Describe(), request.model_fingerprint(), "");
     if (!expected.ok()) return ToGrpc(expected);
     const absl::StatusOr<std::vector<LayerHolding>> experts = DecodeHoldings(request.experts());
     if (!experts.ok()) return ToGrpc(experts.status());
-    const absl::StatusOr<ShardDescription> description = ((*handler)->*change)(*experts, request.revision());
+    const absl::StatusOr<ShardDescription> description = change(**handler, *experts);
     if (description.ok()) EncodeDescription(*description, response);
     return ToGrpc(description.status());
   }

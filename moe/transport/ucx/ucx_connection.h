@@ -42,7 +42,6 @@ class UcxConnection {
   // What every message of this connection carries.
   void Stamp(WireHeader* header) const;
   bool Owns(const WireHeader& header) const;
-  // Whether the shard takes packed rows.
   // Whether rows and results travel from device to device, as the shard said at the handshake; and where it would not,
   // why.
   bool device_rows() const { return device_rows_; }
